@@ -1,0 +1,52 @@
+//! Every setting of a node: its default, its bound, where it comes from.
+//!
+//! Owns the reading of configuration: one TOML file, then the environment
+//! (`CONVERGE_LEDGER__SECTION__KEY`), then flags, each winning over those
+//! before it. Unknown keys and impossible values are errors that name the key
+//! and the bound. Deliberately does not open, bind or resolve anything: whether
+//! a port is free or a directory usable is found out by the start.
+
+mod load;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+pub use load::Overrides;
+pub use settings::{
+    Cluster, Config, GrpcConfig, IntensityConfig, LimitsConfig, Listen, NodeConfig, Raft,
+    Supervision,
+};
+pub use validate::{MAX_VOTERS, parse_peer};
+
+use std::path::PathBuf;
+
+/// Why a configuration is not usable.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The configuration file cannot be read.
+    #[error("cannot read the configuration file {}: {source}; check --config", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A source is not well-formed, or holds an unknown key or a wrong type.
+    #[error("configuration: {message}")]
+    Malformed {
+        /// Names the key and the source.
+        message: String,
+    },
+    /// A value is outside its bound.
+    #[error("configuration: {key} = {value}: {bound}")]
+    Impossible {
+        /// The key, `section.name`.
+        key: &'static str,
+        /// The value as it was given.
+        value: String,
+        /// What is possible.
+        bound: String,
+    },
+}

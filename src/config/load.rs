@@ -1,0 +1,238 @@
+//! File, environment, flags: where settings come from, and who wins.
+
+use std::path::{Path, PathBuf};
+
+use figment::error::Kind;
+use figment::providers::{Format as _, Serialized, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+
+use super::{Config, ConfigError};
+
+/// Prefix of the environment's settings: `CONVERGE_LEDGER__SECTION__KEY`.
+const PREFIX: &str = "CONVERGE_LEDGER__";
+/// The old service's variable: the port of `listen.grpc`.
+const GRPC_PORT: &str = "GRPC_PORT";
+/// A configuration file larger than this is not one.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Settings whose text must stay text, whatever it looks like.
+const TEXTS: [&str; 5] = [
+    "node.data_dir",
+    "listen.grpc",
+    "listen.peer",
+    "cluster.name",
+    "cluster.peers",
+];
+
+/// Settings given as flags; they win over everything else.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `node.id`
+    pub node_id: Option<u64>,
+    /// `node.data_dir`
+    pub data_dir: Option<PathBuf>,
+    /// `listen.grpc`
+    pub grpc: Option<String>,
+    /// `listen.peer`
+    pub peer: Option<String>,
+    /// `cluster.peers`
+    pub peers: Option<Vec<String>>,
+}
+
+impl Config {
+    /// Reads the file, where there is one, this process's environment and the
+    /// flags, and checks the result.
+    pub fn load(file: Option<&Path>, flags: Overrides) -> Result<Config, ConfigError> {
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+            .filter(|(name, _)| name.starts_with(PREFIX) || name == GRPC_PORT)
+            .map(|(name, value)| match value.into_string() {
+                Ok(value) => Ok((name, value)),
+                Err(_) => Err(malformed(format!("{name} is not valid UTF-8"))),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Config::load_from(file, environment, flags)
+    }
+
+    /// As [`Config::load`], with the environment given.
+    pub fn load_from(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: Overrides,
+    ) -> Result<Config, ConfigError> {
+        let (settings, port) = split_environment(environment)?;
+        let grpc_is_explicit =
+            flags.grpc.is_some() || settings.iter().any(|(key, _)| key == "listen.grpc");
+
+        let mut figment = Figment::from(Serialized::defaults(Config::default()));
+        if let Some(path) = file {
+            figment = figment.merge(Named {
+                name: format!("file {}", path.display()),
+                inner: Toml::string(&read(path)?),
+            });
+        }
+        figment = figment.merge(Environment(settings));
+        let mut config: Config = figment.extract().map_err(|error| explain(&error))?;
+        flags.apply(&mut config);
+        if let Some(port) = port
+            && !grpc_is_explicit
+        {
+            config.listen.set_grpc_port(port);
+        }
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+impl Overrides {
+    fn apply(self, config: &mut Config) {
+        if let Some(id) = self.node_id {
+            config.node.id = id;
+        }
+        if let Some(dir) = self.data_dir {
+            config.node.data_dir = dir;
+        }
+        if let Some(grpc) = self.grpc {
+            config.listen.grpc = grpc;
+        }
+        if let Some(peer) = self.peer {
+            config.listen.peer = peer;
+        }
+        if let Some(peers) = self.peers {
+            config.cluster.peers = peers;
+        }
+    }
+}
+
+impl super::Listen {
+    fn set_grpc_port(&mut self, port: u16) {
+        if let Some((host, _)) = self.grpc_addr().and_then(|addr| addr.rsplit_once(':')) {
+            self.grpc = format!("{host}:{port}");
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let size = std::fs::metadata(path).map_err(unreadable)?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(malformed(format!(
+            "{} has {size} bytes, more than the {FILE_BYTES_MAX} of any configuration file",
+            path.display()
+        )));
+    }
+    std::fs::read_to_string(path).map_err(unreadable)
+}
+
+type Settings = Vec<(String, String)>;
+
+/// The environment's settings as (`section.key`, value), and the value of
+/// `GRPC_PORT`.
+fn split_environment(
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<(Settings, Option<u16>), ConfigError> {
+    let mut settings = Vec::new();
+    let mut port = None;
+    for (name, value) in environment {
+        if let Some(key) = name.strip_prefix(PREFIX) {
+            settings.push((key.to_lowercase().replace("__", "."), value));
+        } else if name == GRPC_PORT && !value.is_empty() {
+            let number = value.parse().map_err(|_| ConfigError::Impossible {
+                key: GRPC_PORT,
+                value,
+                bound: "a port is a number from 0 to 65535".into(),
+            })?;
+            port = Some(number);
+        }
+    }
+    settings.sort();
+    Ok((settings, port))
+}
+
+/// Settings of the environment. figment's own provider would turn a directory
+/// named `1` into a number.
+struct Environment(Settings);
+
+impl Provider for Environment {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("the environment")
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let mut dict = Dict::new();
+        for (key, text) in &self.0 {
+            let value = if TEXTS.contains(&key.as_str()) && !text.trim_start().starts_with('[') {
+                Value::from(text.as_str())
+            } else {
+                text.parse().unwrap_or_else(|_| Value::from(text.as_str()))
+            };
+            insert(&mut dict, key, value);
+        }
+        Ok(Profile::Default.collect(dict))
+    }
+}
+
+/// Puts a value at a dotted key, next to what is there already.
+fn insert(dict: &mut Dict, key: &str, value: Value) {
+    match key.split_once('.') {
+        None => {
+            dict.insert(key.to_owned(), value);
+        }
+        Some((section, rest)) => {
+            let entry = dict
+                .entry(section.to_owned())
+                .or_insert_with(|| Value::from(Dict::new()));
+            if let Value::Dict(_, inner) = entry {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}
+
+/// A provider under a name that an error can show.
+struct Named<P> {
+    name: String,
+    inner: P,
+}
+
+impl<P: Provider> Provider for Named<P> {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        self.inner.data()
+    }
+}
+
+/// figment's first complaint, with the whole key and the source.
+fn explain(error: &figment::Error) -> ConfigError {
+    let section = error.path.join(".");
+    let source = error
+        .metadata
+        .as_ref()
+        .map(|source| format!(" in {}", source.name))
+        .unwrap_or_default();
+    malformed(match &error.kind {
+        Kind::UnknownField(field, known) => {
+            let key = if section.is_empty() {
+                field.clone()
+            } else if error.path.last() == Some(field) {
+                section
+            } else {
+                format!("{section}.{field}")
+            };
+            format!("unknown key {key}{source}; known here: {}", known.join(", "))
+        }
+        kind if section.is_empty() => format!("{kind}{source}"),
+        kind => format!("{section}: {kind}{source}"),
+    })
+}
+
+fn malformed(message: String) -> ConfigError {
+    ConfigError::Malformed { message }
+}

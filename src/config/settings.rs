@@ -1,0 +1,257 @@
+//! The settings and their defaults. Bounds are in `validate`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use converge_supervisors::Intensity;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Everything that can be set. The default is a node alone on loopback.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// This node.
+    pub node: NodeConfig,
+    /// Where it listens.
+    pub listen: Listen,
+    /// Whom it belongs to.
+    pub cluster: Cluster,
+    /// Consensus timing.
+    pub raft: Raft,
+    /// Bounds in bytes.
+    pub limits: LimitsConfig,
+    /// Bounds of the gRPC API.
+    pub grpc: GrpcConfig,
+    /// Restart intensities of the supervision tree.
+    pub supervision: Supervision,
+}
+
+/// This node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Unique in the cluster, at least 1.
+    pub id: u64,
+    /// Where the journal and the database are kept.
+    pub data_dir: PathBuf,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            id: 1,
+            data_dir: PathBuf::from("./converge-ledger-data"),
+        }
+    }
+}
+
+/// Addresses to listen on, `host:port`; port 0 lets the system choose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// For clients; `off` serves none.
+    pub grpc: String,
+    /// For the other nodes.
+    pub peer: String,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            grpc: "127.0.0.1:50051".into(),
+            peer: "127.0.0.1:7001".into(),
+        }
+    }
+}
+
+/// The value of `listen.grpc` that serves no gRPC.
+pub const GRPC_OFF: &str = "off";
+
+impl Listen {
+    /// The address for clients, `None` where it is `off`.
+    pub fn grpc_addr(&self) -> Option<&str> {
+        (self.grpc != GRPC_OFF).then_some(self.grpc.as_str())
+    }
+}
+
+/// Whom the node belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// With the voters' ids it makes the cluster id, fixed at genesis.
+    pub name: String,
+    /// The voters, `id=host:port` each; empty for a node alone. The
+    /// environment and flags give them as one comma-separated text.
+    #[serde(deserialize_with = "text_or_list")]
+    pub peers: Vec<String>,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            name: "converge".into(),
+            peers: Vec::new(),
+        }
+    }
+}
+
+/// Consensus timing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raft {
+    /// Between a leader's heartbeats.
+    pub heartbeat_ms: u64,
+    /// A node waits between this and twice this before it campaigns. At least
+    /// three heartbeats, so that one lost heartbeat unseats nobody.
+    pub election_ms: u64,
+}
+
+impl Default for Raft {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 100,
+            election_ms: 1000,
+        }
+    }
+}
+
+/// Bounds in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// The largest payload of one entry.
+    pub payload_bytes: u64,
+    /// Entries admitted and not yet answered, together.
+    pub inflight_bytes: u64,
+    /// The largest answer to one read; past it, page.
+    pub response_bytes: u64,
+    /// The largest snapshot blob that can be made or loaded, compressed.
+    pub snapshot_bytes: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            payload_bytes: 4 << 20,
+            inflight_bytes: 64 << 20,
+            response_bytes: 64 << 20,
+            snapshot_bytes: 256 << 20,
+        }
+    }
+}
+
+/// Bounds of the gRPC API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GrpcConfig {
+    /// Connections open at once; further ones wait in the backlog.
+    pub connections: u32,
+    /// Calls open at once on one connection.
+    pub streams: u32,
+    /// Calls open at once on all connections; further ones are shed.
+    pub requests: u32,
+    /// Bytes of requests being received, on all connections.
+    pub request_bytes: u64,
+    /// The deadline of a call that gives none.
+    pub deadline_default_ms: u64,
+    /// A call's deadline is cut to this.
+    pub deadline_max_ms: u64,
+    /// How long a stopping node waits for its calls.
+    pub drain_ms: u64,
+}
+
+impl Default for GrpcConfig {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            streams: 1024,
+            requests: 16_384,
+            request_bytes: 512 << 20,
+            deadline_default_ms: 10_000,
+            deadline_max_ms: 300_000,
+            drain_ms: 15_000,
+        }
+    }
+}
+
+/// More than `restarts` within `seconds` make a supervisor give up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IntensityConfig {
+    /// Restarts that are forgiven.
+    pub restarts: u32,
+    /// Within this time.
+    pub seconds: u64,
+}
+
+impl IntensityConfig {
+    const fn new(restarts: u32, seconds: u64) -> Self {
+        Self { restarts, seconds }
+    }
+}
+
+impl From<IntensityConfig> for Intensity {
+    fn from(config: IntensityConfig) -> Self {
+        Intensity {
+            restarts: config.restarts,
+            period: Duration::from_secs(config.seconds),
+        }
+    }
+}
+
+/// Restart intensities, one per supervisor of the tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Supervision {
+    /// The root: past it the node stops.
+    pub root: IntensityConfig,
+    /// Telemetry, which can never take the node down.
+    pub telemetry: IntensityConfig,
+    /// Storage, replication, entry, watch.
+    pub ledger: IntensityConfig,
+    /// Discovery, links, the peer port.
+    pub distribution: IntensityConfig,
+    /// One link per peer and lane.
+    pub links: IntensityConfig,
+    /// The client port and its connections.
+    pub api: IntensityConfig,
+}
+
+impl Default for Supervision {
+    fn default() -> Self {
+        Self {
+            root: IntensityConfig::new(3, 60),
+            telemetry: IntensityConfig::new(10, 60),
+            ledger: IntensityConfig::new(5, 60),
+            distribution: IntensityConfig::new(20, 10),
+            links: IntensityConfig::new(20, 10),
+            api: IntensityConfig::new(10, 10),
+        }
+    }
+}
+
+/// A list, or one text of comma-separated items.
+fn text_or_list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "a list of \"id=host:port\", or one comma-separated text"
+    )]
+    enum Peers {
+        Text(String),
+        List(Vec<String>),
+    }
+    Ok(match Peers::deserialize(from)? {
+        Peers::List(list) => list,
+        Peers::Text(text) => split_list(&text),
+    })
+}
+
+/// The items of a comma-separated text; an empty text has none.
+pub(crate) fn split_list(text: &str) -> Vec<String> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(str::to_owned)
+        .collect()
+}

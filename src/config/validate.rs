@@ -1,0 +1,185 @@
+//! The bounds of the settings, and how they fit together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+use converge_ledger_core::NodeId;
+
+use super::settings::{Config, GrpcConfig, IntensityConfig, LimitsConfig, Raft};
+use super::ConfigError;
+
+/// The most voters that a cluster may have.
+pub const MAX_VOTERS: usize = 5;
+/// Numbers of voters that a cluster may have: an even one adds a node that can
+/// fail and no failure that can be survived.
+const VOTERS: [usize; 3] = [1, 3, MAX_VOTERS];
+/// A heartbeat must have this often the chance to arrive in an election time-out.
+const HEARTBEATS_PER_ELECTION: u64 = 3;
+/// What an entry may take beside its payload: names and metadata.
+const ENTRY_OVERHEAD_BYTES: u64 = 128 << 10;
+/// The largest payload that a Raft entry has room for.
+const PAYLOAD_BYTES_MAX: u64 = 4 << 20;
+/// gRPC frames a message with 32 bits; half of that is far past any use.
+const MESSAGE_BYTES_MAX: u64 = 1 << 30;
+
+impl Config {
+    /// Checks every bound. The error names the key and what is possible.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.node.id == 0 {
+            return impossible("node.id", 0, "a node's id is at least 1");
+        }
+        if self.node.data_dir.as_os_str().is_empty() {
+            return impossible("node.data_dir", "\"\"", "name a directory");
+        }
+        if let Some(grpc) = self.listen.grpc_addr() {
+            address("listen.grpc", grpc, 0)?;
+        }
+        address("listen.peer", &self.listen.peer, 0)?;
+        let name = &self.cluster.name;
+        if name.is_empty() || name.len() > 255 {
+            return impossible("cluster.name", name, "1 to 255 bytes");
+        }
+        self.voters()?;
+        self.raft.validate()?;
+        self.limits.validate()?;
+        self.grpc.validate(&self.limits)?;
+        let supervision = &self.supervision;
+        intensity("supervision.root", supervision.root)?;
+        intensity("supervision.telemetry", supervision.telemetry)?;
+        intensity("supervision.ledger", supervision.ledger)?;
+        intensity("supervision.distribution", supervision.distribution)?;
+        intensity("supervision.links", supervision.links)?;
+        intensity("supervision.api", supervision.api)
+    }
+
+    /// The configured voters with their addresses, this node among them; a
+    /// node alone is its own only voter.
+    pub fn voters(&self) -> Result<BTreeMap<NodeId, String>, ConfigError> {
+        const KEY: &str = "cluster.peers";
+        let mut voters = BTreeMap::new();
+        let mut addresses = BTreeSet::new();
+        for text in &self.cluster.peers {
+            let (id, address) = parse_peer(text)?;
+            if !addresses.insert(address.clone()) {
+                return impossible(KEY, text, "the address stands there twice");
+            }
+            if voters.insert(id, address).is_some() {
+                return impossible(KEY, text, "the id stands there twice");
+            }
+        }
+        if voters.is_empty() {
+            voters.insert(NodeId(self.node.id), self.listen.peer.clone());
+        }
+        let given = || self.cluster.peers.join(",");
+        if !VOTERS.contains(&voters.len()) {
+            let count = voters.len();
+            return impossible(KEY, given(), format!("{count} voters; 1, 3 or 5 are possible"));
+        }
+        if !voters.contains_key(&NodeId(self.node.id)) {
+            let id = self.node.id;
+            return impossible(
+                KEY,
+                given(),
+                format!("this node, node.id = {id}, is not among them: list it, or set its id"),
+            );
+        }
+        Ok(voters)
+    }
+}
+
+/// Splits `id=host:port`.
+pub fn parse_peer(text: &str) -> Result<(NodeId, String), ConfigError> {
+    const KEY: &str = "cluster.peers";
+    const SHAPE: &str = "a peer is written id=host:port, with an id of at least 1";
+    let Some((id, addr)) = text.split_once('=') else {
+        return impossible(KEY, text, SHAPE);
+    };
+    let id = match id.trim().parse::<u64>() {
+        Ok(id) if id > 0 => id,
+        _ => return impossible(KEY, text, SHAPE),
+    };
+    let addr = addr.trim();
+    address(KEY, addr, 1)?;
+    Ok((NodeId(id), addr.to_owned()))
+}
+
+/// Checks the shape `host:port` with a port of at least `port_min`.
+fn address(key: &'static str, text: &str, port_min: u16) -> Result<(), ConfigError> {
+    let port = match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() => port.parse::<u16>().ok(),
+        _ => None,
+    };
+    match port {
+        Some(port) if port >= port_min => Ok(()),
+        _ => impossible(
+            key,
+            text,
+            format!("an address is written host:port, with a port from {port_min} to 65535"),
+        ),
+    }
+}
+
+impl Raft {
+    fn validate(&self) -> Result<(), ConfigError> {
+        within("raft.heartbeat_ms", self.heartbeat_ms, 10..=10_000)?;
+        let min = self.heartbeat_ms * HEARTBEATS_PER_ELECTION;
+        if self.election_ms < min {
+            let bound = format!(
+                "at least {HEARTBEATS_PER_ELECTION} times raft.heartbeat_ms, that is {min}"
+            );
+            return impossible("raft.election_ms", self.election_ms, bound);
+        }
+        within("raft.election_ms", self.election_ms, min..=60_000)
+    }
+}
+
+impl LimitsConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        within("limits.payload_bytes", self.payload_bytes, 1..=PAYLOAD_BYTES_MAX)?;
+        // Less room than one entry takes, and a legal call could never pass.
+        let entry = self.payload_bytes + ENTRY_OVERHEAD_BYTES;
+        within("limits.inflight_bytes", self.inflight_bytes, entry..=64 << 30)?;
+        within("limits.response_bytes", self.response_bytes, entry..=MESSAGE_BYTES_MAX)?;
+        within("limits.snapshot_bytes", self.snapshot_bytes, entry..=MESSAGE_BYTES_MAX)
+    }
+}
+
+impl GrpcConfig {
+    fn validate(&self, limits: &LimitsConfig) -> Result<(), ConfigError> {
+        within("grpc.connections", self.connections.into(), 1..=1 << 20)?;
+        within("grpc.streams", self.streams.into(), 1..=1 << 16)?;
+        within("grpc.requests", self.requests.into(), 1..=1 << 20)?;
+        let message = limits.snapshot_bytes + ENTRY_OVERHEAD_BYTES;
+        within("grpc.request_bytes", self.request_bytes, message..=64 << 30)?;
+        within("grpc.deadline_max_ms", self.deadline_max_ms, 1..=86_400_000)?;
+        let cap = 1..=self.deadline_max_ms;
+        within("grpc.deadline_default_ms", self.deadline_default_ms, cap)?;
+        within("grpc.drain_ms", self.drain_ms, 0..=600_000)
+    }
+}
+
+fn intensity(key: &'static str, value: IntensityConfig) -> Result<(), ConfigError> {
+    if (1..=86_400).contains(&value.seconds) {
+        return Ok(());
+    }
+    impossible(key, format!("seconds {}", value.seconds), "1 to 86400 seconds")
+}
+
+fn within(key: &'static str, value: u64, range: RangeInclusive<u64>) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    impossible(key, value, format!("possible is {} to {}", range.start(), range.end()))
+}
+
+fn impossible<T>(
+    key: &'static str,
+    value: impl ToString,
+    bound: impl Into<String>,
+) -> Result<T, ConfigError> {
+    Err(ConfigError::Impossible {
+        key,
+        value: value.to_string(),
+        bound: bound.into(),
+    })
+}

@@ -1,0 +1,101 @@
+//! What a call on a [`crate::Ledger`] can end in.
+
+use std::time::Duration;
+
+use converge_ledger_core::{AttemptId, NewEntry, Sequence};
+
+/// Why a call did not succeed, named by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The payload is larger than the node accepts. Nothing was written.
+    #[error("payload of {bytes} bytes is larger than the limit of {limit} bytes: split it")]
+    PayloadTooLarge {
+        /// Size of the payload.
+        bytes: usize,
+        /// The most that is accepted.
+        limit: usize,
+    },
+    /// An argument is not acceptable. Nothing was written.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// The node holds as many bytes in flight as it may. Nothing was written.
+    #[error("the node is overloaded: try again in {} ms", retry_after.as_millis())]
+    Overloaded {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The host's validator refused the entry. Nothing was written.
+    #[error("{0}")]
+    Rejected(Rejection),
+    /// The context's latest sequence is another one. Nothing was written.
+    #[error("the context's latest sequence is {actual}: read it and decide again")]
+    ExpectedSequence {
+        /// The context's latest sequence.
+        actual: Sequence,
+    },
+    /// The idempotency key was used with other content. Nothing was written.
+    #[error("the idempotency key belongs to entry {sequence}, which has other content: use another key")]
+    IdempotencyMismatch {
+        /// The entry that the key belongs to.
+        sequence: Sequence,
+    },
+    /// The context already has entries. Nothing was written.
+    #[error("the context already has {latest} entries")]
+    ContextExists {
+        /// The context's latest sequence.
+        latest: Sequence,
+    },
+    /// The context's entries are not those of the snapshot. Nothing was written.
+    #[error("the context's {latest} entries are not those of the snapshot: load it into another context")]
+    LoadDiverges {
+        /// The context's latest sequence.
+        latest: Sequence,
+    },
+    /// The snapshot cannot be read or fails its check. Nothing was written.
+    #[error("{0}")]
+    InvalidSnapshot(String),
+    /// The answer would be larger than the node sends.
+    #[error("the answer is larger than {limit} bytes: page with a limit and the last sequence read")]
+    ResponseTooLarge {
+        /// The most that is sent.
+        limit: usize,
+    },
+    /// The call could not be served. Nothing was written.
+    #[error("unavailable: {reason}")]
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+    /// The deadline passed; the entry may have been written.
+    #[error("the outcome is unknown: retry with the same idempotency key")]
+    Unknown(Box<Unknown>),
+    /// The deadline of a read passed.
+    #[error("the read's deadline passed")]
+    ReadTimeout,
+    /// Stored bytes fail their checksum.
+    #[error("{0}")]
+    DataLoss(String),
+    /// The node has stopped.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+/// What a retry of an append of unknown outcome needs.
+#[derive(Debug, Clone)]
+pub struct Unknown {
+    /// The attempt whose outcome is not known.
+    pub attempt: AttemptId,
+    /// The entry as it was given.
+    pub entry: NewEntry,
+    /// The idempotency key, where one was given.
+    pub idempotency_key: Option<String>,
+}
+
+/// Why a host's validator refuses an entry.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{reason}")]
+pub struct Rejection {
+    /// What to tell the caller.
+    pub reason: String,
+}
