@@ -1,1 +1,37 @@
-//! Placeholder.
+//! The pure core of Converge Ledger: what an entry is, how it is written down, and what applying
+//! one does.
+//!
+//! Owns the data model, the encodings of log entries and rows, the state machine, and snapshots.
+//! Does no I/O, reads no clock, draws no chance, and awaits nothing: everything is an argument,
+//! so that every node computes the same, and a test can.
+
+#![forbid(unsafe_code)]
+
+pub mod checksum;
+pub mod codec;
+pub mod snapshot;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+mod apply;
+mod batch;
+mod command;
+mod entry;
+mod ids;
+mod limits;
+mod outcome;
+mod state;
+
+pub use apply::apply;
+pub use batch::{decode_row, row_entry, rows};
+pub use codec::CodecError;
+pub use command::{Append, Batch, Command, Load, Stage, StagedEntry};
+pub use entry::{EMPTY_CHAIN, Entry, NewEntry, chain_link, content_hash};
+pub use ids::{
+    AttemptId, Boot, ClusterId, ContextNo, EntryId, Lamport, LogIndex, Lsn, NodeId, ParseIdError,
+    Position, Sequence, StoreId, Term,
+};
+pub use limits::{LimitError, Limits};
+pub use outcome::{Appended, Outcome, Refusal};
+pub use state::{Effects, Head, IndexRow, KeyRow, Origin, Part, State, View};

@@ -1,0 +1,86 @@
+//! What became of an attempt.
+//!
+//! Outcomes are stored and enter the digest of the state: variants and fields are only ever added
+//! at the end.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ContextNo, Lamport, Position, Sequence};
+
+/// What became of one command; the same on every node, and the same when it is applied again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The entry is in the ledger.
+    Appended(Appended),
+    /// The entry is kept for its load.
+    Staged,
+    /// The load is done.
+    Loaded {
+        /// The context; 0 when an empty load met a context that does not exist.
+        context: ContextNo,
+        /// Entries that were appended by it.
+        restored: u64,
+        /// The context's latest sequence afterwards.
+        latest: Sequence,
+    },
+    /// Nothing was written.
+    Refused(Refusal),
+}
+
+/// Where an entry stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Appended {
+    /// Its context.
+    pub context: ContextNo,
+    /// Its place in the context.
+    pub sequence: Sequence,
+    /// Its place in the ledger.
+    pub position: Position,
+    /// Its Lamport time.
+    pub lamport: Lamport,
+    /// It is an earlier entry with the same idempotency key and content.
+    pub deduplicated: bool,
+}
+
+/// Why nothing was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The context is not where the client thought.
+    #[error("the context's latest sequence is {actual}, not the expected one: read on from there")]
+    ExpectedSequence {
+        /// The context's latest sequence.
+        actual: Sequence,
+    },
+    /// The idempotency key stands for another content.
+    #[error(
+        "the idempotency key belongs to entry {sequence}, which has other content: use another key"
+    )]
+    IdempotencyMismatch {
+        /// The entry that has the key.
+        sequence: Sequence,
+    },
+    /// The load was to create the context.
+    #[error("the context exists, up to sequence {latest}: load without fail_if_exists")]
+    ContextExists {
+        /// The context's latest sequence.
+        latest: Sequence,
+    },
+    /// The context moved since the load was prepared; its staged entries are still there.
+    #[error("the context moved to sequence {latest} during the load: try again from there")]
+    LoadMoved {
+        /// The context's latest sequence.
+        latest: Sequence,
+    },
+    /// The context has entries that the snapshot has not.
+    #[error("the context, up to sequence {latest}, differs from the snapshot")]
+    LoadDiverges {
+        /// The context's latest sequence.
+        latest: Sequence,
+    },
+    /// The staged entries are not those that the load names.
+    #[error("the load's parts are not all there: load the snapshot again")]
+    LoadIncomplete,
+    /// The attempt is of an older boot of its node, or below its low-water mark.
+    #[error("the attempt was given up by its node")]
+    Superseded,
+}

@@ -1,0 +1,145 @@
+//! The state of the machine between two log entries, and the rows that go with it.
+//!
+//! [`State`] is small and held in memory; heads, index rows and idempotency keys grow with the
+//! ledger and are reached through a [`View`]. All of it follows from the log alone.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::StagedEntry;
+use crate::entry::EMPTY_CHAIN;
+use crate::ids::{Boot, ContextNo, Lamport, LogIndex, NodeId, Position, Sequence};
+use crate::outcome::Outcome;
+
+/// What apply carries from one log entry to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The last log entry that was applied.
+    pub applied: LogIndex,
+    /// The position of the last entry.
+    pub last_position: Position,
+    /// How many contexts there are; also the number of the newest.
+    pub contexts: u64,
+    /// Rolling hash of everything applied: equal on every node at the same `applied`.
+    pub digest: [u8; 32],
+    /// What is known of every node that ever proposed.
+    pub origins: BTreeMap<NodeId, Origin>,
+}
+
+/// What is kept of one node's attempts: those of its newest boot, at or above its low-water mark.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The newest boot seen; older ones are closed.
+    pub boot: Boot,
+    /// Attempts below are closed.
+    pub low_water: u64,
+    /// First outcome of every attempt, by counter.
+    pub outcomes: BTreeMap<u64, Outcome>,
+    /// Where the staged entries are, by staging, in the order they came.
+    pub staged: BTreeMap<u64, Vec<Part>>,
+}
+
+/// Consecutive staged entries in consecutive rows of one log entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The sequence of its first entry.
+    pub first: Sequence,
+    /// How many entries it has.
+    pub count: u32,
+    /// The log entry.
+    pub index: LogIndex,
+    /// The row of its first entry.
+    pub first_row: u32,
+}
+
+/// The end of a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The context's number.
+    pub number: ContextNo,
+    /// The sequence of its last entry.
+    pub latest: Sequence,
+    /// The highest Lamport time in it.
+    pub lamport: Lamport,
+    /// Chain hash after its last entry, see [`crate::chain_link`].
+    pub chain: [u8; 32],
+}
+
+impl Head {
+    /// A context without entries. Never stored: a context comes to be with its first entry.
+    pub const EMPTY: Self = Self {
+        number: ContextNo(0),
+        latest: Sequence(0),
+        lamport: Lamport(0),
+        chain: EMPTY_CHAIN,
+    };
+}
+
+/// The entry that an idempotency key stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRow {
+    /// The entry's place in its context.
+    pub sequence: Sequence,
+    /// The entry's place in the ledger.
+    pub position: Position,
+    /// The entry's Lamport time.
+    pub lamport: Lamport,
+    /// The entry's content hash.
+    pub content: [u8; 32],
+}
+
+/// Where the bytes of an entry are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexRow {
+    /// The entry's context.
+    pub context: ContextNo,
+    /// The entry's place in its context.
+    pub sequence: Sequence,
+    /// The entry's place in the ledger.
+    pub position: Position,
+    /// The entry's Lamport time.
+    pub lamport: Lamport,
+    /// The log entry that holds its bytes.
+    pub index: LogIndex,
+    /// The row in that log entry.
+    pub row: u32,
+}
+
+/// The rows that apply reads: everything up to `State::applied`, and nothing after it.
+pub trait View {
+    /// Why a row could not be read. Apply passes it on and leaves the state as it was.
+    type Error;
+
+    /// The end of a context; none for one without entries.
+    ///
+    /// # Errors
+    /// The row could not be read.
+    fn head(&self, context_id: &str) -> Result<Option<Head>, Self::Error>;
+
+    /// The entry that an idempotency key stands for.
+    ///
+    /// # Errors
+    /// The row could not be read.
+    fn key(&self, context: ContextNo, key: &str) -> Result<Option<KeyRow>, Self::Error>;
+
+    /// The entry of the [`crate::Stage`] command in this row of the log; only asked for rows of
+    /// earlier log entries, which hold one.
+    ///
+    /// # Errors
+    /// The row could not be read.
+    fn staged(&self, index: LogIndex, row: u32) -> Result<StagedEntry, Self::Error>;
+}
+
+/// What applying one log entry changes, apart from [`State`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// One for each command of the batch.
+    pub outcomes: Vec<Outcome>,
+    /// The contexts that changed.
+    pub heads: BTreeMap<String, Head>,
+    /// The entries that are new, in order of position.
+    pub entries: Vec<IndexRow>,
+    /// The idempotency keys that are new, in the order they came.
+    pub keys: Vec<(ContextNo, String, KeyRow)>,
+}
