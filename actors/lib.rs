@@ -1,1 +1,7 @@
-//! Placeholder.
+//! The actors of a Converge Ledger node.
+//!
+//! One folder per actor; each owns one thing and recovers it from disk or from its elders.
+
+#![forbid(unsafe_code)]
+
+pub mod storage;

@@ -1,0 +1,221 @@
+//! The seam to the file system.
+//!
+//! Journal and database touch files only through [`Disk`] and [`File`], so that a test can put a
+//! simulated disk under both: one that loses what was not synced, tears writes, or fails. Owns no
+//! policy: what to sync, and when, is decided by the callers.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A file system, or what a test puts in its place.
+///
+/// Names of files (made, renamed, removed) are durable after [`Disk::sync_dir`], their content
+/// after [`File::sync_data`].
+pub trait Disk: fmt::Debug + Send + Sync + 'static {
+    /// Makes a directory and those above it; fine if it exists.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+
+    /// The names in a directory, sorted.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Opens a file that exists, for reading and writing.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// Makes an empty file; an old one of that name is emptied.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// Gives a file another name, replacing what has it.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Takes the one lock on a file, which is made if need be, for as long as the answer lives;
+    /// none when another holds it, in this process or another.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
+}
+
+/// An open file. Reads and writes name their offset, so that threads can share it.
+pub trait File: fmt::Debug + Send + Sync + 'static {
+    /// Its length in bytes.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether it has no bytes.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Fills the buffer from an offset; an error when the file ends before.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of the bytes at an offset.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Cuts or extends it; new bytes are zero.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Returns once all that was written is on the disk, and the length with it.
+    ///
+    /// # Errors
+    /// As the system says. What is on the disk is unknown then.
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+/// Holds a lock while it lives.
+pub trait Lock: fmt::Debug + Send + Sync {}
+
+/// The file system of the machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+#[derive(Debug)]
+struct RealFile(fs::File);
+
+#[derive(Debug)]
+struct RealLock {
+    _file: fs::File,
+}
+
+impl Lock for RealLock {}
+
+impl Disk for RealDisk {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = fs::read_dir(dir)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<io::Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        Ok(Arc::new(RealFile(options.open(path)?)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::File::open(dir)?.sync_all()
+    }
+
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(RealLock { _file: file }))),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+impl File for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(into, offset)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+/// The database's file as redb wants it.
+#[derive(Debug)]
+pub(crate) struct Backend(pub(crate) Arc<dyn File>);
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, data)
+    }
+}

@@ -1,0 +1,101 @@
+//! What can go wrong with storage, by what the caller can do about it.
+
+use std::path::PathBuf;
+
+use converge_ledger_core::LogIndex;
+
+/// Why storage did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The data directory cannot be used as it is; nothing in it was changed. Start-up ends with
+    /// this, and says what to do.
+    #[error("data directory {}: {reason}", dir.display())]
+    Refused {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is wrong, and the next step.
+        reason: String,
+    },
+    /// Storage is starting, restarting or stopping. Nothing was done; try again.
+    #[error("storage is not serving yet: try again shortly")]
+    Unavailable,
+    /// Storage refuses for good until an operator restarts the process.
+    #[error("storage is fenced: {0}")]
+    Fenced(Cause),
+    /// Bytes on this node's disk are not those that were written. Never served; the node fences
+    /// itself.
+    #[error("data loss: {0}")]
+    DataLoss(String),
+    /// One log entry is larger than a journal record may be. Nothing was done.
+    #[error("log entry {index} has {bytes} bytes, the journal takes at most {max}")]
+    TooLarge {
+        /// The log entry.
+        index: LogIndex,
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        max: usize,
+    },
+}
+
+/// Why storage fenced itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// A write or a sync failed. What is on the disk is unknown until the process starts anew, for
+    /// the page cache may hold what the disk does not.
+    #[error("{what} failed: {error}. Check the disk, then restart the process")]
+    Io {
+        /// The operation.
+        what: String,
+        /// What the system said.
+        error: String,
+    },
+    /// No room was left. As [`Cause::Io`]: make room, then restart the process.
+    #[error("{what} found no room on the disk: {error}. Make room, then restart the process")]
+    DiskFull {
+        /// The operation.
+        what: String,
+        /// What the system said.
+        error: String,
+    },
+    /// Bytes on the disk are not those that were written.
+    #[error("data loss: {what}. Replace this node; never restore a copy of its directory")]
+    DataLoss {
+        /// What was found, and where.
+        what: String,
+    },
+}
+
+impl Cause {
+    /// The cause that a failed operation on a file amounts to.
+    pub(crate) fn of(what: &str, error: &std::io::Error) -> Cause {
+        let what = what.to_owned();
+        let full = matches!(
+            error.kind(),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+        );
+        let error = error.to_string();
+        if full {
+            Cause::DiskFull { what, error }
+        } else {
+            Cause::Io { what, error }
+        }
+    }
+
+    /// The error that callers get while this cause holds.
+    #[must_use]
+    pub fn error(&self) -> Error {
+        match self {
+            Cause::DataLoss { what } => Error::DataLoss(what.clone()),
+            other => Error::Fenced(other.clone()),
+        }
+    }
+
+    /// Whether what was written before can still be read with a checksum to vouch for it.
+    #[must_use]
+    pub fn can_read(&self) -> bool {
+        !matches!(self, Cause::DataLoss { .. })
+    }
+}

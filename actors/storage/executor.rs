@@ -1,0 +1,98 @@
+//! The seam to threads.
+//!
+//! Storage's blocking work is two loops, one for the journal and one for the database. Each is a
+//! [`Worker`] that can be driven a step at a time: in production by a thread of its own, in a
+//! simulation by whoever holds the clock.
+
+use std::fmt;
+use std::io;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What a step of a worker came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Something was done; there may be more.
+    Worked,
+    /// Nothing to do until something arrives or, at the latest, this long has passed.
+    Idle(Option<Duration>),
+    /// It is over; the worker is to be dropped, where it ran.
+    Done,
+}
+
+/// A loop of blocking work, a step at a time.
+pub trait Worker: Send {
+    /// Does what there is to do now; may block on the disk, never on other work.
+    fn step(&mut self) -> Step;
+
+    /// Blocks until there may be something to do.
+    fn park(&mut self, at_most: Option<Duration>);
+}
+
+/// Runs workers.
+pub trait Executor: fmt::Debug + Send + Sync + 'static {
+    /// Runs a worker until it is done, then drops it in the same place.
+    ///
+    /// # Errors
+    /// No thread could be had.
+    fn spawn(&self, name: &str, worker: Box<dyn Worker>) -> io::Result<()>;
+}
+
+/// A named thread for each worker.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Threads;
+
+impl Executor for Threads {
+    fn spawn(&self, name: &str, mut worker: Box<dyn Worker>) -> io::Result<()> {
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                loop {
+                    match worker.step() {
+                        Step::Worked => {}
+                        Step::Idle(at_most) => worker.park(at_most),
+                        Step::Done => break,
+                    }
+                }
+            })?;
+        Ok(())
+    }
+}
+
+/// Wakes a parked worker; a signal given while nobody is parked is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    raised: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Signal {
+    pub(crate) fn raise(&self) {
+        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*raised {
+            *raised = true;
+            self.changed.notify_one();
+        }
+    }
+
+    pub(crate) fn wait(&self, at_most: Option<Duration>) {
+        let deadline = at_most.map(|wait| Instant::now() + wait);
+        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*raised {
+            let Some(deadline) = deadline else {
+                raised = self
+                    .changed
+                    .wait(raised)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.changed.wait_timeout(raised, left);
+            raised = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *raised = false;
+    }
+}

@@ -1,0 +1,68 @@
+//! Storage's settings, their defaults and bounds.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::disk::{Disk, RealDisk};
+use super::executor::{Executor, Threads};
+
+/// Chance as an argument: a fresh number at every call.
+pub type Random = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// How storage is to run.
+#[derive(Clone)]
+pub struct Settings {
+    /// The data directory; made if it does not exist.
+    pub dir: PathBuf,
+    /// Size of a journal file. At least four times `journal_record_bytes_max`, rounded up to
+    /// 4 KiB; 64 MiB by default.
+    pub journal_file_bytes: u64,
+    /// Bound of a journal record, so also of a log entry; 8 MiB by default.
+    pub journal_record_bytes_max: usize,
+    /// Longest time that a durable log entry waits for the database; 50 ms by default.
+    pub commit_interval: Duration,
+    /// As much as waits for the database before it is committed at once; 1 MiB by default.
+    pub commit_bytes: usize,
+    /// Bound of what is held in memory for the database; past it, writers wait. 64 MiB by default.
+    pub overlay_bytes_max: usize,
+    /// The database's page cache; 128 MiB by default.
+    pub redb_cache_bytes: usize,
+    /// How much of a context one read may look at for entries with a key; 64 MiB by default.
+    pub scan_bytes_max: usize,
+    /// The file system.
+    pub disk: Arc<dyn Disk>,
+    /// The threads.
+    pub executor: Arc<dyn Executor>,
+    /// Names the data directory and the generations of journal files.
+    pub random: Random,
+}
+
+impl Settings {
+    /// The defaults, in this directory.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Settings {
+        Settings {
+            dir: dir.into(),
+            journal_file_bytes: 64 << 20,
+            journal_record_bytes_max: 8 << 20,
+            commit_interval: Duration::from_millis(50),
+            commit_bytes: 1 << 20,
+            overlay_bytes_max: 64 << 20,
+            redb_cache_bytes: 128 << 20,
+            scan_bytes_max: 64 << 20,
+            disk: Arc::new(RealDisk),
+            executor: Arc::new(Threads),
+            random: Arc::new(rand::random::<u64>),
+        }
+    }
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings")
+            .field("dir", &self.dir)
+            .field("journal_file_bytes", &self.journal_file_bytes)
+            .finish_non_exhaustive()
+    }
+}
