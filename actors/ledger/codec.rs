@@ -18,9 +18,9 @@ pub const RECORD_VERSION: u8 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
-    /// Written by a newer program.
+    /// Written by a newer program, or damaged there.
     #[error(
-        "{what} has format version {found}, this program knows up to {known}: use the newer program"
+        "{what} has format version {found}, unknown to this program, which reads up to {known}: upgrade it"
     )]
     Version {
         /// What was read.

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::entry::NewEntry;
-use crate::ids::{AttemptId, Boot, EntryId, Lamport, NodeId, Sequence};
+use crate::entry::{Entry, NewEntry};
+use crate::ids::{AttemptId, Boot, EntryId, Lamport, NodeId, Position, Sequence};
 
 /// Commands that were proposed together; one Raft entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +106,57 @@ pub struct StagedEntry {
     pub payload: Bytes,
     /// The client's pairs.
     pub metadata: BTreeMap<String, String>,
+}
+
+impl StagedEntry {
+    /// The entry that it becomes in this context at this position.
+    #[must_use]
+    pub fn into_entry(self, context_id: String, position: Position) -> Entry {
+        let Self {
+            sequence,
+            lamport,
+            id,
+            appended_at_ns,
+            key,
+            payload,
+            metadata,
+        } = self;
+        Entry {
+            context_id,
+            key,
+            payload,
+            metadata,
+            id,
+            sequence,
+            position,
+            appended_at_ns,
+            lamport,
+        }
+    }
+}
+
+impl From<Entry> for StagedEntry {
+    fn from(entry: Entry) -> Self {
+        let Entry {
+            key,
+            payload,
+            metadata,
+            id,
+            sequence,
+            appended_at_ns,
+            lamport,
+            ..
+        } = entry;
+        Self {
+            sequence,
+            lamport,
+            id,
+            appended_at_ns,
+            key,
+            payload,
+            metadata,
+        }
+    }
 }
 
 /// Append the staged entries `base + 1 ..= base + count` to a context, all or none.

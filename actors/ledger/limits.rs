@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::entry::NewEntry;
+use crate::entry::{Entry, NewEntry};
 
 /// Upper bounds, all inclusive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,15 +97,44 @@ pub enum LimitError {
 }
 
 impl Limits {
-    /// Checks a whole entry.
+    /// Checks an entry that a client wants to append.
     ///
     /// # Errors
     /// The first limit it is past.
     pub fn check(&self, entry: &NewEntry) -> Result<(), LimitError> {
-        self.check_context_id(&entry.context_id)?;
-        self.check_key(&entry.key)?;
-        self.check_metadata(&entry.metadata)?;
-        let (bytes, limit) = (entry.payload.len(), self.payload_bytes);
+        self.check_content(
+            &entry.context_id,
+            &entry.key,
+            &entry.payload,
+            &entry.metadata,
+        )
+    }
+
+    /// Checks an entry that comes out of a snapshot: it was made under other settings, perhaps by
+    /// somebody else.
+    ///
+    /// # Errors
+    /// The first limit it is past.
+    pub fn check_entry(&self, entry: &Entry) -> Result<(), LimitError> {
+        self.check_content(
+            &entry.context_id,
+            &entry.key,
+            &entry.payload,
+            &entry.metadata,
+        )
+    }
+
+    fn check_content(
+        &self,
+        context_id: &str,
+        key: &str,
+        payload: &[u8],
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<(), LimitError> {
+        self.check_context_id(context_id)?;
+        self.check_key(key)?;
+        self.check_metadata(metadata)?;
+        let (bytes, limit) = (payload.len(), self.payload_bytes);
         if bytes > limit {
             return Err(LimitError::PayloadTooLarge { bytes, limit });
         }

@@ -1,0 +1,55 @@
+//! The rolling hash of the state: equal logs give equal digests, and what differs between two
+//! nodes after an entry, they see by their digests.
+//!
+//! Hashed is what an entry changed, not the whole state. Contents enter through the chain hashes
+//! of the contexts.
+
+use serde::Serialize;
+
+use super::Changes;
+use crate::codec::put;
+use crate::command::Batch;
+use crate::ids::LogIndex;
+
+fn hash(previous: &[u8; 32], index: LogIndex, changes: &[u8]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"converge-ledger state 1");
+    hasher.update(previous);
+    hasher.update(&index.get().to_le_bytes());
+    hasher.update(changes);
+    *hasher.finalize().as_bytes()
+}
+
+/// After an entry that has no commands.
+pub(super) fn without_commands(previous: &[u8; 32], index: LogIndex) -> [u8; 32] {
+    hash(previous, index, &[])
+}
+
+/// After a batch. Every list goes in with its length (postcard's), so no two changes look alike.
+pub(super) fn with_commands(
+    previous: &[u8; 32],
+    index: LogIndex,
+    batch: &Batch,
+    changes: &Changes,
+) -> [u8; 32] {
+    fn field(out: &mut Vec<u8>, value: &impl Serialize) {
+        *out = put(std::mem::take(out), value);
+    }
+    let Changes {
+        newer_boot,
+        low_water,
+        last_position,
+        contexts,
+        outcomes: _,
+        staged,
+        effects,
+    } = changes;
+    let mut out = Vec::with_capacity(64 * (1 + effects.outcomes.len()));
+    field(&mut out, &(batch.origin, batch.boot, newer_boot, low_water));
+    field(&mut out, &(last_position, contexts, staged));
+    field(
+        &mut out,
+        &(&effects.outcomes, &effects.heads, &effects.keys),
+    );
+    hash(previous, index, &out)
+}

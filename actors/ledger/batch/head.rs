@@ -1,0 +1,272 @@
+//! The content of a row: a command's fields, then its payload as it is.
+//!
+//! ```text
+//! append = flags u8, counter, id [16], time u64 LE [8],
+//!          idempotency key?, expected sequence?, received Lamport time?,
+//!          context, key, metadata?, payload
+//! stage  = flags u8, counter, load, sequence, Lamport time, id [16], time u64 LE [8],
+//!          key, metadata?, payload
+//! load   = counter, stage, context, base, base chain [32], count, fail_if_exists
+//! ```
+//!
+//! All else is postcard, piece by piece. What is optional is there if its flag is set. Times are
+//! not varints, for those of our days would take nine bytes.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::ROW;
+use crate::codec::{CodecError, put};
+use crate::command::{Append, Command, Load, Stage, StagedEntry};
+use crate::entry::NewEntry;
+
+const APPEND: u8 = 1;
+const STAGE: u8 = 2;
+const LOAD: u8 = 3;
+
+const IDEMPOTENCY_KEY: u8 = 1;
+const EXPECTED_SEQUENCE: u8 = 2;
+const RECEIVED_LAMPORT: u8 = 4;
+const METADATA: u8 = 8;
+
+/// Numbers, identifiers and hashes of any head, with lengths and checksum.
+const FIXED_BYTES_MAX: usize = 128;
+
+fn flag(set: bool, bit: u8) -> u8 {
+    if set { bit } else { 0 }
+}
+
+/// About how many bytes the row of this command takes.
+pub(super) fn size_hint(command: &Command) -> usize {
+    let metadata = |pairs: &BTreeMap<String, String>| -> usize {
+        pairs
+            .iter()
+            .map(|(name, value)| name.len() + value.len() + 4)
+            .sum()
+    };
+    FIXED_BYTES_MAX
+        + match command {
+            Command::Append(Append {
+                idempotency_key,
+                entry,
+                ..
+            }) => {
+                idempotency_key.as_ref().map_or(0, String::len)
+                    + entry.context_id.len()
+                    + entry.key.len()
+                    + entry.payload.len()
+                    + metadata(&entry.metadata)
+            }
+            Command::Stage(Stage { entry, .. }) => {
+                entry.key.len() + entry.payload.len() + metadata(&entry.metadata)
+            }
+            Command::Load(load) => load.context_id.len(),
+        }
+}
+
+/// The kind, the head (behind what is in `out`), and the payload.
+pub(super) fn encode(out: Vec<u8>, command: &Command) -> (u8, Vec<u8>, &[u8]) {
+    match command {
+        Command::Append(append) => (APPEND, put_append(out, append), &append.entry.payload),
+        Command::Stage(stage) => (STAGE, put_stage(out, stage), &stage.entry.payload),
+        Command::Load(load) => (LOAD, put_load(out, load), &[]),
+    }
+}
+
+fn put_append(out: Vec<u8>, append: &Append) -> Vec<u8> {
+    let NewEntry {
+        context_id,
+        key,
+        payload: _,
+        metadata,
+    } = &append.entry;
+    let flags = flag(append.idempotency_key.is_some(), IDEMPOTENCY_KEY)
+        | flag(append.expected_sequence.is_some(), EXPECTED_SEQUENCE)
+        | flag(append.received_lamport.is_some(), RECEIVED_LAMPORT)
+        | flag(!metadata.is_empty(), METADATA);
+    let time = append.appended_at_ns.to_le_bytes();
+    let mut out = put(out, &(flags, append.counter, append.id, time));
+    if let Some(key) = &append.idempotency_key {
+        out = put(out, key);
+    }
+    if let Some(sequence) = append.expected_sequence {
+        out = put(out, &sequence);
+    }
+    if let Some(lamport) = append.received_lamport {
+        out = put(out, &lamport);
+    }
+    out = put(out, &(context_id, key));
+    if metadata.is_empty() {
+        out
+    } else {
+        put(out, metadata)
+    }
+}
+
+fn put_stage(out: Vec<u8>, stage: &Stage) -> Vec<u8> {
+    let Stage {
+        counter,
+        load,
+        entry,
+    } = stage;
+    let flags = flag(!entry.metadata.is_empty(), METADATA);
+    let time = entry.appended_at_ns.to_le_bytes();
+    let numbers = (flags, counter, load, entry.sequence, entry.lamport);
+    let out = put(out, &(numbers, entry.id, time, &entry.key));
+    if entry.metadata.is_empty() {
+        out
+    } else {
+        put(out, &entry.metadata)
+    }
+}
+
+fn put_load(out: Vec<u8>, load: &Load) -> Vec<u8> {
+    let Load {
+        counter,
+        stage,
+        context_id,
+        base,
+        base_chain,
+        count,
+        fail_if_exists,
+    } = load;
+    put(
+        out,
+        &(
+            counter,
+            stage,
+            context_id,
+            base,
+            base_chain,
+            count,
+            fail_if_exists,
+        ),
+    )
+}
+
+/// The command of this kind with these fields.
+pub(super) fn decode(kind: u8, content: &Bytes) -> Result<Command, CodecError> {
+    let mut reader = Reader::new(ROW, content);
+    match kind {
+        APPEND => take_append(reader, content).map(Command::Append),
+        STAGE => take_stage(reader, content).map(Command::Stage),
+        LOAD => {
+            let load = take_load(&mut reader)?;
+            if !reader.rest().is_empty() {
+                return Err(CodecError::Trailing { what: ROW });
+            }
+            Ok(Command::Load(load))
+        }
+        _ => Err(CodecError::Malformed { what: ROW }),
+    }
+}
+
+fn take_append(mut reader: Reader<'_>, content: &Bytes) -> Result<Append, CodecError> {
+    let flags = reader.flags(IDEMPOTENCY_KEY | EXPECTED_SEQUENCE | RECEIVED_LAMPORT | METADATA)?;
+    let (counter, id, time) = reader.take::<(_, _, [u8; 8])>()?;
+    let idempotency_key = reader.optional(flags, IDEMPOTENCY_KEY)?;
+    let expected_sequence = reader.optional(flags, EXPECTED_SEQUENCE)?;
+    let received_lamport = reader.optional(flags, RECEIVED_LAMPORT)?;
+    let (context_id, key) = reader.take()?;
+    let metadata = reader.optional(flags, METADATA)?.unwrap_or_default();
+    let payload = content.slice_ref(reader.rest());
+    Ok(Append {
+        counter,
+        id,
+        appended_at_ns: u64::from_le_bytes(time),
+        idempotency_key,
+        expected_sequence,
+        received_lamport,
+        entry: NewEntry {
+            context_id,
+            key,
+            payload,
+            metadata,
+        },
+    })
+}
+
+fn take_stage(mut reader: Reader<'_>, content: &Bytes) -> Result<Stage, CodecError> {
+    let flags = reader.flags(METADATA)?;
+    let (counter, load, sequence, lamport) = reader.take()?;
+    let (id, time, key) = reader.take::<(_, [u8; 8], _)>()?;
+    let metadata = reader.optional(flags, METADATA)?.unwrap_or_default();
+    let payload = content.slice_ref(reader.rest());
+    let appended_at_ns = u64::from_le_bytes(time);
+    let entry = StagedEntry {
+        sequence,
+        lamport,
+        id,
+        appended_at_ns,
+        key,
+        payload,
+        metadata,
+    };
+    Ok(Stage {
+        counter,
+        load,
+        entry,
+    })
+}
+
+fn take_load(reader: &mut Reader<'_>) -> Result<Load, CodecError> {
+    let (counter, stage, context_id, base, base_chain, count, fail_if_exists) = reader.take()?;
+    Ok(Load {
+        counter,
+        stage,
+        context_id,
+        base,
+        base_chain,
+        count,
+        fail_if_exists,
+    })
+}
+
+/// Postcard pieces, one after the other.
+pub(super) struct Reader<'a> {
+    what: &'static str,
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(what: &'static str, rest: &'a [u8]) -> Self {
+        Self { what, rest }
+    }
+
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    pub(super) fn take<T: Deserialize<'a>>(&mut self) -> Result<T, CodecError> {
+        let what = self.what;
+        let (value, rest) = postcard::take_from_bytes(self.rest).map_err(|error| match error {
+            postcard::Error::DeserializeUnexpectedEnd => CodecError::Truncated { what },
+            _ => CodecError::Malformed { what },
+        })?;
+        self.rest = rest;
+        Ok(value)
+    }
+
+    fn flags(&mut self, known: u8) -> Result<u8, CodecError> {
+        let flags = self.take::<u8>()?;
+        if flags & !known == 0 {
+            Ok(flags)
+        } else {
+            Err(CodecError::Malformed { what: self.what })
+        }
+    }
+
+    fn optional<T: Deserialize<'a>>(
+        &mut self,
+        flags: u8,
+        bit: u8,
+    ) -> Result<Option<T>, CodecError> {
+        if flags & bit == 0 {
+            Ok(None)
+        } else {
+            self.take().map(Some)
+        }
+    }
+}

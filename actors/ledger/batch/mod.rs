@@ -1,0 +1,297 @@
+//! The bytes of a [`Batch`]: one log entry on the wire, in the journal and, row by row, in the
+//! database.
+//!
+//! ```text
+//! entry   = row 0, row 1 … row count-1          (count 0: row 0 is the header alone)
+//! row 0   = header, body?, crc32c(0, header, body)
+//! row n   = body, crc32c(n, body)
+//! header  = version u8, postcard(origin, boot, low_water, count u32)
+//! body    = tag u8, postcard varint of the length of what follows, head, payload
+//! tag     = version in the high four bits, kind in the low four
+//! crc32c  = four bytes, little-endian; n goes in as four little-endian bytes
+//! ```
+//!
+//! Every row checks on its own, and in its place: a row under another number fails. Rows lie one
+//! behind the other, so that splitting an entry copies nothing, and joining its rows gives back
+//! its bytes. Only the program that wrote a version decodes it: a node that skipped what it does
+//! not know would compute another state. An addition is a new kind or a new version.
+//!
+//! The place of the entry in the log is not in here; whoever stores a row knows it.
+
+mod head;
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::checksum::{self, Checksum};
+use crate::codec::{CodecError, put};
+use crate::command::{Batch, Command};
+use crate::entry::Entry;
+use crate::ids::{Boot, Lamport, NodeId, Position, Sequence};
+use head::Reader;
+
+/// The version of a batch and of each of its rows.
+const VERSION: u8 = 1;
+/// Tag, length, nothing, checksum: no row is shorter.
+const ROW_BYTES_MIN: usize = 2 + checksum::BYTES;
+/// What a batch needs apart from its commands, at most.
+const HEADER_BYTES_MAX: usize = 1 + 3 * 10 + 5 + checksum::BYTES;
+
+const BATCH: &str = "a batch";
+const ROW: &str = "a log row";
+
+struct Header {
+    origin: NodeId,
+    boot: Boot,
+    low_water: u64,
+    count: u32,
+}
+
+impl Header {
+    fn encode(&self) -> Vec<u8> {
+        put(
+            vec![VERSION],
+            &(self.origin, self.boot, self.low_water, self.count),
+        )
+    }
+
+    /// The header in front of these bytes, and how long it is. Its checksum is that of row 0.
+    fn decode(data: &[u8]) -> Result<(Self, usize), CodecError> {
+        let mut reader = Reader::new(BATCH, data);
+        let version = reader.take::<u8>()?;
+        if version != VERSION {
+            return Err(CodecError::Version {
+                what: BATCH,
+                found: version,
+                known: VERSION,
+            });
+        }
+        let (origin, boot, low_water, count) = reader.take()?;
+        let length = data.len() - reader.rest().len();
+        Ok((
+            Self {
+                origin,
+                boot,
+                low_water,
+                count,
+            },
+            length,
+        ))
+    }
+}
+
+fn row_scope(n: u32) -> Checksum {
+    Checksum::new().with(&n.to_le_bytes())
+}
+
+fn seal(out: &mut Vec<u8>, n: u32, start: usize) {
+    let checksum = row_scope(n).with(&out[start..]).to_bytes();
+    out.extend_from_slice(&checksum);
+}
+
+impl Batch {
+    /// The bytes of a log entry.
+    ///
+    /// # Panics
+    /// With more than `u32::MAX` commands, which no batch bound allows.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let count = u32::try_from(self.commands.len()).expect("a batch has a bound far below");
+        let (origin, boot, low_water) = (self.origin, self.boot, self.low_water);
+        let mut out = Header {
+            origin,
+            boot,
+            low_water,
+            count,
+        }
+        .encode();
+        let commands: usize = self.commands.iter().map(head::size_hint).sum();
+        out.reserve(HEADER_BYTES_MAX + commands);
+        let (mut start, mut scratch) = (0, Vec::new());
+        if count == 0 {
+            seal(&mut out, 0, start);
+        }
+        for (n, command) in (0..count).zip(&self.commands) {
+            (out, scratch) = put_body(out, scratch, command);
+            seal(&mut out, n, start);
+            start = out.len();
+        }
+        out.into()
+    }
+
+    /// Reads a log entry. Payloads are slices of it, not copies.
+    ///
+    /// # Errors
+    /// Anything but what [`Batch::encode`] wrote.
+    pub fn decode(data: &Bytes) -> Result<Self, CodecError> {
+        let (header, ranges) = split(data)?;
+        let Header {
+            origin,
+            boot,
+            low_water,
+            count,
+        } = header;
+        if count == 0 {
+            verify(0, data)?;
+        }
+        let commands = (0..count)
+            .zip(ranges)
+            .map(|(n, range)| decode_row(n, &data.slice(range)))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            origin,
+            boot,
+            low_water,
+            commands,
+        })
+    }
+}
+
+/// Appends tag, length, head and payload. The scratch buffer is for reuse.
+fn put_body(mut out: Vec<u8>, mut scratch: Vec<u8>, command: &Command) -> (Vec<u8>, Vec<u8>) {
+    scratch.clear();
+    let (kind, head, payload) = head::encode(scratch, command);
+    out.push(VERSION << 4 | kind);
+    let mut out = put(out, &(head.len() + payload.len()));
+    out.extend_from_slice(&head);
+    out.extend_from_slice(payload);
+    (out, head)
+}
+
+/// The tag of a body, and where its content lies, relative to the body.
+fn locate_body(data: &[u8]) -> Result<(u8, Range<usize>), CodecError> {
+    let mut reader = Reader::new(ROW, data);
+    let tag = reader.take::<u8>()?;
+    let version = tag >> 4;
+    if version != VERSION {
+        return Err(CodecError::Version {
+            what: ROW,
+            found: version,
+            known: VERSION,
+        });
+    }
+    let length = reader.take::<usize>()?;
+    if length > reader.rest().len() {
+        return Err(CodecError::Truncated { what: ROW });
+    }
+    let start = data.len() - reader.rest().len();
+    Ok((tag & 0x0f, start..start + length))
+}
+
+/// Where the rows of an entry lie. Looks at lengths only; checksums are the caller's.
+fn split(data: &[u8]) -> Result<(Header, Vec<Range<usize>>), CodecError> {
+    let (header, body) = Header::decode(data)?;
+    let rest = data.len() - body;
+    // Before anything is set aside for them: so many rows do not fit in here.
+    if header.count as usize > rest / ROW_BYTES_MIN {
+        return Err(CodecError::Truncated { what: BATCH });
+    }
+    let mut ranges = Vec::with_capacity(header.count.max(1) as usize);
+    let (mut start, mut at) = (0, body);
+    for _ in 0..header.count {
+        let (_, content) = locate_body(&data[at..])?;
+        let end = at + content.end + checksum::BYTES;
+        if end > data.len() {
+            return Err(CodecError::Truncated { what: BATCH });
+        }
+        ranges.push(start..end);
+        (start, at) = (end, end);
+    }
+    if header.count == 0 {
+        start = body + checksum::BYTES;
+        ranges.push(0..start);
+    }
+    match start.cmp(&data.len()) {
+        std::cmp::Ordering::Equal => Ok((header, ranges)),
+        std::cmp::Ordering::Less => Err(CodecError::Trailing { what: BATCH }),
+        std::cmp::Ordering::Greater => Err(CodecError::Truncated { what: BATCH }),
+    }
+}
+
+/// Compares the checksum at the end of a row and returns what is before it.
+fn verify(n: u32, row: &[u8]) -> Result<&[u8], CodecError> {
+    let at = row
+        .len()
+        .checked_sub(checksum::BYTES)
+        .ok_or(CodecError::Truncated { what: ROW })?;
+    let (content, stored) = row.split_at(at);
+    if row_scope(n).with(content).to_bytes() == *stored {
+        Ok(content)
+    } else {
+        Err(CodecError::Checksum { what: ROW })
+    }
+}
+
+/// Splits a log entry into its rows without copying, and checks each: row 0 is the batch's header
+/// with the first command, if there is one; row n is command n. Joined, they are the entry.
+///
+/// # Errors
+/// The bytes are not a whole, sound batch.
+pub fn rows(data: &Bytes) -> Result<Vec<Bytes>, CodecError> {
+    let (_, ranges) = split(data)?;
+    (0..)
+        .zip(ranges)
+        .map(|(n, range)| {
+            let row = data.slice(range);
+            verify(n, &row)?;
+            Ok(row)
+        })
+        .collect()
+}
+
+/// The command in row `n`. Its payload is a slice of the row, not a copy.
+///
+/// # Errors
+/// Damage, a row of another number, or a row 0 without a command.
+pub fn decode_row(n: u32, row: &Bytes) -> Result<Command, CodecError> {
+    let content = verify(n, row)?;
+    let start = if n == 0 {
+        Header::decode(content)?.1
+    } else {
+        0
+    };
+    let (kind, range) = locate_body(&content[start..])?;
+    let range = start + range.start..start + range.end;
+    if range.end != content.len() {
+        return Err(CodecError::Trailing { what: ROW });
+    }
+    head::decode(kind, &row.slice(range))
+}
+
+/// The entry in row `n`, given what its index says of it.
+///
+/// # Errors
+/// As [`decode_row`], and [`CodecError::Mismatch`] when the row holds no entry or one that cannot
+/// be the one that the index names: of another context, or staged under another sequence.
+pub fn row_entry(
+    n: u32,
+    row: &Bytes,
+    context_id: &str,
+    sequence: Sequence,
+    position: Position,
+    lamport: Lamport,
+) -> Result<Entry, CodecError> {
+    match decode_row(n, row)? {
+        Command::Append(append) if append.entry.context_id == context_id => Ok(Entry {
+            context_id: append.entry.context_id,
+            key: append.entry.key,
+            payload: append.entry.payload,
+            metadata: append.entry.metadata,
+            id: append.id,
+            sequence,
+            position,
+            appended_at_ns: append.appended_at_ns,
+            lamport,
+        }),
+        Command::Stage(stage)
+            if stage.entry.sequence == sequence && stage.entry.lamport == lamport =>
+        {
+            Ok(stage.entry.into_entry(context_id.to_owned(), position))
+        }
+        _ => Err(CodecError::Mismatch { what: ROW }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

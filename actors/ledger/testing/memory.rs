@@ -1,0 +1,115 @@
+//! The state machine over maps in memory.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use crate::apply::apply;
+use crate::batch::{row_entry, rows};
+use crate::command::{Batch, Command, StagedEntry};
+use crate::entry::Entry;
+use crate::ids::{ContextNo, LogIndex, Sequence};
+use crate::state::{Effects, Head, IndexRow, KeyRow, State, View};
+
+/// A whole ledger: state, rows, and the log that they follow from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The state.
+    pub state: State,
+    /// Everything else.
+    pub rows: Rows,
+}
+
+/// What a store keeps besides the state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// The log; none for entries without commands.
+    pub log: BTreeMap<LogIndex, Option<Batch>>,
+    /// The contexts' ends.
+    pub heads: BTreeMap<String, Head>,
+    /// Idempotency keys.
+    pub keys: BTreeMap<(ContextNo, String), KeyRow>,
+    /// Where entries are.
+    pub index: BTreeMap<(ContextNo, Sequence), IndexRow>,
+}
+
+impl View for Rows {
+    type Error = Infallible;
+
+    fn head(&self, context_id: &str) -> Result<Option<Head>, Infallible> {
+        Ok(self.heads.get(context_id).copied())
+    }
+
+    fn key(&self, context: ContextNo, key: &str) -> Result<Option<KeyRow>, Infallible> {
+        Ok(self.keys.get(&(context, key.to_owned())).copied())
+    }
+
+    fn staged(&self, index: LogIndex, row: u32) -> Result<StagedEntry, Infallible> {
+        let batch = self.log[&index]
+            .as_ref()
+            .expect("a staged entry's log entry is a batch");
+        match &batch.commands[row as usize] {
+            Command::Stage(stage) => Ok(stage.entry.clone()),
+            other => panic!("row {row} of log entry {index} stages nothing: {other:?}"),
+        }
+    }
+}
+
+impl Memory {
+    /// Nothing applied yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies the next log entry.
+    pub fn apply(&mut self, batch: Option<Batch>) -> Effects {
+        let index = self.state.applied.next();
+        let Ok(effects) = apply(&mut self.state, &self.rows, index, batch.as_ref());
+        self.rows.log.insert(index, batch);
+        self.rows.heads.extend(effects.heads.clone());
+        for (context, key, row) in &effects.keys {
+            let before = self.rows.keys.insert((*context, key.clone()), *row);
+            assert_eq!(before, None, "an idempotency key is written once");
+        }
+        for row in &effects.entries {
+            let before = self.rows.index.insert((row.context, row.sequence), *row);
+            assert_eq!(before, None, "an entry is written once");
+        }
+        effects
+    }
+
+    /// All entries of a context, read as a store reads them: from the bytes of the log's rows,
+    /// by way of the index.
+    ///
+    /// # Panics
+    /// When the rows do not hold what the index says.
+    #[must_use]
+    pub fn entries(&self, context_id: &str) -> Vec<Entry> {
+        let Some(head) = self.rows.heads.get(context_id) else {
+            return Vec::new();
+        };
+        let range = (head.number, Sequence(0))..=(head.number, Sequence(u64::MAX));
+        self.rows
+            .index
+            .range(range)
+            .map(|(_, row)| self.entry(context_id, row))
+            .collect()
+    }
+
+    fn entry(&self, context_id: &str, at: &IndexRow) -> Entry {
+        let batch = self.rows.log[&at.index]
+            .as_ref()
+            .expect("an entry's log entry is a batch");
+        let rows = rows(&batch.encode()).expect("an encoded batch has rows");
+        let row = &rows[at.row as usize];
+        row_entry(
+            at.row,
+            row,
+            context_id,
+            at.sequence,
+            at.position,
+            at.lamport,
+        )
+        .expect("the index names the row of the entry")
+    }
+}

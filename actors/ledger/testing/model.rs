@@ -1,0 +1,248 @@
+//! The ledger as one would explain it: a list of entries for each context, a map of idempotency
+//! keys to entries, and every outcome ever, by attempt.
+//!
+//! Shares only types and the chain hash with what it is to check, forgets nothing that it does
+//! not have to, and takes the plain way everywhere.
+
+use std::collections::BTreeMap;
+
+use crate::command::{Append, Batch, Command, Load, Stage, StagedEntry};
+use crate::entry::{EMPTY_CHAIN, Entry};
+use crate::ids::{AttemptId, Boot, ContextNo, Lamport, NodeId, Position, Sequence};
+use crate::outcome::{Appended, Outcome, Refusal};
+
+/// The whole ledger.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// The contexts with entries.
+    pub contexts: BTreeMap<String, Context>,
+    /// The first outcome of every attempt that was looked at.
+    pub outcomes: BTreeMap<AttemptId, Outcome>,
+    /// Every entry there is.
+    pub positions: u64,
+    origins: BTreeMap<NodeId, Origin>,
+}
+
+/// A context of the model.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// In order of creation, from 1.
+    pub number: ContextNo,
+    /// Sequence 1 first.
+    pub entries: Vec<Entry>,
+    /// Idempotency key to place in `entries`.
+    pub keys: BTreeMap<String, usize>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Origin {
+    boot: Boot,
+    low_water: u64,
+    staged: BTreeMap<u64, Vec<StagedEntry>>,
+}
+
+impl Context {
+    /// The sequence of the last entry.
+    #[must_use]
+    pub fn latest(&self) -> Sequence {
+        Sequence(self.entries.len() as u64)
+    }
+
+    /// The chain hash after the last entry.
+    #[must_use]
+    pub fn chain(&self) -> [u8; 32] {
+        self.entries
+            .iter()
+            .fold(EMPTY_CHAIN, |chain, entry| entry.chain(&chain))
+    }
+
+    fn appended(&self, at: usize, deduplicated: bool) -> Outcome {
+        let Entry {
+            sequence,
+            position,
+            lamport,
+            ..
+        } = self.entries[at];
+        let context = self.number;
+        Outcome::Appended(Appended {
+            context,
+            sequence,
+            position,
+            lamport,
+            deduplicated,
+        })
+    }
+}
+
+impl Model {
+    /// The entries of a context; none for one that is unknown.
+    #[must_use]
+    pub fn entries(&self, context_id: &str) -> &[Entry] {
+        self.contexts
+            .get(context_id)
+            .map_or(&[], |context| &context.entries)
+    }
+
+    /// What every command of the batch must end as.
+    pub fn apply(&mut self, batch: &Batch) -> Vec<Outcome> {
+        let origin = self.origins.entry(batch.origin).or_default();
+        if batch.boot > origin.boot {
+            *origin = Origin {
+                boot: batch.boot,
+                ..Origin::default()
+            };
+        }
+        let closed = batch.boot < origin.boot;
+        if !closed {
+            origin.low_water = origin.low_water.max(batch.low_water);
+            let low_water = origin.low_water;
+            origin.staged.retain(|load, _| *load >= low_water);
+        }
+        let low_water = origin.low_water;
+        let decide = |command: &Command| {
+            if closed || command.counter() < low_water {
+                return Outcome::Refused(Refusal::Superseded);
+            }
+            let attempt = batch.attempt(command);
+            if let Some(first) = self.outcomes.get(&attempt) {
+                return *first;
+            }
+            let outcome = match command {
+                Command::Append(append) => self.append(append),
+                Command::Stage(stage) => self.stage(batch.origin, stage),
+                Command::Load(load) => self.load(batch.origin, load),
+            };
+            self.outcomes.insert(attempt, outcome);
+            outcome
+        };
+        batch.commands.iter().map(decide).collect()
+    }
+
+    /// The context with this name, made if need be.
+    fn context(&mut self, context_id: &str) -> &mut Context {
+        let number = ContextNo(self.contexts.len() as u64 + 1);
+        let new = || Context {
+            number,
+            ..Context::default()
+        };
+        self.contexts
+            .entry(context_id.to_owned())
+            .or_insert_with(new)
+    }
+
+    fn append(&mut self, append: &Append) -> Outcome {
+        let content = &append.entry;
+        let empty = Context::default();
+        let context = self.contexts.get(&content.context_id).unwrap_or(&empty);
+        let key = append.idempotency_key.as_ref();
+        if let Some(&at) = key.and_then(|key| context.keys.get(key)) {
+            let first = &context.entries[at];
+            let same = first.key == content.key
+                && first.payload == content.payload
+                && first.metadata == content.metadata;
+            return if same {
+                context.appended(at, true)
+            } else {
+                Outcome::Refused(Refusal::IdempotencyMismatch {
+                    sequence: first.sequence,
+                })
+            };
+        }
+        let actual = context.latest();
+        if append
+            .expected_sequence
+            .is_some_and(|expected| expected != actual)
+        {
+            return Outcome::Refused(Refusal::ExpectedSequence { actual });
+        }
+        let local = context
+            .entries
+            .iter()
+            .map(|entry| entry.lamport)
+            .max()
+            .unwrap_or_default();
+        let received = append.received_lamport.unwrap_or_default();
+        self.positions += 1;
+        let entry = Entry {
+            context_id: content.context_id.clone(),
+            key: content.key.clone(),
+            payload: content.payload.clone(),
+            metadata: content.metadata.clone(),
+            id: append.id,
+            sequence: Sequence(actual.get() + 1),
+            position: Position(self.positions),
+            appended_at_ns: append.appended_at_ns,
+            lamport: Lamport(local.max(received).get().saturating_add(1)),
+        };
+        let context = self.context(&content.context_id);
+        let at = context.entries.len();
+        context.entries.push(entry);
+        if let Some(key) = key {
+            context.keys.insert(key.clone(), at);
+        }
+        context.appended(at, false)
+    }
+
+    fn stage(&mut self, origin: NodeId, stage: &Stage) -> Outcome {
+        let origin = self.origins.entry(origin).or_default();
+        if stage.load < origin.low_water {
+            return Outcome::Refused(Refusal::Superseded);
+        }
+        origin
+            .staged
+            .entry(stage.load)
+            .or_default()
+            .push(stage.entry.clone());
+        Outcome::Staged
+    }
+
+    fn load(&mut self, origin: NodeId, load: &Load) -> Outcome {
+        let empty = Context::default();
+        let context = self.contexts.get(&load.context_id).unwrap_or(&empty);
+        let latest = context.latest();
+        if load.fail_if_exists && latest != Sequence(0) {
+            return Outcome::Refused(Refusal::ContextExists { latest });
+        }
+        if latest != load.base {
+            return Outcome::Refused(Refusal::LoadMoved { latest });
+        }
+        if context.chain() != load.base_chain {
+            return Outcome::Refused(Refusal::LoadDiverges { latest });
+        }
+        let origin = self.origins.entry(origin).or_default();
+        let mut staged = origin.staged.get(&load.stage).cloned().unwrap_or_default();
+        staged.retain(|entry| entry.sequence > load.base);
+        staged.sort_by_key(|entry| entry.sequence);
+        let whole = staged.len() as u64 == load.count
+            && staged
+                .iter()
+                .zip(load.base.get() + 1..)
+                .all(|(entry, n)| entry.sequence.get() == n);
+        if !whole {
+            return Outcome::Refused(Refusal::LoadIncomplete);
+        }
+        origin.staged.remove(&load.stage);
+        if staged.is_empty() {
+            let context = context.number;
+            return Outcome::Loaded {
+                context,
+                restored: 0,
+                latest,
+            };
+        }
+        let first = self.positions + 1;
+        self.positions += load.count;
+        let context = self.context(&load.context_id);
+        for (entry, position) in staged.into_iter().zip(first..) {
+            context
+                .entries
+                .push(entry.into_entry(load.context_id.clone(), Position(position)));
+        }
+        let latest = context.latest();
+        Outcome::Loaded {
+            context: context.number,
+            restored: load.count,
+            latest,
+        }
+    }
+}
