@@ -4,8 +4,6 @@
 
 #[cfg(feature = "grpc")]
 pub mod api;
-#[cfg(feature = "cli")]
-pub mod cli;
 pub mod config;
 mod error;
 mod ledger;

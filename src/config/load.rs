@@ -165,7 +165,8 @@ impl Provider for Environment {
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
         let mut dict = Dict::new();
         for (key, text) in &self.0 {
-            let value = if TEXTS.contains(&key.as_str()) && !text.trim_start().starts_with('[') {
+            let is_list = key == "cluster.peers" && text.trim_start().starts_with('[');
+            let value = if TEXTS.contains(&key.as_str()) && !is_list {
                 Value::from(text.as_str())
             } else {
                 text.parse().unwrap_or_else(|_| Value::from(text.as_str()))

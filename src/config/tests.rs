@@ -1,0 +1,176 @@
+//! Where settings come from, and which ones are refused.
+
+use std::path::Path;
+
+use super::*;
+
+fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    let own = |pair: &(&str, &str)| (pair.0.to_owned(), pair.1.to_owned());
+    pairs.iter().map(own).collect()
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+fn load(text: &str, pairs: &[(&str, &str)], flags: Overrides) -> Result<Config, ConfigError> {
+    let file = file(text);
+    Config::load_from(Some(file.path()), env(pairs), flags)
+}
+
+#[test]
+fn nothing_given_is_a_node_alone_on_loopback() {
+    let config = Config::load_from(None, [], Overrides::default()).unwrap();
+    assert_eq!(config, Config::default());
+    assert_eq!(config.listen.grpc, "127.0.0.1:50051");
+    assert_eq!(config.voters().unwrap().len(), 1);
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let text = "[node]\nid = 1\ndata_dir = \"file\"\n[listen]\npeer = \"127.0.0.1:1\"";
+    let pairs = [
+        ("CONVERGE_LEDGER__NODE__ID", "2"),
+        ("CONVERGE_LEDGER__NODE__DATA_DIR", "7"),
+    ];
+    let flags = Overrides {
+        node_id: Some(3),
+        ..Overrides::default()
+    };
+    let config = load(text, &pairs, flags).unwrap();
+    assert_eq!(config.node.id, 3);
+    assert_eq!(config.node.data_dir, Path::new("7"));
+    assert_eq!(config.listen.peer, "127.0.0.1:1");
+}
+
+#[test]
+fn the_contract_s_example_is_read_as_it_stands() {
+    let config = load(include_str!("example.toml"), &[], Overrides::default()).unwrap();
+    assert_eq!(config.cluster.peers.len(), 3);
+    let back = Config {
+        cluster: Cluster::default(),
+        ..config
+    };
+    assert_eq!(back, Config::default(), "the example shows the defaults");
+}
+
+#[test]
+fn peers_come_as_a_list_or_as_a_text() {
+    let text = "1=a:1, 2=b:2,3=c:3";
+    let list = "[\"1=a:1\", \"2=b:2\", \"3=c:3\"]";
+    for given in [text, list] {
+        let pairs = [("CONVERGE_LEDGER__CLUSTER__PEERS", given)];
+        let config = load("", &pairs, Overrides::default()).unwrap();
+        assert_eq!(config.cluster.peers, ["1=a:1", "2=b:2", "3=c:3"]);
+    }
+}
+
+#[test]
+fn grpc_port_moves_only_what_is_not_set_explicitly() {
+    let port = ("GRPC_PORT", "6000");
+    let grpc = |text: &str, pairs: &[(&str, &str)], flags| load(text, pairs, flags).unwrap().listen.grpc;
+    let none = Overrides::default;
+    assert_eq!(grpc("", &[port], none()), "127.0.0.1:6000");
+    assert_eq!(grpc("", &[("GRPC_PORT", "")], none()), "127.0.0.1:50051");
+    let in_file = "[listen]\ngrpc = \"[::1]:5\"";
+    assert_eq!(grpc(in_file, &[port], none()), "[::1]:6000");
+    let off = "[listen]\ngrpc = \"off\"";
+    assert_eq!(grpc(off, &[port], none()), "off");
+    let explicit = ("CONVERGE_LEDGER__LISTEN__GRPC", "[::1]:7");
+    assert_eq!(grpc("", &[port, explicit], none()), "[::1]:7");
+    let flag = Overrides {
+        grpc: Some("127.0.0.1:8".into()),
+        ..none()
+    };
+    assert_eq!(grpc("", &[port], flag), "127.0.0.1:8");
+}
+
+/// A file's text, and what its refusal must name.
+const BAD_FILES: &[(&str, &[&str])] = &[
+    ("[node]\nids = 1", &["node.ids", "id, data_dir"]),
+    ("[nodes]\nid = 1", &["nodes", "node, listen"]),
+    ("nodes = 1", &["nodes"]),
+    ("[node", &["file"]),
+    ("[node]\nid = 0", &["node.id", "at least 1"]),
+    ("[node]\nid = -1", &["node.id"]),
+    ("[node]\nid = \"one\"", &["node.id"]),
+    ("[node]\nid = 99999999999999999999", &["file"]),
+    ("[node]\ndata_dir = \"\"", &["node.data_dir"]),
+    ("[listen]\ngrpc = \"nowhere\"", &["listen.grpc", "host:port"]),
+    ("[listen]\ngrpc = \"127.0.0.1:65536\"", &["listen.grpc", "65535"]),
+    ("[listen]\npeer = \"off\"", &["listen.peer", "host:port"]),
+    ("[cluster]\nname = \"\"", &["cluster.name"]),
+    ("[cluster]\npeers = [\"1=a:1\", \"2=b:2\"]", &["cluster.peers", "2 voters", "1, 3 or 5"]),
+    (
+        "[cluster]\npeers = [\"1=a:1\",\"2=a:2\",\"3=a:3\",\"4=a:4\",\"5=a:5\",\"6=a:6\",\"7=a:7\"]",
+        &["cluster.peers", "7 voters"],
+    ),
+    ("[cluster]\npeers = [\"2=a:1\",\"3=a:2\",\"4=a:3\"]", &["cluster.peers", "node.id = 1"]),
+    ("[cluster]\npeers = [\"1=a:1\",\"1=a:2\",\"3=a:3\"]", &["1=a:2", "id", "twice"]),
+    ("[cluster]\npeers = [\"1=a:1\",\"2=a:1\",\"3=a:3\"]", &["2=a:1", "address", "twice"]),
+    ("[cluster]\npeers = [\"0=a:1\"]", &["0=a:1", "at least 1"]),
+    ("[cluster]\npeers = [\"a:1\"]", &["a:1", "id=host:port"]),
+    ("[cluster]\npeers = [\"1=a:0\"]", &["cluster.peers", "from 1 to 65535"]),
+    ("[cluster]\npeers = 7", &["cluster.peers"]),
+    ("[raft]\nheartbeat_ms = 0", &["raft.heartbeat_ms", "10 to 10000"]),
+    ("[raft]\nheartbeat_ms = 18446744073709551615", &["file"]),
+    ("[raft]\nelection_ms = 100", &["raft.election_ms", "3 times", "300"]),
+    ("[raft]\nelection_ms = 299", &["raft.election_ms", "300"]),
+    ("[raft]\nelection_ms = 60001", &["raft.election_ms", "60000"]),
+    ("[limits]\npayload_bytes = 0", &["limits.payload_bytes", "1 to 4194304"]),
+    ("[limits]\npayload_bytes = 4194305", &["limits.payload_bytes", "4194304"]),
+    ("[limits]\ninflight_bytes = 1", &["limits.inflight_bytes"]),
+    ("[limits]\ninflight_bytes = 9223372036854775807", &["limits.inflight_bytes"]),
+    ("[limits]\nresponse_bytes = 1", &["limits.response_bytes"]),
+    ("[limits]\nsnapshot_bytes = 5000000000", &["limits.snapshot_bytes"]),
+    ("[grpc]\nstreams = 0", &["grpc.streams"]),
+    ("[grpc]\nconnections = 0", &["grpc.connections"]),
+    ("[grpc]\nrequests = 0", &["grpc.requests"]),
+    ("[grpc]\nrequest_bytes = 1", &["grpc.request_bytes"]),
+    ("[grpc]\ndeadline_default_ms = 0", &["grpc.deadline_default_ms"]),
+    ("[grpc]\ndeadline_max_ms = 5", &["grpc.deadline_default_ms", "1 to 5"]),
+    ("[supervision]\nroot = { restarts = 1 }", &["seconds"]),
+    ("[supervision]\nroot = { restarts = 1, seconds = 0 }", &["supervision.root"]),
+    ("[supervision]\nroots = { restarts = 1, seconds = 1 }", &["supervision.roots"]),
+];
+
+#[test]
+fn a_bad_file_is_refused_by_key_and_bound() {
+    for (text, wanted) in BAD_FILES {
+        let error = load(text, &[], Overrides::default()).expect_err(text).to_string();
+        for word in *wanted {
+            assert!(error.contains(word), "{text}\n-> {error}\nlacks {word}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_environment_is_refused_by_key() {
+    let cases = [
+        ("CONVERGE_LEDGER__NODE__IDENT", "1", "node.ident"),
+        ("CONVERGE_LEDGER__NODE", "1", "node"),
+        ("CONVERGE_LEDGER__NODE__ID__MORE", "1", "node.id"),
+        ("CONVERGE_LEDGER__NODE__ID", "", "node.id"),
+        ("CONVERGE_LEDGER__RAFT__ELECTION_MS", "5", "raft.election_ms"),
+        ("GRPC_PORT", "65536", "GRPC_PORT"),
+        ("GRPC_PORT", "grpc", "GRPC_PORT"),
+    ];
+    for (name, value, wanted) in cases {
+        let error = load("", &[(name, value)], Overrides::default());
+        let error = error.expect_err(name).to_string();
+        assert!(error.contains(wanted), "{name}={value} -> {error}");
+    }
+}
+
+#[test]
+fn an_unreadable_file_is_refused_by_path() {
+    let dir = tempfile::tempdir().unwrap();
+    for path in [dir.path().join("none.toml"), dir.path().to_owned()] {
+        let error = Config::load_from(Some(&path), [], Overrides::default()).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+        assert!(error.contains("--config"), "{error}");
+    }
+}
