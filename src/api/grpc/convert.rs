@@ -1,0 +1,109 @@
+//! Between wire messages and the ledger's types. `""` and `0` mean "not given".
+
+use converge_ledger_core::{Entry, NewEntry, Sequence};
+use tonic::{Code, Status};
+
+use super::pb::{admin, context};
+use super::status::refused;
+use crate::{PeerStatus, WatchOptions};
+
+/// The longest context id.
+const CONTEXT_ID_BYTES: usize = 1024;
+
+/// Checks a context's name before it is looked up.
+pub(super) fn context_id(text: &str) -> Result<(), Status> {
+    let why = match text.len() {
+        0 => "context_id is empty: name a context".to_owned(),
+        1..=CONTEXT_ID_BYTES => return Ok(()),
+        bytes => format!("context_id has {bytes} bytes: at most {CONTEXT_ID_BYTES}"),
+    };
+    Err(refused(Code::InvalidArgument, why))
+}
+
+/// A key filter; `""` filters nothing.
+pub(super) fn key_filter(key: String) -> Option<String> {
+    (!key.is_empty()).then_some(key)
+}
+
+pub(super) fn new_entry(request: context::AppendRequest) -> NewEntry {
+    NewEntry {
+        context_id: request.context_id,
+        key: request.key,
+        payload: request.payload,
+        metadata: request.metadata,
+    }
+}
+
+pub(super) fn entry(entry: Entry) -> context::Entry {
+    context::Entry {
+        id: entry.id.to_string(),
+        key: entry.key,
+        payload: entry.payload,
+        sequence: entry.sequence.get(),
+        appended_at_ns: entry.appended_at_ns,
+        metadata: entry.metadata,
+    }
+}
+
+pub(super) fn watch_options(request: context::WatchRequest) -> WatchOptions {
+    WatchOptions {
+        from: Sequence(request.from_sequence),
+        key: key_filter(request.key),
+    }
+}
+
+pub(super) fn status(status: crate::Status) -> admin::StatusResponse {
+    admin::StatusResponse {
+        node_id: status.node_id,
+        cluster_id: status.cluster_id,
+        role: status.role,
+        leader_id: status.leader_id,
+        term: status.term,
+        commit_index: status.commit_index,
+        applied_index: status.applied_index,
+        last_index: status.last_index,
+        last_position: status.last_position,
+        digest: status.digest,
+        phase: status.phase,
+        journal_bytes: status.journal_bytes,
+        database_bytes: status.database_bytes,
+        peers: status.peers.into_iter().map(peer).collect(),
+        alarms: status.alarms,
+    }
+}
+
+fn peer(peer: PeerStatus) -> admin::Peer {
+    admin::Peer {
+        id: peer.id,
+        address: peer.address,
+        connected: peer.connected,
+        match_index: peer.match_index,
+    }
+}
+
+pub(super) fn tree_node(node: converge_supervisors::TreeNode) -> admin::TreeNode {
+    use converge_supervisors::{ChildState, Kind};
+    admin::TreeNode {
+        path: node.path,
+        kind: match node.kind {
+            Kind::Supervisor => "supervisor",
+            Kind::Worker => "worker",
+        }
+        .into(),
+        state: match node.state {
+            ChildState::Starting => "starting",
+            ChildState::Running => "running",
+            ChildState::Restarting => "restarting",
+            ChildState::Stopping => "stopping",
+            ChildState::Stopped => "stopped",
+        }
+        .into(),
+        actor: node.actor.map(|id| id.to_string()).unwrap_or_default(),
+        incarnation: node.incarnation,
+        restarts: node.restarts,
+        last_exit: node.last_exit.unwrap_or_default(),
+        uptime_ms: node
+            .uptime
+            .map(|uptime| u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)),
+    }
+}

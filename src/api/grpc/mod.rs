@@ -1,0 +1,169 @@
+//! The gRPC API: `converge.context.v1`, `converge.admin.v1`, health, reflection.
+//!
+//! Owns the client port's accept loop and its connections, as two actors that
+//! [`children`] describes, and the translation between wire messages and
+//! [`Ledger`] calls. Every call ends in a typed status, and every refusal says
+//! so in the trailer `x-ledger-outcome: refused`, because client libraries make
+//! up `UNAVAILABLE` themselves when a connection breaks.
+//!
+//! What it holds is bounded: connections, streams per connection, calls over
+//! all connections, bytes of requests being received and of answers being sent.
+//!
+//! Deliberately decides nothing: limits of entries, deduplication, consistency
+//! are the ledger's.
+
+mod admin;
+mod body;
+mod connections;
+mod context;
+mod convert;
+mod health;
+mod listener;
+mod metadata;
+mod status;
+#[cfg(test)]
+mod tests;
+mod transport;
+mod watch;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use converge_supervisors::{ChildSpec, Restart, Service, Shutdown};
+
+use crate::{Config, Ledger};
+
+/// Generated from `proto/`.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    rust_2018_idioms,
+    clippy::all,
+    clippy::pedantic
+)]
+pub mod pb {
+    /// The client contract.
+    pub mod context {
+        tonic::include_proto!("converge.context.v1");
+    }
+    /// What an operator asks a node.
+    pub mod admin {
+        tonic::include_proto!("converge.admin.v1");
+    }
+    /// Both files, for reflection.
+    pub const DESCRIPTORS: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/converge_descriptor.bin"));
+}
+
+/// The name that health checks know the context service by.
+pub const CONTEXT_SERVICE: &str = "converge.context.v1.ContextService";
+
+/// Names of the metadata that goes beside requests and answers.
+pub mod names {
+    /// Request: one entry per key and context, however often it is sent.
+    pub const IDEMPOTENCY_KEY: &str = "x-idempotency-key";
+    /// Request: the context's latest sequence before the append.
+    pub const EXPECTED_SEQUENCE: &str = "x-expected-sequence";
+    /// Request: `linearizable`, `lease` or `stale`.
+    pub const CONSISTENCY: &str = "x-consistency";
+    /// Answer: the entry's position over the whole ledger.
+    pub const POSITION: &str = "x-ledger-position";
+    /// Answer: the term that the answer belongs to.
+    pub const TERM: &str = "x-ledger-term";
+    /// Answer: `true` when the entry stood there before the call.
+    pub const DEDUPLICATED: &str = "x-ledger-deduplicated";
+    /// Error: `refused` when nothing was written, `unknown` when it may have been.
+    pub const OUTCOME: &str = "x-ledger-outcome";
+    /// The value of [`OUTCOME`] on every refusal.
+    pub const REFUSED: &str = "refused";
+    /// The value of [`OUTCOME`] when the entry may have been written.
+    pub const UNKNOWN: &str = "unknown";
+    /// Error: the context's latest sequence, where another was expected.
+    pub const ACTUAL_SEQUENCE: &str = "x-ledger-actual-sequence";
+    /// Error: milliseconds after which an overloaded node may be asked again.
+    pub const RETRY_AFTER_MS: &str = "x-ledger-retry-after-ms";
+}
+
+/// Bounds of the API, all from [`Config`].
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Connections open at once.
+    pub connections: usize,
+    /// Calls open at once on one connection.
+    pub streams: u32,
+    /// Calls open at once on all connections.
+    pub requests: usize,
+    /// Bytes of requests being received.
+    pub request_bytes: usize,
+    /// The largest payload of an entry.
+    pub payload_bytes: usize,
+    /// The largest answer to a read.
+    pub response_bytes: usize,
+    /// The largest snapshot blob.
+    pub snapshot_bytes: usize,
+    /// The deadline of a call that gives none.
+    pub deadline_default: Duration,
+    /// A call's deadline is cut to this.
+    pub deadline_max: Duration,
+    /// How long a stop waits for calls.
+    pub drain: Duration,
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let (grpc, limits) = (&config.grpc, &config.limits);
+        Settings {
+            connections: size(grpc.connections.into()),
+            streams: grpc.streams,
+            requests: size(grpc.requests.into()),
+            request_bytes: size(grpc.request_bytes),
+            payload_bytes: size(limits.payload_bytes),
+            response_bytes: size(limits.response_bytes),
+            snapshot_bytes: size(limits.snapshot_bytes),
+            deadline_default: Duration::from_millis(grpc.deadline_default_ms),
+            deadline_max: Duration::from_millis(grpc.deadline_max_ms),
+            drain: Duration::from_millis(grpc.drain_ms),
+        }
+    }
+}
+
+/// Beyond `drain`, what a stop may take before the actor is killed.
+const DRAIN_SLACK: Duration = Duration::from_secs(1);
+
+/// The API's two actors: `listener`, which accepts on a clone of the socket, so
+/// that its restart refuses no connection, and `connections`, which serves.
+#[must_use]
+pub fn children(socket: TcpListener, ledger: Ledger, settings: Settings) -> Vec<ChildSpec> {
+    let socket = Arc::new(socket);
+    let slot = Service::new("connections");
+    let gate = listener::Gate::new(settings.connections);
+    let drain = settings.drain;
+
+    let listener = {
+        let (slot, gate) = (slot.clone(), gate.clone());
+        ChildSpec::actor("listener", move || {
+            let args = listener::Args {
+                socket: socket.clone(),
+                connections: slot.clone(),
+                gate: gate.clone(),
+            };
+            (listener::Listener, args)
+        })
+        .shutdown(Shutdown::BrutalKill)
+    };
+    let connections = ChildSpec::service("connections", &slot, move || {
+        let args = connections::Args {
+            ledger: ledger.clone(),
+            settings: settings.clone(),
+            gate: gate.clone(),
+        };
+        (connections::Connections, args)
+    })
+    .shutdown(Shutdown::Timeout(drain + DRAIN_SLACK));
+
+    [listener, connections]
+        .map(|child| child.restart(Restart::Permanent))
+        .into()
+}
