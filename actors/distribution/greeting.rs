@@ -1,0 +1,213 @@
+//! Dialing and shaking hands: the I/O around `handshake`, each within a bounded time.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::frame::{HEADER_BYTES, Header, Kind, Malformed};
+use super::handshake::{Answer, Conclusion};
+use super::link::{Accepted, Message};
+use super::shared::{Shared, Slot};
+
+/// After a refusal this much is read and thrown away, so that closing does not overtake the refusal.
+const DISCARD_BYTES_MAX: usize = 16 << 10;
+
+/// Why no connection came about.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("{address} cannot be reached: {error}")]
+    Unreachable { address: String, error: io::Error },
+    #[error("{0} cannot be reached in time")]
+    TimedOut(String),
+    #[error("the peer closed or did not answer during the handshake: {0}")]
+    Broken(io::Error),
+    #[error("the peer did not answer the hello in time")]
+    Unanswered,
+    #[error("the peer answered what is no frame: {0}")]
+    Malformed(#[from] Malformed),
+    #[error("refused: {0}")]
+    Refused(String),
+    #[error("the dial ended unexpectedly")]
+    Lost,
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Broken(error)
+    }
+}
+
+/// Looks the peer's address up and connects.
+pub(super) async fn dial(shared: &Shared, slot: &Slot) -> Result<TcpStream, Failure> {
+    let address = &shared.addresses[&slot.peer];
+    let unreachable = |error| Failure::Unreachable {
+        address: address.clone(),
+        error,
+    };
+    let connect = async {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for candidate in look_up(slot, address).await? {
+            match TcpStream::connect(candidate).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    return Ok(stream);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    match timeout(shared.settings.connect_timeout, connect).await {
+        Ok(connected) => connected.map_err(unreachable),
+        Err(_) => Err(Failure::TimedOut(address.clone())),
+    }
+}
+
+/// The system's resolver blocks for as long as it likes, so it gets a thread; one per link at most.
+async fn look_up(slot: &Slot, address: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(literal) = address.parse() {
+        return Ok(vec![literal]);
+    }
+    let busy = || {
+        io::Error::new(
+            io::ErrorKind::WouldBlock,
+            "an earlier name look-up still runs",
+        )
+    };
+    let running = Arc::clone(&slot.lookup)
+        .try_acquire_owned()
+        .map_err(|_| busy())?;
+    let address = address.to_owned();
+    let look_up = tokio::task::spawn_blocking(move || {
+        let _running = running;
+        address.to_socket_addrs().map(Iterator::collect)
+    });
+    look_up.await.map_err(io::Error::other)?
+}
+
+/// The dialer's half of the handshake.
+pub(super) async fn greet(
+    shared: &Shared,
+    slot: &Slot,
+    mut stream: TcpStream,
+    dial: u64,
+) -> Result<TcpStream, Failure> {
+    let exchange = async {
+        stream
+            .write_all(&shared.local.hello(slot.peer, slot.lane, dial))
+            .await?;
+        let (kind, payload) = read_greeting(&mut stream).await?;
+        match shared.local.conclude(slot.peer, kind, &payload) {
+            Conclusion::Joined { .. } => Ok(()),
+            Conclusion::Refused(reason) => Err(Failure::Refused(reason)),
+            Conclusion::Close(malformed) => Err(malformed.into()),
+        }
+    };
+    match timeout(shared.settings.handshake_timeout, exchange).await {
+        Ok(outcome) => outcome.map(|()| stream),
+        Err(_) => Err(Failure::Unanswered),
+    }
+}
+
+/// The acceptor's half, up to handing the stream to its link.
+pub(super) async fn receive(shared: &Shared, mut stream: TcpStream) {
+    let deadline = Instant::now() + shared.settings.handshake_timeout;
+    let arrivals = &shared.arrivals;
+    let counter = match timeout_at(deadline, answer(shared, &mut stream, deadline)).await {
+        Ok(Ok(Answered::Joined {
+            slot,
+            incarnation,
+            dial,
+        })) => {
+            // Fails only if the link died just now: the stream closes and the peer dials again.
+            let accepted = Accepted {
+                stream,
+                incarnation,
+                dial,
+            };
+            let _ = slot.link.try_cast(Message::Accepted(accepted));
+            &arrivals.joined
+        }
+        Ok(Ok(Answered::Refused)) => &arrivals.refused,
+        Ok(Err(Failure::Malformed(malformed))) => {
+            tracing::debug!(node = %shared.local.node, %malformed, "closed a connection to the peer port");
+            &arrivals.malformed
+        }
+        Ok(Err(_)) | Err(_) => &arrivals.timed_out,
+    };
+    counter.fetch_add(1, Relaxed);
+}
+
+enum Answered {
+    /// The ack is written.
+    Joined {
+        slot: Arc<Slot>,
+        incarnation: u64,
+        dial: u64,
+    },
+    /// The refusal is written.
+    Refused,
+}
+
+async fn answer(
+    shared: &Shared,
+    stream: &mut TcpStream,
+    deadline: Instant,
+) -> Result<Answered, Failure> {
+    stream.set_nodelay(true)?;
+    let (kind, payload) = read_greeting(stream).await?;
+    match shared.local.answer(kind, &payload) {
+        Answer::Accept { hello, lane, ack } => {
+            let slot = Arc::clone(&shared.slots[&(hello.from, lane)]);
+            // A link that is being restarted is worth waiting for: the ack says that it is there.
+            if slot.link.wait(deadline).await.is_none() {
+                return Err(Failure::Unanswered);
+            }
+            stream.write_all(&ack).await?;
+            Ok(Answered::Joined {
+                slot,
+                incarnation: hello.incarnation,
+                dial: hello.dial,
+            })
+        }
+        Answer::Refuse { from, refusal } => {
+            shared.refused(from, &refusal.to_string());
+            // The refusal stands, whether or not the peer stays to read it.
+            let _ = say_and_close(stream, refusal.frame()).await;
+            Ok(Answered::Refused)
+        }
+        Answer::Close(malformed) => Err(malformed.into()),
+    }
+}
+
+/// Closing with unread bytes would reset the connection and overtake `last_words`.
+async fn say_and_close(stream: &mut TcpStream, last_words: Bytes) -> io::Result<()> {
+    stream.write_all(&last_words).await?;
+    stream.shutdown().await?;
+    let mut discarded = 0;
+    let mut scratch = [0; 1024];
+    while discarded < DISCARD_BYTES_MAX {
+        match stream.read(&mut scratch).await? {
+            0 => break,
+            count => discarded += count,
+        }
+    }
+    Ok(())
+}
+
+/// Reads one frame of the handshake and not a byte more.
+async fn read_greeting(stream: &mut TcpStream) -> Result<(Kind, Bytes), Failure> {
+    let mut raw = [0; HEADER_BYTES];
+    stream.read_exact(&mut raw).await?;
+    let header = Header::parse(&raw, 0)?;
+    let mut payload = BytesMut::zeroed(header.length);
+    stream.read_exact(&mut payload).await?;
+    header.verify(&payload)?;
+    Ok((header.kind, payload.freeze()))
+}

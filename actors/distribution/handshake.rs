@@ -1,0 +1,467 @@
+//! Who may talk to whom: the decisions of the handshake, without its I/O.
+//!
+//! ```text
+//! dialer (higher id)                          acceptor (lower id)
+//!   Hello{versions, cluster, group, from, to, lane, incarnation, dial}
+//!                          ───────────────▶   judge
+//!                          ◀───────────────   HelloAck{version, from, incarnation}   or
+//!                          ◀───────────────   Refuse{code, reason}, then close
+//! ```
+//!
+//! A hello proves nothing: there is no secret in it. The peer port belongs on a private network; what
+//! the handshake keeps out is a node that is configured wrongly, not an attacker.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use bytes::Bytes;
+use converge_ledger_core::{ClusterId, NodeId};
+use serde::{Deserialize, Serialize};
+
+use super::Lane;
+use super::frame::{self, Kind, Malformed};
+
+/// Oldest and newest protocol this build speaks.
+pub(super) const PROTOCOLS: (u16, u16) = (1, 1);
+/// A refusal's text is cut here before it is shown or sent.
+const REASON_CHARS_MAX: usize = 400;
+
+/// The dialer's opening words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Hello {
+    pub(super) protocol_min: u16,
+    pub(super) protocol_max: u16,
+    pub(super) cluster: ClusterId,
+    pub(super) group: u64,
+    pub(super) from: NodeId,
+    /// Whom the dialer believes to have reached.
+    pub(super) to: NodeId,
+    pub(super) lane: u8,
+    /// Drawn anew by every process.
+    pub(super) incarnation: u64,
+    /// Rises with every dial of one incarnation on one lane: tells a late hello from the latest.
+    pub(super) dial: u64,
+}
+
+/// The acceptor's consent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct HelloAck {
+    pub(super) protocol: u16,
+    pub(super) from: NodeId,
+    pub(super) incarnation: u64,
+}
+
+/// A refusal as it travels: a code for programs of any later version, words for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Refused {
+    code: u16,
+    reason: String,
+}
+
+/// Why an acceptor does not take a hello.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error(
+        "{from} speaks peer protocols {theirs:?}, {by} speaks {PROTOCOLS:?}: upgrade the older one"
+    )]
+    Protocol {
+        from: Named,
+        by: Named,
+        theirs: (u16, u16),
+    },
+    #[error(
+        "{from} belongs to cluster {theirs}, {by} to cluster {ours}: check cluster name and peer addresses"
+    )]
+    Cluster {
+        from: Named,
+        by: Named,
+        theirs: ClusterId,
+        ours: ClusterId,
+    },
+    #[error("{from} serves group {theirs}, {by} serves group {ours}")]
+    Group {
+        from: Named,
+        by: Named,
+        theirs: u64,
+        ours: u64,
+    },
+    #[error("{from} dialed {to} but reached {by}: check the address of {to}")]
+    Misdirected { from: Named, to: Named, by: Named },
+    #[error("{by} was called by a node with its own id: two nodes are configured as {by}")]
+    OwnId { by: Named },
+    #[error("{from} is not among the peers that {by} is configured with")]
+    Unknown { from: Named, by: Named },
+    #[error("{from} dialed {by}, but of two nodes the one with the higher id dials")]
+    Direction { from: Named, by: Named },
+    #[error("{from} asked {by} for lane {lane}, which does not exist")]
+    Lane { from: Named, by: Named, lane: u8 },
+}
+
+impl Refusal {
+    fn code(&self) -> u16 {
+        match self {
+            Refusal::Protocol { .. } => 1,
+            Refusal::Cluster { .. } => 2,
+            Refusal::Group { .. } => 3,
+            Refusal::Misdirected { .. } => 4,
+            Refusal::OwnId { .. } => 5,
+            Refusal::Unknown { .. } => 6,
+            Refusal::Direction { .. } => 7,
+            Refusal::Lane { .. } => 8,
+        }
+    }
+
+    /// The frame that tells the dialer.
+    pub(super) fn frame(&self) -> Bytes {
+        let reason = self.to_string().chars().take(REASON_CHARS_MAX).collect();
+        encode(
+            Kind::Refuse,
+            &Refused {
+                code: self.code(),
+                reason,
+            },
+        )
+    }
+}
+
+/// A node id that reads as "node 3".
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Named(pub(super) NodeId);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {}", self.0)
+    }
+}
+
+impl fmt::Debug for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What the acceptor does with the first frame of a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Take it: send `ack`, then hand the stream to the link of `peer` and `lane`.
+    Accept {
+        hello: Hello,
+        lane: Lane,
+        ack: Bytes,
+    },
+    /// Send `refusal.frame()`, then close.
+    Refuse { from: NodeId, refusal: Refusal },
+    /// No frame of ours: close without a word.
+    Close(Malformed),
+}
+
+/// What came of the dialer's hello.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Conclusion {
+    /// The connection is ours.
+    Joined { incarnation: u64 },
+    /// The acceptor, or we, will not have it.
+    Refused(String),
+    /// No frame of ours: close without a word.
+    Close(Malformed),
+}
+
+/// What this node says of itself and knows of others.
+#[derive(Debug, Clone)]
+pub(super) struct Local {
+    pub(super) cluster: ClusterId,
+    pub(super) group: u64,
+    pub(super) node: NodeId,
+    pub(super) incarnation: u64,
+    pub(super) peers: BTreeSet<NodeId>,
+}
+
+impl Local {
+    /// Of two nodes the one with the higher id dials.
+    pub(super) fn dials(&self, peer: NodeId) -> bool {
+        self.node > peer
+    }
+
+    /// The frame that opens a connection.
+    pub(super) fn hello(&self, to: NodeId, lane: Lane, dial: u64) -> Bytes {
+        encode(
+            Kind::Hello,
+            &Hello {
+                protocol_min: PROTOCOLS.0,
+                protocol_max: PROTOCOLS.1,
+                cluster: self.cluster,
+                group: self.group,
+                from: self.node,
+                to,
+                lane: lane.code(),
+                incarnation: self.incarnation,
+                dial,
+            },
+        )
+    }
+
+    /// The acceptor's step: one frame in, one answer out.
+    pub(super) fn answer(&self, kind: Kind, payload: &[u8]) -> Answer {
+        if kind != Kind::Hello {
+            return Answer::Close(Malformed::OutOfPlace(kind));
+        }
+        let Ok(hello) = postcard::from_bytes::<Hello>(payload) else {
+            return Answer::Close(Malformed::Payload(kind));
+        };
+        match self.judge(&hello) {
+            Ok((lane, protocol)) => {
+                let ack = HelloAck {
+                    protocol,
+                    from: self.node,
+                    incarnation: self.incarnation,
+                };
+                Answer::Accept {
+                    hello,
+                    lane,
+                    ack: encode(Kind::HelloAck, &ack),
+                }
+            }
+            Err(refusal) => Answer::Refuse {
+                from: hello.from,
+                refusal,
+            },
+        }
+    }
+
+    fn judge(&self, hello: &Hello) -> Result<(Lane, u16), Refusal> {
+        let (from, by) = (Named(hello.from), Named(self.node));
+        let protocol = hello.protocol_max.min(PROTOCOLS.1);
+        if protocol < hello.protocol_min.max(PROTOCOLS.0) {
+            let theirs = (hello.protocol_min, hello.protocol_max);
+            return Err(Refusal::Protocol { from, by, theirs });
+        }
+        if hello.cluster != self.cluster {
+            return Err(Refusal::Cluster {
+                from,
+                by,
+                theirs: hello.cluster,
+                ours: self.cluster,
+            });
+        }
+        if hello.group != self.group {
+            return Err(Refusal::Group {
+                from,
+                by,
+                theirs: hello.group,
+                ours: self.group,
+            });
+        }
+        if hello.from == self.node {
+            return Err(Refusal::OwnId { by });
+        }
+        if hello.to != self.node {
+            return Err(Refusal::Misdirected {
+                from,
+                to: Named(hello.to),
+                by,
+            });
+        }
+        if !self.peers.contains(&hello.from) {
+            return Err(Refusal::Unknown { from, by });
+        }
+        if self.dials(hello.from) {
+            return Err(Refusal::Direction { from, by });
+        }
+        let lane = Lane::from_code(hello.lane).ok_or(Refusal::Lane {
+            from,
+            by,
+            lane: hello.lane,
+        })?;
+        Ok((lane, protocol))
+    }
+
+    /// The dialer's step: the acceptor's frame in, what came of it out.
+    pub(super) fn conclude(&self, peer: NodeId, kind: Kind, payload: &[u8]) -> Conclusion {
+        match kind {
+            Kind::HelloAck => match postcard::from_bytes::<HelloAck>(payload) {
+                Ok(ack) if ack.from != peer => Conclusion::Refused(
+                    Refusal::Misdirected {
+                        from: Named(self.node),
+                        to: Named(peer),
+                        by: Named(ack.from),
+                    }
+                    .to_string(),
+                ),
+                Ok(ack) if !(PROTOCOLS.0..=PROTOCOLS.1).contains(&ack.protocol) => {
+                    Conclusion::Refused(format!(
+                        "node {peer} chose peer protocol {}, which was not offered",
+                        ack.protocol
+                    ))
+                }
+                Ok(ack) => Conclusion::Joined {
+                    incarnation: ack.incarnation,
+                },
+                Err(_) => Conclusion::Close(Malformed::Payload(kind)),
+            },
+            Kind::Refuse => match postcard::from_bytes::<Refused>(payload) {
+                // The text is another node's: no control characters into our log.
+                Ok(refused) => Conclusion::Refused(
+                    refused
+                        .reason
+                        .chars()
+                        .take(REASON_CHARS_MAX)
+                        .map(|c| if c.is_control() { ' ' } else { c })
+                        .collect(),
+                ),
+                Err(_) => Conclusion::Close(Malformed::Payload(kind)),
+            },
+            _ => Conclusion::Close(Malformed::OutOfPlace(kind)),
+        }
+    }
+}
+
+fn encode<T: Serialize>(kind: Kind, message: &T) -> Bytes {
+    let payload = postcard::to_stdvec(message).expect("a greeting has no unencodable part");
+    assert!(
+        payload.len() <= frame::GREETING_BYTES_MAX,
+        "a greeting outgrew its bound"
+    );
+    frame::encode(kind, Bytes::from(payload))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::distribution::frame::HEADER_BYTES;
+    use proptest::prelude::*;
+
+    fn local(node: u64) -> Local {
+        Local {
+            cluster: ClusterId([1; 16]),
+            group: 0,
+            node: NodeId(node),
+            incarnation: node * 100,
+            peers: (1..=3).filter(|id| *id != node).map(NodeId).collect(),
+        }
+    }
+
+    fn hello(from: u64, to: u64) -> Hello {
+        Hello {
+            protocol_min: 1,
+            protocol_max: 1,
+            cluster: ClusterId([1; 16]),
+            group: 0,
+            from: NodeId(from),
+            to: NodeId(to),
+            lane: 0,
+            incarnation: 9,
+            dial: 1,
+        }
+    }
+
+    fn refusal(hello: Hello) -> Refusal {
+        let payload = postcard::to_stdvec(&hello).unwrap();
+        match local(2).answer(Kind::Hello, &payload) {
+            Answer::Refuse { refusal, .. } => refusal,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn two_nodes_join_on_each_lane() {
+        for lane in Lane::ALL {
+            let opening = local(3).hello(NodeId(2), lane, 1);
+            let Answer::Accept {
+                hello,
+                lane: got,
+                ack,
+            } = local(2).answer(Kind::Hello, &opening[HEADER_BYTES..])
+            else {
+                panic!("refused")
+            };
+            assert_eq!((hello.from, got), (NodeId(3), lane));
+            assert_eq!(
+                local(3).conclude(NodeId(2), Kind::HelloAck, &ack[HEADER_BYTES..]),
+                Conclusion::Joined { incarnation: 200 }
+            );
+        }
+    }
+
+    #[test]
+    fn each_wrong_hello_has_its_refusal() {
+        assert!(matches!(refusal(hello(2, 2)), Refusal::OwnId { .. }));
+        assert!(matches!(refusal(hello(3, 1)), Refusal::Misdirected { .. }));
+        assert!(matches!(refusal(hello(9, 2)), Refusal::Unknown { .. }));
+        assert!(matches!(refusal(hello(1, 2)), Refusal::Direction { .. }));
+        let wrong = Hello {
+            cluster: ClusterId([2; 16]),
+            ..hello(3, 2)
+        };
+        assert!(matches!(refusal(wrong), Refusal::Cluster { .. }));
+        assert!(matches!(
+            refusal(Hello {
+                group: 7,
+                ..hello(3, 2)
+            }),
+            Refusal::Group { .. }
+        ));
+        assert!(matches!(
+            refusal(Hello {
+                lane: 3,
+                ..hello(3, 2)
+            }),
+            Refusal::Lane { .. }
+        ));
+        let newer = Hello {
+            protocol_min: 2,
+            protocol_max: 4,
+            ..hello(3, 2)
+        };
+        assert!(matches!(refusal(newer), Refusal::Protocol { .. }));
+        let inverted = Hello {
+            protocol_min: 1,
+            protocol_max: 0,
+            ..hello(3, 2)
+        };
+        assert!(matches!(refusal(inverted), Refusal::Protocol { .. }));
+    }
+
+    #[test]
+    fn both_sides_speak_of_a_refusal_in_the_same_words() {
+        let refusal = refusal(hello(9, 2));
+        let frame = refusal.frame();
+        assert_eq!(
+            local(3).conclude(NodeId(2), Kind::Refuse, &frame[HEADER_BYTES..]),
+            Conclusion::Refused(refusal.to_string())
+        );
+    }
+
+    #[test]
+    fn an_ack_from_another_node_is_refused() {
+        let ack = postcard::to_stdvec(&HelloAck {
+            protocol: 1,
+            from: NodeId(1),
+            incarnation: 1,
+        });
+        assert!(matches!(
+            local(3).conclude(NodeId(2), Kind::HelloAck, &ack.unwrap()),
+            Conclusion::Refused(_)
+        ));
+    }
+
+    #[test]
+    fn a_frame_out_of_place_closes() {
+        assert!(matches!(local(2).answer(Kind::Data, b""), Answer::Close(_)));
+        assert!(matches!(
+            local(3).conclude(NodeId(2), Kind::Ping, b""),
+            Conclusion::Close(_)
+        ));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn garbage_is_neither_joined_nor_a_panic(payload in proptest::collection::vec(any::<u8>(), 0..64)) {
+            // Sixteen right bytes of cluster id do not come up by chance.
+            let accepted = matches!(local(2).answer(Kind::Hello, &payload), Answer::Accept { .. });
+            prop_assert!(!accepted);
+            let _ = local(3).conclude(NodeId(2), Kind::Refuse, &payload);
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! The link actor: one per peer and lane.
+//!
+//! ```text
+//!          this node has the higher id                 the peer has the higher id
+//!
+//!   start ──▶ Connecting{attempt} ◀───────┐           start ──▶ Listening ◀──┐
+//!               │ connected       failed, │                       │ accepted │
+//!               ▼                 refused │                       ▼          │ ended
+//!             Handshaking{attempt} ───────┤                     Up{epoch} ───┘
+//!               │ acknowledged            │                       │ ▲
+//!               ▼                   ended │                       └─┘ accepted: the newer one wins,
+//!             Up{epoch} ──────────────────┘                           Down{old} before Up{new}
+//! ```
+//!
+//! `Connecting` includes the wait before the dial. A lost connection is a phase, never an exit: a dead
+//! peer costs no restart. The actor itself only changes phases; dialing, shaking hands, reading and
+//! writing happen in tasks that live in the phase and are aborted with it. Each task reports back with
+//! the number of the dial or epoch it belongs to, also when it panics, so that what a former phase
+//! left in the mailbox is told apart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use converge_supervisors::ChildSpec;
+use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::connection::{Cause, PONGS_MAX, Reader, Writer};
+use super::greeting::{self, Failure};
+use super::shared::{Live, Opened, Shared, Slot};
+use super::{LinkPhase, backoff};
+
+/// Makes the spec of the link of `slot`.
+pub(super) fn child_spec(shared: &Arc<Shared>, slot: &Arc<Slot>) -> ChildSpec {
+    let (shared, slot) = (Arc::clone(shared), Arc::clone(slot));
+    let id = format!("{}-{}", slot.peer, slot.lane);
+    let service = slot.link.clone();
+    ChildSpec::service(id, &service, move || {
+        (
+            Link,
+            Arguments {
+                shared: Arc::clone(&shared),
+                slot: Arc::clone(&slot),
+            },
+        )
+    })
+}
+
+/// The link actor.
+pub(super) struct Link;
+
+/// What each incarnation starts from.
+pub(super) struct Arguments {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+}
+
+/// What the link's tasks and the listener report.
+pub(super) enum Message {
+    /// A dial ended.
+    Dialed {
+        dial: u64,
+        outcome: Result<TcpStream, Failure>,
+    },
+    /// A handshake of ours ended.
+    Greeted {
+        dial: u64,
+        outcome: Result<TcpStream, Failure>,
+    },
+    /// The peer dialed and its handshake ended well.
+    Accepted(Accepted),
+    /// A task of a connection ended.
+    Ended { epoch: u64, cause: Cause },
+}
+
+/// A connection that the peer made.
+pub(super) struct Accepted {
+    pub(super) stream: TcpStream,
+    /// The peer's process.
+    pub(super) incarnation: u64,
+    /// The number of the dial in that process.
+    pub(super) dial: u64,
+}
+
+/// Dropping a phase ends its tasks, and with them its socket.
+enum Phase {
+    Listening,
+    Connecting {
+        attempt: u32,
+        dial: u64,
+        _task: JoinSet<()>,
+    },
+    Handshaking {
+        attempt: u32,
+        dial: u64,
+        _task: JoinSet<()>,
+    },
+    Up(Connection),
+}
+
+struct Connection {
+    /// First, so that the slot is emptied before the tasks are aborted.
+    live: Live,
+    _tasks: JoinSet<()>,
+    attempt: u32,
+    since: Instant,
+    /// The peer's (incarnation, dial), if the peer dialed.
+    origin: Option<(u64, u64)>,
+}
+
+/// The link actor's state.
+pub(super) struct State {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    owner: u64,
+    phase: Phase,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.slot.set_phase(self.owner, LinkPhase::Stopped);
+    }
+}
+
+impl Actor for Link {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        Arguments { shared, slot }: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let owner = slot.claim();
+        let mut state = State {
+            shared,
+            slot,
+            owner,
+            phase: Phase::Listening,
+        };
+        state.idle(&myself, 0, Duration::ZERO);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Dialed { dial, outcome } => state.dialed(&myself, dial, outcome),
+            Message::Greeted { dial, outcome } => state.greeted(&myself, dial, outcome),
+            Message::Accepted(accepted) => state.accepted(&myself, accepted),
+            Message::Ended { epoch, cause } => state.ended(&myself, epoch, &cause),
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn enter(&mut self, phase: Phase) {
+        let shown = match &phase {
+            Phase::Listening => LinkPhase::Listening,
+            Phase::Connecting { attempt, .. } => LinkPhase::Connecting { attempt: *attempt },
+            Phase::Handshaking { attempt, .. } => LinkPhase::Handshaking { attempt: *attempt },
+            Phase::Up(connection) => LinkPhase::Up {
+                epoch: connection.live.epoch,
+            },
+        };
+        self.phase = phase;
+        self.slot.set_phase(self.owner, shown);
+    }
+
+    /// Without a connection: dial after `wait`, or expect the peer to.
+    fn idle(&mut self, myself: &ActorRef<Message>, attempt: u32, wait: Duration) {
+        if !self.shared.local.dials(self.slot.peer) {
+            return self.enter(Phase::Listening);
+        }
+        let dial = self.slot.next_dial();
+        let (shared, slot) = (Arc::clone(&self.shared), Arc::clone(&self.slot));
+        let mut report = Report::new(
+            myself,
+            Message::Dialed {
+                dial,
+                outcome: Err(Failure::Lost),
+            },
+        );
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            sleep(wait).await;
+            let outcome = greeting::dial(&shared, &slot).await;
+            report.set(Message::Dialed { dial, outcome });
+        });
+        self.enter(Phase::Connecting {
+            attempt,
+            dial,
+            _task: task,
+        });
+    }
+
+    fn dialed(&mut self, myself: &ActorRef<Message>, of: u64, outcome: Result<TcpStream, Failure>) {
+        let attempt = match self.phase {
+            Phase::Connecting { attempt, dial, .. } if dial == of => attempt,
+            _ => return,
+        };
+        let stream = match outcome {
+            Ok(stream) => stream,
+            Err(failure) => return self.failed(myself, attempt, &failure),
+        };
+        let (shared, slot) = (Arc::clone(&self.shared), Arc::clone(&self.slot));
+        let lost = Message::Greeted {
+            dial: of,
+            outcome: Err(Failure::Lost),
+        };
+        let mut report = Report::new(myself, lost);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let outcome = greeting::greet(&shared, &slot, stream, of).await;
+            report.set(Message::Greeted { dial: of, outcome });
+        });
+        self.enter(Phase::Handshaking {
+            attempt,
+            dial: of,
+            _task: task,
+        });
+    }
+
+    fn greeted(
+        &mut self,
+        myself: &ActorRef<Message>,
+        of: u64,
+        outcome: Result<TcpStream, Failure>,
+    ) {
+        let attempt = match self.phase {
+            Phase::Handshaking { attempt, dial, .. } if dial == of => attempt,
+            _ => return,
+        };
+        match outcome {
+            Ok(stream) => self.up(myself, stream, attempt, None),
+            Err(failure) => self.failed(myself, attempt, &failure),
+        }
+    }
+
+    fn accepted(&mut self, myself: &ActorRef<Message>, accepted: Accepted) {
+        let origin = (accepted.incarnation, accepted.dial);
+        if let Phase::Up(Connection {
+            origin: Some((incarnation, dial)),
+            ..
+        }) = self.phase
+            && incarnation == origin.0
+            && dial >= origin.1
+        {
+            // Two handshakes overtook each other; the peer has given this connection up already.
+            return;
+        }
+        self.up(myself, accepted.stream, 0, Some(origin));
+    }
+
+    fn up(
+        &mut self,
+        myself: &ActorRef<Message>,
+        stream: TcpStream,
+        attempt: u32,
+        origin: Option<(u64, u64)>,
+    ) {
+        let Opened {
+            live,
+            frames,
+            cancel,
+        } = self.slot.open(&self.shared);
+        let epoch = live.epoch;
+        let (pong_sender, pongs) = mpsc::channel(PONGS_MAX);
+        let started = Instant::now();
+        let reader = Reader {
+            shared: Arc::clone(&self.shared),
+            slot: Arc::clone(&self.slot),
+            epoch,
+            pongs: pong_sender,
+            started,
+        };
+        let writer = Writer {
+            shared: Arc::clone(&self.shared),
+            slot: Arc::clone(&self.slot),
+            frames,
+            pongs,
+            started,
+        };
+        let (read_half, write_half) = stream.into_split();
+        let mut tasks = JoinSet::new();
+        let mut task = |run: std::pin::Pin<Box<dyn Future<Output = Cause> + Send>>| {
+            let mut report = Report::new(
+                myself,
+                Message::Ended {
+                    epoch,
+                    cause: Cause::Lost,
+                },
+            );
+            let cancel = cancel.clone();
+            tasks.spawn(async move {
+                let cause = cancel
+                    .run_until_cancelled(run)
+                    .await
+                    .unwrap_or(Cause::Replaced);
+                report.set(Message::Ended { epoch, cause });
+            });
+        };
+        task(Box::pin(reader.run(read_half)));
+        task(Box::pin(writer.run(write_half)));
+        tracing::info!(
+            node = %self.shared.local.node, peer = %self.slot.peer, lane = %self.slot.lane, epoch,
+            "link up"
+        );
+        self.enter(Phase::Up(Connection {
+            live,
+            _tasks: tasks,
+            attempt,
+            since: started,
+            origin,
+        }));
+    }
+
+    fn failed(&mut self, myself: &ActorRef<Message>, attempt: u32, failure: &Failure) {
+        let shared = Arc::clone(&self.shared);
+        self.trouble(&failure.to_string());
+        let refused = if let Failure::Refused(reason) = failure {
+            shared.refused(self.slot.peer, reason);
+            true
+        } else {
+            false
+        };
+        // A refusal is a configuration that somebody has to change: nothing is won by haste.
+        let wait = self.wait(if refused { u32::MAX } else { attempt });
+        self.idle(myself, attempt.saturating_add(1), wait);
+    }
+
+    fn ended(&mut self, myself: &ActorRef<Message>, of: u64, cause: &Cause) {
+        let Phase::Up(connection) = &self.phase else {
+            return;
+        };
+        if connection.live.epoch != of {
+            return;
+        }
+        // A connection that did not last counts as a failed attempt.
+        let lasted = connection.since.elapsed() >= self.shared.settings.backoff_max;
+        let attempt = if lasted { 0 } else { connection.attempt };
+        self.trouble(&cause.to_string());
+        let wait = self.wait(attempt);
+        self.idle(myself, attempt.saturating_add(1), wait);
+    }
+
+    fn wait(&self, attempt: u32) -> Duration {
+        let settings = &self.shared.settings;
+        backoff::delay(
+            settings.backoff_first,
+            settings.backoff_max,
+            attempt,
+            rand::random(),
+        )
+    }
+
+    /// Says what went wrong, once until something else does.
+    fn trouble(&self, error: &str) {
+        let (node, peer, lane) = (self.shared.local.node, self.slot.peer, self.slot.lane);
+        if self.slot.note_error(error) {
+            tracing::info!(%node, %peer, %lane, error, "link down");
+        } else {
+            tracing::debug!(%node, %peer, %lane, error, "link still down");
+        }
+    }
+}
+
+/// Sends its message when it is dropped: a task that holds one is heard of however it ends.
+struct Report {
+    link: ActorRef<Message>,
+    message: Option<Message>,
+}
+
+impl Report {
+    fn new(link: &ActorRef<Message>, lost: Message) -> Report {
+        Report {
+            link: link.clone(),
+            message: Some(lost),
+        }
+    }
+
+    fn set(&mut self, message: Message) {
+        self.message = Some(message);
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if let Some(message) = self.message.take() {
+            // A link that is gone needs no report.
+            let _ = self.link.cast(message);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What an operator may know about links.
+
+use std::collections::BTreeMap;
+
+use converge_ledger_core::NodeId;
+use serde::Serialize;
+
+use super::Lane;
+
+/// Where a link stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkPhase {
+    /// Its actor does not run.
+    Stopped,
+    /// The peer, which has the higher id, is expected to dial.
+    Listening,
+    /// Waiting to dial, or dialing.
+    Connecting {
+        /// Dials since the last connection that lasted.
+        attempt: u32,
+    },
+    /// Connected, the peer has not answered the hello.
+    Handshaking {
+        /// Dials since the last connection that lasted.
+        attempt: u32,
+    },
+    /// Frames flow.
+    Up {
+        /// The connection.
+        epoch: u64,
+    },
+}
+
+/// One peer.
+#[derive(Debug, Clone, Serialize)]
+pub struct PeerStatus {
+    /// Its id.
+    pub id: NodeId,
+    /// The configured address.
+    pub address: String,
+    /// Whether every lane is up.
+    pub connected: bool,
+    /// Each lane.
+    pub lanes: BTreeMap<Lane, LaneStatus>,
+    /// Why the last handshake was refused, by either side; `None` once a lane is up.
+    pub refused: Option<String>,
+    /// Round-trip time of the last ping on the control lane, in microseconds.
+    pub rtt_us: Option<u64>,
+}
+
+/// One link.
+#[derive(Debug, Clone, Serialize)]
+pub struct LaneStatus {
+    /// Where it stands.
+    pub phase: LinkPhase,
+    /// The connection that is up.
+    pub epoch: Option<u64>,
+    /// Connections so far.
+    pub connections: u64,
+    /// Data frames written to the socket.
+    pub frames_sent: u64,
+    /// Their payload bytes.
+    pub bytes_sent: u64,
+    /// Data frames delivered.
+    pub frames_received: u64,
+    /// Their payload bytes.
+    pub bytes_received: u64,
+    /// Frames refused because the queue was full.
+    pub shed: u64,
+    /// Why the last connection ended or could not be made.
+    pub last_error: Option<String>,
+    /// Round-trip time of the last ping, in microseconds.
+    pub rtt_us: Option<u64>,
+}
+
+/// What happened at the peer port since the process started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct ListenerStatus {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Handshakes that ended well.
+    pub joined: u64,
+    /// Handshakes refused.
+    pub refused: u64,
+    /// Connections closed because what came was no hello.
+    pub malformed: u64,
+    /// Connections closed because no hello came in time, or the peer went away.
+    pub timed_out: u64,
+    /// Connections closed to make room for newer ones.
+    pub crowded_out: u64,
+    /// Failed calls of accept.
+    pub accept_errors: u64,
+}

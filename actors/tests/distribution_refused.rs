@@ -1,0 +1,212 @@
+//! Nodes that do not belong together, and what is said of it. Alone in its process, because it counts
+//! log lines.
+#![allow(missing_docs)]
+
+mod distribution_support;
+
+use std::fmt;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use converge_actors::distribution::Settings;
+use converge_ledger_core::ClusterId;
+use distribution_support::*;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber, span};
+
+static WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Remembers warnings.
+struct Log;
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::WARN
+    }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        WARNINGS.lock().unwrap().push(line.0);
+    }
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.push_str(&format!("{}={value:?} ", field.name()));
+    }
+}
+
+fn warnings(of: u64, about: &str) -> usize {
+    let node = format!("node={of} ");
+    let lines = WARNINGS.lock().unwrap();
+    lines
+        .iter()
+        .filter(|line| line.contains(&node) && line.contains(about))
+        .count()
+}
+
+fn quick() -> Settings {
+    Settings {
+        backoff_first: Duration::from_millis(5),
+        backoff_max: Duration::from_millis(20),
+        ..settings()
+    }
+}
+
+/// Waits until `node` has refused, or been refused, so often that a loop of logging would show.
+async fn refused_often(acceptor: &Node, at_least: u64) {
+    let wait = async {
+        while acceptor.distribution.listener_status().refused < at_least {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait)
+        .await
+        .expect("not refused often enough");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_are_refused_and_told_of_once() {
+    tracing::subscriber::set_global_default(Log).unwrap();
+    wrong_cluster().await;
+    unknown_node().await;
+    wrong_address().await;
+    forged_ids().await;
+}
+
+async fn wrong_cluster() {
+    let (socket, address) = bind();
+    let peers = [(12, "unused.invalid:1".to_owned())];
+    let one = Node::start(11, CLUSTER, quick(), Some(socket), &peers).await;
+    let two = Node::start(
+        12,
+        ClusterId([8; 16]),
+        quick(),
+        None,
+        &[(11, address.clone())],
+    )
+    .await;
+    refused_often(&one, 20).await;
+    two.sink.until("its refusal", |seen| !seen.is_empty()).await;
+    for (node, peer) in [(&one, 12), (&two, 11)] {
+        let told = node.sink.refusals();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].0, Some(peer));
+        assert!(told[0].1.contains("belongs to cluster"), "{}", told[0].1);
+        assert_eq!(warnings(node.id, "belongs to cluster"), 1);
+        assert_eq!(
+            node.distribution.status()[0].refused.as_ref(),
+            Some(&told[0].1)
+        );
+    }
+    assert_eq!(
+        one.sink.refusals()[0].1,
+        two.sink.refusals()[0].1,
+        "both sides say the same"
+    );
+    two.stop().await;
+
+    // The configuration was corrected: it connects, and the old reason is forgotten.
+    let two = Node::start(12, CLUSTER, quick(), None, &[(11, address)]).await;
+    two.connected().await;
+    one.connected().await;
+    assert_eq!(one.distribution.status()[0].refused, None);
+    one.stop().await;
+    two.stop().await;
+}
+
+async fn unknown_node() {
+    let (socket, address) = bind();
+    let peers = [(22, "unused.invalid:1".to_owned())];
+    let one = Node::start(21, CLUSTER, quick(), Some(socket), &peers).await;
+    let three = Node::start(23, CLUSTER, quick(), None, &[(21, address)]).await;
+    refused_often(&one, 20).await;
+    three
+        .sink
+        .until("its refusal", |seen| !seen.is_empty())
+        .await;
+    assert_eq!(one.sink.refusals().len(), 1);
+    assert_eq!(one.sink.refusals()[0].0, None);
+    assert_eq!(three.sink.refusals().len(), 1);
+    assert_eq!(
+        (warnings(21, "not among"), warnings(23, "not among")),
+        (1, 1)
+    );
+    one.stop().await;
+    three.stop().await;
+}
+
+async fn wrong_address() {
+    let (socket, address) = bind();
+    let peers = [(33, "unused.invalid:1".to_owned())];
+    let one = Node::start(31, CLUSTER, quick(), Some(socket), &peers).await;
+    let three = Node::start(33, CLUSTER, quick(), None, &[(32, address)]).await;
+    three
+        .sink
+        .until("its refusal", |seen| !seen.is_empty())
+        .await;
+    let reason = &three.sink.refusals()[0].1;
+    assert!(
+        reason.contains("node 33 dialed node 32 but reached node 31"),
+        "{reason}"
+    );
+    one.stop().await;
+    three.stop().await;
+}
+
+async fn forged_ids() {
+    let (socket, address) = bind();
+    let peers = [
+        (41, "127.0.0.1:1".to_owned()),
+        (43, "unused.invalid:1".to_owned()),
+    ];
+    let two = Node::start(42, CLUSTER, quick(), Some(socket), &peers).await;
+    for (forged, reason) in [
+        (hello(42, 42, 1), "own id"),
+        (hello(41, 42, 1), "higher id dials"),
+        (
+            RawHello {
+                lane: 9,
+                ..hello(43, 42, 1)
+            },
+            "lane 9",
+        ),
+        (
+            RawHello {
+                group: 9,
+                ..hello(43, 42, 1)
+            },
+            "group 9",
+        ),
+        (
+            RawHello {
+                protocol_min: 7,
+                protocol_max: 9,
+                ..hello(43, 42, 1)
+            },
+            "peer protocols",
+        ),
+    ] {
+        let (mut stream, kind) = greet(&address, &forged).await;
+        assert_eq!(kind, Some(REFUSE), "{forged:?}");
+        closed(&mut stream).await;
+        let told = two.sink.refusals();
+        assert!(told.last().unwrap().1.contains(reason), "{told:?}");
+    }
+    assert!(
+        two.sink
+            .seen()
+            .iter()
+            .all(|seen| matches!(seen, Seen::Refused { .. }))
+    );
+    two.stop().await;
+}
