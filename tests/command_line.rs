@@ -1,0 +1,296 @@
+//! Bad input of the command line and the configuration: a non-zero exit that names the key or path
+//! and the next step. And the exit codes that a script can rely on.
+#![cfg(feature = "cli")]
+#![allow(missing_docs, clippy::print_stderr)]
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use support::node::{BINARY, Node, cli, free_address};
+use tempfile::TempDir;
+
+/// A start that cannot succeed ends within this.
+const REFUSAL: Duration = Duration::from_secs(20);
+
+const USAGE: i32 = 2;
+const UNAVAILABLE: i32 = 3;
+const PRECONDITION: i32 = 4;
+const INTEGRITY: i32 = 5;
+
+/// Runs `start` on an empty directory; kills it, and fails, when it does not end by itself.
+fn start(directory: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(BINARY);
+    command.arg("start").args(arguments).envs(environment.iter().copied());
+    command.env("CONVERGE_LEDGER__LISTEN__PEER", "127.0.0.1:0").env_remove("GRPC_PORT");
+    let mut child = command
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + REFUSAL;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > end {
+            child.kill().unwrap();
+            let output = child.wait_with_output().unwrap();
+            panic!("{arguments:?} {environment:?} was accepted: {output:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.wait_with_output().unwrap()
+}
+
+/// The output is a refusal that holds each of the words.
+#[track_caller]
+fn names(output: &Output, words: &[&str]) {
+    let error = String::from_utf8_lossy(&output.stderr);
+    let code = output.status.code();
+    assert!(code.is_some_and(|code| code != 0), "ended with {code:?}: {error}");
+    assert!(output.stdout.is_empty(), "a refusal prints nothing on standard output: {output:?}");
+    for word in words {
+        assert!(error.contains(word), "the reason does not name {word:?}: {error}");
+    }
+    assert!(!error.contains("panicked"), "a refusal is not a panic: {error}");
+}
+
+#[test]
+fn impossible_settings_name_their_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let huge = u64::MAX.to_string();
+    let cases = [
+        ("node.id", "0"),
+        ("node.id", "-1"),
+        ("node.id", "one"),
+        ("node.id", "1.5"),
+        ("node.id", "99999999999999999999"),
+        ("node.data_dir", ""),
+        ("listen.grpc", "127.0.0.1"),
+        ("listen.grpc", "127.0.0.1:65536"),
+        ("listen.grpc", "127.0.0.1:-1"),
+        ("cluster.name", ""),
+        ("cluster.peers", "2=127.0.0.1:7001"),
+        ("cluster.peers", "1=127.0.0.1:7001,2=127.0.0.1:7002"),
+        ("cluster.peers", "1=127.0.0.1:7001,1=127.0.0.1:7002,3=127.0.0.1:7003"),
+        ("cluster.peers", "1=127.0.0.1:7001,2=127.0.0.1:7001,3=127.0.0.1:7003"),
+        ("cluster.peers", "1=127.0.0.1:7001,0=127.0.0.1:7002,3=127.0.0.1:7003"),
+        ("cluster.peers", "1=127.0.0.1:7001,2=,3=127.0.0.1:7003"),
+        ("cluster.peers", "1:127.0.0.1:7001"),
+        ("raft.heartbeat_ms", "0"),
+        ("raft.heartbeat_ms", "-100"),
+        ("raft.heartbeat_ms", &huge),
+        ("raft.election_ms", "0"),
+        ("raft.election_ms", "100"),
+        ("raft.election_ms", "50"),
+        ("raft.election_ms", &huge),
+        ("limits.payload_bytes", "0"),
+        ("limits.payload_bytes", "-1"),
+        ("limits.payload_bytes", &huge),
+        ("limits.inflight_bytes", "0"),
+        ("limits.inflight_bytes", "1"),
+        ("limits.inflight_bytes", &huge),
+        ("limits.response_bytes", "0"),
+        ("limits.snapshot_bytes", "0"),
+    ];
+    for (key, value) in cases {
+        let name = format!("CONVERGE_LEDGER__{}", key.replace('.', "__").to_uppercase());
+        let output = start(directory.path(), &["--grpc", "127.0.0.1:0"], &[(&name, value)]);
+        let grpc = start(directory.path(), &[], &[(&name, value)]);
+        names(if key == "listen.grpc" { &grpc } else { &output }, &[key]);
+        // The same in a file.
+        let (section, field) = key.split_once('.').unwrap();
+        let file = directory.path().join("bad.toml");
+        let quoted = if section == "raft" || section == "limits" || key == "node.id" { value.to_owned() } else { format!("{value:?}") };
+        std::fs::write(&file, format!("[{section}]\n{field} = {quoted}\n")).unwrap();
+        let output = start(directory.path(), &["--config", "bad.toml"], &[]);
+        let parses = !["one", "99999999999999999999", &huge].contains(&value);
+        names(&output, if parses { &[key] } else { &["bad.toml"] });
+    }
+    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["bad.toml"], "a refused start leaves nothing behind");
+}
+
+#[test]
+fn unknown_keys_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ledger.toml");
+    for (text, key) in [
+        ("[raft]\nheartbeat = 100\n", "raft.heartbeat"),
+        ("[raftt]\nheartbeat_ms = 100\n", "raftt"),
+        ("colour = 1\n", "colour"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        names(&start(directory.path(), &["--config", "ledger.toml"], &[]), &[key, "ledger.toml"]);
+    }
+    let environment = [("CONVERGE_LEDGER__RAFT__HEARTBEAT", "100")];
+    names(&start(directory.path(), &[], &environment), &["raft.heartbeat"]);
+    let output = start(directory.path(), &["--colour", "red"], &[]);
+    names(&output, &["--colour"]);
+    assert_eq!(output.status.code(), Some(USAGE));
+}
+
+#[test]
+fn a_configuration_file_that_cannot_be_used_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    names(&start(directory.path(), &["--config", "absent.toml"], &[]), &["absent.toml", "--config"]);
+    names(&start(directory.path(), &["--config", "."], &[]), &["configuration file"]);
+    let file = directory.path().join("broken.toml");
+    for broken in [&b"[node\nid = 1"[..], b"\xff\xfe", b"id == 1"] {
+        std::fs::write(&file, broken).unwrap();
+        names(&start(directory.path(), &["--config", "broken.toml"], &[]), &["broken.toml"]);
+    }
+    std::fs::write(&file, vec![b'#'; 4 << 20]).unwrap();
+    names(&start(directory.path(), &["--config", "broken.toml"], &[]), &["broken.toml"]);
+}
+
+#[test]
+fn an_address_that_cannot_be_bound_names_its_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    names(&start(directory.path(), &["--grpc", &address], &[]), &["listen.grpc", &address]);
+    let output = start(directory.path(), &["--grpc", "127.0.0.1:0", "--peer", &address], &[]);
+    names(&output, &["listen.peer", &address]);
+    // TEST-NET-1: an address that this machine does not have.
+    let output = start(directory.path(), &["--grpc", "192.0.2.1:50051"], &[]);
+    names(&output, &["listen.grpc", "192.0.2.1:50051"]);
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_used_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "not a directory").unwrap();
+    let grpc = ["--grpc", "127.0.0.1:0", "--data-dir"];
+    names(&start(directory.path(), &[&grpc[..], &["file"]].concat(), &[]), &["file"]);
+    assert_eq!(std::fs::read(&file).unwrap(), b"not a directory");
+    let output = start(directory.path(), &[&grpc[..], &["/proc/none"]].concat(), &[]);
+    names(&output, &["/proc/none"]);
+    // A directory with someone else's files is not made into a node's.
+    let foreign = directory.path().join("foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(foreign.join("thesis.txt"), "years of work").unwrap();
+    names(&start(directory.path(), &[&grpc[..], &["foreign"]].concat(), &[]), &["foreign"]);
+    let count = std::fs::read_dir(&foreign).unwrap().count();
+    assert_eq!(count, 1, "a refused start leaves nothing behind");
+}
+
+#[test]
+fn a_read_only_data_directory_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let sealed = directory.path().join("sealed");
+    std::fs::create_dir(&sealed).unwrap();
+    std::fs::set_permissions(&sealed, std::fs::Permissions::from_mode(0o500)).unwrap();
+    if std::fs::write(sealed.join("probe"), "").is_ok() {
+        eprintln!("skipped: a read-only directory does not stop this user (root)");
+        return;
+    }
+    names(&start(directory.path(), &["--grpc", "127.0.0.1:0", "--data-dir", "sealed"], &[]), &["sealed"]);
+}
+
+/// A node to talk to.
+struct Served {
+    node: Node,
+    directory: TempDir,
+}
+
+async fn served() -> Served {
+    let directory = tempfile::tempdir().unwrap();
+    let mut node = Node::new(directory.path(), 1);
+    node.start().await;
+    Served { node, directory }
+}
+
+impl Served {
+    async fn run(&self, arguments: &[&str]) -> Output {
+        let url = self.node.url();
+        cli(&[arguments, &["--endpoint", &url]].concat()).await
+    }
+
+    /// Runs a command that succeeds, and gives what it printed as JSON.
+    async fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.run(&[arguments, &["--output", "json"]].concat()).await;
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {output:?}"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn port_0_and_a_second_node_on_one_directory() {
+    let mut served = served().await;
+    assert!(served.node.ready_line.contains(&served.node.grpc), "{}", served.node.ready_line);
+    // The directory is taken while its owner lives, and free when it was killed.
+    let data = served.node.data.display().to_string();
+    let output = start(served.directory.path(), &["--grpc", "127.0.0.1:0", "--data-dir", &data], &[]);
+    names(&output, &[&data]);
+    served.node.kill().await;
+    served.node.grpc = "127.0.0.1:0".to_owned();
+    served.node.start().await;
+    let line = served.node.ready_line.clone();
+    let port = line.split("127.0.0.1:").filter_map(|rest| {
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse::<u16>().ok()
+    });
+    let ports: Vec<u16> = port.filter(|port| *port != 0).collect();
+    assert!(!ports.is_empty(), "the ready line names the port that the system chose: {line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn append_get_snapshot_and_load_answer_in_json_for_programs() {
+    let served = served().await;
+    let appended = served.json(&["append", "orders", "facts", "hello"]).await;
+    assert!(appended.to_string().contains("\"sequence\":1"), "{appended}");
+    let read = served.json(&["get", "orders", "--after", "0", "--limit", "10"]).await;
+    assert!(read.to_string().contains("facts"), "{read}");
+    let blob = served.directory.path().join("orders.snapshot").display().to_string();
+    let taken = served.run(&["snapshot", "orders", "--to", &blob]).await;
+    assert!(taken.status.success(), "{taken:?}");
+    let loaded = served.run(&["load", "copied", "--from", &blob]).await;
+    assert!(loaded.status.success(), "{loaded:?}");
+    let status = served.json(&["status"]).await;
+    for field in ["node_id", "cluster_id", "role", "leader_id", "term", "commit_index", "applied_index", "last_position", "peers", "alarms"] {
+        assert!(!status[field].is_null(), "status lacks {field}: {status}");
+    }
+    assert_eq!(status["role"], "leader");
+    let tree = served.json(&["tree"]).await;
+    for actor in ["storage", "replication", "entry", "watch", "links", "listener", "connections"] {
+        assert!(tree.to_string().contains(actor), "the tree lacks {actor}: {tree}");
+    }
+    for people in [&["status"][..], &["tree"], &["get", "orders"]] {
+        let output = served.run(people).await;
+        assert!(output.status.success() && !output.stdout.is_empty(), "{people:?}: {output:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exit_codes_say_what_happened() {
+    let served = served().await;
+    let code = |output: Output| (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned());
+    let url = served.node.url();
+
+    assert_eq!(code(cli(&["append"]).await).0, Some(USAGE));
+    assert_eq!(code(cli(&["no-such-command"]).await).0, Some(USAGE));
+    let nobody = format!("http://{}", free_address());
+    let (unavailable, error) = code(cli(&["get", "orders", "--endpoint", &nobody]).await);
+    assert_eq!(unavailable, Some(UNAVAILABLE), "{error}");
+    assert!(error.contains(&nobody) || error.contains(nobody.trim_start_matches("http://")), "{error}");
+    let (usage, error) = code(cli(&["get", "orders", "--endpoint", "not a url"]).await);
+    assert!(usage.is_some_and(|code| code != 0) && error.contains("not a url"), "{error}");
+
+    assert!(served.run(&["append", "orders", "facts", "hello"]).await.status.success());
+    let blob = served.directory.path().join("blob").display().to_string();
+    assert!(served.run(&["snapshot", "orders", "--to", &blob]).await.status.success());
+    let (exists, error) = code(served.run(&["load", "orders", "--from", &blob, "--fail-if-exists"]).await);
+    assert_eq!(exists, Some(PRECONDITION), "{error}");
+    std::fs::write(&blob, "garbage").unwrap();
+    let (integrity, error) = code(served.run(&["load", "fresh", "--from", &blob]).await);
+    assert_eq!(integrity, Some(INTEGRITY), "{error}");
+    let (absent, error) = code(served.run(&["load", "fresh", "--from", "/no/such/file"]).await);
+    assert!(absent == Some(1) && error.contains("/no/such/file"), "{absent:?} {error}");
+    let (empty, error) = code(cli(&["append", "", "facts", "x", "--endpoint", &url]).await);
+    assert!(empty.is_some_and(|code| code != 0), "an empty context is refused: {error}");
+}

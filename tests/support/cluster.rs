@@ -1,0 +1,138 @@
+//! Several nodes, and what must be the same on all of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tonic::Request;
+
+use super::node::{self, Node, free_address};
+use super::wire::{self, Entry, GetRequest};
+use super::until;
+
+/// Entries of one page when a whole context is read.
+const PAGE: u32 = 1000;
+/// For a new leader, and for a restarted node to catch up.
+pub const SETTLED: Duration = Duration::from_secs(40);
+
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    pub directory: TempDir,
+}
+
+impl Cluster {
+    /// Three nodes with short election time-outs; not started.
+    pub fn new() -> Self {
+        Self::of(3)
+    }
+
+    pub fn of(size: u64) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let nodes = nodes(directory.path(), size);
+        Self { nodes, directory }
+    }
+
+    pub async fn start(&mut self) {
+        for node in &mut self.nodes {
+            node.spawn();
+        }
+        for node in &mut self.nodes {
+            node.ready().await;
+        }
+        self.leader().await;
+    }
+
+    /// The index of the one node that leads.
+    pub async fn leader(&self) -> usize {
+        until("one node leads", SETTLED, || async {
+            let mut leaders = Vec::new();
+            for (index, node) in self.nodes.iter().enumerate() {
+                if node.is_leader().await {
+                    leaders.push(index);
+                }
+            }
+            (leaders.len() == 1).then(|| leaders[0])
+        })
+        .await
+    }
+
+    /// Waits until every node has applied all that any has in its log.
+    pub async fn converged(&self) -> Vec<serde_json::Value> {
+        until("every node has applied the same", SETTLED, || async {
+            let mut statuses = Vec::new();
+            for node in &self.nodes {
+                statuses.push(node.status().await?);
+            }
+            let applied = &statuses[0]["applied_index"];
+            let same = statuses.iter().all(|s| &s["applied_index"] == applied && &s["commit_index"] == applied);
+            same.then_some(statuses)
+        })
+        .await
+    }
+
+    /// Waits for convergence, holds that digests and entries are equal, and gives the entries.
+    pub async fn agreed(&self, contexts: &[String]) -> BTreeMap<String, Vec<Entry>> {
+        let statuses = self.converged().await;
+        for field in ["digest", "last_position", "cluster_id"] {
+            let values: Vec<_> = statuses.iter().map(|status| &status[field]).collect();
+            assert!(!values[0].is_null(), "status lacks {field}: {}", statuses[0]);
+            assert!(values.iter().all(|value| *value == values[0]), "{field} differs: {values:?}");
+        }
+        let mut agreed = BTreeMap::new();
+        for context in contexts {
+            let first = read_all(&self.nodes[0], context).await;
+            for node in &self.nodes[1..] {
+                let other = read_all(node, context).await;
+                assert!(first == other, "nodes {} and {} differ in {context}", self.nodes[0].id, node.id);
+            }
+            agreed.insert(context.clone(), first);
+        }
+        let total: usize = agreed.values().map(Vec::len).sum();
+        assert!(statuses[0]["last_position"].as_u64() >= Some(total as u64), "{}", statuses[0]);
+        agreed
+    }
+
+    pub async fn kill_all(&mut self) {
+        for node in &mut self.nodes {
+            node.kill().await;
+        }
+    }
+}
+
+/// Nodes 1..=size that list each other.
+pub fn nodes(root: &Path, size: u64) -> Vec<Node> {
+    let addresses: BTreeMap<u64, String> = (1..=size).map(|id| (id, free_address())).collect();
+    let make = |id: u64| {
+        let mut node = Node::new(root, id);
+        node.peer = addresses[&id].clone();
+        node.peers = Some(node::peers(&addresses));
+        node.set("raft.heartbeat_ms", 50);
+        node.set("raft.election_ms", 400);
+        node
+    };
+    (1..=size).map(make).collect()
+}
+
+/// Every entry of a context, by linearizable reads of one node.
+pub async fn read_all(node: &Node, context: &str) -> Vec<Entry> {
+    let channel = node.channel();
+    let mut entries: Vec<Entry> = Vec::new();
+    loop {
+        let after_sequence = entries.last().map_or(0, |entry| entry.sequence);
+        let query = GetRequest { context_id: context.to_owned(), key: String::new(), after_sequence, limit: PAGE };
+        let page = until("a read succeeds", SETTLED, || async {
+            let mut request = Request::new(query.clone());
+            request.set_timeout(Duration::from_secs(5));
+            wire::get(&channel, request).await.ok()
+        })
+        .await
+        .into_inner();
+        if page.entries.is_empty() {
+            assert_eq!(page.latest_sequence, entries.len() as u64, "the last page of {context} ends early");
+            return entries;
+        }
+        entries.extend(page.entries);
+    }
+}
+
