@@ -1,0 +1,381 @@
+//! One task per incarnation of a child: starts it, waits for its end, stops it when told.
+//!
+//! The supervisor never awaits a child; its minder does, and reports by message. A minder outlives its supervisor: when
+//! the supervisor's end of the order channel is dropped, it calls off the start or kills the child, and it holds the
+//! incarnation's [`Live`] until the child's join handle has completed. So whatever a supervisor dies of, nothing it
+//! started stays, and its successor can wait for that.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use ractor::concurrency::JoinHandle;
+use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
+
+use crate::exit::{Exit, KILLED, SHUTDOWN};
+use crate::node::{Berth, Live, Node};
+use crate::spec::{Body, ChildSpec, Shutdown, Spawned, Spawning};
+use crate::strategy::Failure;
+use crate::supervisor::{Msg, Setup, Supervisor};
+
+/// How long a killed actor, and a dead supervisor's subtree, may take to go. A kill takes effect at an await point, so
+/// only an actor that blocks its thread needs more; it can never be replaced, and its supervisor gives up.
+pub(crate) const KILL_WAIT: Duration = Duration::from_secs(30);
+
+/// Orders that can be waiting for a minder; a supervisor gives one.
+const ORDERS: usize = 1;
+
+/// How a supervisor's start ended, from the supervisor itself.
+pub(crate) type Boot = oneshot::Receiver<Result<(), Failure>>;
+
+/// What a minder tells its supervisor.
+#[derive(Clone, Debug)]
+pub(crate) enum Report {
+    /// The child is up.
+    Started,
+    /// It did not start, or its start was called off; nothing of it is left.
+    StartFailed(Failure),
+    /// It was up and nothing of it is left. An exit event knows better than this why.
+    Gone(Exit),
+    /// It was killed and is still there.
+    Stuck(String),
+}
+
+/// A supervisor's hold on one incarnation of a child.
+#[derive(Debug)]
+pub(crate) struct Minder {
+    pub(crate) incarnation: u64,
+    orders: mpsc::Sender<Shutdown>,
+    task: JoinHandle<Report>,
+}
+
+impl Minder {
+    /// Starts the next incarnation of `spec`, linked to `parent`, as its child number `child`.
+    pub(crate) fn start(
+        spec: &ChildSpec,
+        child: usize,
+        node: &Arc<Node>,
+        parent: ActorRef<Msg>,
+    ) -> Minder {
+        let (berth, live) = node.begin();
+        let incarnation = berth.incarnation;
+        let (orders, inbox) = mpsc::channel(ORDERS);
+        let job = Job {
+            spec: spec.clone(),
+            child,
+            berth,
+            parent,
+        };
+        Minder {
+            incarnation,
+            orders,
+            task: tokio::spawn(job.run(live, inbox)),
+        }
+    }
+
+    /// Orders the end of the child. A second order adds nothing to the first.
+    pub(crate) fn stop(&self, how: Shutdown) {
+        let _ = self.orders.try_send(how);
+    }
+
+    /// The minder's last report. To be awaited once, by a supervisor that reads no messages any more.
+    pub(crate) async fn end(&mut self) -> Report {
+        match (&mut self.task).await {
+            Ok(report) => report,
+            Err(error) => Report::Gone(Exit::abnormal(error.to_string())),
+        }
+    }
+}
+
+struct Job {
+    spec: ChildSpec,
+    child: usize,
+    berth: Berth,
+    parent: ActorRef<Msg>,
+}
+
+/// How a start went.
+enum Launch {
+    Up(Spawned),
+    Failed(Failure, Left),
+}
+
+/// What is left of a child after its end was awaited.
+enum Left {
+    Nothing,
+    /// Its task, which will not end.
+    Task(JoinHandle<()>),
+    /// Something below it.
+    Subtree,
+}
+
+impl Job {
+    async fn run(self, live: Live, mut orders: mpsc::Receiver<Shutdown>) -> Report {
+        let incarnation = self.berth.incarnation;
+        let (exit, report, left) = match self.launch(&mut orders).await {
+            Launch::Up((cell, join)) => {
+                self.node().running(incarnation);
+                self.report(Report::Started);
+                let (exit, left) = self.watch(cell, join, &mut orders).await;
+                (exit.clone(), Report::Gone(exit), left)
+            }
+            Launch::Failed(failure, left) => (
+                Exit::abnormal(failure.reason.clone()),
+                Report::StartFailed(failure),
+                left,
+            ),
+        };
+        let report = match left {
+            Left::Nothing => report,
+            Left::Task(join) => {
+                let stuck = Report::Stuck(still_runs(&self.node().path));
+                tokio::spawn(async move {
+                    let _ = join.await;
+                    drop(live);
+                });
+                self.report(stuck.clone());
+                return stuck;
+            }
+            Left::Subtree => Report::Stuck(still_runs(&self.node().live_below().join(", "))),
+        };
+        self.node().ended(incarnation, &exit);
+        drop(live); // gone: from here on a successor may start
+        self.report(report.clone());
+        report
+    }
+
+    fn node(&self) -> &Arc<Node> {
+        &self.berth.node
+    }
+
+    fn report(&self, report: Report) {
+        let incarnation = self.berth.incarnation;
+        // A supervisor that no longer reads will learn the end from `Minder::end`, or has died.
+        let _ = self.parent.send_message(Msg::Report {
+            child: self.child,
+            incarnation,
+            report,
+        });
+    }
+
+    fn failed(&self, reason: impl Into<String>) -> Failure {
+        Failure {
+            path: self.node().path.clone(),
+            reason: reason.into(),
+        }
+    }
+
+    /// Up to the moment when the child counts as started.
+    async fn launch(&self, orders: &mut mpsc::Receiver<Shutdown>) -> Launch {
+        // `None`: no bound, also when it lies beyond what the clock can say.
+        let deadline = self
+            .spec
+            .start_timeout
+            .and_then(|limit| Instant::now().checked_add(limit));
+        let (mut spawning, boot) = self.spawning();
+        let spawned = tokio::select! {
+            biased;
+            _ = orders.recv() => Err(self.failed("its start was called off")),
+            spawned = &mut spawning => spawned.map_err(|error| self.failed(describe(error))),
+            () = until(deadline) => Err(self.failed(self.timed_out())),
+        };
+        drop(spawning); // a start called off ends here, and only then does the berth become free
+        match (spawned, boot) {
+            (Err(failure), _) => Launch::Failed(failure, Left::Nothing),
+            (Ok(spawned), None) => Launch::Up(spawned),
+            (Ok(spawned), Some(boot)) => self.booting(spawned, boot, deadline, orders).await,
+        }
+    }
+
+    /// The actor to be, and for a supervisor the news of its children's start.
+    fn spawning(&self) -> (Spawning, Option<Boot>) {
+        let parent = self.parent.get_cell();
+        match &self.spec.body {
+            Body::Worker(launch) => (launch(self.berth.clone(), parent), None),
+            Body::Supervisor(spec) => {
+                let (tell, boot) = oneshot::channel();
+                let setup = Setup {
+                    spec: Arc::clone(spec),
+                    berth: self.berth.clone(),
+                    boot: tell,
+                };
+                let spawning = async move {
+                    let (actor, join) =
+                        Supervisor::spawn_linked(None, Supervisor, setup, parent).await?;
+                    Ok((actor.get_cell(), join))
+                };
+                (Box::pin(spawning), Some(boot))
+            }
+        }
+    }
+
+    /// A supervisor has been spawned and starts its children.
+    async fn booting(
+        &self,
+        (cell, mut join): Spawned,
+        boot: Boot,
+        deadline: Option<Instant>,
+        orders: &mut mpsc::Receiver<Shutdown>,
+    ) -> Launch {
+        let (failure, how) = tokio::select! {
+            biased;
+            order = orders.recv() => (self.failed("its start was called off"), order.unwrap_or(Shutdown::BrutalKill)),
+            booted = boot => match booted {
+                Ok(Ok(())) => return Launch::Up((cell, join)),
+                // It has stopped its children and is about to exit.
+                Ok(Err(failure)) => (failure, Shutdown::Infinity),
+                Err(_dropped) => (self.failed("it died while it was starting"), Shutdown::BrutalKill),
+            },
+            () = until(deadline) => (self.failed(self.timed_out()), Shutdown::BrutalKill),
+        };
+        let (_, ending) = self.end(cell, Some(&mut join), how, orders).await;
+        Launch::Failed(failure, ending.leaves(join))
+    }
+
+    /// From up to gone.
+    async fn watch(
+        &self,
+        cell: ActorCell,
+        mut join: JoinHandle<()>,
+        orders: &mut mpsc::Receiver<Shutdown>,
+    ) -> (Exit, Left) {
+        let order = tokio::select! {
+            biased;
+            _ = &mut join => None,
+            order = orders.recv() => Some(order.unwrap_or(Shutdown::BrutalKill)),
+        };
+        let (exit, ending) = match order {
+            // The exit event says why; this is for one that was unlinked from its supervisor.
+            None => {
+                let (_, ending) = self.end(cell, None, Shutdown::BrutalKill, orders).await;
+                (
+                    Exit::abnormal("ended without telling its supervisor"),
+                    ending,
+                )
+            }
+            Some(how) => self.end(cell, Some(&mut join), how, orders).await,
+        };
+        (exit, ending.leaves(join))
+    }
+
+    /// Ends the child the way it is to be ended, and waits until it and all below it are gone. Without `join`, its task
+    /// has already completed.
+    async fn end(
+        &self,
+        cell: ActorCell,
+        join: Option<&mut JoinHandle<()>>,
+        how: Shutdown,
+        orders: &mut mpsc::Receiver<Shutdown>,
+    ) -> (Exit, Ending) {
+        let mut exit = Exit::from_reason(Some(SHUTDOWN.to_owned()));
+        if let Some(join) = join {
+            self.node().stopping(self.berth.incarnation);
+            if !asked_to_stop(&cell, join, how, orders).await {
+                exit = Exit::abnormal(KILLED);
+                cell.kill();
+                if timeout(KILL_WAIT, join).await.is_err() {
+                    return (exit, Ending::TaskRuns);
+                }
+            }
+        }
+        // A killed supervisor's children are killed by `ractor`, which neither waits nor reaches one that is draining.
+        self.node().kill_subtree();
+        match timeout(KILL_WAIT, self.node().subtree_gone()).await {
+            Ok(()) => (exit, Ending::Gone),
+            Err(_) => (exit, Ending::SubtreeRuns),
+        }
+    }
+
+    fn timed_out(&self) -> String {
+        format!(
+            "it did not start within {:?}",
+            self.spec.start_timeout.unwrap_or_default()
+        )
+    }
+}
+
+/// How far an end got.
+enum Ending {
+    Gone,
+    TaskRuns,
+    SubtreeRuns,
+}
+
+impl Ending {
+    fn leaves(self, join: JoinHandle<()>) -> Left {
+        match self {
+            Ending::Gone => Left::Nothing,
+            Ending::TaskRuns => Left::Task(join),
+            Ending::SubtreeRuns => Left::Subtree,
+        }
+    }
+}
+
+/// Asks an actor to stop; true when it did in time. Gives up early when the supervisor dies: `ractor` kills the linked
+/// children of a dead supervisor, but not one that is already stopping.
+async fn asked_to_stop(
+    cell: &ActorCell,
+    join: &mut JoinHandle<()>,
+    how: Shutdown,
+    orders: &mut mpsc::Receiver<Shutdown>,
+) -> bool {
+    let patience = match how {
+        Shutdown::BrutalKill => return false,
+        Shutdown::Timeout(limit) => Some(limit),
+        Shutdown::Infinity => None,
+    };
+    cell.stop(Some(SHUTDOWN.to_owned()));
+    tokio::select! {
+        biased;
+        _ = join => true,
+        () = supervisor_died(orders) => false,
+        () = sleep_for(patience) => false,
+    }
+}
+
+fn still_runs(path: &str) -> String {
+    format!("{path} still runs {KILL_WAIT:?} after it was killed")
+}
+
+async fn supervisor_died(orders: &mut mpsc::Receiver<Shutdown>) {
+    while orders.recv().await.is_some() {}
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_for(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What an actor's failed start has to say, without `ractor`'s preamble.
+pub(crate) fn describe(error: SpawnErr) -> String {
+    match error {
+        SpawnErr::StartupFailed(inner) => inner.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// A task that is aborted when its owner lets go of it.
+#[derive(Debug)]
+pub(crate) struct AbortOnDrop(JoinHandle<()>);
+
+impl AbortOnDrop {
+    pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Self {
+        AbortOnDrop(tokio::spawn(future))
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,368 @@
+//! One place in the tree, outside any actor's state.
+//!
+//! A tree's nodes are made once, from its spec, and outlive every incarnation of the actors in them. They hold what
+//! snapshots read, and the count of what is still alive in each place: when a supervisor dies, its join handles die
+//! with it, and these counts are how its successor knows that the old subtree is gone. Nothing here decides anything.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ractor::{ActorCell, ActorId};
+use tokio::sync::watch;
+use tokio::time::{Duration, Instant};
+
+use crate::exit::Exit;
+use crate::spec::{Body, SupervisorSpec};
+use crate::strategy::Failure;
+
+/// What a node of the tree is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A supervisor of this kit.
+    Supervisor,
+    /// Any other actor.
+    Worker,
+}
+
+/// Where a child is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildState {
+    /// Its start is under way.
+    Starting,
+    /// It runs.
+    Running,
+    /// It ended and will be started again, after its backoff or when it is its turn.
+    Restarting,
+    /// It has been asked to stop.
+    Stopping,
+    /// It does not run.
+    Stopped,
+}
+
+/// The tree at one moment, as far as that exists: each node is consistent in itself.
+#[derive(Clone, Debug)]
+pub struct TreeSnapshot {
+    /// Depth first, in start order; the root is the first.
+    pub nodes: Vec<TreeNode>,
+}
+
+/// One node of a [`TreeSnapshot`].
+#[derive(Clone, Debug)]
+pub struct TreeNode {
+    /// Ids from the root, separated by `/`.
+    pub path: String,
+    /// Supervisor or worker.
+    pub kind: Kind,
+    /// Where it is in its life.
+    pub state: ChildState,
+    /// The actor, while there is one.
+    pub actor: Option<ActorId>,
+    /// Number of the current (or last) attempt to start it; the first is 1.
+    pub incarnation: u64,
+    /// Times it came up again after its first start.
+    pub restarts: u64,
+    /// Why its last incarnation ended, or did not start.
+    pub last_exit: Option<String>,
+    /// Time since it came up, while it runs.
+    pub uptime: Option<Duration>,
+}
+
+/// A place in the tree.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) path: String,
+    pub(crate) id: String,
+    pub(crate) kind: Kind,
+    pub(crate) children: Vec<Arc<Node>>,
+    /// Starts under way and actors not yet gone in this very place; more than one never lives at a time.
+    live: watch::Sender<usize>,
+    facts: Mutex<Facts>,
+}
+
+#[derive(Debug)]
+struct Facts {
+    state: ChildState,
+    /// The live actor.
+    cell: Option<ActorCell>,
+    /// Like `cell`, but kept after the end: exit events are matched with it.
+    actor: Option<ActorId>,
+    incarnation: u64,
+    starts: u64,
+    last_exit: Option<String>,
+    /// The incarnation whose end `last_exit` tells.
+    exited: u64,
+    up_since: Option<Instant>,
+    /// A temporary child that ended: as in OTP, it is no longer part of the tree.
+    forgotten: bool,
+    /// How a supervisor that exited in good order came to that. One that was killed leaves nothing here.
+    conclusion: Option<Result<(), Failure>>,
+}
+
+impl Node {
+    /// Nodes for a supervisor and all below it.
+    pub(crate) fn supervisor(path: String, id: String, spec: &SupervisorSpec) -> Arc<Node> {
+        let children = spec.children.iter().map(|child| {
+            let path = format!("{path}/{}", child.id);
+            match &child.body {
+                Body::Supervisor(spec) => Node::supervisor(path, child.id.clone(), spec),
+                Body::Worker(_) => Node::new(path, child.id.clone(), Kind::Worker, Vec::new()),
+            }
+        });
+        let children = children.collect();
+        Node::new(path, id, Kind::Supervisor, children)
+    }
+
+    fn new(path: String, id: String, kind: Kind, children: Vec<Arc<Node>>) -> Arc<Node> {
+        let facts = Facts {
+            state: ChildState::Stopped,
+            cell: None,
+            actor: None,
+            incarnation: 0,
+            starts: 0,
+            last_exit: None,
+            exited: 0,
+            up_since: None,
+            forgotten: false,
+            conclusion: None,
+        };
+        Arc::new(Node {
+            path,
+            id,
+            kind,
+            children,
+            live: watch::Sender::new(0),
+            facts: Mutex::new(facts),
+        })
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        // No code under this lock can panic half way through a change.
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // --- the life of an incarnation, in order
+
+    /// A new incarnation is about to start. The one before must be gone; this one is while [`Live`] exists.
+    pub(crate) fn begin(self: &Arc<Self>) -> (Berth, Live) {
+        let live = Live::board(self);
+        let mut facts = self.facts();
+        facts.incarnation += 1;
+        facts.state = ChildState::Starting;
+        facts.cell = None;
+        facts.actor = None;
+        facts.up_since = None;
+        facts.forgotten = false;
+        facts.conclusion = None;
+        (
+            Berth {
+                node: Arc::clone(self),
+                incarnation: facts.incarnation,
+            },
+            live,
+        )
+    }
+
+    /// The incarnation is up.
+    pub(crate) fn running(&self, incarnation: u64) {
+        let mut facts = self.facts();
+        if facts.incarnation == incarnation {
+            facts.state = ChildState::Running;
+            facts.starts += 1;
+            facts.up_since = Some(Instant::now());
+        }
+    }
+
+    /// The incarnation was asked to stop.
+    pub(crate) fn stopping(&self, incarnation: u64) {
+        let mut facts = self.facts();
+        if facts.incarnation == incarnation {
+            facts.state = ChildState::Stopping;
+        }
+    }
+
+    /// The actor's own word on its end, from an exit event. False when that actor is not this node's.
+    pub(crate) fn exiting(&self, actor: ActorId, exit: &Exit) -> bool {
+        let mut facts = self.facts();
+        let own = facts.actor == Some(actor);
+        if own {
+            facts.exited = facts.incarnation;
+            facts.last_exit = Some(exit.reason.clone());
+        }
+        own
+    }
+
+    /// The incarnation is gone, or its start failed. An exit event that said why keeps the last word.
+    pub(crate) fn ended(&self, incarnation: u64, exit: &Exit) {
+        let mut facts = self.facts();
+        if facts.incarnation == incarnation {
+            facts.state = ChildState::Stopped;
+            facts.cell = None;
+            facts.up_since = None;
+            if facts.exited != incarnation {
+                facts.exited = incarnation;
+                facts.last_exit = Some(exit.reason.clone());
+            }
+        }
+        drop(facts);
+        // What a dead supervisor meant to restart waits for nobody now.
+        for child in self.children.iter().filter(|child| !child.is_live()) {
+            child.stopped();
+        }
+    }
+
+    /// A supervisor has stopped its children and is about to exit, because it was told to or because of this failure.
+    pub(crate) fn conclude(&self, incarnation: u64, conclusion: Result<(), Failure>) {
+        let mut facts = self.facts();
+        if facts.incarnation == incarnation {
+            facts.conclusion.get_or_insert(conclusion);
+        }
+    }
+
+    /// What a supervisor concluded; `None` when it was killed.
+    pub(crate) fn conclusion(&self) -> Option<Result<(), Failure>> {
+        self.facts().conclusion.clone()
+    }
+
+    /// It will be started again.
+    pub(crate) fn restarting(&self) {
+        self.facts().state = ChildState::Restarting;
+    }
+
+    /// Its supervisor will not start it again on its own.
+    pub(crate) fn stopped(&self) {
+        self.facts().state = ChildState::Stopped;
+    }
+
+    /// A temporary child has ended.
+    pub(crate) fn forget(&self) {
+        self.facts().forgotten = true;
+    }
+
+    // --- what is alive
+
+    /// Something lives in this very place.
+    pub(crate) fn is_live(&self) -> bool {
+        *self.live.borrow() > 0
+    }
+
+    /// Waits until nothing lives in this very place.
+    async fn gone(&self) {
+        let mut live = self.live.subscribe();
+        // The sender is in `self`: the channel cannot close while this waits.
+        let _ = live.wait_for(|&count| count == 0).await;
+    }
+
+    /// Waits until nothing lives below this node. Top down: what is gone starts nothing any more.
+    pub(crate) async fn subtree_gone(&self) {
+        for child in &self.children {
+            child.gone().await;
+            Box::pin(child.subtree_gone()).await;
+        }
+    }
+
+    /// Kills whatever lives below this node, whether `ractor` still links it or not.
+    pub(crate) fn kill_subtree(&self) {
+        for child in &self.children {
+            child.kill();
+            child.kill_subtree();
+        }
+    }
+
+    /// Kills the actor in this very place.
+    pub(crate) fn kill(&self) {
+        if let Some(cell) = self.cell() {
+            cell.kill();
+        }
+    }
+
+    /// Paths below this node where something lives, in start order.
+    pub(crate) fn live_below(&self) -> Vec<String> {
+        let mut paths = Vec::new();
+        for child in &self.children {
+            if child.is_live() {
+                paths.push(child.path.clone());
+            }
+            paths.extend(child.live_below());
+        }
+        paths
+    }
+
+    // --- what people look at
+
+    /// The live actor.
+    pub(crate) fn cell(&self) -> Option<ActorCell> {
+        self.facts().cell.clone()
+    }
+
+    /// The node at a path whose first segment is this node's own.
+    pub(crate) fn find(&self, path: &str) -> Option<&Node> {
+        if path == self.path {
+            return Some(self);
+        }
+        path.strip_prefix(&self.path)?.strip_prefix('/')?;
+        self.children.iter().find_map(|child| child.find(path))
+    }
+
+    /// This node and all below it.
+    pub(crate) fn snapshot(&self, nodes: &mut Vec<TreeNode>) {
+        let facts = self.facts();
+        if facts.forgotten {
+            return;
+        }
+        nodes.push(TreeNode {
+            path: self.path.clone(),
+            kind: self.kind,
+            state: facts.state,
+            actor: facts.cell.as_ref().map(ActorCell::get_id),
+            incarnation: facts.incarnation,
+            restarts: facts.starts.saturating_sub(1),
+            last_exit: facts.last_exit.clone(),
+            uptime: facts.up_since.map(|at| at.elapsed()),
+        });
+        drop(facts);
+        for child in &self.children {
+            child.snapshot(nodes);
+        }
+    }
+}
+
+/// One incarnation's claim on its node.
+#[derive(Clone, Debug)]
+pub(crate) struct Berth {
+    pub(crate) node: Arc<Node>,
+    pub(crate) incarnation: u64,
+}
+
+impl Berth {
+    /// This actor is the incarnation.
+    pub(crate) fn claim(&self, cell: ActorCell) {
+        let mut facts = self.node.facts();
+        if facts.incarnation == self.incarnation {
+            facts.actor = Some(cell.get_id());
+            facts.cell = Some(cell);
+        }
+    }
+}
+
+/// Counts one live incarnation until dropped. Held by its minder, until the join handle has completed.
+#[derive(Debug)]
+pub(crate) struct Live(Arc<Node>);
+
+impl Live {
+    fn board(node: &Arc<Node>) -> Live {
+        node.live.send_modify(|count| {
+            assert_eq!(
+                *count, 0,
+                "{} is started while its last incarnation is still alive",
+                node.path
+            );
+            *count += 1;
+        });
+        Live(Arc::clone(node))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.live.send_modify(|count| *count -= 1);
+    }
+}

@@ -1,0 +1,224 @@
+//! A slot for an actor that callers keep across its restarts.
+//!
+//! Owns the current actor reference of one service. Filled by the wrapper around the supervised actor when it has
+//! started, emptied when that same incarnation ends, whatever ends it. Does not queue: a message goes to the actor that
+//! is there, or back to the caller.
+
+use std::sync::{Arc, OnceLock};
+
+use ractor::{ActorId, ActorRef, Message, MessagingErr};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+/// A handle on "whoever is the storage now", valid before the tree starts and across every restart.
+///
+/// Made before the tree, given to [`ChildSpec::service`](crate::ChildSpec::service) and to everyone who calls. Cheap to
+/// clone.
+pub struct Service<M> {
+    slot: Arc<Slot<M>>,
+}
+
+struct Slot<M> {
+    name: &'static str,
+    actor: watch::Sender<Option<ActorRef<M>>>,
+}
+
+/// Why a call has no answer; what matters to a caller is whether the request may have been acted on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The service was not there (by the deadline, where the call waits): nothing was sent, it is safe to try again.
+    #[error("the request was not sent: the service is down; it is safe to try again")]
+    NotSent,
+    /// The actor died, or dropped the request, after it was sent: it may have been acted on.
+    #[error("the service died before it answered; the request may have been acted on")]
+    Unknown,
+    /// Sent, and no answer by the deadline: it may still be acted on.
+    #[error("no answer before the deadline; the request may still be acted on")]
+    Deadline,
+}
+
+impl<M> Clone for Service<M> {
+    fn clone(&self) -> Self {
+        Service {
+            slot: Arc::clone(&self.slot),
+        }
+    }
+}
+
+impl<M> std::fmt::Debug for Service<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service")
+            .field("name", &self.slot.name)
+            .field("actor", &*self.slot.actor.borrow())
+            .finish()
+    }
+}
+
+impl<M: Message> Service<M> {
+    /// An empty slot. The name is for people: in logs and `Debug`, never for lookup.
+    pub fn new(name: &'static str) -> Self {
+        Service {
+            slot: Arc::new(Slot {
+                name,
+                actor: watch::Sender::new(None),
+            }),
+        }
+    }
+
+    /// The name given to [`Service::new`].
+    pub fn name(&self) -> &'static str {
+        self.slot.name
+    }
+
+    /// The actor that is there now, if any.
+    pub fn get(&self) -> Option<ActorRef<M>> {
+        self.slot.actor.borrow().clone()
+    }
+
+    /// Sends without waiting.
+    ///
+    /// # Errors
+    /// Gives the message back when nobody is there to take it.
+    pub fn try_cast(&self, msg: M) -> Result<(), M> {
+        match self.get() {
+            Some(actor) => send(&actor, msg),
+            None => Err(msg),
+        }
+    }
+
+    /// Waits until the slot is filled; `None` when it is still empty at the deadline.
+    pub async fn wait(&self, deadline: Instant) -> Option<ActorRef<M>> {
+        self.other_than(None, deadline).await
+    }
+
+    /// Waits for the service, sends it a request, and waits for the answer, all before `deadline`.
+    ///
+    /// # Errors
+    /// See [`CallError`]. A request that met a dying actor and came back unsent goes to its successor.
+    pub async fn call<R>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<R>) -> M,
+        deadline: Instant,
+    ) -> Result<R, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let mut msg = make(reply);
+        let mut refused = None;
+        loop {
+            let actor = self
+                .other_than(refused, deadline)
+                .await
+                .ok_or(CallError::NotSent)?;
+            match send(&actor, msg) {
+                Ok(()) => break,
+                Err(unsent) => {
+                    msg = unsent;
+                    refused = Some(actor.get_id());
+                }
+            }
+        }
+        receive(answer, deadline).await
+    }
+
+    /// Like [`Service::call`], but an empty slot fails at once.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn call_now<R>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<R>) -> M,
+        deadline: Instant,
+    ) -> Result<R, CallError> {
+        let actor = self.get().ok_or(CallError::NotSent)?;
+        let (reply, answer) = oneshot::channel();
+        send(&actor, make(reply)).map_err(|_unsent| CallError::NotSent)?;
+        receive(answer, deadline).await
+    }
+
+    /// Waits for an actor in the slot that is not the one that just refused a message.
+    async fn other_than(&self, refused: Option<ActorId>, deadline: Instant) -> Option<ActorRef<M>> {
+        let mut slot = self.slot.actor.subscribe();
+        let filled = slot.wait_for(|actor| {
+            actor
+                .as_ref()
+                .is_some_and(|actor| Some(actor.get_id()) != refused)
+        });
+        match timeout_at(deadline, filled).await {
+            Ok(Ok(actor)) => actor.clone(),
+            // The sender lives in `self`, so the channel cannot close: this is the deadline.
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+
+    fn fill(&self, actor: ActorRef<M>) {
+        tracing::trace!(service = self.slot.name, actor = %actor.get_id(), "service slot filled");
+        self.slot.actor.send_replace(Some(actor));
+    }
+
+    /// Empties the slot if this actor is the one in it: a late guard never empties its successor's slot.
+    fn vacate(&self, actor: ActorId) {
+        self.slot.actor.send_if_modified(|slot| {
+            let own = slot
+                .as_ref()
+                .is_some_and(|current| current.get_id() == actor);
+            if own {
+                *slot = None;
+            }
+            own
+        });
+    }
+}
+
+/// Sends, or gives the message back. A message for an actor that is stopping comes back too.
+fn send<M: Message>(actor: &ActorRef<M>, msg: M) -> Result<(), M> {
+    match actor.send_message(msg) {
+        Ok(()) => Ok(()),
+        Err(MessagingErr::SendErr(msg)) => Err(msg),
+        Err(other) => {
+            unreachable!("a typed local reference refused a message of its own type: {other}")
+        }
+    }
+}
+
+async fn receive<R>(answer: oneshot::Receiver<R>, deadline: Instant) -> Result<R, CallError> {
+    match timeout_at(deadline, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_closed)) => Err(CallError::Unknown),
+        Err(_elapsed) => Err(CallError::Deadline),
+    }
+}
+
+/// Lives inside the wrapped actor, so it is dropped with the actor's task: stop, kill, panic or abort. Whatever filled
+/// the slot is out of it before the join handle completes, and so before a successor can exist.
+pub(crate) struct SlotGuard<M: Message> {
+    service: Service<M>,
+    holder: OnceLock<ActorId>,
+}
+
+impl<M: Message> SlotGuard<M> {
+    pub(crate) fn new(service: Service<M>) -> Self {
+        SlotGuard {
+            service,
+            holder: OnceLock::new(),
+        }
+    }
+
+    /// The actor is ready for messages.
+    pub(crate) fn fill(&self, actor: ActorRef<M>) {
+        if self.holder.set(actor.get_id()).is_ok() {
+            self.service.fill(actor);
+        }
+    }
+
+    /// The actor takes no more messages.
+    pub(crate) fn vacate(&self) {
+        if let Some(&actor) = self.holder.get() {
+            self.service.vacate(actor);
+        }
+    }
+}
+
+impl<M: Message> Drop for SlotGuard<M> {
+    fn drop(&mut self) {
+        self.vacate();
+    }
+}

@@ -1,0 +1,276 @@
+//! A running tree: start it, look at it, wait for it, stop it.
+//!
+//! Owns the root supervisor, which has no supervisor of this kit above it. A task of its own waits for the root's end
+//! and publishes the verdict.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ractor::concurrency::JoinHandle;
+use ractor::{Actor, ActorCell, SpawnErr};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Duration, timeout};
+
+use crate::exit::{Exit, KILLED, SHUTDOWN};
+use crate::minder::{KILL_WAIT, describe};
+use crate::node::{Berth, Live, Node, TreeSnapshot};
+use crate::spec::{SupervisorSpec, check_id};
+use crate::strategy::Failure;
+use crate::supervisor::{Setup, Supervisor};
+
+/// A handle on a running root supervisor and all below it. Clones are handles on the same tree; dropping them all does
+/// not stop it.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    root: Arc<Root>,
+}
+
+#[derive(Debug)]
+struct Root {
+    node: Arc<Node>,
+    cell: ActorCell,
+    stopping: Arc<AtomicBool>,
+    end: watch::Receiver<Option<Result<(), Escalated>>>,
+}
+
+/// The root gave up, or was killed: nothing of the tree runs any more.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the tree gave up on {path}: {reason}")]
+pub struct Escalated {
+    /// The child of the root that failed once too often; the root itself when it was killed.
+    pub path: String,
+    /// Why it failed the last time.
+    pub reason: String,
+}
+
+/// A tree that did not start. Nothing of it is left.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// The specification is not one; nothing was started.
+    #[error("the specification is refused: {0}")]
+    Spec(String),
+    /// A child did not start; those before it were stopped again, in reverse order.
+    #[error("{path} did not start: {reason}")]
+    Child {
+        /// The child.
+        path: String,
+        /// Its error.
+        reason: String,
+    },
+}
+
+/// A tree that did not stop by itself in time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StopError {
+    /// These were still there at the deadline and were killed. Nothing is left.
+    #[error("killed after the deadline: {}", .0.join(", "))]
+    Killed(Vec<String>),
+    /// These block their threads and are still there long after they were killed.
+    #[error("still running after they were killed: {}; end the process", .0.join(", "))]
+    Stuck(Vec<String>),
+}
+
+impl Tree {
+    /// Starts a root supervisor and its children, in order, and returns when all are up. `name` is the first segment of
+    /// every path.
+    ///
+    /// # Errors
+    /// See [`StartError`]; what had started has been stopped again. Dropping the future kills what had started.
+    pub async fn start(name: &str, spec: SupervisorSpec) -> Result<Tree, StartError> {
+        Tree::launch(name, spec, None).await
+    }
+
+    /// Like [`Tree::start`], under a plain `ractor` actor: the parent sees the root terminate when it gives up (reason
+    /// `"shutdown: …"`), and the tree dies with its parent. A parent that merely stops kills the tree, for that is what
+    /// `ractor` does; it should call [`Tree::stop`] first.
+    ///
+    /// # Errors
+    /// See [`Tree::start`].
+    pub async fn start_linked(
+        name: &str,
+        spec: SupervisorSpec,
+        parent: ActorCell,
+    ) -> Result<Tree, StartError> {
+        Tree::launch(name, spec, Some(parent)).await
+    }
+
+    async fn launch(
+        name: &str,
+        spec: SupervisorSpec,
+        parent: Option<ActorCell>,
+    ) -> Result<Tree, StartError> {
+        check_id(name)
+            .and_then(|()| spec.check(name))
+            .map_err(StartError::Spec)?;
+        let node = Node::supervisor(name.to_owned(), name.to_owned(), &spec);
+        let (berth, live) = node.begin();
+        let (tell, boot) = oneshot::channel();
+        let setup = Setup {
+            spec: Arc::new(spec),
+            berth: berth.clone(),
+            boot: tell,
+        };
+        let spawned = match parent {
+            Some(parent) => Supervisor::spawn_linked(None, Supervisor, setup, parent).await,
+            None => Supervisor::spawn(None, Supervisor, setup).await,
+        };
+        let (actor, join) = spawned.map_err(|error| refused(&node, error))?;
+        let (publish, mut end) = watch::channel(None);
+        let stopping = Arc::new(AtomicBool::new(false));
+        tokio::spawn(keep(
+            berth.clone(),
+            live,
+            join,
+            Arc::clone(&stopping),
+            publish,
+        ));
+        let root = Root {
+            node,
+            cell: actor.get_cell(),
+            stopping,
+            end: end.clone(),
+        };
+        let guard = KillOnDrop(Some(actor.get_cell()));
+        let failure = match boot.await {
+            Ok(Ok(())) => {
+                guard.disarm();
+                root.node.running(berth.incarnation);
+                return Ok(Tree {
+                    root: Arc::new(root),
+                });
+            }
+            Ok(Err(failure)) => failure,
+            Err(_dropped) => Failure {
+                path: name.to_owned(),
+                reason: "it was killed while it was starting".into(),
+            },
+        };
+        let _ = end.wait_for(Option::is_some).await;
+        Err(StartError::Child {
+            path: failure.path,
+            reason: failure.reason,
+        })
+    }
+
+    /// The tree now. Never asks an actor, so it answers whatever state the tree is in.
+    pub fn snapshot(&self) -> TreeSnapshot {
+        let mut nodes = Vec::new();
+        self.root.node.snapshot(&mut nodes);
+        TreeSnapshot { nodes }
+    }
+
+    /// The actor at a path such as `"root/ledger/storage"`, if one is alive there.
+    pub fn find(&self, path: &str) -> Option<ActorCell> {
+        self.root.node.find(path).and_then(Node::cell)
+    }
+
+    /// Waits until nothing of the tree runs any more.
+    ///
+    /// # Errors
+    /// When it was not stopped, but gave up or was killed.
+    pub async fn wait(&self) -> Result<(), Escalated> {
+        let mut end = self.root.end.clone();
+        match end.wait_for(Option::is_some).await {
+            Ok(verdict) => verdict.clone().unwrap_or(Ok(())),
+            // Only a runtime that is shutting down drops the keeper.
+            Err(_closed) => Ok(()),
+        }
+    }
+
+    /// Stops the tree in reverse order of start, each child within its own shutdown time. At the deadline whatever is
+    /// still there is killed. Returns when nothing is left.
+    ///
+    /// Stopping a tree that has ended, or that someone else is stopping, is no error.
+    ///
+    /// # Errors
+    /// When something had to be killed because of the deadline, or could not even be killed.
+    pub async fn stop(&self, deadline: Duration) -> Result<(), StopError> {
+        self.root.stopping.store(true, Ordering::SeqCst);
+        self.root.cell.stop(Some(SHUTDOWN.to_owned()));
+        let mut end = self.root.end.clone();
+        let mut killed = Vec::new();
+        if timeout(deadline, end.wait_for(Option::is_some))
+            .await
+            .is_err()
+        {
+            killed = self.alive();
+            self.root.cell.kill();
+            self.root.node.kill_subtree();
+            // Twice: for the root, whose children's states are dropped in it, and for all below it.
+            let _ = timeout(KILL_WAIT * 2, end.wait_for(Option::is_some)).await;
+        }
+        let stuck = self.alive();
+        if !stuck.is_empty() {
+            return Err(StopError::Stuck(stuck));
+        }
+        if killed.is_empty() {
+            Ok(())
+        } else {
+            Err(StopError::Killed(killed))
+        }
+    }
+
+    fn alive(&self) -> Vec<String> {
+        let mut paths = self.root.node.live_below();
+        if self.root.node.is_live() {
+            paths.insert(0, self.root.node.path.clone());
+        }
+        paths
+    }
+}
+
+/// Waits for the root's end, then for the end of all below it, and publishes the verdict.
+async fn keep(
+    berth: Berth,
+    live: Live,
+    join: JoinHandle<()>,
+    stopping: Arc<AtomicBool>,
+    publish: watch::Sender<Option<Result<(), Escalated>>>,
+) {
+    let _ = join.await;
+    let node = &berth.node;
+    node.kill_subtree();
+    // Something that blocks its thread must not keep the verdict from those who could end the process.
+    let _ = timeout(KILL_WAIT, node.subtree_gone()).await;
+    let (exit, verdict) = match node.conclusion() {
+        Some(Err(Failure { path, reason })) => (
+            Exit::abnormal(reason.clone()),
+            Err(Escalated { path, reason }),
+        ),
+        None if !stopping.load(Ordering::SeqCst) => {
+            let killed = Escalated {
+                path: node.path.clone(),
+                reason: KILLED.to_owned(),
+            };
+            (Exit::abnormal(KILLED), Err(killed))
+        }
+        None | Some(Ok(())) => (Exit::from_reason(Some(SHUTDOWN.to_owned())), Ok(())),
+    };
+    node.ended(berth.incarnation, &exit);
+    drop(live);
+    publish.send_replace(Some(verdict));
+}
+
+fn refused(node: &Node, error: SpawnErr) -> StartError {
+    StartError::Child {
+        path: node.path.clone(),
+        reason: describe(error),
+    }
+}
+
+/// Kills a root whose start is no longer awaited.
+struct KillOnDrop(Option<ActorCell>);
+
+impl KillOnDrop {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(cell) = &self.0 {
+            cell.kill();
+        }
+    }
+}
