@@ -5,4 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod distribution;
+pub mod entry;
+pub mod replication;
 pub mod storage;
+pub mod watch;

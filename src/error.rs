@@ -70,6 +70,10 @@ pub enum Error {
     /// The deadline passed; the entry may have been written.
     #[error("the outcome is unknown: retry with the same idempotency key")]
     Unknown(Box<Unknown>),
+    /// The deadline of a load passed; it may have been done, wholly or not at all. Loading again is safe: what is
+    /// there already changes nothing.
+    #[error("the outcome of the load is unknown: load the same snapshot again, which changes nothing if it is done")]
+    LoadUnknown,
     /// The deadline of a read passed.
     #[error("the read's deadline passed")]
     ReadTimeout,

@@ -1,241 +1,356 @@
 //! The handle that applications and the APIs call.
-#![allow(clippy::unimplemented, clippy::unused_async)]
+//!
+//! Owns nothing that runs: it holds the actors' handles, which are valid before the node starts and across
+//! restarts. Checks limits and runs the host's validator in the caller's task, because neither may take an actor
+//! down. Does not decide what an entry's outcome is; apply does.
 
-use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
-use converge_ledger_core::{Entry, NewEntry, Sequence, Term};
-use converge_supervisors::TreeSnapshot;
-use serde::Serialize;
+use converge_actors::distribution::Distribution;
+use converge_actors::entry::{self, Admission, Attempt, Done, Entries};
+use converge_actors::replication::{ReadError, Replication};
+use converge_actors::storage::{self, ReadQuery, Storage};
+use converge_actors::watch::{Follow, Watches};
+use converge_ledger_core::{
+    Append, AttemptId, ClusterId, Command, Entry, EntryId, LimitError, Limits, LogIndex, NewEntry, NodeId, Outcome,
+    Refusal,
+};
+use converge_supervisors::{Tree, TreeSnapshot};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::{Config, Error};
+use crate::error::Unknown;
+use crate::types::{AppendOptions, Appended, Consistency, Loaded, Page, ReadOptions, Snapshot, WatchOptions};
+use crate::{Error, Rejection, Status};
 
-/// A handle on a node's ledger.
+/// A host's own rule for entries; called in the caller's task, before anything is proposed. A panic is a
+/// rejection.
+pub type Validator = Arc<dyn Fn(&NewEntry) -> Result<(), Rejection> + Send + Sync>;
+
+/// The deadline of a call that gives none.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
+/// Entries are read in steps of so many bytes.
+const READ_STEP_BYTES: usize = 1 << 20;
+/// A pause before a storage that restarts is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+/// A linearizable read waits for a majority at most this many election time-outs.
+const READ_ELECTIONS: u32 = 5;
+
+/// A node's ledger. Cheap to clone; valid before the node starts and across restarts of every actor.
 #[derive(Clone)]
-pub struct Ledger;
+pub struct Ledger {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) id: NodeId,
+    pub(crate) cluster_id: ClusterId,
+    pub(crate) limits: Limits,
+    pub(crate) response_bytes: usize,
+    pub(crate) snapshot_bytes: usize,
+    pub(crate) election: Duration,
+    pub(crate) storage: Storage,
+    pub(crate) replication: Replication,
+    pub(crate) entries: Entries,
+    pub(crate) watches: Watches,
+    pub(crate) distribution: Distribution,
+    pub(crate) validator: Option<Validator>,
+    pub(crate) clock: fn() -> u64,
+    /// The tree, where this crate started it.
+    pub(crate) tree: OnceLock<Tree>,
+    pub(crate) stopped: watch::Sender<bool>,
+}
 
 impl Ledger {
-    /// Appends one entry.
-    pub async fn append(&self, _entry: NewEntry, _options: AppendOptions) -> Result<Appended, Error> {
-        unimplemented!()
+    /// Appends one entry. `Ok` means that a majority has synced it.
+    ///
+    /// # Errors
+    /// [`Error`]; only [`Error::Unknown`] may have written something, and it carries what a retry needs.
+    pub async fn append(&self, entry: NewEntry, options: AppendOptions) -> Result<Appended, Error> {
+        let deadline = deadline(options.deadline);
+        self.check(&entry, options.idempotency_key.as_deref())?;
+        let admission = self.admit(entry.payload.len())?;
+        let attempt = self.inner.entries.begin();
+        let command = Append {
+            counter: attempt.counter(),
+            id: EntryId(rand::random()),
+            appended_at_ns: (self.inner.clock)(),
+            idempotency_key: options.idempotency_key,
+            expected_sequence: options.expected_sequence,
+            received_lamport: None,
+            entry,
+        };
+        let done = self.submit(&attempt, Command::Append(command.clone()), admission, deadline).await;
+        match done {
+            Ok(done) => self.appended(command, done, deadline).await,
+            Err(Failure::Known(error)) => Err(error),
+            Err(Failure::Unknown(attempt)) => Err(unknown(attempt, command)),
+            Err(Failure::Moved) => unreachable!("only a load moves"),
+        }
     }
-    /// Reads entries of a context.
-    pub async fn read(&self, _context: &str, _options: ReadOptions) -> Result<Page, Error> {
-        unimplemented!()
+
+    /// Reads entries of a context. An unknown context is empty.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no majority confirms a linearizable read, [`Error::ResponseTooLarge`] when the
+    /// answer is past the configured bound, [`Error::DataLoss`] when stored bytes fail their checksum.
+    pub async fn read(&self, context: &str, options: ReadOptions) -> Result<Page, Error> {
+        self.inner.limits.check_context_id(context).map_err(limit)?;
+        let deadline = deadline(options.deadline);
+        if options.consistency != Consistency::Stale {
+            self.confirm(deadline).await?;
+        }
+        let mut query = ReadQuery {
+            after: options.after,
+            limit: options.limit as usize,
+            key: options.key.filter(|key| !key.is_empty()),
+            max_bytes: READ_STEP_BYTES,
+        };
+        let (mut entries, mut bytes, mut latest) = (Vec::new(), 0, None);
+        loop {
+            let page = self.stored(deadline, || self.inner.storage.read(context, query.clone())).await?;
+            // What comes in while this reads belongs to the next call.
+            let latest = *latest.get_or_insert(page.latest);
+            bytes += page.entries.iter().map(size).sum::<usize>();
+            let done = !page.truncated || page.next_after >= latest;
+            let wanted = page.entries.into_iter().filter(|entry| entry.sequence <= latest);
+            entries.extend(wanted);
+            let full = options.limit != 0 && entries.len() >= options.limit as usize;
+            if bytes > self.inner.response_bytes {
+                return Err(Error::ResponseTooLarge { limit: self.inner.response_bytes });
+            }
+            if done || full {
+                let term = self.inner.replication.view().borrow().term;
+                return Ok(Page { entries, latest, term });
+            }
+            query.after = page.next_after;
+            query.limit = (options.limit as usize).saturating_sub(entries.len());
+            tokio::task::yield_now().await;
+        }
     }
-    /// Follows a context.
-    pub fn watch(&self, _context: &str, _options: WatchOptions) -> Watch {
-        unimplemented!()
+
+    /// Follows a context: what exists behind `from`, then what comes, each entry once, in order, on every node.
+    #[must_use]
+    pub fn watch(&self, context: &str, options: WatchOptions) -> Watch {
+        let Inner { watches, storage, stopped, .. } = &*self.inner;
+        let key = options.key.filter(|key| !key.is_empty());
+        let follow = watches.follow(storage.clone(), context.to_owned(), options.from, key);
+        Watch { follow, stopped: stopped.subscribe() }
     }
-    /// Copies a context.
-    pub async fn snapshot(&self, _context: &str, _deadline: Option<Duration>) -> Result<Snapshot, Error> {
-        unimplemented!()
+
+    /// Copies a whole context into one self-contained blob.
+    ///
+    /// # Errors
+    /// As [`Ledger::read`].
+    pub async fn snapshot(&self, context: &str, deadline: Option<Duration>) -> Result<Snapshot, Error> {
+        crate::snapshots::snapshot(self, context, deadline).await
     }
-    /// Restores a context.
+
+    /// Restores a context from a blob: all or nothing. A context that already holds the beginning of it gets the
+    /// missing tail; one that holds anything else is refused.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSnapshot`], [`Error::ContextExists`], [`Error::LoadDiverges`], and those of
+    /// [`Ledger::append`].
     pub async fn load(
         &self,
-        _context: &str,
-        _snapshot: Bytes,
-        _fail_if_exists: bool,
-        _deadline: Option<Duration>,
+        context: &str,
+        snapshot: bytes::Bytes,
+        fail_if_exists: bool,
+        deadline: Option<Duration>,
     ) -> Result<Loaded, Error> {
-        unimplemented!()
+        crate::snapshots::load(self, context, snapshot, fail_if_exists, deadline).await
     }
-    /// The node's status.
+
+    /// What the node says about itself; asks no actor.
+    #[must_use]
     pub fn status(&self) -> Status {
-        unimplemented!()
+        crate::status::status(&self.inner)
     }
-    /// The node's supervision tree.
+
+    /// The supervision tree; empty where the node hangs under a supervisor of the host's, which then knows it.
+    #[must_use]
     pub fn tree(&self) -> TreeSnapshot {
-        unimplemented!()
+        self.inner.tree.get().map_or_else(|| TreeSnapshot { nodes: Vec::new() }, Tree::snapshot)
+    }
+
+    fn check(&self, entry: &NewEntry, idempotency_key: Option<&str>) -> Result<(), Error> {
+        self.inner.limits.check(entry).map_err(limit)?;
+        if let Some(key) = idempotency_key {
+            self.inner.limits.check_idempotency_key(key).map_err(limit)?;
+        }
+        let Some(validator) = &self.inner.validator else { return Ok(()) };
+        match catch_unwind(AssertUnwindSafe(|| validator(entry))) {
+            Ok(verdict) => verdict.map_err(Error::Rejected),
+            Err(_panic) => {
+                Err(Error::Rejected(Rejection { reason: "the validator panicked on this entry".to_owned() }))
+            }
+        }
+    }
+
+    pub(crate) fn admit(&self, bytes: usize) -> Result<Admission, Error> {
+        if *self.inner.stopped.borrow() {
+            return Err(Error::Stopped);
+        }
+        match self.inner.entries.admit(bytes) {
+            Ok(admission) => Ok(admission),
+            Err(entry::Error::Overloaded { retry_after }) => Err(Error::Overloaded { retry_after }),
+            Err(other) => Err(Error::Unavailable { reason: other.to_string() }),
+        }
+    }
+
+    pub(crate) async fn submit(
+        &self,
+        attempt: &Attempt,
+        command: Command,
+        admission: Admission,
+        deadline: Instant,
+    ) -> Result<Done, Failure> {
+        let done =
+            self.inner.entries.submit(attempt, command, admission, deadline).await.map_err(|error| match error {
+                entry::Error::Unknown(attempt) => Failure::Unknown(attempt),
+                entry::Error::Overloaded { retry_after } => Failure::Known(Error::Overloaded { retry_after }),
+                entry::Error::Unavailable => Failure::Known(self.no_leader()),
+            })?;
+        match done.outcome {
+            Outcome::Refused(Refusal::LoadMoved { .. }) => Err(Failure::Moved),
+            Outcome::Refused(refusal) => Err(Failure::Known(refused(refusal))),
+            _ => Ok(done),
+        }
+    }
+
+    async fn appended(&self, command: Append, done: Done, deadline: Instant) -> Result<Appended, Error> {
+        let Outcome::Appended(place) = done.outcome else { unreachable!("an append has an append's outcome") };
+        let context = command.entry.context_id.clone();
+        let entry = if place.deduplicated {
+            let first = self.stored(deadline, || self.inner.storage.entry(&context, place.sequence)).await?;
+            first.ok_or_else(|| Error::DataLoss(format!("entry {} of {context} is missing", place.sequence)))?
+        } else {
+            let NewEntry { context_id, key, payload, metadata } = command.entry;
+            Entry {
+                context_id,
+                key,
+                payload,
+                metadata,
+                id: command.id,
+                sequence: place.sequence,
+                position: place.position,
+                appended_at_ns: command.appended_at_ns,
+                lamport: place.lamport,
+            }
+        };
+        Ok(Appended { entry, deduplicated: place.deduplicated, term: done.term })
+    }
+
+    /// Waits until this node has applied all that was acknowledged anywhere before this call.
+    pub(crate) async fn confirm(&self, deadline: Instant) -> Result<LogIndex, Error> {
+        if *self.inner.stopped.borrow() {
+            return Err(Error::Stopped);
+        }
+        let patience = Instant::now() + self.inner.election * READ_ELECTIONS;
+        self.inner.replication.read_index(deadline.min(patience)).await.map_err(|error| match error {
+            ReadError::Unavailable => self.no_leader(),
+            ReadError::Overloaded => Error::Overloaded { retry_after: Duration::from_millis(100) },
+        })
+    }
+
+    /// Reads from storage, waiting while it restarts.
+    pub(crate) async fn stored<T>(
+        &self,
+        deadline: Instant,
+        mut read: impl FnMut() -> Result<T, storage::Error>,
+    ) -> Result<T, Error> {
+        loop {
+            match read() {
+                Ok(value) => return Ok(value),
+                Err(storage::Error::Unavailable) if *self.inner.stopped.borrow() => return Err(Error::Stopped),
+                Err(storage::Error::Unavailable) if Instant::now() < deadline => tokio::time::sleep(RETRY_PAUSE).await,
+                Err(storage::Error::Unavailable) => return Err(Error::ReadTimeout),
+                Err(error) => return Err(stored_error(error)),
+            }
+        }
+    }
+
+    fn no_leader(&self) -> Error {
+        let view = self.inner.replication.view().borrow().clone();
+        let missing: Vec<u64> = view.missing.iter().map(|id| id.get()).collect();
+        let reason = match (view.silent, missing.is_empty(), view.leader) {
+            (true, ..) => "this node's storage is fenced, see its alarms; ask another node".to_owned(),
+            (_, false, _) => format!("the cluster is not formed yet: voters {missing:?} have not been reached"),
+            (_, _, None) => {
+                "no leader was found in time; nothing was written, try again or ask another node".to_owned()
+            }
+            (_, _, Some(leader)) => format!("leader {leader} did not answer in time; try again or ask another node"),
+        };
+        Error::Unavailable { reason }
     }
 }
 
-/// Options of an append.
-#[derive(Default, Clone, Debug)]
-pub struct AppendOptions {
-    /// The client's key, scoped to the context.
-    pub idempotency_key: Option<String>,
-    /// The context's latest sequence before this append.
-    pub expected_sequence: Option<Sequence>,
-    /// 10 s where none is given.
-    pub deadline: Option<Duration>,
+/// A subscription; dropping it ends it. Holds at most one page of entries: a slow reader reads from storage.
+pub struct Watch {
+    follow: Follow,
+    stopped: watch::Receiver<bool>,
 }
-
-/// A done append.
-#[derive(Clone, Debug)]
-pub struct Appended {
-    /// The entry as it stands.
-    pub entry: Entry,
-    /// It stood there before this call.
-    pub deduplicated: bool,
-    /// The term it was applied in.
-    pub term: Term,
-}
-
-/// What a read promises.
-#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Consistency {
-    /// Sees every append acknowledged before the read began.
-    #[default]
-    Linearizable,
-    /// Served as linearizable.
-    Lease,
-    /// What this node has applied.
-    Stale,
-}
-
-/// Options of a read.
-#[derive(Default, Clone, Debug)]
-pub struct ReadOptions {
-    /// Exclusive.
-    pub after: Sequence,
-    /// 0: none.
-    pub limit: u32,
-    /// Only this key.
-    pub key: Option<String>,
-    /// What the read promises.
-    pub consistency: Consistency,
-    /// 10 s where none is given.
-    pub deadline: Option<Duration>,
-}
-
-/// Entries of a context.
-#[derive(Clone, Debug)]
-pub struct Page {
-    /// In order.
-    pub entries: Vec<Entry>,
-    /// The context's latest sequence.
-    pub latest: Sequence,
-    /// The node's term.
-    pub term: Term,
-}
-
-/// Options of a watch.
-#[derive(Default, Clone, Debug)]
-pub struct WatchOptions {
-    /// Exclusive; 0: all history first.
-    pub from: Sequence,
-    /// Only this key.
-    pub key: Option<String>,
-}
-
-/// A subscription.
-pub struct Watch;
 
 impl Watch {
-    /// The next entry; `None` when the node stops.
+    /// The next entry; `None` when the node stops, or after an error.
     pub async fn next(&mut self) -> Option<Result<Entry, Error>> {
-        unimplemented!()
+        tokio::select! {
+            biased;
+            entry = self.follow.next() => Some(entry.map_err(stored_error)),
+            _ = self.stopped.wait_for(|stopped| *stopped) => None,
+        }
     }
 }
 
-/// A copy of a context.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// The blob.
-    pub bytes: Bytes,
-    /// The last sequence in it.
-    pub sequence: Sequence,
-    /// When it was made.
-    pub created_at_ns: u64,
-    /// Entries in it.
-    pub entry_count: u64,
-    /// Version of its format.
-    pub version: u32,
+/// What a submission ends in, besides success.
+pub(crate) enum Failure {
+    /// Nothing was written.
+    Known(Error),
+    /// A load met a context that had grown meanwhile. Nothing was written.
+    Moved,
+    /// It may have been written.
+    Unknown(AttemptId),
 }
 
-/// A done load.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// Entries that the call added.
-    pub entries_restored: u64,
-    /// The context's latest sequence.
-    pub latest: Sequence,
+pub(crate) fn deadline(given: Option<Duration>) -> Instant {
+    Instant::now() + given.unwrap_or(DEADLINE_DEFAULT)
 }
 
-/// What a node says about itself.
-#[derive(Clone, Debug, Serialize)]
-pub struct Status {
-    /// This node.
-    pub node_id: u64,
-    /// Empty before genesis.
-    pub cluster_id: String,
-    /// leader, follower, candidate, learner.
-    pub role: String,
-    /// 0 where unknown.
-    pub leader_id: u64,
-    /// Current term.
-    pub term: u64,
-    /// Raft commit index.
-    pub commit_index: u64,
-    /// Applied index.
-    pub applied_index: u64,
-    /// Last index of the log.
-    pub last_index: u64,
-    /// Last position over the ledger.
-    pub last_position: u64,
-    /// Digest of the applied state, hex.
-    pub digest: String,
-    /// recovering, serving, fenced.
-    pub phase: String,
-    /// Bytes of the journal on disk.
-    pub journal_bytes: u64,
-    /// Bytes of the database on disk.
-    pub database_bytes: u64,
-    /// The other nodes.
-    pub peers: Vec<PeerStatus>,
-    /// What an operator should look at.
-    pub alarms: Vec<String>,
+fn unknown(attempt: AttemptId, command: Append) -> Error {
+    let Append { entry, idempotency_key, .. } = command;
+    Error::Unknown(Box::new(Unknown { attempt, entry, idempotency_key }))
 }
 
-/// What a node knows of a peer.
-#[derive(Clone, Debug, Serialize)]
-pub struct PeerStatus {
-    /// The peer.
-    pub id: u64,
-    /// Where it listens.
-    pub address: String,
-    /// A link stands.
-    pub connected: bool,
-    /// What the leader knows to be there.
-    pub match_index: Option<u64>,
-}
-
-/// A running node.
-pub struct Node;
-
-impl Node {
-    /// Starts a node.
-    pub async fn start(_config: Config) -> Result<Node, StartError> {
-        unimplemented!()
-    }
-    /// The handle to call.
-    pub fn ledger(&self) -> Ledger {
-        Ledger
-    }
-    /// Where gRPC is served.
-    pub fn grpc_addr(&self) -> Option<SocketAddr> {
-        None
-    }
-    /// Where peers connect.
-    pub fn peer_addr(&self) -> Option<SocketAddr> {
-        None
-    }
-    /// Until the tree gives up.
-    pub async fn wait(&self) -> Result<(), Escalated> {
-        unimplemented!()
-    }
-    /// Stops everything.
-    pub async fn stop(self, _deadline: Duration) -> Result<(), StopError> {
-        unimplemented!()
+fn limit(error: LimitError) -> Error {
+    match error {
+        LimitError::PayloadTooLarge { bytes, limit } => Error::PayloadTooLarge { bytes, limit },
+        other => Error::InvalidArgument(other.to_string()),
     }
 }
 
-pub use converge_supervisors::{Escalated, StopError};
+fn refused(refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::ExpectedSequence { actual } => Error::ExpectedSequence { actual },
+        Refusal::IdempotencyMismatch { sequence } => Error::IdempotencyMismatch { sequence },
+        Refusal::ContextExists { latest } => Error::ContextExists { latest },
+        Refusal::LoadDiverges { latest } => Error::LoadDiverges { latest },
+        // A load takes these in hand before they get here.
+        other => Error::Unavailable { reason: format!("the command was refused: {other:?}") },
+    }
+}
 
-/// Why a node does not start.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StartError(pub String);
+fn stored_error(error: storage::Error) -> Error {
+    match error {
+        storage::Error::DataLoss(what) => Error::DataLoss(what),
+        other => Error::Unavailable { reason: other.to_string() },
+    }
+}
+
+/// What an entry weighs in an answer.
+fn size(entry: &Entry) -> usize {
+    let metadata: usize = entry.metadata.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+    entry.payload.len() + entry.key.len() + metadata + 96
+}

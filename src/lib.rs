@@ -4,14 +4,22 @@
 
 #[cfg(feature = "grpc")]
 pub mod api;
+mod application;
+mod clock;
 pub mod config;
 mod error;
 mod ledger;
+mod node;
+mod snapshots;
+mod status;
+mod types;
+mod verdict;
 
 pub use config::{Config, ConfigError};
 pub use converge_ledger_core::{Entry, EntryId, NewEntry, NodeId, Position, Sequence, Term};
+pub use converge_supervisors::{self as supervisors, Escalated, StopError};
 pub use error::{Error, Rejection, Unknown};
-pub use ledger::{
-    AppendOptions, Appended, Consistency, Escalated, Ledger, Loaded, Node, Page, PeerStatus,
-    ReadOptions, Snapshot, StartError, Status, StopError, Watch, WatchOptions,
-};
+pub use ledger::{DEADLINE_DEFAULT, Ledger, Validator, Watch};
+pub use node::{Builder, Node, StartError};
+pub use status::{PeerStatus, Status};
+pub use types::{AppendOptions, Appended, Consistency, Loaded, Page, ReadOptions, Snapshot, WatchOptions};

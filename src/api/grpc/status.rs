@@ -46,9 +46,7 @@ fn insert(status: &mut Status, name: &'static str, value: u64) {
 pub(super) fn from_error(error: &Error) -> Status {
     let message = error.to_string();
     match error {
-        Error::PayloadTooLarge { .. } | Error::ResponseTooLarge { .. } => {
-            refused(Code::ResourceExhausted, message)
-        }
+        Error::PayloadTooLarge { .. } | Error::ResponseTooLarge { .. } => refused(Code::ResourceExhausted, message),
         Error::InvalidArgument(_) | Error::Rejected(_) | Error::InvalidSnapshot(_) => {
             refused(Code::InvalidArgument, message)
         }
@@ -59,11 +57,9 @@ pub(super) fn from_error(error: &Error) -> Status {
             status
         }
         Error::LoadDiverges { .. } => refused(Code::FailedPrecondition, message),
-        Error::IdempotencyMismatch { .. } | Error::ContextExists { .. } => {
-            refused(Code::AlreadyExists, message)
-        }
+        Error::IdempotencyMismatch { .. } | Error::ContextExists { .. } => refused(Code::AlreadyExists, message),
         Error::Unavailable { .. } | Error::Stopped => refused(Code::Unavailable, message),
-        Error::Unknown(_) => with_outcome(Code::DeadlineExceeded, message, Outcome::Unknown),
+        Error::Unknown(_) | Error::LoadUnknown => with_outcome(Code::DeadlineExceeded, message, Outcome::Unknown),
         Error::ReadTimeout => refused(Code::DeadlineExceeded, message),
         Error::DataLoss(_) => refused(Code::DataLoss, message),
     }

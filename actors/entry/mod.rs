@@ -1,0 +1,380 @@
+//! Admission, batching, and exactly-once submission of commands.
+//!
+//! Owns the open batch, the batches in flight and who waits for them. Does not order (that is `replication`),
+//! does not decide outcomes (that is apply), and keeps nothing that a crash may not take: the callers keep their
+//! requests and submit them again under the same attempt, and [`origin`] keeps the attempts.
+//!
+//! The actor has one phase; what moves is each batch, see [`batcher`].
+//!
+//! Invariants: 4 (an attempt is applied once), and "once handed over, the only failure is *unknown*", held by
+//! the claim of [`origin`]: either the caller gives a request up, or the actor hands it over, never both.
+
+mod batcher;
+mod origin;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use converge_ledger_core::{AttemptId, Boot, Command, NodeId, Outcome, Refusal, Term};
+use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
+use converge_supervisors::{CallError, ChildSpec, Service, Shutdown};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use self::batcher::{Batcher, Effect};
+pub use self::origin::Attempt;
+use self::origin::{Abandon, Claim, Origin};
+use crate::distribution::{Distribution, Lane};
+use crate::replication::wire::Frame;
+use crate::replication::{Replication, View};
+use crate::storage::{AppliedBatch, Storage};
+
+/// What one incarnation is made of.
+#[derive(Clone)]
+pub struct Args {
+    /// Asked which boot this is.
+    pub storage: Storage,
+    /// Takes batches where this node leads, and knows who does otherwise.
+    pub replication: Replication,
+    /// The way to the leader.
+    pub distribution: Distribution,
+    /// A batch without an answer is handed over again after this.
+    pub patience: Duration,
+}
+
+/// What a request is charged besides its bytes, so that a flood of empty ones is bounded, too.
+const REQUEST_OVERHEAD_BYTES: usize = 1024;
+/// A request that was in flight at so many deaths of the actor is not submitted again.
+const DEATHS_MAX: u32 = 2;
+/// How often the actor looks for batches without an answer.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// What an overloaded node tells its clients.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Handle on the entry actor; valid before it starts and across restarts.
+#[derive(Clone)]
+pub struct Entries {
+    service: Service<Message>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: NodeId,
+    boot: OnceLock<Boot>,
+    origin: Arc<Origin>,
+    credits: Arc<Semaphore>,
+    credits_max: usize,
+}
+
+/// Why a command has no outcome.
+#[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// Too much is in flight on this node. Nothing was written.
+    #[error("too many bytes are in flight on this node: try again in {} ms", retry_after.as_millis())]
+    Overloaded {
+        /// When it may be better.
+        retry_after: Duration,
+    },
+    /// It was handed to nobody within its deadline. Nothing was written.
+    #[error("no leader took it within its deadline")]
+    Unavailable,
+    /// It was handed over and did not show up within its deadline. It may have been written.
+    #[error("it was handed over, but did not show up within its deadline")]
+    Unknown(AttemptId),
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, Copy)]
+pub struct Done {
+    /// Apply's verdict.
+    pub outcome: Outcome,
+    /// The term of the log entry that carried it.
+    pub term: Term,
+}
+
+/// Credits for one request, taken before anything else is done with it.
+#[derive(Debug, Clone)]
+pub struct Admission(#[allow(dead_code, reason = "held for its drop")] Arc<OwnedSemaphorePermit>);
+
+pub(crate) enum Message {
+    Submit(Box<Request>, oneshot::Sender<Done>),
+    Applied(AppliedBatch),
+    Led(View),
+    NotProposed { token: u64, hint: Option<NodeId> },
+    LostLink(NodeId),
+    Look,
+}
+
+pub(crate) struct Request {
+    command: Command,
+    bytes: usize,
+    claim: Arc<Claim>,
+    admission: Admission,
+}
+
+impl Entries {
+    /// A handle whose actor has not started; at most `inflight_bytes` are admitted at once.
+    #[must_use]
+    pub fn new(id: NodeId, inflight_bytes: usize) -> Entries {
+        let credits_max = inflight_bytes.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
+        let shared = Shared {
+            id,
+            boot: OnceLock::new(),
+            origin: Arc::default(),
+            credits: Arc::new(Semaphore::new(credits_max)),
+            credits_max,
+        };
+        Entries { service: Service::new("entry"), shared: Arc::new(shared) }
+    }
+
+    /// How to start the actor under a supervisor.
+    pub fn child_spec(&self, args: Args) -> ChildSpec {
+        let shared = self.shared.clone();
+        ChildSpec::service("entry", &self.service, move || (Entry { shared: shared.clone() }, args.clone()))
+            .shutdown(Shutdown::Timeout(Duration::from_secs(5)))
+    }
+
+    /// Takes credits for a request of so many bytes.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] when too much is in flight.
+    pub fn admit(&self, bytes: usize) -> Result<Admission, Error> {
+        // A request larger than all credits passes alone.
+        let charge = (bytes + REQUEST_OVERHEAD_BYTES).min(self.shared.credits_max);
+        let charge = u32::try_from(charge).expect("credits fit");
+        let permit = self.shared.credits.clone().try_acquire_many_owned(charge);
+        permit.map(|p| Admission(Arc::new(p))).map_err(|_| Error::Overloaded { retry_after: RETRY_AFTER })
+    }
+
+    /// A new attempt. Its outcome is kept on every node until it is dropped.
+    #[must_use]
+    pub fn begin(&self) -> Attempt {
+        self.shared.origin.begin()
+    }
+
+    /// Requests for which a caller waits.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.shared.origin.in_flight()
+    }
+
+    /// Submits a command, which carries `attempt`'s counter, until it is applied here or the deadline passes.
+    /// Survives deaths of the actor: the request is submitted again under the same attempt.
+    ///
+    /// # Errors
+    /// [`Error`], by whether anything may have been written.
+    pub async fn submit(
+        &self,
+        attempt: &Attempt,
+        command: Command,
+        admission: Admission,
+        deadline: Instant,
+    ) -> Result<Done, Error> {
+        assert_eq!(command.counter(), attempt.counter(), "a command carries its attempt");
+        let claim = Arc::new(Claim::default());
+        let _abandon = Abandon(&claim);
+        let bytes = weight(&command);
+        let mut deaths = 0;
+        loop {
+            let request =
+                Request { command: command.clone(), bytes, claim: claim.clone(), admission: admission.clone() };
+            let answer = self.service.call(|reply| Message::Submit(Box::new(request), reply), deadline).await;
+            match answer {
+                // Only a newer boot of this node closes an attempt for which a caller waits.
+                Ok(Done { outcome: Outcome::Refused(Refusal::Superseded), .. }) => return Err(self.unknown(attempt)),
+                Ok(done) => return Ok(done),
+                Err(CallError::Unknown) => deaths += 1,
+                Err(CallError::NotSent | CallError::Deadline) => return Err(self.give_up(attempt, &claim)),
+            }
+            if deaths >= DEATHS_MAX {
+                return Err(self.give_up(attempt, &claim));
+            }
+        }
+    }
+
+    fn give_up(&self, attempt: &Attempt, claim: &Claim) -> Error {
+        if claim.abandon() { Error::Unavailable } else { self.unknown(attempt) }
+    }
+
+    fn unknown(&self, attempt: &Attempt) -> Error {
+        let boot = self.shared.boot.get().copied().unwrap_or_default();
+        Error::Unknown(AttemptId { node: self.shared.id, boot, counter: attempt.counter() })
+    }
+
+    /// A batch was applied. Batches of other nodes are ignored.
+    pub fn applied(&self, batch: &AppliedBatch) {
+        if batch.origin.is_some_and(|(node, boot)| node == self.shared.id && self.shared.boot.get() == Some(&boot)) {
+            let _ = self.service.try_cast(Message::Applied(batch.clone()));
+        }
+    }
+
+    /// A peer refused a forwarded batch.
+    pub fn not_proposed(&self, token: u64, hint: Option<NodeId>) {
+        let _ = self.service.try_cast(Message::NotProposed { token, hint });
+    }
+
+    /// The forward lane to a peer broke.
+    pub fn lost_link(&self, peer: NodeId) {
+        let _ = self.service.try_cast(Message::LostLink(peer));
+    }
+}
+
+/// What a command weighs in a batch.
+fn weight(command: &Command) -> usize {
+    let strings =
+        |metadata: &BTreeMap<String, String>| metadata.iter().map(|(k, v)| k.len() + v.len() + 8).sum::<usize>();
+    64 + match command {
+        Command::Append(a) => {
+            let entry = &a.entry;
+            let key = a.idempotency_key.as_ref().map_or(0, String::len);
+            entry.payload.len() + entry.context_id.len() + entry.key.len() + strings(&entry.metadata) + key
+        }
+        Command::Stage(s) => s.entry.payload.len() + s.entry.key.len() + strings(&s.entry.metadata),
+        Command::Load(l) => l.context_id.len() + 64,
+    }
+}
+
+/// The actor.
+struct Entry {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct State {
+    args: Args,
+    shared: Arc<Shared>,
+    myself: ActorRef<Message>,
+    batcher: Batcher,
+    /// Requests by attempt, from submission to outcome.
+    waiting: BTreeMap<u64, Waiting>,
+    /// Tokens are unique to an incarnation, so that a late refusal to a former one hits nothing.
+    token_base: u64,
+    view: View,
+    started: Instant,
+    _tasks: JoinSet<()>,
+}
+
+struct Waiting {
+    reply: oneshot::Sender<Done>,
+    claim: Arc<Claim>,
+    _admission: Admission,
+}
+
+impl Actor for Entry {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
+        let recovered = args.storage.recover().await?;
+        let boot = *self.shared.boot.get_or_init(|| recovered.boot);
+        assert_eq!(boot, recovered.boot, "one process has one boot");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow(args.replication.clone(), myself.clone()));
+        tasks.spawn(look(myself.clone()));
+        Ok(State {
+            batcher: Batcher::new(self.shared.id, boot, args.patience),
+            waiting: BTreeMap::new(),
+            token_base: rand::random::<u64>() & !u64::from(u32::MAX),
+            view: View::default(),
+            started: Instant::now(),
+            shared: self.shared.clone(),
+            _tasks: tasks,
+            args,
+            myself,
+        })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Submit(request, reply) => state.submit(*request, reply),
+            Message::Applied(batch) => state.applied(&batch),
+            Message::Led(view) => state.led(view),
+            Message::NotProposed { token, hint } => state.batcher.not_proposed(token ^ state.token_base, hint),
+            Message::LostLink(peer) => state.batcher.lost_link(peer),
+            Message::Look => {
+                let waiting = &mut state.waiting;
+                waiting.retain(|_, waiting| !waiting.reply.is_closed());
+                state.batcher.expire(state.started.elapsed(), |counter| waiting.contains_key(&counter));
+            }
+        }
+        state.run();
+        Ok(())
+    }
+}
+
+impl State {
+    fn submit(&mut self, request: Request, reply: oneshot::Sender<Done>) {
+        let Request { command, bytes, claim, admission } = request;
+        self.waiting.insert(command.counter(), Waiting { reply, claim, _admission: admission });
+        self.batcher.push(command, bytes);
+    }
+
+    fn applied(&mut self, batch: &AppliedBatch) {
+        for (counter, outcome) in batch.outcomes.iter() {
+            if let Some(waiting) = self.waiting.remove(counter) {
+                let _ = waiting.reply.send(Done { outcome: *outcome, term: batch.term });
+            }
+        }
+        self.batcher.resolved(batch.outcomes.iter().map(|(counter, _)| *counter));
+    }
+
+    fn led(&mut self, view: View) {
+        if (view.leader, view.term) != (self.view.leader, self.view.term) {
+            self.batcher.led_by(view.leader);
+        }
+        self.view = view;
+    }
+
+    fn run(&mut self) {
+        let waiting = &self.waiting;
+        let claim = |counter: u64| waiting.get(&counter).is_some_and(|w| !w.reply.is_closed() && w.claim.hand_over());
+        let effects = self.batcher.run(self.started.elapsed(), || self.shared.origin.low_water(), claim);
+        effects.into_iter().for_each(|effect| self.execute(effect));
+    }
+
+    /// What cannot be handed over is taken as lost; the next look hands it over again.
+    fn execute(&mut self, effect: Effect) {
+        match effect {
+            Effect::Propose { token, data } => {
+                let token = token ^ self.token_base;
+                let myself = self.myself.clone();
+                let refused = Box::new(move |hint| drop(myself.cast(Message::NotProposed { token, hint })));
+                let _ = self.args.replication.propose(data, refused);
+            }
+            Effect::Forward { to, token, data } => {
+                let token = token ^ self.token_base;
+                let frame = Frame::Propose { token, data }.encode(self.args.replication.tag());
+                let _ = self.args.distribution.send(to, Lane::Forward, frame);
+            }
+        }
+    }
+}
+
+/// Tells the actor who leads, now and at every change.
+async fn follow(replication: Replication, myself: ActorRef<Message>) {
+    let mut view = replication.view();
+    loop {
+        let now = view.borrow_and_update().clone();
+        if myself.cast(Message::Led(now)).is_err() || view.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn look(myself: ActorRef<Message>) {
+    let mut interval = tokio::time::interval(LOOK_EVERY);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if myself.cast(Message::Look).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The Raft node without its world: what goes in is an event, what comes out are calls on [`Output`].
+//!
+//! Owns the crate's `RawNode` and the order of persistence. Does not know actors, clocks, links or disks, so a
+//! simulator can drive it step by step. The rules it keeps, each with what breaks without it:
+//!
+//! - A Ready is persisted in order. One that needs no sync still queues behind those that do, because
+//!   acknowledging it acknowledges all earlier ones (S1, S2).
+//! - A follower's messages leave only after the sync of their Ready: an `AppendResponse` or a vote that is not
+//!   on disk is a promise that a crash breaks (invariants 6 and 8).
+//! - A leader's messages leave at once, in parallel with its own sync; its own vote for the commit index is
+//!   counted only after that sync.
+//! - `advance_append_async` comes after [`Output::persist`], which makes the entries readable: the crate drops
+//!   its own copy there.
+//! - The election time-out is set after every step from (seed, term, role, count), not by the crate's
+//!   thread-local randomness, so that a seed repeats a run.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use converge_ledger_core::{LogIndex, NodeId, Term};
+use raft::eraftpb::{Entry, HardState, Message, MessageType};
+use raft::{Config, RawNode, StateRole};
+
+/// Where the core's decisions go. Calls come in the order in which they must take effect.
+pub(crate) trait Output {
+    /// Send now.
+    fn send(&mut self, message: Message);
+    /// Make the entries readable at once and durable in order; answer later with [`Core::persisted`].
+    fn persist(&mut self, number: u64, entries: Vec<Entry>, hard_state: Option<HardState>);
+    /// Apply these committed entries, in order.
+    fn apply(&mut self, entries: Vec<Entry>);
+    /// The read index of that context is confirmed.
+    fn read_state(&mut self, context: Vec<u8>, index: LogIndex);
+}
+
+/// What stays the same for a whole incarnation.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) id: NodeId,
+    pub(crate) heartbeat_ticks: usize,
+    pub(crate) election_ticks: usize,
+    pub(crate) applied: LogIndex,
+    pub(crate) seed: u64,
+    pub(crate) single: bool,
+}
+
+/// Largest Raft message and the bounds that fit it; see `ARCHITECTURE.md`, "Bounds".
+const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
+const COMMITTED_BYTES_PER_READY_MAX: u64 = 8 << 20;
+const INFLIGHT_MESSAGES_MAX: usize = 256;
+
+/// Why a proposal was not taken. Nothing of it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotProposed {
+    pub(crate) hint: Option<NodeId>,
+}
+
+/// What the rest of the node may know about the Raft node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) role: StateRole,
+    pub(crate) leader: Option<NodeId>,
+    pub(crate) term: Term,
+    pub(crate) commit: LogIndex,
+}
+
+pub(crate) struct Core<L: raft::Storage> {
+    node: RawNode<L>,
+    settings: Settings,
+    /// Readies whose sync has not returned, oldest first, with the messages that wait for it.
+    held: VecDeque<Held>,
+    /// How many election time-outs were set.
+    timeouts: u64,
+}
+
+struct Held {
+    number: u64,
+    messages: Vec<Message>,
+    /// Whether a sync of its own answers for it; otherwise it goes with the one before it.
+    syncs: bool,
+}
+
+impl<L: raft::Storage> Core<L> {
+    pub(crate) fn new(settings: Settings, log: L) -> raft::Result<Core<L>> {
+        let config = Config {
+            id: settings.id.get(),
+            election_tick: settings.election_ticks,
+            heartbeat_tick: settings.heartbeat_ticks,
+            applied: settings.applied.get(),
+            // The crate's own draw then has one outcome, which ours never has: a redraw is always seen.
+            min_election_tick: settings.election_ticks,
+            max_election_tick: settings.election_ticks + 1,
+            max_size_per_msg: MESSAGE_BYTES_MAX,
+            max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            // Not even a partial lease: rule 14 of the crate.
+            read_only_option: raft::ReadOnlyOption::Safe,
+            skip_bcast_commit: false,
+            batch_append: false,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+            max_committed_size_per_ready: COMMITTED_BYTES_PER_READY_MAX,
+            ..Config::default()
+        };
+        config.validate()?;
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let node = RawNode::new(&config, log, &logger)?;
+        let mut core = Core { node, settings, held: VecDeque::new(), timeouts: 0 };
+        core.set_timeout();
+        if core.settings.single {
+            core.node.campaign()?;
+        }
+        Ok(core)
+    }
+
+    /// Handles what the crate already has to say after a start.
+    pub(crate) fn settle(&mut self, out: &mut impl Output) {
+        self.after(out);
+    }
+
+    pub(crate) fn tick(&mut self, out: &mut impl Output) {
+        self.node.tick();
+        self.after(out);
+    }
+
+    /// A message of a peer, already checked to be from that peer, to this node, and of a kind that crosses the
+    /// network.
+    pub(crate) fn message(&mut self, message: Message, out: &mut impl Output) -> raft::Result<()> {
+        let result = self.node.step(message);
+        self.after(out);
+        match result {
+            // Expected: dropped proposals and responses of a peer that is not in the configuration.
+            Err(raft::Error::ProposalDropped | raft::Error::StepPeerNotFound) => Ok(()),
+            other => other,
+        }
+    }
+
+    pub(crate) fn propose(&mut self, data: Bytes, out: &mut impl Output) -> Result<(), NotProposed> {
+        if self.node.raft.state != StateRole::Leader {
+            return Err(NotProposed { hint: self.leader() });
+        }
+        let mut entry = Entry::default();
+        entry.data = data;
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.node.raft.id;
+        message.set_entries(vec![entry].into());
+        // The crate drops a proposal when too much is uncommitted, or during a transfer of leadership.
+        let result = self.node.raft.step(message).map_err(|_| NotProposed { hint: None });
+        self.after(out);
+        result
+    }
+
+    pub(crate) fn read_index(&mut self, context: Vec<u8>, out: &mut impl Output) {
+        self.node.read_index(context);
+        self.after(out);
+    }
+
+    pub(crate) fn unreachable(&mut self, peer: NodeId, out: &mut impl Output) {
+        self.node.report_unreachable(peer.get());
+        self.after(out);
+    }
+
+    pub(crate) fn applied(&mut self, index: LogIndex, out: &mut impl Output) {
+        if index.get() > self.node.raft.raft_log.applied {
+            self.node.advance_apply_to(index.get());
+            self.after(out);
+        }
+    }
+
+    /// The sync of Ready `number`, and so of all before it, returned Ok.
+    pub(crate) fn persisted(&mut self, number: u64, out: &mut impl Output) {
+        let mut last = None;
+        while let Some(held) = self.held.front() {
+            // Readies without a sync of their own go with the last one before them that has one.
+            if held.number > number && held.syncs {
+                break;
+            }
+            let held = self.held.pop_front().expect("a front was just seen");
+            last = Some(held.number);
+            held.messages.into_iter().for_each(|message| out.send(message));
+        }
+        if let Some(last) = last {
+            self.node.on_persist_ready(last);
+            self.after(out);
+        }
+    }
+
+    pub(crate) fn summary(&self) -> Summary {
+        let raft = &self.node.raft;
+        Summary {
+            role: raft.state,
+            leader: self.leader(),
+            term: Term(raft.term),
+            commit: LogIndex(raft.raft_log.committed),
+        }
+    }
+
+    /// The last index that the log knows, synced or not.
+    pub(crate) fn last_index(&self) -> LogIndex {
+        LogIndex(self.node.raft.raft_log.last_index())
+    }
+
+    pub(crate) fn is_voter(&self, id: NodeId) -> bool {
+        self.node.raft.prs().get(id.get()).is_some()
+    }
+
+    /// What each peer is known to hold; empty unless this node leads.
+    pub(crate) fn matched(&self) -> Vec<(NodeId, LogIndex)> {
+        if self.node.raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let mut all: Vec<_> = self.node.raft.prs().iter().map(|(id, p)| (NodeId(*id), LogIndex(p.matched))).collect();
+        all.sort_unstable();
+        all
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        Some(NodeId(self.node.raft.leader_id)).filter(|id| id.get() != 0)
+    }
+
+    fn after(&mut self, out: &mut impl Output) {
+        self.set_timeout();
+        while self.node.has_ready() {
+            self.ready(out);
+            self.set_timeout();
+        }
+    }
+
+    fn ready(&mut self, out: &mut impl Output) {
+        let mut ready = self.node.ready();
+        assert!(ready.snapshot().is_empty(), "a snapshot came where none is ever sent");
+        let number = ready.number();
+        ready.take_messages().into_iter().for_each(|message| out.send(message));
+        for read in ready.take_read_states() {
+            out.read_state(read.request_ctx, LogIndex(read.index));
+        }
+        let committed = ready.take_committed_entries();
+        let messages = ready.take_persisted_messages();
+        let syncs = ready.must_sync();
+        if syncs {
+            // A change of commit alone needs no sync: applied, stored later, stands for it.
+            let hard_state = ready.hs().cloned();
+            out.persist(number, ready.take_entries(), hard_state);
+        }
+        self.node.advance_append_async(ready);
+        if syncs || !self.held.is_empty() {
+            self.held.push_back(Held { number, messages, syncs });
+        } else {
+            messages.into_iter().for_each(|message| out.send(message));
+            self.node.on_persist_ready(number);
+        }
+        if !committed.is_empty() {
+            out.apply(committed);
+        }
+    }
+
+    /// Replaces a time-out drawn by the crate with one that (seed, term, role, count) decides.
+    fn set_timeout(&mut self) {
+        let raft = &mut self.node.raft;
+        if raft.randomized_election_timeout() != self.settings.election_ticks {
+            return;
+        }
+        self.timeouts += 1;
+        let mixed = [raft.id, raft.term, raft.state as u64, self.timeouts]
+            .into_iter()
+            .fold(self.settings.seed, |state, value| mix(state ^ value));
+        let span = self.settings.election_ticks as u64;
+        let ticks = self.settings.election_ticks + 1 + usize::try_from(mixed % span).expect("a tick count is small");
+        raft.set_randomized_election_timeout(ticks);
+    }
+}
+
+/// The finaliser of splitmix64: every input bit changes about half of the output's.
+fn mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

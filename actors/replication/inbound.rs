@@ -1,0 +1,189 @@
+//! Frames and link events of peers: checked here, before the Raft crate sees any of them.
+
+use std::collections::BTreeMap;
+
+use converge_ledger_core::{LogIndex, NodeId, StoreId};
+use converge_supervisors::ractor::ActorProcessingErr;
+use raft::eraftpb::{Message as RaftMessage, MessageType};
+
+use super::wire::{self, Frame};
+use super::{Phase, State, is_batch};
+use crate::distribution::{Inbound, Lane, LinkEvent, Permit};
+use crate::storage::Genesis;
+
+/// A decoded frame. The permit is the link's credit: dropping it lets the link read on.
+pub(crate) struct Received {
+    from: NodeId,
+    lane: Lane,
+    epoch: u64,
+    tag: u64,
+    frame: Frame,
+    _permit: Permit,
+}
+
+impl Received {
+    pub(crate) fn decode(inbound: Inbound) -> Result<Received, wire::Error> {
+        let (frame, tag) = Frame::decode(&inbound.payload)?;
+        let Inbound { from, lane, epoch, permit, .. } = inbound;
+        Ok(Received { from, lane, epoch, tag, frame, _permit: permit })
+    }
+}
+
+/// Appends travel apart from heartbeats, so that a megabyte of entries delays no vote (and rule 11 of the crate).
+pub(crate) fn lane_of(kind: MessageType) -> Lane {
+    match kind {
+        MessageType::MsgAppend | MessageType::MsgAppendResponse => Lane::Append,
+        _ => Lane::Control,
+    }
+}
+
+/// Peers whose frames were refused, so that each reason is said once.
+#[derive(Debug, Default)]
+pub(crate) struct Strangers {
+    said: BTreeMap<NodeId, String>,
+}
+
+impl Strangers {
+    fn refuse(&mut self, from: NodeId, reason: &str) {
+        if self.said.get(&from).is_none_or(|said| said != reason) {
+            tracing::warn!(peer = %from, reason, "frames of this peer are refused");
+            self.said.insert(from, reason.to_owned());
+        }
+    }
+}
+
+impl State {
+    pub(super) async fn frame(&mut self, received: Received) -> Result<(), ActorProcessingErr> {
+        let Received { from, lane, epoch, tag, frame, _permit } = received;
+        if !self.args.voters.contains(&from) || !self.current(from, lane, epoch) {
+            return Ok(());
+        }
+        match frame {
+            Frame::Genesis { store_id, genesis } => self.introduced(from, store_id, genesis).await,
+            frame => self.ordinary(from, lane, tag, frame),
+        }
+    }
+
+    /// Drops what an older connection still delivers: a stale rejection could push `next` below `match`.
+    fn current(&mut self, from: NodeId, lane: Lane, epoch: u64) -> bool {
+        let newest = self.epochs.entry((from, lane)).or_default();
+        *newest = epoch.max(*newest);
+        *newest == epoch
+    }
+
+    fn ordinary(&mut self, from: NodeId, lane: Lane, tag: u64, frame: Frame) -> Result<(), ActorProcessingErr> {
+        let Phase::Running(running) = &self.phase else { return Ok(()) };
+        if tag != running.tag {
+            self.strangers.refuse(from, "it belongs to a cluster that was formed apart from this one");
+            return Ok(());
+        }
+        match frame {
+            Frame::Raft(message) => self.raft_message(from, lane, *message),
+            Frame::Propose { token, data } => {
+                let result = if is_batch(&data) { self.propose(data)? } else { Err(None) };
+                if let Err(hint) = result {
+                    self.send_to(from, Lane::Forward, Frame::NotProposed { token, hint });
+                }
+                Ok(())
+            }
+            // Those go to the entry actor; see the node's sink.
+            Frame::NotProposed { .. } | Frame::Genesis { .. } => Ok(()),
+        }
+    }
+
+    fn raft_message(&mut self, from: NodeId, lane: Lane, message: RaftMessage) -> Result<(), ActorProcessingErr> {
+        let Phase::Running(running) = &self.phase else { return Ok(()) };
+        let kind = message.get_msg_type();
+        if message.from != from.get()
+            || message.to != self.args.id.get()
+            || lane_of(kind) != lane
+            || !running.core.is_voter(from)
+        {
+            self.strangers.refuse(from, "a Raft message names other nodes than its link, or came on the wrong lane");
+            return Ok(());
+        }
+        // A leader's heartbeat never says more than this node has acknowledged. If it does, the tail is gone.
+        let lost_tail = kind == MessageType::MsgHeartbeat
+            && message.term >= running.core.summary().term.get()
+            && LogIndex(message.commit) > running.core.last_index();
+        if lost_tail {
+            let reason = format!(
+                "node {from} leads with commit {}, which this node acknowledged, but its log ends at {}: the tail was lost (an older copy of the directory?)",
+                message.commit,
+                running.core.last_index()
+            );
+            self.args.storage.fence(reason);
+            self.phase = Phase::Silent;
+            return Ok(());
+        }
+        if let Some(result) = self.drive(|core, out| core.message(message, out))? {
+            result?;
+        }
+        self.open_reads()
+    }
+
+    async fn introduced(
+        &mut self,
+        from: NodeId,
+        store_id: StoreId,
+        theirs: Option<Genesis>,
+    ) -> Result<(), ActorProcessingErr> {
+        match &mut self.phase {
+            Phase::Forming(forming) => {
+                let verdict = forming.heard(from, store_id, theirs);
+                self.decide(verdict).await
+            }
+            Phase::Running(running) => {
+                match theirs {
+                    // Fresh, or wiped: it will see.
+                    None => self.introduce(Some(from)),
+                    Some(theirs) if theirs != running.genesis => {
+                        self.strangers.refuse(from, "it belongs to a cluster that was formed apart from this one");
+                    }
+                    Some(_) => {}
+                }
+                Ok(())
+            }
+            Phase::Silent | Phase::Wrong => Ok(()),
+        }
+    }
+
+    /// Says who this node is, to one peer or to all.
+    pub(super) fn introduce(&mut self, to: Option<NodeId>) {
+        let genesis = match &self.phase {
+            Phase::Running(running) => Some(running.genesis.clone()),
+            Phase::Forming(_) => None,
+            Phase::Silent | Phase::Wrong => return,
+        };
+        let store_id = self.store_id;
+        let peers = self.args.voters.iter().copied().filter(|id| *id != self.args.id);
+        for peer in peers.filter(|id| to.is_none_or(|to| to == *id)).collect::<Vec<_>>() {
+            self.send_to(peer, Lane::Control, Frame::Genesis { store_id, genesis: genesis.clone() });
+        }
+    }
+
+    fn send_to(&self, peer: NodeId, lane: Lane, frame: Frame) {
+        let tag = match &self.phase {
+            Phase::Running(running) => running.tag,
+            _ => 0,
+        };
+        // Shed or down: the peer asks again.
+        let _ = self.args.distribution.send(peer, lane, frame.encode(tag));
+    }
+
+    pub(super) fn link(&mut self, event: LinkEvent) -> Result<(), ActorProcessingErr> {
+        match event {
+            LinkEvent::Up { peer, lane: Lane::Control, .. } => self.introduce(Some(peer)),
+            LinkEvent::Up { .. } => {}
+            LinkEvent::Down { peer, lane, .. } => {
+                if let (Phase::Forming(forming), Lane::Control) = (&mut self.phase, lane) {
+                    forming.lost(peer);
+                }
+                if lane == Lane::Append {
+                    self.drive(|core, out| core.unreachable(peer, out))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,600 @@
+//! The Raft node as an actor: it orders, replicates and commits, and nothing else.
+//!
+//! Owns the `raft` crate's state machine ([`core`](self)); no other module names that crate. Does not store (that
+//! is `storage`), does not know entries (a batch is bytes here), and answers no client.
+//!
+//! A restart is a real restart: `pre_start` asks storage for what is durable and starts a Raft node from that.
+//!
+//! ```text
+//!             ┌──────────┐  genesis synced   ┌─────────┐  storage fenced, log tail lost
+//!  recover ──▶│ Forming  │──────────────────▶│ Running │──────────────────────────────┐
+//!     │       └────┬─────┘                   └─────────┘                              ▼
+//!     │            │ listed with another store  ▲                               ┌──────────┐
+//!     │            ▼                            │                               │  Silent  │
+//!     │        ┌────────┐   genesis on disk     │        genesis names others   └──────────┘
+//!     └───────▶│ Wrong  │◀──────────────────────┴──── (configuration differs) ──▶ Wrong
+//!              └────────┘
+//! ```
+//! `Silent` and `Wrong` neither vote nor acknowledge. `Wrong` is reported through [`Args::fatal`] and the node
+//! stops; `Silent` stays, so that status and alarms can say why.
+//!
+//! Touches invariants S1, S2, S8 and 6, 8, 9: how is said at [`core`](self) and [`Core::persisted`].
+
+mod core;
+mod genesis;
+mod inbound;
+mod log;
+mod reads;
+mod view;
+pub mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use converge_ledger_core::{Batch, Boot, ClusterId, LogIndex, NodeId, StoreId, Term};
+use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
+use converge_supervisors::{ChildSpec, Service, Shutdown};
+use raft::StateRole;
+use raft::eraftpb::{Entry, HardState, Message as RaftMessage, MessageType};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use self::core::{Core, Output, Settings};
+use self::genesis::{Forming, Verdict};
+use self::log::{Log, from_raft};
+use self::reads::Reads;
+use self::view::Shared;
+pub use self::view::{Role, View};
+use self::wire::{Frame, GROUP};
+use crate::distribution::{Distribution, Inbound, Lane, LinkEvent};
+use crate::storage::{self, Genesis, Recovered, Storage};
+
+/// Reports that this node must not run with this directory and configuration.
+pub type Fatal = Arc<dyn Fn(String) + Send + Sync>;
+/// Called once when a proposal was not taken; it was written nowhere.
+pub type Refused = Box<dyn FnOnce(Option<NodeId>) + Send>;
+
+/// What one incarnation is made of.
+#[derive(Clone)]
+pub struct Args {
+    /// The store of the log; recovered from at every start.
+    pub storage: Storage,
+    /// The links to the other voters.
+    pub distribution: Distribution,
+    /// This node.
+    pub id: NodeId,
+    /// All voters, this node included, as configured.
+    pub voters: Vec<NodeId>,
+    /// The cluster as configured.
+    pub cluster_id: ClusterId,
+    /// Interval of a leader's heartbeats.
+    pub heartbeat: Duration,
+    /// Shortest election time-out; a node waits between this and twice this.
+    pub election: Duration,
+    /// Seed of the election time-outs.
+    pub seed: u64,
+    /// Where a reason goes for which this node must stop.
+    pub fatal: Fatal,
+}
+
+/// Ticks per heartbeat: a finer clock spreads election time-outs.
+const TICKS_PER_HEARTBEAT: u32 = 2;
+/// A linearizable read that got no index within this many heartbeats is asked again.
+const READ_PATIENCE_HEARTBEATS: u32 = 3;
+/// A forming node says who it is once in so many ticks.
+const GENESIS_TICKS: u64 = 4;
+
+/// Handle on the replication actor; valid before it starts and across restarts.
+#[derive(Clone)]
+pub struct Replication {
+    service: Service<Message>,
+    shared: Arc<Shared>,
+}
+
+/// Why a read index could not be had.
+#[derive(Debug, thiserror::Error, Clone, Copy, PartialEq, Eq)]
+pub enum ReadError {
+    /// No majority confirmed it within the deadline.
+    #[error("no majority confirmed the read within its deadline")]
+    Unavailable,
+    /// Too many reads wait already.
+    #[error("too many linearizable reads are waiting")]
+    Overloaded,
+}
+
+/// What the actor is told. Private: callers use [`Replication`].
+pub(crate) enum Message {
+    Tick,
+    Frame(inbound::Received),
+    Link(LinkEvent),
+    Propose { data: Bytes, refused: Refused },
+    Read { reply: ReadReply },
+    Persisted { number: u64, result: Result<(), storage::Error> },
+    Applied(LogIndex),
+}
+
+type ReadReply = oneshot::Sender<Result<LogIndex, ReadError>>;
+
+impl Default for Replication {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Replication {
+    /// A handle whose actor has not started.
+    #[must_use]
+    pub fn new() -> Replication {
+        Replication { service: Service::new("replication"), shared: Arc::new(Shared::default()) }
+    }
+
+    /// How to start the actor under a supervisor.
+    pub fn child_spec(&self, args: Args) -> ChildSpec {
+        let shared = self.shared.clone();
+        ChildSpec::service("replication", &self.service, move || (Raft { shared: shared.clone() }, args.clone()))
+            .shutdown(Shutdown::Timeout(Duration::from_secs(10)))
+    }
+
+    /// Hands a batch to the local Raft node. `refused` is called if it is not the leader; otherwise nothing is
+    /// called, and the batch shows up as applied, or never.
+    ///
+    /// # Errors
+    /// Gives `refused` back when the actor is not running: nothing was handed over.
+    pub fn propose(&self, data: Bytes, refused: Refused) -> Result<(), Refused> {
+        self.service.try_cast(Message::Propose { data, refused }).map_err(|message| match message {
+            Message::Propose { refused, .. } => refused,
+            _ => unreachable!("the message just made"),
+        })
+    }
+
+    /// Waits until everything acknowledged before this call is applied here.
+    ///
+    /// # Errors
+    /// [`ReadError`]; the read may be tried again.
+    pub async fn read_index(&self, deadline: Instant) -> Result<LogIndex, ReadError> {
+        loop {
+            match self.service.call(|reply| Message::Read { reply }, deadline).await {
+                Ok(answer) => return answer,
+                // The actor restarted: ask the next incarnation.
+                Err(converge_supervisors::CallError::Unknown) if Instant::now() < deadline => {}
+                Err(_) => return Err(ReadError::Unavailable),
+            }
+        }
+    }
+
+    /// A frame of a peer. Decoded here, in the link's task.
+    ///
+    /// # Errors
+    /// What is wrong with it; the link is to be closed.
+    pub fn deliver(&self, inbound: Inbound) -> Result<(), wire::Error> {
+        let received = inbound::Received::decode(inbound)?;
+        // Without an actor the frame is lost, as on a network; Raft sends again.
+        let _ = self.service.try_cast(Message::Frame(received));
+        Ok(())
+    }
+
+    /// A link came up or went down.
+    pub fn link(&self, event: LinkEvent) {
+        let _ = self.service.try_cast(Message::Link(event));
+    }
+
+    /// Everything up to `index` is applied.
+    pub fn applied(&self, index: LogIndex) {
+        let _ = self.service.try_cast(Message::Applied(index));
+    }
+
+    /// Who leads, and what this node is. Changes can be awaited.
+    #[must_use]
+    pub fn view(&self) -> watch::Receiver<View> {
+        self.shared.view.subscribe()
+    }
+
+    /// The tag that frames of this cluster carry; 0 before it is formed.
+    pub(crate) fn tag(&self) -> u64 {
+        self.shared.tag()
+    }
+
+    /// The commit index last seen.
+    #[must_use]
+    pub fn commit(&self) -> LogIndex {
+        self.shared.commit()
+    }
+
+    /// What each voter is known to hold, where this node leads.
+    #[must_use]
+    pub fn matched(&self) -> Vec<(NodeId, LogIndex)> {
+        self.shared.matched()
+    }
+}
+
+/// The actor.
+struct Raft {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct State {
+    args: Args,
+    shared: Arc<Shared>,
+    myself: ActorRef<Message>,
+    phase: Phase,
+    store_id: StoreId,
+    boot: Boot,
+    reads: Reads<ReadReply>,
+    started: Instant,
+    ticks: u64,
+    epochs: std::collections::BTreeMap<(NodeId, Lane), u64>,
+    /// When each sync that has not returned was asked for, oldest first.
+    syncing: std::collections::VecDeque<(u64, Instant)>,
+    /// Whether the disk is so slow that this node must not lead.
+    stalled: bool,
+    strangers: inbound::Strangers,
+    _ticker: JoinSet<()>,
+}
+
+/// See the diagram at the module.
+enum Phase {
+    Forming(Forming),
+    Running(Box<Running>),
+    Silent,
+    Wrong,
+}
+
+struct Running {
+    core: Core<Log>,
+    genesis: Genesis,
+    tag: u64,
+}
+
+impl Actor for Raft {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
+        let recovered = args.storage.recover().await?;
+        let mut state = State::new(args, self.shared.clone(), myself, &recovered);
+        state.enter(recovered).await?;
+        state.publish();
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Tick => state.tick()?,
+            Message::Frame(received) => state.frame(received).await?,
+            Message::Link(event) => state.link(event)?,
+            Message::Propose { data, refused } => {
+                if let Err(hint) = state.propose(data)? {
+                    refused(hint);
+                }
+            }
+            Message::Read { reply } => state.read(reply)?,
+            Message::Persisted { number, result } => state.persisted(number, result)?,
+            Message::Applied(index) => state.applied(index)?,
+        }
+        state.publish();
+        Ok(())
+    }
+}
+
+/// Executes what the core decides, in order; remembers the first failure.
+struct Shell<'a> {
+    args: &'a Args,
+    myself: &'a ActorRef<Message>,
+    tag: u64,
+    syncing: &'a mut std::collections::VecDeque<(u64, Instant)>,
+    reads: Vec<(Vec<u8>, LogIndex)>,
+    failure: Option<storage::Error>,
+}
+
+impl Output for Shell<'_> {
+    fn send(&mut self, message: RaftMessage) {
+        let (to, kind) = (NodeId(message.to), message.get_msg_type());
+        if !wire::crosses_the_network(kind) {
+            return;
+        }
+        let pieces = Frame::Raft(Box::new(message)).encode(self.tag);
+        // A shed append is reported when the link goes down, or when Raft probes: it counts on nothing.
+        if self.args.distribution.send(to, inbound::lane_of(kind), pieces).is_err() && kind == MessageType::MsgAppend {
+            let _ = self.myself.cast(Message::Link(LinkEvent::Down { peer: to, lane: Lane::Append, epoch: 0 }));
+        }
+    }
+
+    fn persist(&mut self, number: u64, entries: Vec<Entry>, hard_state: Option<HardState>) {
+        let entries = entries.into_iter().map(from_raft).collect();
+        let hard_state = hard_state.map(|hs| storage::HardState {
+            term: Term(hs.term),
+            vote: NodeId(hs.vote),
+            commit: LogIndex(hs.commit),
+        });
+        self.syncing.push_back((number, Instant::now()));
+        let myself = self.myself.clone();
+        // To this incarnation only: a later one has recovered what is durable by itself.
+        let done = Box::new(move |result| drop(myself.cast(Message::Persisted { number, result })));
+        if let Err(error) = self.args.storage.append(entries, hard_state, done) {
+            self.failure.get_or_insert(error);
+        }
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>) {
+        if let Err(error) = self.args.storage.apply(entries.into_iter().map(from_raft).collect()) {
+            self.failure.get_or_insert(error);
+        }
+    }
+
+    fn read_state(&mut self, context: Vec<u8>, index: LogIndex) {
+        self.reads.push((context, index));
+    }
+}
+
+impl State {
+    fn new(args: Args, shared: Arc<Shared>, myself: ActorRef<Message>, recovered: &Recovered) -> State {
+        let ticker = ticker(myself.clone(), args.heartbeat / TICKS_PER_HEARTBEAT, shared.clone());
+        State {
+            reads: Reads::new(rand::random()),
+            phase: Phase::Silent,
+            store_id: recovered.store_id,
+            boot: recovered.boot,
+            started: Instant::now(),
+            ticks: 0,
+            epochs: Default::default(),
+            syncing: Default::default(),
+            stalled: false,
+            strangers: Default::default(),
+            _ticker: ticker,
+            args,
+            shared,
+            myself,
+        }
+    }
+
+    /// From what is durable to the phase it means.
+    async fn enter(&mut self, recovered: Recovered) -> Result<(), ActorProcessingErr> {
+        match recovered.genesis.clone() {
+            Some(genesis) => self.run(genesis, recovered)?,
+            None => {
+                let Args { cluster_id, id, ref voters, .. } = self.args;
+                let forming = Forming::new(cluster_id, GROUP, id, self.store_id, voters.clone());
+                let verdict = forming.verdict();
+                self.phase = Phase::Forming(forming);
+                self.decide(verdict).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the Raft node, unless the configuration contradicts the genesis.
+    fn run(&mut self, genesis: Genesis, recovered: Recovered) -> Result<(), ActorProcessingErr> {
+        if let Some(reason) = self.contradiction(&genesis) {
+            self.phase = Phase::Wrong;
+            (self.args.fatal)(reason);
+            return Ok(());
+        }
+        let ticks = |interval: Duration| {
+            let tick = self.args.heartbeat / TICKS_PER_HEARTBEAT;
+            usize::try_from(interval.as_nanos() / tick.as_nanos().max(1)).unwrap_or(usize::MAX)
+        };
+        let settings = Settings {
+            id: self.args.id,
+            heartbeat_ticks: TICKS_PER_HEARTBEAT as usize,
+            election_ticks: ticks(self.args.election),
+            applied: recovered.applied,
+            seed: self.args.seed,
+            single: genesis.voters.len() == 1,
+        };
+        // Never above the last index (the crate panics), never below what is applied.
+        let commit = recovered.hard_state.commit.max(recovered.applied).min(recovered.last_index);
+        let hard_state = HardState {
+            term: recovered.hard_state.term.get(),
+            vote: recovered.hard_state.vote.get(),
+            commit: commit.get(),
+            ..HardState::default()
+        };
+        let voters = genesis.voters.keys().map(|id| id.get()).collect();
+        let core = Core::new(settings, Log::new(self.args.storage.clone(), hard_state, voters))?;
+        let tag = genesis::tag(&genesis);
+        tracing::info!(term = %recovered.hard_state.term, last = %recovered.last_index, applied = %recovered.applied, boot = %self.boot, "raft node starts");
+        self.phase = Phase::Running(Box::new(Running { core, genesis, tag }));
+        // What the crate has to say already: a lone voter's campaign.
+        self.shared.started(recovered.applied, tag);
+        self.drive(|core, out| core.settle(out)).map(|_| ())
+    }
+
+    fn contradiction(&self, genesis: &Genesis) -> Option<String> {
+        let on_disk: Vec<u64> = genesis.voters.keys().map(|id| id.get()).collect();
+        let mut configured: Vec<u64> = self.args.voters.iter().map(|id| id.get()).collect();
+        configured.sort_unstable();
+        if on_disk != configured {
+            return Some(format!(
+                "the voters of this directory are {on_disk:?}, the configuration names {configured:?}; voters are fixed when a cluster is formed, only their addresses may change: set cluster.peers to the voters on disk, or start with an empty data directory"
+            ));
+        }
+        if genesis.cluster_id != self.args.cluster_id {
+            return Some(format!(
+                "this directory belongs to cluster {}, the configuration makes {}; set cluster.name to the name it was formed with",
+                genesis.cluster_id, self.args.cluster_id
+            ));
+        }
+        let listed = genesis.voters.get(&self.args.id);
+        if listed != Some(&self.store_id) {
+            return Some(format!(
+                "this directory's store {} is not the one that node {} formed the cluster with",
+                self.store_id, self.args.id
+            ));
+        }
+        None
+    }
+
+    async fn decide(&mut self, verdict: Verdict) -> Result<(), ActorProcessingErr> {
+        match verdict {
+            Verdict::Wait => {}
+            Verdict::Found(genesis) => {
+                self.args.storage.write_genesis(genesis.clone()).await?;
+                tracing::info!(cluster = %genesis.cluster_id, voters = ?genesis.voters.keys(), "cluster formed");
+                let recovered = self.args.storage.recover().await?;
+                self.run(genesis, recovered)?;
+                self.introduce(None);
+            }
+            Verdict::Wiped { listed } => {
+                self.phase = Phase::Wrong;
+                let listed = listed.map_or("no store at all".to_owned(), |id| format!("store {id}"));
+                (self.args.fatal)(format!(
+                    "the cluster was formed with {listed} for node {}, this directory is store {}: it was wiped or replaced. A lost disk cannot come back under its id yet; restore the original directory",
+                    self.args.id, self.store_id
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one step of the core and all that follows from it. `None` when there is no Raft node.
+    fn drive<R>(
+        &mut self,
+        step: impl FnOnce(&mut Core<Log>, &mut Shell<'_>) -> R,
+    ) -> Result<Option<R>, ActorProcessingErr> {
+        let Phase::Running(running) = &mut self.phase else { return Ok(None) };
+        let mut shell = Shell {
+            args: &self.args,
+            myself: &self.myself,
+            tag: running.tag,
+            syncing: &mut self.syncing,
+            reads: Vec::new(),
+            failure: None,
+        };
+        let result = step(&mut running.core, &mut shell);
+        let (reads, failure) = (shell.reads, shell.failure);
+        for (context, index) in reads {
+            self.reads.answered(&context, index);
+        }
+        if let Some(error) = failure {
+            self.storage_failed(error)?;
+        }
+        self.answer_reads();
+        Ok(Some(result))
+    }
+
+    /// A fenced storage silences this node; anything else is for the supervisor.
+    fn storage_failed(&mut self, error: storage::Error) -> Result<(), ActorProcessingErr> {
+        if !error.is_fenced() {
+            return Err(error.into());
+        }
+        tracing::error!(%error, "storage is fenced; this node falls silent");
+        self.phase = Phase::Silent;
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<(), ActorProcessingErr> {
+        self.shared.tick_done();
+        self.ticks += 1;
+        self.reads.retain(|reply| !reply.is_closed());
+        self.reads.retry(self.started.elapsed(), self.args.heartbeat * READ_PATIENCE_HEARTBEATS);
+        if matches!(self.phase, Phase::Forming(_)) && self.ticks % GENESIS_TICKS == 1 {
+            self.introduce(None);
+        }
+        self.check_disk();
+        if !self.stalled {
+            self.drive(|core, out| core.tick(out))?;
+        }
+        if let Phase::Running(running) = &self.phase {
+            self.shared.set_matched(running.core.matched());
+        }
+        self.open_reads()
+    }
+
+    /// A leader that cannot sync must stop heartbeating, or it holds office and refuses every write.
+    fn check_disk(&mut self) {
+        let waited = self.syncing.front().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        let leads = matches!(&self.phase, Phase::Running(r) if r.core.summary().role == StateRole::Leader);
+        let stalled = leads && waited > self.args.election;
+        if stalled && !self.stalled {
+            tracing::warn!(?waited, "a sync takes longer than an election time-out; this leader stops heartbeating");
+        }
+        self.stalled = stalled;
+    }
+
+    fn propose(&mut self, data: Bytes) -> Result<Result<(), Option<NodeId>>, ActorProcessingErr> {
+        if self.stalled {
+            return Ok(Err(None));
+        }
+        let result = self.drive(|core, out| core.propose(data, out))?;
+        Ok(result.unwrap_or(Err(core::NotProposed { hint: None })).map_err(|refused| refused.hint))
+    }
+
+    fn read(&mut self, reply: ReadReply) -> Result<(), ActorProcessingErr> {
+        if let Err(reply) = self.reads.add(reply) {
+            let _ = reply.send(Err(ReadError::Overloaded));
+        }
+        self.open_reads()
+    }
+
+    fn open_reads(&mut self) -> Result<(), ActorProcessingErr> {
+        let leader_known = matches!(&self.phase, Phase::Running(r) if r.core.summary().leader.is_some());
+        if leader_known
+            && !self.stalled
+            && let Some(context) = self.reads.open(self.started.elapsed())
+        {
+            self.drive(|core, out| core.read_index(context, out))?;
+        }
+        Ok(())
+    }
+
+    fn answer_reads(&mut self) {
+        let applied = self.shared.applied();
+        for reply in self.reads.applied(applied) {
+            let _ = reply.send(Ok(applied));
+        }
+    }
+
+    fn persisted(&mut self, number: u64, result: Result<(), storage::Error>) -> Result<(), ActorProcessingErr> {
+        if let Err(error) = result {
+            return self.storage_failed(error);
+        }
+        while self.syncing.front().is_some_and(|(n, _)| *n <= number) {
+            self.syncing.pop_front();
+        }
+        self.drive(|core, out| core.persisted(number, out)).map(|_| ())
+    }
+
+    fn applied(&mut self, index: LogIndex) -> Result<(), ActorProcessingErr> {
+        self.shared.set_applied(index);
+        self.drive(|core, out| core.applied(index, out))?;
+        self.open_reads()
+    }
+
+    fn publish(&self) {
+        match &self.phase {
+            Phase::Running(running) => self.shared.publish(running.core.summary()),
+            Phase::Forming(forming) => self.shared.forming(forming.missing()),
+            Phase::Silent | Phase::Wrong => self.shared.silent(),
+        }
+    }
+}
+
+/// Ticks the actor; a tick that has not been handled yet is not doubled.
+fn ticker(myself: ActorRef<Message>, every: Duration, shared: Arc<Shared>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    shared.tick_done();
+    tasks.spawn(async move {
+        let mut interval = tokio::time::interval(every);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            if shared.tick_due() && myself.cast(Message::Tick).is_err() {
+                return;
+            }
+        }
+    });
+    tasks
+}
+
+/// Whether these bytes are a batch that every node can apply. Checked before a stranger's bytes enter the log.
+fn is_batch(data: &Bytes) -> bool {
+    Batch::decode(data).is_ok()
+}

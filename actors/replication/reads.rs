@@ -1,0 +1,180 @@
+//! Linearizable reads: many waiting callers, few rounds of the crate's read index.
+//!
+//! Pure. A caller joins only a round that has not been asked yet: a round that was asked before the caller came
+//! may answer with an index from before it, too. A round's context is unique to this incarnation, so that a late
+//! answer to a former one satisfies nobody. The crate drops a request silently when there is no leader or no
+//! commit in its term; a round that stays unanswered is therefore asked again under a new context.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use converge_ledger_core::LogIndex;
+
+/// Rounds in flight at once; callers beyond them wait for the next one.
+const ROUNDS_MAX: usize = 8;
+/// Callers that may wait; one more is refused.
+pub(crate) const WAITING_MAX: usize = 65_536;
+
+/// Everyone who waits for a read index; `C` is the caller's reply.
+pub(crate) struct Reads<C> {
+    incarnation: u64,
+    counter: u64,
+    /// Not part of any round yet.
+    next: Vec<C>,
+    asked: BTreeMap<u64, Round<C>>,
+    /// Confirmed, waiting for apply to reach the index.
+    confirmed: BTreeMap<LogIndex, Vec<C>>,
+}
+
+struct Round<C> {
+    callers: Vec<C>,
+    asked_at: Duration,
+}
+
+impl<C> Reads<C> {
+    pub(crate) fn new(incarnation: u64) -> Reads<C> {
+        Reads { incarnation, counter: 0, next: Vec::new(), asked: BTreeMap::new(), confirmed: BTreeMap::new() }
+    }
+
+    /// Adds a caller; gives it back when too many wait.
+    pub(crate) fn add(&mut self, caller: C) -> Result<(), C> {
+        if self.waiting() >= WAITING_MAX {
+            return Err(caller);
+        }
+        self.next.push(caller);
+        Ok(())
+    }
+
+    /// Opens a round for all who wait, if there is anyone and a round is free: its context is to be asked.
+    pub(crate) fn open(&mut self, now: Duration) -> Option<Vec<u8>> {
+        if self.next.is_empty() || self.asked.len() >= ROUNDS_MAX {
+            return None;
+        }
+        self.counter += 1;
+        self.asked.insert(self.counter, Round { callers: std::mem::take(&mut self.next), asked_at: now });
+        Some(self.context(self.counter))
+    }
+
+    /// An answer of the crate. One that belongs to no open round is ignored.
+    pub(crate) fn answered(&mut self, context: &[u8], index: LogIndex) {
+        let Some(counter) = self.counter_of(context) else { return };
+        if let Some(round) = self.asked.remove(&counter) {
+            self.confirmed.entry(index).or_default().extend(round.callers);
+        }
+    }
+
+    /// Everyone whose index has been applied.
+    pub(crate) fn applied(&mut self, applied: LogIndex) -> Vec<C> {
+        let mut ready = Vec::new();
+        while let Some(entry) = self.confirmed.first_entry().filter(|e| *e.key() <= applied) {
+            ready.extend(entry.remove());
+        }
+        ready
+    }
+
+    /// Takes back the callers of rounds asked longer than `patience` ago, to be asked anew.
+    pub(crate) fn retry(&mut self, now: Duration, patience: Duration) {
+        let late: Vec<u64> =
+            self.asked.iter().filter(|(_, r)| now.saturating_sub(r.asked_at) >= patience).map(|(c, _)| *c).collect();
+        for counter in late {
+            let round = self.asked.remove(&counter).expect("a late round is an asked one");
+            self.next.extend(round.callers);
+        }
+    }
+
+    /// Forgets callers that no longer wait.
+    pub(crate) fn retain(&mut self, alive: impl Fn(&C) -> bool) {
+        self.next.retain(&alive);
+        self.asked.values_mut().for_each(|round| round.callers.retain(&alive));
+        self.confirmed.values_mut().for_each(|callers| callers.retain(&alive));
+    }
+
+    fn waiting(&self) -> usize {
+        let asked: usize = self.asked.values().map(|round| round.callers.len()).sum();
+        let confirmed: usize = self.confirmed.values().map(Vec::len).sum();
+        self.next.len() + asked + confirmed
+    }
+
+    fn context(&self, counter: u64) -> Vec<u8> {
+        [self.incarnation.to_le_bytes(), counter.to_le_bytes()].concat()
+    }
+
+    fn counter_of(&self, context: &[u8]) -> Option<u64> {
+        let (incarnation, counter) = context.split_at_checked(8)?;
+        if incarnation != self.incarnation.to_le_bytes() {
+            return None;
+        }
+        Some(u64::from_le_bytes(counter.try_into().ok()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn who_comes_after_a_round_was_asked_waits_for_the_next() {
+        let mut reads = Reads::new(7);
+        reads.add("early").unwrap();
+        let first = reads.open(NOW).unwrap();
+        reads.add("late").unwrap();
+        reads.answered(&first, LogIndex(5));
+        assert_eq!(reads.applied(LogIndex(9)), vec!["early"]);
+        let second = reads.open(NOW).unwrap();
+        reads.answered(&second, LogIndex(6));
+        assert_eq!(reads.applied(LogIndex(5)), Vec::<&str>::new(), "not before apply reaches the index");
+        assert_eq!(reads.applied(LogIndex(6)), vec!["late"]);
+    }
+
+    #[test]
+    fn an_answer_to_a_former_incarnation_satisfies_nobody() {
+        let mut former = Reads::new(1);
+        former.add("x").unwrap();
+        let context = former.open(NOW).unwrap();
+        let mut reads = Reads::new(2);
+        reads.add("x").unwrap();
+        reads.open(NOW).unwrap();
+        reads.answered(&context, LogIndex(1));
+        assert!(reads.applied(LogIndex(9)).is_empty());
+    }
+
+    #[test]
+    fn an_unanswered_round_is_asked_again_under_a_new_context() {
+        let mut reads = Reads::new(1);
+        reads.add("x").unwrap();
+        let lost = reads.open(NOW).unwrap();
+        reads.retry(NOW * 2, NOW);
+        let again = reads.open(NOW * 2).unwrap();
+        assert_ne!(lost, again);
+        reads.answered(&lost, LogIndex(1));
+        assert!(reads.applied(LogIndex(9)).is_empty(), "the lost round has no callers left");
+        reads.answered(&again, LogIndex(2));
+        assert_eq!(reads.applied(LogIndex(2)), vec!["x"]);
+    }
+
+    #[test]
+    fn rounds_are_bounded_and_callers_share_the_next() {
+        let mut reads = Reads::new(1);
+        for caller in 0..ROUNDS_MAX {
+            reads.add(caller).unwrap();
+            assert!(reads.open(NOW).is_some());
+        }
+        reads.add(100).unwrap();
+        reads.add(101).unwrap();
+        assert_eq!(reads.open(NOW), None);
+        reads.retry(NOW * 2, NOW);
+        assert!(reads.open(NOW * 2).is_some());
+        assert_eq!(reads.open(NOW * 2), None, "one round took everybody");
+    }
+
+    #[test]
+    fn who_gave_up_is_forgotten() {
+        let mut reads = Reads::new(1);
+        (0..WAITING_MAX).for_each(|n| reads.add(n).unwrap());
+        assert_eq!(reads.add(1), Err(1));
+        reads.retain(|n| n % 2 == 0);
+        assert!(reads.add(1).is_ok());
+    }
+}

@@ -1,0 +1,137 @@
+//! What the rest of the node may see of the Raft node, without asking it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use converge_ledger_core::{LogIndex, NodeId, Term};
+use raft::StateRole;
+use tokio::sync::watch;
+
+use super::core::Summary;
+
+/// What this node is in its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// Has no genesis yet, or is not running.
+    #[default]
+    None,
+    /// Follows, or waits for a leader.
+    Follower,
+    /// Asks for votes.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+impl Role {
+    /// The word that status shows.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::None => "none",
+            Role::Follower => "follower",
+            Role::Candidate => "candidate",
+            Role::Leader => "leader",
+        }
+    }
+}
+
+/// Who leads. Changes are rare; commit and applied move apart from it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct View {
+    /// What this node is.
+    pub role: Role,
+    /// Who leads, if this node knows.
+    pub leader: Option<NodeId>,
+    /// The current term.
+    pub term: Term,
+    /// Voters that a forming cluster still waits for.
+    pub missing: Vec<NodeId>,
+    /// Whether this node fell silent: its storage is fenced, or its directory is wrong.
+    pub silent: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) view: watch::Sender<View>,
+    commit: AtomicU64,
+    applied: AtomicU64,
+    matched: Mutex<Vec<(NodeId, LogIndex)>>,
+    ticking: AtomicBool,
+    tag: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn publish(&self, summary: Summary) {
+        self.commit.store(summary.commit.get(), Ordering::Relaxed);
+        let role = match summary.role {
+            StateRole::Follower => Role::Follower,
+            StateRole::PreCandidate | StateRole::Candidate => Role::Candidate,
+            StateRole::Leader => Role::Leader,
+        };
+        self.replace(View { role, leader: summary.leader, term: summary.term, ..View::default() });
+    }
+
+    pub(crate) fn forming(&self, missing: Vec<NodeId>) {
+        self.replace(View { missing, ..View::default() });
+    }
+
+    pub(crate) fn silent(&self) {
+        let term = self.view.borrow().term;
+        self.replace(View { silent: true, term, ..View::default() });
+    }
+
+    fn replace(&self, new: View) {
+        self.view.send_if_modified(|view| {
+            if *view == new {
+                return false;
+            }
+            if (view.role, view.leader) != (new.role, new.leader) {
+                let leader = new.leader.map(NodeId::get);
+                tracing::info!(role = new.role.as_str(), leader, term = %new.term, "role or leader changed");
+            }
+            *view = new;
+            true
+        });
+    }
+
+    pub(crate) fn commit(&self) -> LogIndex {
+        LogIndex(self.commit.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn applied(&self) -> LogIndex {
+        LogIndex(self.applied.load(Ordering::Acquire))
+    }
+
+    /// A Raft node started. `applied` may be lower than before a restart of storage: what was applied in memory
+    /// only is applied again, and a read that waits must wait for that.
+    pub(crate) fn started(&self, applied: LogIndex, tag: u64) {
+        self.applied.store(applied.get(), Ordering::Release);
+        self.tag.store(tag, Ordering::Release);
+    }
+
+    pub(crate) fn tag(&self) -> u64 {
+        self.tag.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_applied(&self, index: LogIndex) {
+        self.applied.fetch_max(index.get(), Ordering::AcqRel);
+    }
+
+    pub(crate) fn matched(&self) -> Vec<(NodeId, LogIndex)> {
+        self.matched.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    pub(crate) fn set_matched(&self, matched: Vec<(NodeId, LogIndex)>) {
+        *self.matched.lock().expect("no code panics while it holds this lock") = matched;
+    }
+
+    /// Whether the last tick was handled, so that another may be sent.
+    pub(crate) fn tick_due(&self) -> bool {
+        !self.ticking.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn tick_done(&self) {
+        self.ticking.store(false, Ordering::Release);
+    }
+}

@@ -1,0 +1,197 @@
+//! Tells subscribers that a context grew; what it grew by they read from storage.
+//!
+//! Owns one notification cell per watched context, nothing per subscriber: a cell holds only the latest
+//! sequence, so that a slow subscriber costs no memory and simply reads further behind. Does not read entries
+//! and does not remember positions; [`Follow`] does, in the subscriber's task.
+//!
+//! Invariant 7. No gap between history and live: a subscriber first takes the cell, then reads, and waits only
+//! when it has read up to what the cell said. None before commit: cells move when apply does.
+//!
+//! The actor has one phase, `Serving`. When it dies its cells close; every [`Follow`] subscribes again and goes on
+//! from its own cursor.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use converge_ledger_core::{Entry, Sequence};
+use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
+use converge_supervisors::{ChildSpec, Service, Shutdown};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::storage::{self, AppliedBatch, ReadQuery, Storage};
+
+/// A subscriber holds at most so many bytes of entries it has not taken yet.
+const PAGE_BYTES_MAX: usize = 256 * 1024;
+/// A subscriber scans at most so many entries at a time for its key.
+const PAGE_ENTRIES_MAX: usize = 1024;
+/// How long a subscriber waits for a restarting actor before it looks at storage anyway.
+const SUBSCRIBE_WAIT: Duration = Duration::from_secs(1);
+/// A pause before storage that is starting anew is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Handle on the watch actor; valid before it starts and across restarts.
+#[derive(Clone)]
+pub struct Watches {
+    service: Service<Message>,
+}
+
+pub(crate) enum Message {
+    Subscribe { context: String, reply: oneshot::Sender<watch::Receiver<Sequence>> },
+    Applied(AppliedBatch),
+}
+
+impl Default for Watches {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Watches {
+    /// A handle whose actor has not started.
+    #[must_use]
+    pub fn new() -> Watches {
+        Watches { service: Service::new("watch") }
+    }
+
+    /// How to start the actor under a supervisor.
+    pub fn child_spec(&self) -> ChildSpec {
+        ChildSpec::service("watch", &self.service, || (Watch, ())).shutdown(Shutdown::Timeout(Duration::from_secs(5)))
+    }
+
+    /// A batch was applied.
+    pub fn applied(&self, batch: &AppliedBatch) {
+        if !batch.heads.is_empty() {
+            let _ = self.service.try_cast(Message::Applied(batch.clone()));
+        }
+    }
+
+    /// Entries of a context behind `from`: what exists, then what comes.
+    #[must_use]
+    pub fn follow(&self, storage: Storage, context: String, from: Sequence, key: Option<String>) -> Follow {
+        Follow { watches: self.clone(), storage, context, key, cursor: from, page: VecDeque::new(), grown: None }
+    }
+}
+
+/// One subscription. Holds a cursor and at most one page; dropping it ends it.
+pub struct Follow {
+    watches: Watches,
+    storage: Storage,
+    context: String,
+    key: Option<String>,
+    cursor: Sequence,
+    page: VecDeque<Entry>,
+    grown: Option<watch::Receiver<Sequence>>,
+}
+
+impl Follow {
+    /// The next entry; waits until there is one.
+    ///
+    /// # Errors
+    /// When storage is fenced or found corruption; the subscription is over then.
+    pub async fn next(&mut self) -> Result<Entry, storage::Error> {
+        loop {
+            if let Some(entry) = self.page.pop_front() {
+                return Ok(entry);
+            }
+            // The cell first, then the read: what is applied in between moves the cell.
+            let seen = self.seen().await;
+            match self.read() {
+                Ok(true) => {}
+                Ok(false) => self.wait(seen).await,
+                Err(storage::Error::Unavailable) => tokio::time::sleep(RETRY_PAUSE).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reads a page; false when the context has nothing behind the cursor.
+    fn read(&mut self) -> Result<bool, storage::Error> {
+        let query =
+            ReadQuery { after: self.cursor, limit: PAGE_ENTRIES_MAX, key: self.key.clone(), max_bytes: PAGE_BYTES_MAX };
+        let page = self.storage.read(&self.context, query)?;
+        let moved = page.next_after > self.cursor;
+        self.cursor = self.cursor.max(page.next_after);
+        self.page.extend(page.entries);
+        Ok(moved)
+    }
+
+    /// The latest sequence that the cell has told, from a cell that is alive.
+    async fn seen(&mut self) -> Option<Sequence> {
+        if self.grown.as_ref().is_none_or(|grown| grown.has_changed().is_err()) {
+            let context = self.context.clone();
+            let deadline = Instant::now() + SUBSCRIBE_WAIT;
+            let subscribe = |reply| Message::Subscribe { context, reply };
+            self.grown = self.watches.service.call(subscribe, deadline).await.ok();
+        }
+        self.grown.as_mut().map(|grown| *grown.borrow_and_update())
+    }
+
+    /// Waits until the context may have grown.
+    async fn wait(&mut self, seen: Option<Sequence>) {
+        match (&mut self.grown, seen) {
+            // A closed cell means that the actor died: look again.
+            (Some(grown), Some(_)) => drop(grown.changed().await),
+            _ => tokio::time::sleep(RETRY_PAUSE).await,
+        }
+    }
+}
+
+/// The actor.
+struct Watch;
+
+/// Cells by context. A cell without subscribers is dropped when its context grows, and all such are when there
+/// are twice as many as at the last time.
+#[derive(Default)]
+pub(crate) struct State {
+    cells: BTreeMap<String, watch::Sender<Sequence>>,
+    prune_at: usize,
+}
+
+/// Below this many cells nothing is pruned.
+const PRUNE_FROM: usize = 1024;
+
+impl Actor for Watch {
+    type Msg = Message;
+    type State = State;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Message>, (): ()) -> Result<State, ActorProcessingErr> {
+        Ok(State { cells: BTreeMap::new(), prune_at: PRUNE_FROM })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Subscribe { context, reply } => drop(reply.send(state.subscribe(context))),
+            Message::Applied(batch) => state.applied(&batch),
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn subscribe(&mut self, context: String) -> watch::Receiver<Sequence> {
+        if self.cells.len() >= self.prune_at {
+            self.cells.retain(|_, cell| cell.receiver_count() > 0);
+            self.prune_at = (self.cells.len() * 2).max(PRUNE_FROM);
+        }
+        self.cells.entry(context).or_insert_with(|| watch::Sender::new(Sequence(0))).subscribe()
+    }
+
+    fn applied(&mut self, batch: &AppliedBatch) {
+        for (context, latest) in batch.heads.iter() {
+            let Some(cell) = self.cells.get(context) else { continue };
+            if cell.receiver_count() == 0 {
+                self.cells.remove(context);
+            } else {
+                cell.send_replace(*latest);
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The whole supervision tree, top to bottom, on one screen.
+//!
+//! ```text
+//! root                one_for_one
+//! ├─ verdict          fails when this node must not run, and so ends it
+//! ├─ ledger           rest_for_one: storage, replication, entry, watch
+//! ├─ distribution     one_for_one: links (one per peer and lane), listener
+//! └─ api              one_for_one: listener, connections
+//! ```
+//!
+//! Every slot is made before the tree, every socket is bound before the tree: a restart needs no name and refuses
+//! no connection. The arrows between actors are in [`Wires`], which routes frames, link events and applied
+//! batches to whoever needs them.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use converge_actors::distribution::{self, Distribution, Identity, Inbound, Lane, LinkEvent, Sink};
+use converge_actors::entry::{self, Entries};
+use converge_actors::replication::{self, Replication, wire};
+use converge_actors::storage::{self, Storage};
+use converge_actors::watch::Watches;
+use converge_ledger_core::{ClusterId, Limits, NodeId};
+use converge_supervisors::{ChildSpec, Strategy, SupervisorSpec};
+use tokio::sync::watch;
+
+use crate::Config;
+use crate::ledger::{Inner, Ledger, Validator};
+use crate::node::StartError;
+use crate::verdict::Verdict;
+
+/// Younger siblings of a failed child of `ledger` get this long, then are killed: clients have deadlines.
+const ELDER_GRACE: Duration = Duration::from_millis(200);
+
+/// A node before it runs.
+pub(crate) struct Application {
+    pub(crate) spec: SupervisorSpec,
+    pub(crate) ledger: Ledger,
+    pub(crate) verdict: Verdict,
+    pub(crate) grpc: Option<SocketAddr>,
+    pub(crate) peer: Option<SocketAddr>,
+}
+
+/// Binds the sockets and lays out the tree.
+pub(crate) fn build(config: &Config, validator: Option<Validator>) -> Result<Application, StartError> {
+    config.validate().map_err(StartError::new)?;
+    let voters = config.voters().map_err(StartError::new)?;
+    let id = NodeId(config.node.id);
+    let ids: Vec<NodeId> = voters.keys().copied().collect();
+    let cluster_id = cluster_id(&config.cluster.name, &ids);
+    let alone = config.cluster.peers.is_empty();
+    let peer_socket = if alone { None } else { Some(bind("listen.peer", &config.listen.peer)?) };
+    let grpc_socket = config.listen.grpc_addr().map(|address| bind("listen.grpc", address)).transpose()?;
+    let (grpc, peer) = (address(grpc_socket.as_ref()), address(peer_socket.as_ref()));
+
+    let (replication, watches, verdict) = (Replication::new(), Watches::new(), Verdict::new());
+    let entries = Entries::new(id, usize::try_from(config.limits.inflight_bytes).unwrap_or(usize::MAX));
+    let wires =
+        Arc::new(Wires { replication: replication.clone(), entries: entries.clone(), watches: watches.clone() });
+    let storage = {
+        let wires = wires.clone();
+        Storage::new(storage::Settings::new(&config.node.data_dir), Arc::new(move |batch| wires.applied(&batch)))
+    };
+    let links = distribution::Settings { links_intensity: config.supervision.links.into(), ..Default::default() };
+    let identity = Identity { cluster_id, node_id: id };
+    let distribution = Distribution::new(links, identity, voters, peer_socket, wires);
+
+    let ledger = Ledger {
+        inner: Arc::new(Inner {
+            id,
+            cluster_id,
+            limits: Limits { payload_bytes: size(config.limits.payload_bytes), ..Limits::default() },
+            response_bytes: size(config.limits.response_bytes),
+            snapshot_bytes: size(config.limits.snapshot_bytes),
+            election: Duration::from_millis(config.raft.election_ms),
+            storage: storage.clone(),
+            replication: replication.clone(),
+            entries: entries.clone(),
+            watches: watches.clone(),
+            distribution: distribution.clone(),
+            validator,
+            clock: crate::clock::now_ns,
+            tree: OnceLock::new(),
+            stopped: watch::Sender::new(false),
+        }),
+    };
+
+    let raft = replication::Args {
+        storage: storage.clone(),
+        distribution: distribution.clone(),
+        id,
+        voters: ids,
+        cluster_id,
+        heartbeat: Duration::from_millis(config.raft.heartbeat_ms),
+        election: Duration::from_millis(config.raft.election_ms),
+        seed: rand::random(),
+        fatal: {
+            let verdict = verdict.clone();
+            Arc::new(move |reason| verdict.give(reason))
+        },
+    };
+    let submission = entry::Args {
+        storage: storage.clone(),
+        replication: replication.clone(),
+        distribution: distribution.clone(),
+        patience: Duration::from_millis(config.raft.election_ms),
+    };
+    let supervision = &config.supervision;
+    let mut children = vec![
+        verdict.child_spec(),
+        ChildSpec::supervisor(
+            "ledger",
+            SupervisorSpec {
+                strategy: Strategy::RestForOne,
+                intensity: supervision.ledger.into(),
+                children: vec![
+                    storage.child_spec(),
+                    replication.child_spec(raft),
+                    entries.child_spec(submission),
+                    watches.child_spec(),
+                ],
+                shutdown_grace_elder: Some(ELDER_GRACE),
+            },
+        ),
+    ];
+    if !alone {
+        children.push(one_for_one("distribution", supervision.distribution, distribution.children()));
+    }
+    #[cfg(feature = "grpc")]
+    if let Some(socket) = grpc_socket {
+        let actors = crate::api::grpc::children(socket, ledger.clone(), config.into());
+        children.push(one_for_one("api", supervision.api, actors));
+    }
+    #[cfg(not(feature = "grpc"))]
+    drop(grpc_socket);
+    let spec = SupervisorSpec {
+        strategy: Strategy::OneForOne,
+        intensity: supervision.root.into(),
+        children,
+        shutdown_grace_elder: None,
+    };
+    Ok(Application { spec, ledger, verdict, grpc, peer })
+}
+
+fn one_for_one(id: &str, intensity: crate::config::IntensityConfig, children: Vec<ChildSpec>) -> ChildSpec {
+    let intensity = intensity.into();
+    let strategy = Strategy::OneForOne;
+    ChildSpec::supervisor(id, SupervisorSpec { strategy, intensity, children, shutdown_grace_elder: None })
+}
+
+/// Who hears of what. Called from storage and from the links; nothing here waits.
+struct Wires {
+    replication: Replication,
+    entries: Entries,
+    watches: Watches,
+}
+
+impl Wires {
+    fn applied(&self, batch: &storage::AppliedBatch) {
+        self.entries.applied(batch);
+        self.replication.applied(batch.index);
+        self.watches.applied(batch);
+    }
+}
+
+impl Sink for Wires {
+    fn deliver(&self, inbound: Inbound) {
+        let from = inbound.from;
+        let result = match inbound.lane {
+            Lane::Forward => match wire::Frame::decode(&inbound.payload) {
+                Ok((wire::Frame::NotProposed { token, hint }, _)) => {
+                    self.entries.not_proposed(token, hint);
+                    Ok(())
+                }
+                Ok(_) => self.replication.deliver(inbound),
+                Err(error) => Err(error),
+            },
+            Lane::Control | Lane::Append => self.replication.deliver(inbound),
+        };
+        if let Err(error) = result {
+            tracing::warn!(peer = %from, %error, "a frame could not be read and was dropped");
+        }
+    }
+
+    fn event(&self, event: LinkEvent) {
+        if let LinkEvent::Down { peer, lane: Lane::Forward, .. } = event {
+            self.entries.lost_link(peer);
+        }
+        self.replication.link(event);
+    }
+
+    fn hello_refused(&self, peer: Option<NodeId>, reason: String) {
+        let peer = peer.map(NodeId::get);
+        tracing::warn!(peer, reason, "a peer was refused");
+    }
+}
+
+/// Follows from the name and the voters, so that nodes of different clusters refuse each other before either is
+/// formed.
+fn cluster_id(name: &str, voters: &[NodeId]) -> ClusterId {
+    let mut hasher = blake3::Hasher::new_derive_key("converge-ledger cluster id v1");
+    hasher.update(&(name.len() as u64).to_le_bytes());
+    hasher.update(name.as_bytes());
+    for id in voters {
+        hasher.update(&id.get().to_le_bytes());
+    }
+    let mut id = [0; 16];
+    hasher.finalize_xof().fill(&mut id);
+    ClusterId(id)
+}
+
+fn bind(key: &str, address: &str) -> Result<TcpListener, StartError> {
+    let socket = TcpListener::bind(address).map_err(|error| {
+        StartError::new(format!(
+            "cannot listen on {key} = {address}: {error}; choose another address or stop what uses it"
+        ))
+    })?;
+    socket.set_nonblocking(true).map_err(|error| StartError::new(format!("{key} = {address}: {error}")))?;
+    Ok(socket)
+}
+
+fn address(socket: Option<&TcpListener>) -> Option<SocketAddr> {
+    socket.and_then(|socket| socket.local_addr().ok())
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,223 @@
+//! A node as a host application holds it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use converge_ledger_core::NewEntry;
+use converge_supervisors::ractor::ActorCell;
+use converge_supervisors::{ChildSpec, Escalated, StopError, Tree};
+
+use crate::application::{self, Application};
+use crate::ledger::{Ledger, Validator};
+use crate::verdict::Verdict;
+use crate::{Config, Rejection};
+
+/// Name of a node's root supervisor, the first part of every path.
+const ROOT: &str = "root";
+/// What a node that is dropped instead of stopped gets.
+const DROP_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+impl StartError {
+    pub(crate) fn new(reason: impl ToString) -> StartError {
+        StartError(reason.to_string())
+    }
+}
+
+/// A running node. Stop it with [`Node::stop`]; one that is dropped is asked to stop, and nobody waits for it.
+///
+/// It runs on the tokio runtime that starts it, and installs no subscriber, signal handler, allocator or runtime.
+pub struct Node {
+    running: Option<Running>,
+}
+
+#[derive(Clone)]
+struct Running {
+    tree: Tree,
+    ledger: Ledger,
+    verdict: Verdict,
+    grpc: Option<SocketAddr>,
+    peer: Option<SocketAddr>,
+}
+
+/// A node to be started, with what only a host can give.
+pub struct Builder {
+    config: Config,
+    validator: Option<Validator>,
+}
+
+impl Builder {
+    /// A rule of the host's for every entry appended through this node. Runs in the caller's task; a panic is a
+    /// rejection.
+    #[must_use]
+    pub fn validator(mut self, rule: impl Fn(&NewEntry) -> Result<(), Rejection> + Send + Sync + 'static) -> Builder {
+        self.validator = Some(Arc::new(rule));
+        self
+    }
+
+    /// Starts the node: its tree is up, its data recovered. A leader may still have to be found; calls wait for
+    /// it within their deadlines.
+    ///
+    /// # Errors
+    /// [`StartError`] names the cause and the next step.
+    pub async fn start(self) -> Result<Node, StartError> {
+        let application = self.build()?;
+        let Application { spec, ledger, verdict, grpc, peer } = application;
+        let started = Tree::start(ROOT, spec).await;
+        Node::started(started, ledger, verdict, grpc, peer).await
+    }
+
+    /// Starts the node linked to an actor of the host's: if that one dies, the node does; if the node gives up,
+    /// that one hears of it as of any child.
+    ///
+    /// # Errors
+    /// [`StartError`] names the cause and the next step.
+    pub async fn spawn_linked(self, parent: ActorCell) -> Result<Node, StartError> {
+        let Application { spec, ledger, verdict, grpc, peer } = self.build()?;
+        let started = Tree::start_linked(ROOT, spec, parent).await;
+        Node::started(started, ledger, verdict, grpc, peer).await
+    }
+
+    /// A child specification that runs the node under a supervisor of the host's, and the ledger to call it by.
+    /// Sockets are bound here.
+    ///
+    /// # Errors
+    /// [`StartError`] names the cause and the next step.
+    pub fn child(self) -> Result<(ChildSpec, Ledger), StartError> {
+        let Application { spec, ledger, .. } = self.build()?;
+        Ok((ChildSpec::supervisor("converge-ledger", spec), ledger))
+    }
+
+    fn build(self) -> Result<Application, StartError> {
+        application::build(&self.config, self.validator)
+    }
+}
+
+impl Node {
+    /// A node to be started with more than a configuration.
+    #[must_use]
+    pub fn builder(config: Config) -> Builder {
+        Builder { config, validator: None }
+    }
+
+    /// See [`Builder::start`].
+    ///
+    /// # Errors
+    /// [`StartError`] names the cause and the next step.
+    pub async fn start(config: Config) -> Result<Node, StartError> {
+        Node::builder(config).start().await
+    }
+
+    /// See [`Builder::child`].
+    ///
+    /// # Errors
+    /// [`StartError`] names the cause and the next step.
+    pub fn child(config: Config) -> Result<(ChildSpec, Ledger), StartError> {
+        Node::builder(config).child()
+    }
+
+    /// See [`Builder::spawn_linked`].
+    ///
+    /// # Errors
+    /// [`StartError`] names the cause and the next step.
+    pub async fn spawn_linked(config: Config, parent: ActorCell) -> Result<Node, StartError> {
+        Node::builder(config).spawn_linked(parent).await
+    }
+
+    async fn started(
+        tree: Result<Tree, converge_supervisors::StartError>,
+        ledger: Ledger,
+        verdict: Verdict,
+        grpc: Option<SocketAddr>,
+        peer: Option<SocketAddr>,
+    ) -> Result<Node, StartError> {
+        let tree = match tree {
+            Ok(tree) => tree,
+            Err(error) => return Err(StartError::new(verdict.reason().unwrap_or_else(|| error.to_string()))),
+        };
+        let _ = ledger.inner.tree.set(tree.clone());
+        let node = Node { running: Some(Running { tree, ledger, verdict, grpc, peer }) };
+        match node.running().verdict.reason() {
+            None => Ok(node),
+            Some(reason) => {
+                let _ = node.stop(DROP_DEADLINE).await;
+                Err(StartError::new(reason))
+            }
+        }
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("a node runs until it is stopped, which takes it")
+    }
+
+    /// The handle to call; it outlives this value.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        self.running().ledger.clone()
+    }
+
+    /// Where gRPC is served; `None` where it is off.
+    #[must_use]
+    pub fn grpc_addr(&self) -> Option<SocketAddr> {
+        self.running().grpc
+    }
+
+    /// Where peers connect; `None` for a node alone.
+    #[must_use]
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.running().peer
+    }
+
+    /// The supervision tree: to look at, and to kill actors of in tests.
+    #[must_use]
+    pub fn tree(&self) -> Tree {
+        self.running().tree.clone()
+    }
+
+    /// Waits until the node is stopped, or its root supervisor gives up.
+    ///
+    /// # Errors
+    /// [`Escalated`] with the reason.
+    pub async fn wait(&self) -> Result<(), Escalated> {
+        let Running { tree, ledger, verdict, .. } = self.running();
+        let ended = tree.wait().await;
+        ledger.inner.stopped.send_replace(true);
+        ended.map_err(|escalated| match verdict.reason() {
+            Some(reason) => Escalated { reason, ..escalated },
+            None => escalated,
+        })
+    }
+
+    /// Stops the node in order: no new calls, calls drained, actors from the youngest to the eldest. Past the
+    /// deadline everything is killed, which loses nothing that was acknowledged.
+    ///
+    /// # Errors
+    /// [`StopError`] when the deadline passed.
+    pub async fn stop(mut self, deadline: Duration) -> Result<(), StopError> {
+        let Some(Running { tree, ledger, .. }) = self.running.take() else { return Ok(()) };
+        let stopped = tree.stop(deadline).await;
+        ledger.inner.stopped.send_replace(true);
+        stopped
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let Some(Running { tree, ledger, .. }) = self.running.take() else { return };
+        if *ledger.inner.stopped.borrow() {
+            return;
+        }
+        tracing::warn!("a node was dropped; it is asked to stop, but nobody waits for it: call Node::stop");
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = tree.stop(DROP_DEADLINE).await;
+                ledger.inner.stopped.send_replace(true);
+            });
+        }
+    }
+}

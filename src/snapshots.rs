@@ -1,0 +1,213 @@
+//! Copying a context out, and back in: all or nothing, also past the size of one log entry.
+//!
+//! A load stages the entries it brings, invisibly, in the log; one commit command then checks that the context
+//! still is what it was compared with and makes them visible. What a failed load staged is dropped by every node
+//! when this node's low-water mark passes the load's attempt.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use converge_ledger_core::{Command, Entry, Head, Load, Outcome, Sequence, Stage, StagedEntry, snapshot as blob};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::ledger::{Failure, deadline};
+use crate::types::{Consistency, Loaded, ReadOptions, Snapshot};
+use crate::{Error, Ledger};
+
+/// How often a load adapts to a context that grows under it.
+const TRIES_MAX: u32 = 8;
+/// Staged entries in flight at once.
+const STAGING_MAX: usize = 512;
+/// A pause before an overloaded node is asked to stage more.
+const OVERLOAD_PAUSE: Duration = Duration::from_millis(20);
+/// Unpacked, a blob may take so many times the bound of a packed one.
+const UNPACKED_FACTOR: usize = 4;
+
+pub(crate) async fn snapshot(ledger: &Ledger, context: &str, given: Option<Duration>) -> Result<Snapshot, Error> {
+    let options = ReadOptions { consistency: Consistency::Linearizable, deadline: given, ..ReadOptions::default() };
+    let page = ledger.read(context, options).await?;
+    let created_at_ns = (ledger.inner.clock)();
+    let (context, limit) = (context.to_owned(), ledger.inner.snapshot_bytes);
+    let (sequence, entry_count) = (page.latest, page.entries.len() as u64);
+    let encoded = blocking(move || blob::encode(&context, &page.entries, created_at_ns)).await;
+    if encoded.len() > limit {
+        return Err(Error::ResponseTooLarge { limit });
+    }
+    Ok(Snapshot { bytes: encoded.into(), sequence, created_at_ns, entry_count, version: blob::VERSION })
+}
+
+pub(crate) async fn load(
+    ledger: &Ledger,
+    context: &str,
+    snapshot: Bytes,
+    fail_if_exists: bool,
+    given: Option<Duration>,
+) -> Result<Loaded, Error> {
+    let deadline = deadline(given);
+    ledger.inner.limits.check_context_id(context).map_err(|error| Error::InvalidArgument(error.to_string()))?;
+    let blob = unpack(ledger, context, snapshot).await?;
+    // Its counter is the lowest of all that follow, and holds the low-water mark until the load is over.
+    let load = ledger.inner.entries.begin();
+    let mut staged_from = None;
+    for _ in 0..TRIES_MAX {
+        ledger.confirm(deadline).await?;
+        let head = ledger.stored(deadline, || ledger.inner.storage.head(context)).await?;
+        let base = blob.compare(head.as_ref(), fail_if_exists)?;
+        if staged_from.is_none_or(|from| base < from) {
+            let until = staged_from.map_or(blob.entries.len(), |from: Sequence| place(from));
+            stage(ledger, load.counter(), &blob.entries[place(base)..until], deadline).await?;
+            staged_from = Some(base);
+        }
+        match commit(ledger, context, load.counter(), base, &blob, fail_if_exists, deadline).await {
+            Err(Failure::Moved) => {}
+            Ok(loaded) => return Ok(loaded),
+            Err(Failure::Known(error)) => return Err(error),
+            Err(Failure::Unknown(_)) => return Err(unknown_load()),
+        }
+    }
+    Err(Error::Unavailable {
+        reason: format!(
+            "context {context} kept growing while it was compared with the snapshot; nothing was loaded, try again when it is quiet"
+        ),
+    })
+}
+
+/// A load has no entry to give back; loading again is safe, because what is there already changes nothing.
+fn unknown_load() -> Error {
+    Error::LoadUnknown
+}
+
+/// A decoded blob under the name of the context it goes into.
+struct Blob {
+    entries: Vec<Entry>,
+    /// The chain hash after each entry.
+    chain: Vec<[u8; 32]>,
+}
+
+impl Blob {
+    /// The sequence up to which the context already holds the blob.
+    fn compare(&self, head: Option<&Head>, fail_if_exists: bool) -> Result<Sequence, Error> {
+        let Some(head) = head.filter(|head| head.latest > Sequence(0)) else { return Ok(Sequence(0)) };
+        let latest = head.latest;
+        if fail_if_exists {
+            return Err(Error::ContextExists { latest });
+        }
+        match self.chain.get(place(latest) - 1) {
+            Some(chain) if *chain == head.chain => Ok(latest),
+            _ => Err(Error::LoadDiverges { latest }),
+        }
+    }
+
+    fn chain_at(&self, base: Sequence) -> [u8; 32] {
+        match base {
+            Sequence(0) => converge_ledger_core::EMPTY_CHAIN,
+            base => self.chain[place(base) - 1],
+        }
+    }
+}
+
+fn place(sequence: Sequence) -> usize {
+    usize::try_from(sequence.get()).expect("a blob's sequences fit in memory")
+}
+
+async fn unpack(ledger: &Ledger, context: &str, snapshot: Bytes) -> Result<Blob, Error> {
+    let bound = ledger.inner.snapshot_bytes;
+    if snapshot.len() > bound {
+        return Err(Error::InvalidSnapshot(format!(
+            "snapshot of {} bytes is larger than limits.snapshot_bytes = {bound}: raise it",
+            snapshot.len()
+        )));
+    }
+    let (context, limits) = (context.to_owned(), ledger.inner.limits.clone());
+    blocking(move || {
+        let decoded = blob::decode(&snapshot, bound.saturating_mul(UNPACKED_FACTOR))
+            .map_err(|error| Error::InvalidSnapshot(error.to_string()))?;
+        let mut entries = decoded.entries;
+        for entry in &mut entries {
+            entry.context_id.clone_from(&context);
+            limits
+                .check_entry(entry)
+                .map_err(|error| Error::InvalidSnapshot(format!("entry {}: {error}", entry.sequence)))?;
+        }
+        let chain = blob::chain(&entries);
+        Ok(Blob { entries, chain })
+    })
+    .await
+}
+
+/// Puts entries into the log, invisibly; in order of submission, a bounded number at a time.
+async fn stage(ledger: &Ledger, load: u64, entries: &[Entry], deadline: Instant) -> Result<(), Error> {
+    let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
+    for entry in entries {
+        if tasks.len() >= STAGING_MAX {
+            joined(tasks.join_next().await)?;
+        }
+        let admission = loop {
+            match ledger.admit(entry.payload.len()) {
+                Err(Error::Overloaded { .. }) if Instant::now() < deadline => tokio::time::sleep(OVERLOAD_PAUSE).await,
+                other => break other?,
+            }
+        };
+        let (ledger, staged) = (ledger.clone(), StagedEntry::from(entry.clone()));
+        tasks.spawn(async move {
+            let attempt = ledger.inner.entries.begin();
+            let command = Command::Stage(Stage { counter: attempt.counter(), load, entry: staged });
+            match ledger.submit(&attempt, command, admission, deadline).await {
+                Ok(_) => Ok(()),
+                Err(Failure::Known(error)) => Err(error),
+                // Staged or not, nothing is visible.
+                Err(Failure::Unknown(_) | Failure::Moved) => Err(Error::Unavailable {
+                    reason:
+                        "the snapshot could not be staged within the deadline; nothing was loaded, give it more time"
+                            .to_owned(),
+                }),
+            }
+        });
+    }
+    while let Some(result) = tasks.join_next().await {
+        joined(Some(result))?;
+    }
+    Ok(())
+}
+
+fn joined(result: Option<Result<Result<(), Error>, tokio::task::JoinError>>) -> Result<(), Error> {
+    match result {
+        Some(Ok(result)) => result,
+        Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        None => Ok(()),
+    }
+}
+
+async fn commit(
+    ledger: &Ledger,
+    context: &str,
+    stage: u64,
+    base: Sequence,
+    blob: &Blob,
+    fail_if_exists: bool,
+    deadline: Instant,
+) -> Result<Loaded, Failure> {
+    let attempt = ledger.inner.entries.begin();
+    let command = Load {
+        counter: attempt.counter(),
+        stage,
+        context_id: context.to_owned(),
+        base,
+        base_chain: blob.chain_at(base),
+        count: blob.entries.len() as u64 - base.get(),
+        fail_if_exists,
+    };
+    let admission = ledger.admit(0).map_err(Failure::Known)?;
+    let done = ledger.submit(&attempt, Command::Load(command), admission, deadline).await?;
+    let Outcome::Loaded { restored, latest, .. } = done.outcome else { unreachable!("a load has a load's outcome") };
+    Ok(Loaded { entries_restored: restored, latest })
+}
+
+/// Work that would hold up other tasks.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -1,0 +1,92 @@
+//! What a node says about itself, gathered from shared state without asking an actor.
+
+use converge_actors::storage::Phase;
+use serde::Serialize;
+
+use crate::ledger::Inner;
+
+/// What a node says about itself.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// This node.
+    pub node_id: u64,
+    /// Empty before genesis.
+    pub cluster_id: String,
+    /// leader, follower, candidate, learner.
+    pub role: String,
+    /// 0 where unknown.
+    pub leader_id: u64,
+    /// Current term.
+    pub term: u64,
+    /// Raft commit index.
+    pub commit_index: u64,
+    /// Applied index.
+    pub applied_index: u64,
+    /// Last index of the log.
+    pub last_index: u64,
+    /// Last position over the ledger.
+    pub last_position: u64,
+    /// Digest of the applied state, hex.
+    pub digest: String,
+    /// recovering, serving, fenced.
+    pub phase: String,
+    /// Bytes of the journal on disk.
+    pub journal_bytes: u64,
+    /// Bytes of the database on disk.
+    pub database_bytes: u64,
+    /// The other nodes.
+    pub peers: Vec<PeerStatus>,
+    /// What an operator should look at.
+    pub alarms: Vec<String>,
+}
+
+/// What a node knows of a peer.
+#[derive(Clone, Debug, Serialize)]
+pub struct PeerStatus {
+    /// The peer.
+    pub id: u64,
+    /// Where it listens.
+    pub address: String,
+    /// A link stands.
+    pub connected: bool,
+    /// What the leader knows to be there.
+    pub match_index: Option<u64>,
+}
+
+pub(crate) fn status(node: &Inner) -> Status {
+    let storage = node.storage.status();
+    let view = node.replication.view().borrow().clone();
+    let matched = node.replication.matched();
+    let peers = node.distribution.status().into_iter().map(|peer| PeerStatus {
+        id: peer.id.get(),
+        match_index: matched.iter().find(|(id, _)| *id == peer.id).map(|(_, index)| index.get()),
+        connected: peer.connected,
+        address: peer.address,
+    });
+    let mut alarms = storage.alarms;
+    if !view.missing.is_empty() {
+        alarms.push(format!("the cluster is not formed: voters {:?} have not been reached", view.missing));
+    }
+    let phase = match storage.phase {
+        Phase::Recovering => "recovering",
+        Phase::Serving => "serving",
+        Phase::Fenced { .. } => "fenced",
+    };
+    Status {
+        node_id: node.id.get(),
+        cluster_id: node.cluster_id.to_string(),
+        role: view.role.as_str().to_owned(),
+        leader_id: view.leader.map_or(0, |id| id.get()),
+        term: view.term.get(),
+        commit_index: storage.commit.max(node.replication.commit()).get(),
+        applied_index: storage.applied.get(),
+        last_index: storage.last.get(),
+        last_position: storage.last_position.get(),
+        digest: storage.digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        phase: phase.to_owned(),
+        journal_bytes: storage.journal_bytes,
+        database_bytes: storage.redb_bytes,
+        peers: peers.collect(),
+        alarms,
+    }
+}
