@@ -104,7 +104,11 @@ fn impossible_settings_name_their_key() {
         // The same in a file.
         let (section, field) = key.split_once('.').unwrap();
         let file = directory.path().join("bad.toml");
-        let quoted = if section == "raft" || section == "limits" || key == "node.id" { value.to_owned() } else { format!("{value:?}") };
+        let quoted = if section == "raft" || section == "limits" || key == "node.id" {
+            value.to_owned()
+        } else {
+            format!("{value:?}")
+        };
         std::fs::write(&file, format!("[{section}]\n{field} = {quoted}\n")).unwrap();
         let output = start(directory.path(), &["--config", "bad.toml"], &[]);
         let parses = !["one", "99999999999999999999", &huge].contains(&value);
@@ -252,7 +256,18 @@ async fn append_get_snapshot_and_load_answer_in_json_for_programs() {
     let loaded = served.run(&["load", "copied", "--from", &blob]).await;
     assert!(loaded.status.success(), "{loaded:?}");
     let status = served.json(&["status"]).await;
-    for field in ["node_id", "cluster_id", "role", "leader_id", "term", "commit_index", "applied_index", "last_position", "peers", "alarms"] {
+    for field in [
+        "node_id",
+        "cluster_id",
+        "role",
+        "leader_id",
+        "term",
+        "commit_index",
+        "applied_index",
+        "last_position",
+        "peers",
+        "alarms",
+    ] {
         assert!(!status[field].is_null(), "status lacks {field}: {status}");
     }
     assert_eq!(status["role"], "leader");

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 use tonic::Request;
 
 use super::node::{self, Node, free_address};
-use super::wire::{self, Entry, GetRequest};
 use super::until;
+use super::wire::{self, Entry, GetRequest};
 
 /// Entries of one page when a whole context is read.
 const PAGE: u32 = 1000;
@@ -135,4 +135,3 @@ pub async fn read_all(node: &Node, context: &str) -> Vec<Entry> {
         entries.extend(page.entries);
     }
 }
-

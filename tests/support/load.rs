@@ -171,13 +171,8 @@ impl Client {
 
     async fn failed(&mut self, status: &Status) {
         // What a death may cause. Anything else is an answer that no fault excuses.
-        let expected = [
-            Code::Unavailable,
-            Code::DeadlineExceeded,
-            Code::ResourceExhausted,
-            Code::Cancelled,
-            Code::Unknown,
-        ];
+        let expected =
+            [Code::Unavailable, Code::DeadlineExceeded, Code::ResourceExhausted, Code::Cancelled, Code::Unknown];
         // tonic's client reports a stream that was reset as `Internal`.
         let reset = status.code() == Code::Internal && status.message().contains("h2 protocol error");
         assert!(expected.contains(&status.code()) || reset, "{}: {status:?}", self.name);

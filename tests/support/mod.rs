@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod load;
 pub mod node;
+pub mod strace;
 pub mod wire;
 
 use std::time::{Duration, Instant};
@@ -16,10 +17,8 @@ use rand::rngs::StdRng;
 
 /// A seed from `CONVERGE_TEST_SEED`, or a new one; printed, so that a failure can be run again.
 pub fn seeded(test: &str) -> StdRng {
-    let seed = std::env::var("CONVERGE_TEST_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_else(rand::random::<u64>);
+    let seed =
+        std::env::var("CONVERGE_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random::<u64>);
     eprintln!("{test}: CONVERGE_TEST_SEED={seed}");
     StdRng::seed_from_u64(seed)
 }

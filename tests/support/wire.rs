@@ -87,63 +87,32 @@ pub struct WatchEvent {
 }
 
 fn grpc(channel: &Channel) -> Grpc<Channel> {
-    Grpc::new(channel.clone())
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    Grpc::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// One unary call of any service.
-pub async fn unary<Q, R>(
-    channel: &Channel,
-    path: &'static str,
-    request: Request<Q>,
-) -> Result<Response<R>, Status>
+pub async fn unary<Q, R>(channel: &Channel, path: &'static str, request: Request<Q>) -> Result<Response<R>, Status>
 where
     Q: prost::Message + 'static,
     R: prost::Message + Default + 'static,
 {
     let mut grpc = grpc(channel);
-    grpc.ready()
-        .await
-        .map_err(|error| Status::unavailable(format!("no connection: {error}")))?;
-    grpc.unary(
-        request,
-        PathAndQuery::from_static(path),
-        ProstCodec::default(),
-    )
-    .await
+    grpc.ready().await.map_err(|error| Status::unavailable(format!("no connection: {error}")))?;
+    grpc.unary(request, PathAndQuery::from_static(path), ProstCodec::default()).await
 }
 
-pub async fn append(
-    channel: &Channel,
-    request: Request<AppendRequest>,
-) -> Result<Response<AppendResponse>, Status> {
-    unary(
-        channel,
-        "/converge.context.v1.ContextService/Append",
-        request,
-    )
-    .await
+pub async fn append(channel: &Channel, request: Request<AppendRequest>) -> Result<Response<AppendResponse>, Status> {
+    unary(channel, "/converge.context.v1.ContextService/Append", request).await
 }
 
-pub async fn get(
-    channel: &Channel,
-    request: Request<GetRequest>,
-) -> Result<Response<GetResponse>, Status> {
+pub async fn get(channel: &Channel, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
     unary(channel, "/converge.context.v1.ContextService/Get", request).await
 }
 
-pub async fn watch(
-    channel: &Channel,
-    request: WatchRequest,
-) -> Result<Streaming<WatchEvent>, Status> {
+pub async fn watch(channel: &Channel, request: WatchRequest) -> Result<Streaming<WatchEvent>, Status> {
     let mut grpc = grpc(channel);
-    grpc.ready()
-        .await
-        .map_err(|error| Status::unavailable(format!("no connection: {error}")))?;
+    grpc.ready().await.map_err(|error| Status::unavailable(format!("no connection: {error}")))?;
     let path = PathAndQuery::from_static("/converge.context.v1.ContextService/Watch");
-    let stream = grpc
-        .server_streaming(Request::new(request), path, ProstCodec::default())
-        .await?;
+    let stream = grpc.server_streaming(Request::new(request), path, ProstCodec::default()).await?;
     Ok(stream.into_inner())
 }
