@@ -19,9 +19,7 @@ pub const RECORD_VERSION: u8 = 1;
 #[non_exhaustive]
 pub enum CodecError {
     /// Written by a newer program, or damaged there.
-    #[error(
-        "{what} has format version {found}, unknown to this program, which reads up to {known}: upgrade it"
-    )]
+    #[error("{what} has format version {found}, unknown to this program, which reads up to {known}: upgrade it")]
     Version {
         /// What was read.
         what: &'static str,
@@ -63,21 +61,10 @@ pub enum CodecError {
 }
 
 /// Splits the checksum off and compares it: first `scope`, then the bytes before the checksum.
-fn verified<'a>(
-    what: &'static str,
-    scope: Checksum,
-    data: &'a [u8],
-) -> Result<&'a [u8], CodecError> {
-    let at = data
-        .len()
-        .checked_sub(checksum::BYTES)
-        .ok_or(CodecError::Truncated { what })?;
+fn verified<'a>(what: &'static str, scope: Checksum, data: &'a [u8]) -> Result<&'a [u8], CodecError> {
+    let at = data.len().checked_sub(checksum::BYTES).ok_or(CodecError::Truncated { what })?;
     let (body, stored) = data.split_at(at);
-    if scope.with(body).to_bytes() == *stored {
-        Ok(body)
-    } else {
-        Err(CodecError::Checksum { what })
-    }
+    if scope.with(body).to_bytes() == *stored { Ok(body) } else { Err(CodecError::Checksum { what }) }
 }
 
 /// Splits the version byte off and checks it.
@@ -85,11 +72,7 @@ fn versioned<'a>(what: &'static str, body: &'a [u8]) -> Result<&'a [u8], CodecEr
     match body.split_first() {
         None => Err(CodecError::Truncated { what }),
         Some((&RECORD_VERSION, content)) => Ok(content),
-        Some((&found, _)) => Err(CodecError::Version {
-            what,
-            found,
-            known: RECORD_VERSION,
-        }),
+        Some((&found, _)) => Err(CodecError::Version { what, found, known: RECORD_VERSION }),
     }
 }
 
@@ -108,13 +91,8 @@ fn encode_scoped<T: Serialize + ?Sized>(scope: Checksum, value: &T) -> Vec<u8> {
 fn decode_scoped<T: DeserializeOwned>(scope: Checksum, data: &[u8]) -> Result<T, CodecError> {
     let what = "a record";
     let content = versioned(what, verified(what, scope, data)?)?;
-    let (value, rest) =
-        postcard::take_from_bytes(content).map_err(|_| CodecError::Malformed { what })?;
-    if rest.is_empty() {
-        Ok(value)
-    } else {
-        Err(CodecError::Trailing { what })
-    }
+    let (value, rest) = postcard::take_from_bytes(content).map_err(|_| CodecError::Malformed { what })?;
+    if rest.is_empty() { Ok(value) } else { Err(CodecError::Trailing { what }) }
 }
 
 /// A record on its own.
@@ -154,9 +132,7 @@ pub fn decode_keyed<T: DeserializeOwned>(key: &[u8], data: &[u8]) -> Result<T, C
 }
 
 fn index_scope(context: ContextNo, sequence: Sequence) -> Checksum {
-    Checksum::new()
-        .with(&context.get().to_le_bytes())
-        .with(&sequence.get().to_le_bytes())
+    Checksum::new().with(&context.get().to_le_bytes()).with(&sequence.get().to_le_bytes())
 }
 
 /// The value of an index row, whose key is (context, sequence): at most 16 bytes up to some
@@ -166,11 +142,7 @@ fn index_scope(context: ContextNo, sequence: Sequence) -> Checksum {
 /// foreign time reached.
 #[must_use]
 pub fn encode_index_row(row: &IndexRow) -> Vec<u8> {
-    let lead = row
-        .lamport
-        .get()
-        .wrapping_sub(row.sequence.get())
-        .cast_signed();
+    let lead = row.lamport.get().wrapping_sub(row.sequence.get()).cast_signed();
     let mut out = Vec::with_capacity(24);
     out.push(RECORD_VERSION);
     let mut out = put(out, &(row.position, lead, row.index, row.row));
@@ -183,26 +155,14 @@ pub fn encode_index_row(row: &IndexRow) -> Vec<u8> {
 ///
 /// # Errors
 /// Anything but exactly that.
-pub fn decode_index_row(
-    context: ContextNo,
-    sequence: Sequence,
-    data: &[u8],
-) -> Result<IndexRow, CodecError> {
+pub fn decode_index_row(context: ContextNo, sequence: Sequence, data: &[u8]) -> Result<IndexRow, CodecError> {
     let what = "an index row";
     let content = versioned(what, verified(what, index_scope(context, sequence), data)?)?;
-    let ((position, lead, index, row), rest) =
-        postcard::take_from_bytes::<(Position, i64, LogIndex, u32)>(content)
-            .map_err(|_| CodecError::Malformed { what })?;
+    let ((position, lead, index, row), rest) = postcard::take_from_bytes::<(Position, i64, LogIndex, u32)>(content)
+        .map_err(|_| CodecError::Malformed { what })?;
     if !rest.is_empty() {
         return Err(CodecError::Trailing { what });
     }
     let lamport = Lamport(sequence.get().wrapping_add(lead.cast_unsigned()));
-    Ok(IndexRow {
-        context,
-        sequence,
-        position,
-        lamport,
-        index,
-        row,
-    })
+    Ok(IndexRow { context, sequence, position, lamport, index, row })
 }

@@ -28,11 +28,7 @@ impl Batch {
     /// The attempt that a command of this batch belongs to.
     #[must_use]
     pub fn attempt(&self, command: &Command) -> AttemptId {
-        AttemptId {
-            node: self.origin,
-            boot: self.boot,
-            counter: command.counter(),
-        }
+        AttemptId { node: self.origin, boot: self.boot, counter: command.counter() }
     }
 }
 
@@ -112,50 +108,15 @@ impl StagedEntry {
     /// The entry that it becomes in this context at this position.
     #[must_use]
     pub fn into_entry(self, context_id: String, position: Position) -> Entry {
-        let Self {
-            sequence,
-            lamport,
-            id,
-            appended_at_ns,
-            key,
-            payload,
-            metadata,
-        } = self;
-        Entry {
-            context_id,
-            key,
-            payload,
-            metadata,
-            id,
-            sequence,
-            position,
-            appended_at_ns,
-            lamport,
-        }
+        let Self { sequence, lamport, id, appended_at_ns, key, payload, metadata } = self;
+        Entry { context_id, key, payload, metadata, id, sequence, position, appended_at_ns, lamport }
     }
 }
 
 impl From<Entry> for StagedEntry {
     fn from(entry: Entry) -> Self {
-        let Entry {
-            key,
-            payload,
-            metadata,
-            id,
-            sequence,
-            appended_at_ns,
-            lamport,
-            ..
-        } = entry;
-        Self {
-            sequence,
-            lamport,
-            id,
-            appended_at_ns,
-            key,
-            payload,
-            metadata,
-        }
+        let Entry { key, payload, metadata, id, sequence, appended_at_ns, lamport, .. } = entry;
+        Self { sequence, lamport, id, appended_at_ns, key, payload, metadata }
     }
 }
 

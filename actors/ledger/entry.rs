@@ -63,26 +63,14 @@ impl Entry {
     /// The chain hash after this entry, when `previous` is the one before it.
     #[must_use]
     pub fn chain(&self, previous: &[u8; 32]) -> [u8; 32] {
-        chain_link(
-            previous,
-            self.sequence,
-            self.id,
-            self.appended_at_ns,
-            self.lamport,
-            &self.content_hash(),
-        )
+        chain_link(previous, self.sequence, self.id, self.appended_at_ns, self.lamport, &self.content_hash())
     }
 }
 
 /// BLAKE3 over what the client said: context, key, payload and sorted metadata, each with its
 /// length in front, so that no two different contents give the same input.
 #[must_use]
-pub fn content_hash(
-    context_id: &str,
-    key: &str,
-    payload: &[u8],
-    metadata: &BTreeMap<String, String>,
-) -> [u8; 32] {
+pub fn content_hash(context_id: &str, key: &str, payload: &[u8], metadata: &BTreeMap<String, String>) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"converge-ledger content 1");
     let mut field = |bytes: &[u8]| {

@@ -163,9 +163,7 @@ identifier! {
 
 /// One call of one process of one node. A call that is submitted again keeps it, which is what
 /// makes applying it twice harmless.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AttemptId {
     /// The node that took the call.
     pub node: NodeId,

@@ -29,8 +29,8 @@ pub use codec::CodecError;
 pub use command::{Append, Batch, Command, Load, Stage, StagedEntry};
 pub use entry::{EMPTY_CHAIN, Entry, NewEntry, chain_link, content_hash};
 pub use ids::{
-    AttemptId, Boot, ClusterId, ContextNo, EntryId, Lamport, LogIndex, Lsn, NodeId, ParseIdError,
-    Position, Sequence, StoreId, Term,
+    AttemptId, Boot, ClusterId, ContextNo, EntryId, Lamport, LogIndex, Lsn, NodeId, ParseIdError, Position, Sequence,
+    StoreId, Term,
 };
 pub use limits::{LimitError, Limits};
 pub use outcome::{Appended, Outcome, Refusal};

@@ -85,9 +85,7 @@ pub enum LimitError {
         limit: usize,
     },
     /// Too many bytes of metadata.
-    #[error(
-        "metadata is {bytes} bytes of names and values, the limit is {limit}: move some into the payload"
-    )]
+    #[error("metadata is {bytes} bytes of names and values, the limit is {limit}: move some into the payload")]
     MetadataTooLarge {
         /// Bytes found.
         bytes: usize,
@@ -102,12 +100,7 @@ impl Limits {
     /// # Errors
     /// The first limit it is past.
     pub fn check(&self, entry: &NewEntry) -> Result<(), LimitError> {
-        self.check_content(
-            &entry.context_id,
-            &entry.key,
-            &entry.payload,
-            &entry.metadata,
-        )
+        self.check_content(&entry.context_id, &entry.key, &entry.payload, &entry.metadata)
     }
 
     /// Checks an entry that comes out of a snapshot: it was made under other settings, perhaps by
@@ -116,12 +109,7 @@ impl Limits {
     /// # Errors
     /// The first limit it is past.
     pub fn check_entry(&self, entry: &Entry) -> Result<(), LimitError> {
-        self.check_content(
-            &entry.context_id,
-            &entry.key,
-            &entry.payload,
-            &entry.metadata,
-        )
+        self.check_content(&entry.context_id, &entry.key, &entry.payload, &entry.metadata)
     }
 
     fn check_content(
@@ -185,10 +173,7 @@ impl Limits {
         if pairs > limit {
             return Err(LimitError::TooManyPairs { pairs, limit });
         }
-        let bytes = metadata
-            .iter()
-            .map(|(name, value)| name.len() + value.len())
-            .sum();
+        let bytes = metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
         let limit = self.metadata_bytes;
         if bytes > limit {
             return Err(LimitError::MetadataTooLarge { bytes, limit });

@@ -52,9 +52,7 @@ pub enum Refusal {
         actual: Sequence,
     },
     /// The idempotency key stands for another content.
-    #[error(
-        "the idempotency key belongs to entry {sequence}, which has other content: use another key"
-    )]
+    #[error("the idempotency key belongs to entry {sequence}, which has other content: use another key")]
     IdempotencyMismatch {
         /// The entry that has the key.
         sequence: Sequence,

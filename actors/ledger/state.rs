@@ -68,12 +68,7 @@ pub struct Head {
 
 impl Head {
     /// A context without entries. Never stored: a context comes to be with its first entry.
-    pub const EMPTY: Self = Self {
-        number: ContextNo(0),
-        latest: Sequence(0),
-        lamport: Lamport(0),
-        chain: EMPTY_CHAIN,
-    };
+    pub const EMPTY: Self = Self { number: ContextNo(0), latest: Sequence(0), lamport: Lamport(0), chain: EMPTY_CHAIN };
 }
 
 /// The entry that an idempotency key stands for.

@@ -18,74 +18,31 @@ impl<'a, V: View> Step<'a, V> {
         {
             return Ok(repeated(&head, &first, &content));
         }
-        if append
-            .expected_sequence
-            .is_some_and(|expected| expected != head.latest)
-        {
+        if append.expected_sequence.is_some_and(|expected| expected != head.latest) {
             let actual = head.latest;
             return Ok(Outcome::Refused(Refusal::ExpectedSequence { actual }));
         }
-        Ok(Outcome::Appended(
-            self.append_to(head, row, append, content),
-        ))
+        Ok(Outcome::Appended(self.append_to(head, row, append, content)))
     }
 
-    fn append_to(
-        &mut self,
-        head: Head,
-        row: u32,
-        append: &'a Append,
-        content: [u8; 32],
-    ) -> Appended {
+    fn append_to(&mut self, head: Head, row: u32, append: &'a Append, content: [u8; 32]) -> Appended {
         let context = self.number(&head);
         let position = self.next_position();
         let sequence = head.latest.next();
         let received = append.received_lamport.unwrap_or(Lamport(0));
         // A foreign time at the very end makes ours stand still; refusing would be worse.
         let lamport = head.lamport.max(received).next();
-        let chain = chain_link(
-            &head.chain,
-            sequence,
-            append.id,
-            append.appended_at_ns,
-            lamport,
-            &content,
-        );
-        let head = Head {
-            number: context,
-            latest: sequence,
-            lamport,
-            chain,
-        };
-        self.effects
-            .heads
-            .insert(append.entry.context_id.clone(), head);
+        let chain = chain_link(&head.chain, sequence, append.id, append.appended_at_ns, lamport, &content);
+        let head = Head { number: context, latest: sequence, lamport, chain };
+        self.effects.heads.insert(append.entry.context_id.clone(), head);
         let index = self.index;
-        self.effects.entries.push(IndexRow {
-            context,
-            sequence,
-            position,
-            lamport,
-            index,
-            row,
-        });
+        self.effects.entries.push(IndexRow { context, sequence, position, lamport, index, row });
         if let Some(key) = &append.idempotency_key {
-            let key_row = KeyRow {
-                sequence,
-                position,
-                lamport,
-                content,
-            };
+            let key_row = KeyRow { sequence, position, lamport, content };
             self.keys.insert((context, key), key_row);
             self.effects.keys.push((context, key.clone(), key_row));
         }
-        Appended {
-            context,
-            sequence,
-            position,
-            lamport,
-            deduplicated: false,
-        }
+        Appended { context, sequence, position, lamport, deduplicated: false }
     }
 
     fn key(&self, context: ContextNo, key: &str) -> Result<Option<KeyRow>, V::Error> {
@@ -101,21 +58,10 @@ impl<'a, V: View> Step<'a, V> {
 
 /// The outcome of an append whose idempotency key is known.
 fn repeated(head: &Head, first: &KeyRow, content: &[u8; 32]) -> Outcome {
-    let KeyRow {
-        sequence,
-        position,
-        lamport,
-        content: stored,
-    } = *first;
+    let KeyRow { sequence, position, lamport, content: stored } = *first;
     if stored == *content {
         let context = head.number;
-        Outcome::Appended(Appended {
-            context,
-            sequence,
-            position,
-            lamport,
-            deduplicated: true,
-        })
+        Outcome::Appended(Appended { context, sequence, position, lamport, deduplicated: true })
     } else {
         Outcome::Refused(Refusal::IdempotencyMismatch { sequence })
     }

@@ -26,30 +26,14 @@ pub(super) fn without_commands(previous: &[u8; 32], index: LogIndex) -> [u8; 32]
 }
 
 /// After a batch. Every list goes in with its length (postcard's), so no two changes look alike.
-pub(super) fn with_commands(
-    previous: &[u8; 32],
-    index: LogIndex,
-    batch: &Batch,
-    changes: &Changes,
-) -> [u8; 32] {
+pub(super) fn with_commands(previous: &[u8; 32], index: LogIndex, batch: &Batch, changes: &Changes) -> [u8; 32] {
     fn field(out: &mut Vec<u8>, value: &impl Serialize) {
         *out = put(std::mem::take(out), value);
     }
-    let Changes {
-        newer_boot,
-        low_water,
-        last_position,
-        contexts,
-        outcomes: _,
-        staged,
-        effects,
-    } = changes;
+    let Changes { newer_boot, low_water, last_position, contexts, outcomes: _, staged, effects } = changes;
     let mut out = Vec::with_capacity(64 * (1 + effects.outcomes.len()));
     field(&mut out, &(batch.origin, batch.boot, newer_boot, low_water));
     field(&mut out, &(last_position, contexts, staged));
-    field(
-        &mut out,
-        &(&effects.outcomes, &effects.heads, &effects.keys),
-    );
+    field(&mut out, &(&effects.outcomes, &effects.heads, &effects.keys));
     hash(previous, index, &out)
 }

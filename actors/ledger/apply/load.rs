@@ -24,12 +24,7 @@ impl<'a, V: View> Step<'a, V> {
         match parts.last_mut() {
             Some(part) if continues(part, index, row, stage.entry.sequence) => part.count += 1,
             _ => {
-                parts.push(Part {
-                    first: stage.entry.sequence,
-                    count: 1,
-                    index,
-                    first_row: row,
-                });
+                parts.push(Part { first: stage.entry.sequence, count: 1, index, first_row: row });
             }
         }
         Outcome::Staged
@@ -43,37 +38,22 @@ impl<'a, V: View> Step<'a, V> {
         let Some(parts) = complete(self.staging(load.stage), load) else {
             return Ok(Outcome::Refused(Refusal::LoadIncomplete));
         };
-        let head = if load.count == 0 {
-            head
-        } else {
-            self.load_parts(head, load, &parts)?
-        };
+        let head = if load.count == 0 { head } else { self.load_parts(head, load, &parts)? };
         self.staged.insert(load.stage, Vec::new());
-        Ok(Outcome::Loaded {
-            context: head.number,
-            restored: load.count,
-            latest: head.latest,
-        })
+        Ok(Outcome::Loaded { context: head.number, restored: load.count, latest: head.latest })
     }
 
     /// Appends what the parts hold beyond the head, and returns the new head.
     fn load_parts(&mut self, head: Head, load: &Load, parts: &[Part]) -> Result<Head, V::Error> {
         let context = self.number(&head);
-        let mut head = Head {
-            number: context,
-            ..head
-        };
+        let mut head = Head { number: context, ..head };
         for part in parts {
             // Up to where the context already is, entries are not needed any more.
             let known = head.latest.next().get().saturating_sub(part.first.get());
             for offset in u32::try_from(known).unwrap_or(part.count)..part.count {
                 let row = part.first_row + offset;
                 let entry = self.staged_entry(part.index, row)?;
-                assert_eq!(
-                    entry.sequence,
-                    head.latest.next(),
-                    "a staged row is not what it was"
-                );
+                assert_eq!(entry.sequence, head.latest.next(), "a staged row is not what it was");
                 head = extend(&head, load, &entry);
                 let position = self.next_position();
                 self.effects.entries.push(IndexRow {
@@ -103,15 +83,13 @@ impl<'a, V: View> Step<'a, V> {
 
     /// The parts of a staging, as of the command before this one, to be changed.
     fn staging(&mut self, load: u64) -> &mut Vec<Part> {
-        self.staged
-            .entry(load)
-            .or_insert_with(|| match self.standing {
-                // Parts below a mark that this batch raised are gone already.
-                Standing::Current(origin) if load >= self.low_water => {
-                    origin.staged.get(&load).cloned().unwrap_or_default()
-                }
-                _ => Vec::new(),
-            })
+        self.staged.entry(load).or_insert_with(|| match self.standing {
+            // Parts below a mark that this batch raised are gone already.
+            Standing::Current(origin) if load >= self.low_water => {
+                origin.staged.get(&load).cloned().unwrap_or_default()
+            }
+            _ => Vec::new(),
+        })
     }
 }
 
@@ -142,11 +120,7 @@ fn check_base(head: &Head, load: &Load) -> Result<(), Refusal> {
 fn complete(parts: &[Part], load: &Load) -> Option<Vec<Part>> {
     let base = load.base.get();
     let last = |part: &Part| part.first.get() + u64::from(part.count - 1);
-    let mut parts: Vec<Part> = parts
-        .iter()
-        .filter(|part| last(part) > base)
-        .copied()
-        .collect();
+    let mut parts: Vec<Part> = parts.iter().filter(|part| last(part) > base).copied().collect();
     parts.sort_by_key(|part| part.first);
     let mut covered = base;
     for part in &parts {
@@ -160,23 +134,11 @@ fn complete(parts: &[Part], load: &Load) -> Option<Vec<Part>> {
 }
 
 fn extend(head: &Head, load: &Load, entry: &StagedEntry) -> Head {
-    let content = content_hash(
-        &load.context_id,
-        &entry.key,
-        &entry.payload,
-        &entry.metadata,
-    );
+    let content = content_hash(&load.context_id, &entry.key, &entry.payload, &entry.metadata);
     Head {
         number: head.number,
         latest: entry.sequence,
         lamport: head.lamport.max(entry.lamport),
-        chain: chain_link(
-            &head.chain,
-            entry.sequence,
-            entry.id,
-            entry.appended_at_ns,
-            entry.lamport,
-            &content,
-        ),
+        chain: chain_link(&head.chain, entry.sequence, entry.id, entry.appended_at_ns, entry.lamport, &content),
     }
 }

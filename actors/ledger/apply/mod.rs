@@ -41,11 +41,7 @@ pub fn apply<V: View>(
     index: LogIndex,
     batch: Option<&Batch>,
 ) -> Result<Effects, V::Error> {
-    assert_eq!(
-        index,
-        state.applied.next(),
-        "log entries are applied one after the other"
-    );
+    assert_eq!(index, state.applied.next(), "log entries are applied one after the other");
     let Some(batch) = batch else {
         state.digest = digest::without_commands(&state.digest, index);
         state.applied = index;
@@ -192,22 +188,8 @@ impl<'a, V: View> Step<'a, V> {
 }
 
 /// Makes the changes part of the state. Cannot fail, so that a log entry applies whole or not.
-fn commit(
-    state: &mut State,
-    index: LogIndex,
-    batch: &Batch,
-    digest: [u8; 32],
-    changes: Changes,
-) -> Effects {
-    let Changes {
-        newer_boot,
-        low_water,
-        last_position,
-        contexts,
-        outcomes,
-        staged,
-        effects,
-    } = changes;
+fn commit(state: &mut State, index: LogIndex, batch: &Batch, digest: [u8; 32], changes: Changes) -> Effects {
+    let Changes { newer_boot, low_water, last_position, contexts, outcomes, staged, effects } = changes;
     state.applied = index;
     state.last_position = last_position;
     state.contexts = contexts;
@@ -217,10 +199,7 @@ fn commit(
     };
     let origin = state.origins.entry(batch.origin).or_default();
     if newer_boot {
-        *origin = Origin {
-            boot: batch.boot,
-            ..Origin::default()
-        };
+        *origin = Origin { boot: batch.boot, ..Origin::default() };
     }
     origin.outcomes.extend(outcomes);
     for (load, parts) in staged {

@@ -41,27 +41,18 @@ fn flag(set: bool, bit: u8) -> u8 {
 /// About how many bytes the row of this command takes.
 pub(super) fn size_hint(command: &Command) -> usize {
     let metadata = |pairs: &BTreeMap<String, String>| -> usize {
-        pairs
-            .iter()
-            .map(|(name, value)| name.len() + value.len() + 4)
-            .sum()
+        pairs.iter().map(|(name, value)| name.len() + value.len() + 4).sum()
     };
     FIXED_BYTES_MAX
         + match command {
-            Command::Append(Append {
-                idempotency_key,
-                entry,
-                ..
-            }) => {
+            Command::Append(Append { idempotency_key, entry, .. }) => {
                 idempotency_key.as_ref().map_or(0, String::len)
                     + entry.context_id.len()
                     + entry.key.len()
                     + entry.payload.len()
                     + metadata(&entry.metadata)
             }
-            Command::Stage(Stage { entry, .. }) => {
-                entry.key.len() + entry.payload.len() + metadata(&entry.metadata)
-            }
+            Command::Stage(Stage { entry, .. }) => entry.key.len() + entry.payload.len() + metadata(&entry.metadata),
             Command::Load(load) => load.context_id.len(),
         }
 }
@@ -76,12 +67,7 @@ pub(super) fn encode(out: Vec<u8>, command: &Command) -> (u8, Vec<u8>, &[u8]) {
 }
 
 fn put_append(out: Vec<u8>, append: &Append) -> Vec<u8> {
-    let NewEntry {
-        context_id,
-        key,
-        payload: _,
-        metadata,
-    } = &append.entry;
+    let NewEntry { context_id, key, payload: _, metadata } = &append.entry;
     let flags = flag(append.idempotency_key.is_some(), IDEMPOTENCY_KEY)
         | flag(append.expected_sequence.is_some(), EXPECTED_SEQUENCE)
         | flag(append.received_lamport.is_some(), RECEIVED_LAMPORT)
@@ -98,52 +84,21 @@ fn put_append(out: Vec<u8>, append: &Append) -> Vec<u8> {
         out = put(out, &lamport);
     }
     out = put(out, &(context_id, key));
-    if metadata.is_empty() {
-        out
-    } else {
-        put(out, metadata)
-    }
+    if metadata.is_empty() { out } else { put(out, metadata) }
 }
 
 fn put_stage(out: Vec<u8>, stage: &Stage) -> Vec<u8> {
-    let Stage {
-        counter,
-        load,
-        entry,
-    } = stage;
+    let Stage { counter, load, entry } = stage;
     let flags = flag(!entry.metadata.is_empty(), METADATA);
     let time = entry.appended_at_ns.to_le_bytes();
     let numbers = (flags, counter, load, entry.sequence, entry.lamport);
     let out = put(out, &(numbers, entry.id, time, &entry.key));
-    if entry.metadata.is_empty() {
-        out
-    } else {
-        put(out, &entry.metadata)
-    }
+    if entry.metadata.is_empty() { out } else { put(out, &entry.metadata) }
 }
 
 fn put_load(out: Vec<u8>, load: &Load) -> Vec<u8> {
-    let Load {
-        counter,
-        stage,
-        context_id,
-        base,
-        base_chain,
-        count,
-        fail_if_exists,
-    } = load;
-    put(
-        out,
-        &(
-            counter,
-            stage,
-            context_id,
-            base,
-            base_chain,
-            count,
-            fail_if_exists,
-        ),
-    )
+    let Load { counter, stage, context_id, base, base_chain, count, fail_if_exists } = load;
+    put(out, &(counter, stage, context_id, base, base_chain, count, fail_if_exists))
 }
 
 /// The command of this kind with these fields.
@@ -179,12 +134,7 @@ fn take_append(mut reader: Reader<'_>, content: &Bytes) -> Result<Append, CodecE
         idempotency_key,
         expected_sequence,
         received_lamport,
-        entry: NewEntry {
-            context_id,
-            key,
-            payload,
-            metadata,
-        },
+        entry: NewEntry { context_id, key, payload, metadata },
     })
 }
 
@@ -195,33 +145,13 @@ fn take_stage(mut reader: Reader<'_>, content: &Bytes) -> Result<Stage, CodecErr
     let metadata = reader.optional(flags, METADATA)?.unwrap_or_default();
     let payload = content.slice_ref(reader.rest());
     let appended_at_ns = u64::from_le_bytes(time);
-    let entry = StagedEntry {
-        sequence,
-        lamport,
-        id,
-        appended_at_ns,
-        key,
-        payload,
-        metadata,
-    };
-    Ok(Stage {
-        counter,
-        load,
-        entry,
-    })
+    let entry = StagedEntry { sequence, lamport, id, appended_at_ns, key, payload, metadata };
+    Ok(Stage { counter, load, entry })
 }
 
 fn take_load(reader: &mut Reader<'_>) -> Result<Load, CodecError> {
     let (counter, stage, context_id, base, base_chain, count, fail_if_exists) = reader.take()?;
-    Ok(Load {
-        counter,
-        stage,
-        context_id,
-        base,
-        base_chain,
-        count,
-        fail_if_exists,
-    })
+    Ok(Load { counter, stage, context_id, base, base_chain, count, fail_if_exists })
 }
 
 /// Postcard pieces, one after the other.
@@ -251,22 +181,10 @@ impl<'a> Reader<'a> {
 
     fn flags(&mut self, known: u8) -> Result<u8, CodecError> {
         let flags = self.take::<u8>()?;
-        if flags & !known == 0 {
-            Ok(flags)
-        } else {
-            Err(CodecError::Malformed { what: self.what })
-        }
+        if flags & !known == 0 { Ok(flags) } else { Err(CodecError::Malformed { what: self.what }) }
     }
 
-    fn optional<T: Deserialize<'a>>(
-        &mut self,
-        flags: u8,
-        bit: u8,
-    ) -> Result<Option<T>, CodecError> {
-        if flags & bit == 0 {
-            Ok(None)
-        } else {
-            self.take().map(Some)
-        }
+    fn optional<T: Deserialize<'a>>(&mut self, flags: u8, bit: u8) -> Result<Option<T>, CodecError> {
+        if flags & bit == 0 { Ok(None) } else { self.take().map(Some) }
     }
 }

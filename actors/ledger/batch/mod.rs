@@ -50,10 +50,7 @@ struct Header {
 
 impl Header {
     fn encode(&self) -> Vec<u8> {
-        put(
-            vec![VERSION],
-            &(self.origin, self.boot, self.low_water, self.count),
-        )
+        put(vec![VERSION], &(self.origin, self.boot, self.low_water, self.count))
     }
 
     /// The header in front of these bytes, and how long it is. Its checksum is that of row 0.
@@ -61,23 +58,11 @@ impl Header {
         let mut reader = Reader::new(BATCH, data);
         let version = reader.take::<u8>()?;
         if version != VERSION {
-            return Err(CodecError::Version {
-                what: BATCH,
-                found: version,
-                known: VERSION,
-            });
+            return Err(CodecError::Version { what: BATCH, found: version, known: VERSION });
         }
         let (origin, boot, low_water, count) = reader.take()?;
         let length = data.len() - reader.rest().len();
-        Ok((
-            Self {
-                origin,
-                boot,
-                low_water,
-                count,
-            },
-            length,
-        ))
+        Ok((Self { origin, boot, low_water, count }, length))
     }
 }
 
@@ -99,13 +84,7 @@ impl Batch {
     pub fn encode(&self) -> Bytes {
         let count = u32::try_from(self.commands.len()).expect("a batch has a bound far below");
         let (origin, boot, low_water) = (self.origin, self.boot, self.low_water);
-        let mut out = Header {
-            origin,
-            boot,
-            low_water,
-            count,
-        }
-        .encode();
+        let mut out = Header { origin, boot, low_water, count }.encode();
         let commands: usize = self.commands.iter().map(head::size_hint).sum();
         out.reserve(HEADER_BYTES_MAX + commands);
         let (mut start, mut scratch) = (0, Vec::new());
@@ -126,25 +105,13 @@ impl Batch {
     /// Anything but what [`Batch::encode`] wrote.
     pub fn decode(data: &Bytes) -> Result<Self, CodecError> {
         let (header, ranges) = split(data)?;
-        let Header {
-            origin,
-            boot,
-            low_water,
-            count,
-        } = header;
+        let Header { origin, boot, low_water, count } = header;
         if count == 0 {
             verify(0, data)?;
         }
-        let commands = (0..count)
-            .zip(ranges)
-            .map(|(n, range)| decode_row(n, &data.slice(range)))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            origin,
-            boot,
-            low_water,
-            commands,
-        })
+        let commands =
+            (0..count).zip(ranges).map(|(n, range)| decode_row(n, &data.slice(range))).collect::<Result<_, _>>()?;
+        Ok(Self { origin, boot, low_water, commands })
     }
 }
 
@@ -165,11 +132,7 @@ fn locate_body(data: &[u8]) -> Result<(u8, Range<usize>), CodecError> {
     let tag = reader.take::<u8>()?;
     let version = tag >> 4;
     if version != VERSION {
-        return Err(CodecError::Version {
-            what: ROW,
-            found: version,
-            known: VERSION,
-        });
+        return Err(CodecError::Version { what: ROW, found: version, known: VERSION });
     }
     let length = reader.take::<usize>()?;
     if length > reader.rest().len() {
@@ -211,16 +174,9 @@ fn split(data: &[u8]) -> Result<(Header, Vec<Range<usize>>), CodecError> {
 
 /// Compares the checksum at the end of a row and returns what is before it.
 fn verify(n: u32, row: &[u8]) -> Result<&[u8], CodecError> {
-    let at = row
-        .len()
-        .checked_sub(checksum::BYTES)
-        .ok_or(CodecError::Truncated { what: ROW })?;
+    let at = row.len().checked_sub(checksum::BYTES).ok_or(CodecError::Truncated { what: ROW })?;
     let (content, stored) = row.split_at(at);
-    if row_scope(n).with(content).to_bytes() == *stored {
-        Ok(content)
-    } else {
-        Err(CodecError::Checksum { what: ROW })
-    }
+    if row_scope(n).with(content).to_bytes() == *stored { Ok(content) } else { Err(CodecError::Checksum { what: ROW }) }
 }
 
 /// Splits a log entry into its rows without copying, and checks each: row 0 is the batch's header
@@ -246,11 +202,7 @@ pub fn rows(data: &Bytes) -> Result<Vec<Bytes>, CodecError> {
 /// Damage, a row of another number, or a row 0 without a command.
 pub fn decode_row(n: u32, row: &Bytes) -> Result<Command, CodecError> {
     let content = verify(n, row)?;
-    let start = if n == 0 {
-        Header::decode(content)?.1
-    } else {
-        0
-    };
+    let start = if n == 0 { Header::decode(content)?.1 } else { 0 };
     let (kind, range) = locate_body(&content[start..])?;
     let range = start + range.start..start + range.end;
     if range.end != content.len() {
@@ -284,14 +236,9 @@ pub fn row_entry(
             appended_at_ns: append.appended_at_ns,
             lamport,
         }),
-        Command::Stage(stage)
-            if stage.entry.sequence == sequence && stage.entry.lamport == lamport =>
-        {
+        Command::Stage(stage) if stage.entry.sequence == sequence && stage.entry.lamport == lamport => {
             Ok(stage.entry.into_entry(context_id.to_owned(), position))
         }
         _ => Err(CodecError::Mismatch { what: ROW }),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -60,9 +60,7 @@ pub enum SnapshotError {
     #[error("not a Converge Ledger snapshot: it does not start as one")]
     Foreign,
     /// Written by a newer program, or damaged there.
-    #[error(
-        "snapshot format {found} is unknown to this program, which reads up to {known}: upgrade it"
-    )]
+    #[error("snapshot format {found} is unknown to this program, which reads up to {known}: upgrade it")]
     Version {
         /// The version found.
         found: u32,
@@ -114,10 +112,7 @@ pub enum SnapshotError {
 pub fn encode(context_id: &str, entries: &[Entry], created_at_ns: u64) -> Vec<u8> {
     let mut content = Vec::new();
     for (sequence, entry) in (1..).map(Sequence).zip(entries) {
-        assert_eq!(
-            entry.sequence, sequence,
-            "a snapshot holds a context from its start"
-        );
+        assert_eq!(entry.sequence, sequence, "a snapshot holds a context from its start");
         assert_eq!(entry.context_id, context_id, "a snapshot holds one context");
         content = put_entry(content, entry);
     }
@@ -125,16 +120,7 @@ pub fn encode(context_id: &str, entries: &[Entry], created_at_ns: u64) -> Vec<u8
     let content_bytes = content.len() as u64;
     let mut out = MAGIC.to_vec();
     out.extend_from_slice(&VERSION.to_le_bytes());
-    let mut out = put(
-        out,
-        &(
-            context_id,
-            created_at_ns,
-            count,
-            content_bytes,
-            root(entries),
-        ),
-    );
+    let mut out = put(out, &(context_id, created_at_ns, count, content_bytes, root(entries)));
     let checksum = crc32c(&out);
     out.extend_from_slice(&checksum.to_le_bytes());
     let frame = zstd::bulk::compress(&content, COMPRESSION_LEVEL);
@@ -144,10 +130,7 @@ pub fn encode(context_id: &str, entries: &[Entry], created_at_ns: u64) -> Vec<u8
 
 fn put_entry(out: Vec<u8>, entry: &Entry) -> Vec<u8> {
     let time = entry.appended_at_ns.to_le_bytes();
-    let out = put(
-        out,
-        &(entry.sequence, entry.id, time, entry.lamport, &entry.key),
-    );
+    let out = put(out, &(entry.sequence, entry.id, time, entry.lamport, &entry.key));
     let mut out = put(out, &(&entry.metadata, entry.payload.len()));
     out.extend_from_slice(&entry.payload);
     out
@@ -169,16 +152,8 @@ pub fn decode(blob: &[u8], limit_bytes: usize) -> Result<Decoded, SnapshotError>
     if root(&entries) != header.root {
         return Err(SnapshotError::Root);
     }
-    let Header {
-        context_id,
-        created_at_ns,
-        ..
-    } = header;
-    Ok(Decoded {
-        context_id: context_id.to_owned(),
-        created_at_ns,
-        entries,
-    })
+    let Header { context_id, created_at_ns, .. } = header;
+    Ok(Decoded { context_id: context_id.to_owned(), created_at_ns, entries })
 }
 
 /// The chain hash after every entry, as [`crate::Head::chain`] had it: two contexts are the same
@@ -208,10 +183,7 @@ struct Budget {
 
 impl Budget {
     fn new(limit: usize) -> Self {
-        Self {
-            left: limit as u64,
-            limit,
-        }
+        Self { left: limit as u64, limit }
     }
 
     fn charge(&mut self, bytes: u64) -> Result<(), SnapshotError> {
@@ -227,20 +199,14 @@ fn take_header(blob: &[u8]) -> Result<(Header<'_>, &[u8]), SnapshotError> {
     if blob[..magic] != MAGIC[..magic] {
         return Err(SnapshotError::Foreign);
     }
-    let version = blob
-        .get(MAGIC.len()..PREAMBLE_BYTES)
-        .ok_or(SnapshotError::Truncated)?;
+    let version = blob.get(MAGIC.len()..PREAMBLE_BYTES).ok_or(SnapshotError::Truncated)?;
     let found = u32::from_le_bytes(version.try_into().expect("a slice of four bytes"));
     if found != VERSION {
-        return Err(SnapshotError::Version {
-            found,
-            known: VERSION,
-        });
+        return Err(SnapshotError::Version { found, known: VERSION });
     }
     let mut rest = &blob[PREAMBLE_BYTES..];
     // Before its checksum is known to be right, a failure to read it is damage.
-    let (context_id, created_at_ns, count, content_bytes, root) =
-        take(&mut rest, SnapshotError::Checksum)?;
+    let (context_id, created_at_ns, count, content_bytes, root) = take(&mut rest, SnapshotError::Checksum)?;
     let (body, stored) = rest
         .split_at_checked(checksum::BYTES)
         .map(|(stored, frame)| (frame, stored))
@@ -248,23 +214,11 @@ fn take_header(blob: &[u8]) -> Result<(Header<'_>, &[u8]), SnapshotError> {
     if crc32c(&blob[..blob.len() - rest.len()]).to_le_bytes() != *stored {
         return Err(SnapshotError::Checksum);
     }
-    Ok((
-        Header {
-            context_id,
-            created_at_ns,
-            count,
-            content_bytes,
-            root,
-        },
-        body,
-    ))
+    Ok((Header { context_id, created_at_ns, count, content_bytes, root }, body))
 }
 
 /// One postcard piece.
-fn take<'a, T: Deserialize<'a>>(
-    data: &mut &'a [u8],
-    otherwise: SnapshotError,
-) -> Result<T, SnapshotError> {
+fn take<'a, T: Deserialize<'a>>(data: &mut &'a [u8], otherwise: SnapshotError) -> Result<T, SnapshotError> {
     let (value, rest) = postcard::take_from_bytes(data).map_err(|error| match error {
         postcard::Error::DeserializeUnexpectedEnd => SnapshotError::Truncated,
         _ => otherwise,
@@ -279,18 +233,14 @@ fn decompress(frame: &[u8], content_bytes: u64) -> Result<Bytes, SnapshotError> 
         ErrorKind::UnexpectedEof => SnapshotError::Truncated,
         _ => SnapshotError::Compression(error.to_string()),
     };
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(frame)
-        .map_err(failed)?
-        .single_frame();
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(frame).map_err(failed)?.single_frame();
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(failed)?;
     let mut content = Vec::new();
     // One byte more than announced: reading it is how a bomb, or the end of the frame, shows.
     let mut bounded = decoder.by_ref().take(content_bytes.saturating_add(1));
     bounded.read_to_end(&mut content).map_err(failed)?;
     if content.len() as u64 != content_bytes {
-        return Err(SnapshotError::Malformed(
-            "it is not as long as its header says",
-        ));
+        return Err(SnapshotError::Malformed("it is not as long as its header says"));
     }
     match decoder.finish().len() {
         0 => Ok(content.into()),
@@ -298,11 +248,7 @@ fn decompress(frame: &[u8], content_bytes: u64) -> Result<Bytes, SnapshotError> 
     }
 }
 
-fn take_entries(
-    header: &Header<'_>,
-    content: &Bytes,
-    budget: &mut Budget,
-) -> Result<Vec<Entry>, SnapshotError> {
+fn take_entries(header: &Header<'_>, content: &Bytes, budget: &mut Budget) -> Result<Vec<Entry>, SnapshotError> {
     let mut rest = &content[..];
     let mut entries = Vec::new();
     for expected in (1..=header.count).map(Sequence) {
@@ -316,9 +262,7 @@ fn take_entries(
     if rest.is_empty() {
         Ok(entries)
     } else {
-        Err(SnapshotError::Malformed(
-            "it has more entries than its header says",
-        ))
+        Err(SnapshotError::Malformed("it has more entries than its header says"))
     }
 }
 
@@ -338,8 +282,7 @@ fn take_entry<'a>(
     // A map starts with its length, so its memory can be charged before it is taken.
     let pairs = take::<u64>(&mut { *rest }, ENTRY).map_err(short)?;
     budget.charge(pairs.saturating_mul(PAIR_BYTES))?;
-    let (metadata, length) =
-        take::<(BTreeMap<String, String>, usize)>(rest, ENTRY).map_err(short)?;
+    let (metadata, length) = take::<(BTreeMap<String, String>, usize)>(rest, ENTRY).map_err(short)?;
     let (payload, behind): (&'a [u8], _) = rest.split_at_checked(length).ok_or(ENTRY)?;
     *rest = behind;
     Ok(Entry {

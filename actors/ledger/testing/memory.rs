@@ -44,9 +44,7 @@ impl View for Rows {
     }
 
     fn staged(&self, index: LogIndex, row: u32) -> Result<StagedEntry, Infallible> {
-        let batch = self.log[&index]
-            .as_ref()
-            .expect("a staged entry's log entry is a batch");
+        let batch = self.log[&index].as_ref().expect("a staged entry's log entry is a batch");
         match &batch.commands[row as usize] {
             Command::Stage(stage) => Ok(stage.entry.clone()),
             other => panic!("row {row} of log entry {index} stages nothing: {other:?}"),
@@ -89,27 +87,14 @@ impl Memory {
             return Vec::new();
         };
         let range = (head.number, Sequence(0))..=(head.number, Sequence(u64::MAX));
-        self.rows
-            .index
-            .range(range)
-            .map(|(_, row)| self.entry(context_id, row))
-            .collect()
+        self.rows.index.range(range).map(|(_, row)| self.entry(context_id, row)).collect()
     }
 
     fn entry(&self, context_id: &str, at: &IndexRow) -> Entry {
-        let batch = self.rows.log[&at.index]
-            .as_ref()
-            .expect("an entry's log entry is a batch");
+        let batch = self.rows.log[&at.index].as_ref().expect("an entry's log entry is a batch");
         let rows = rows(&batch.encode()).expect("an encoded batch has rows");
         let row = &rows[at.row as usize];
-        row_entry(
-            at.row,
-            row,
-            context_id,
-            at.sequence,
-            at.position,
-            at.lamport,
-        )
-        .expect("the index names the row of the entry")
+        row_entry(at.row, row, context_id, at.sequence, at.position, at.lamport)
+            .expect("the index names the row of the entry")
     }
 }

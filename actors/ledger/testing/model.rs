@@ -51,26 +51,13 @@ impl Context {
     /// The chain hash after the last entry.
     #[must_use]
     pub fn chain(&self) -> [u8; 32] {
-        self.entries
-            .iter()
-            .fold(EMPTY_CHAIN, |chain, entry| entry.chain(&chain))
+        self.entries.iter().fold(EMPTY_CHAIN, |chain, entry| entry.chain(&chain))
     }
 
     fn appended(&self, at: usize, deduplicated: bool) -> Outcome {
-        let Entry {
-            sequence,
-            position,
-            lamport,
-            ..
-        } = self.entries[at];
+        let Entry { sequence, position, lamport, .. } = self.entries[at];
         let context = self.number;
-        Outcome::Appended(Appended {
-            context,
-            sequence,
-            position,
-            lamport,
-            deduplicated,
-        })
+        Outcome::Appended(Appended { context, sequence, position, lamport, deduplicated })
     }
 }
 
@@ -78,19 +65,14 @@ impl Model {
     /// The entries of a context; none for one that is unknown.
     #[must_use]
     pub fn entries(&self, context_id: &str) -> &[Entry] {
-        self.contexts
-            .get(context_id)
-            .map_or(&[], |context| &context.entries)
+        self.contexts.get(context_id).map_or(&[], |context| &context.entries)
     }
 
     /// What every command of the batch must end as.
     pub fn apply(&mut self, batch: &Batch) -> Vec<Outcome> {
         let origin = self.origins.entry(batch.origin).or_default();
         if batch.boot > origin.boot {
-            *origin = Origin {
-                boot: batch.boot,
-                ..Origin::default()
-            };
+            *origin = Origin { boot: batch.boot, ..Origin::default() };
         }
         let closed = batch.boot < origin.boot;
         if !closed {
@@ -121,13 +103,8 @@ impl Model {
     /// The context with this name, made if need be.
     fn context(&mut self, context_id: &str) -> &mut Context {
         let number = ContextNo(self.contexts.len() as u64 + 1);
-        let new = || Context {
-            number,
-            ..Context::default()
-        };
-        self.contexts
-            .entry(context_id.to_owned())
-            .or_insert_with(new)
+        let new = || Context { number, ..Context::default() };
+        self.contexts.entry(context_id.to_owned()).or_insert_with(new)
     }
 
     fn append(&mut self, append: &Append) -> Outcome {
@@ -137,30 +114,19 @@ impl Model {
         let key = append.idempotency_key.as_ref();
         if let Some(&at) = key.and_then(|key| context.keys.get(key)) {
             let first = &context.entries[at];
-            let same = first.key == content.key
-                && first.payload == content.payload
-                && first.metadata == content.metadata;
+            let same =
+                first.key == content.key && first.payload == content.payload && first.metadata == content.metadata;
             return if same {
                 context.appended(at, true)
             } else {
-                Outcome::Refused(Refusal::IdempotencyMismatch {
-                    sequence: first.sequence,
-                })
+                Outcome::Refused(Refusal::IdempotencyMismatch { sequence: first.sequence })
             };
         }
         let actual = context.latest();
-        if append
-            .expected_sequence
-            .is_some_and(|expected| expected != actual)
-        {
+        if append.expected_sequence.is_some_and(|expected| expected != actual) {
             return Outcome::Refused(Refusal::ExpectedSequence { actual });
         }
-        let local = context
-            .entries
-            .iter()
-            .map(|entry| entry.lamport)
-            .max()
-            .unwrap_or_default();
+        let local = context.entries.iter().map(|entry| entry.lamport).max().unwrap_or_default();
         let received = append.received_lamport.unwrap_or_default();
         self.positions += 1;
         let entry = Entry {
@@ -188,11 +154,7 @@ impl Model {
         if stage.load < origin.low_water {
             return Outcome::Refused(Refusal::Superseded);
         }
-        origin
-            .staged
-            .entry(stage.load)
-            .or_default()
-            .push(stage.entry.clone());
+        origin.staged.entry(stage.load).or_default().push(stage.entry.clone());
         Outcome::Staged
     }
 
@@ -214,35 +176,22 @@ impl Model {
         staged.retain(|entry| entry.sequence > load.base);
         staged.sort_by_key(|entry| entry.sequence);
         let whole = staged.len() as u64 == load.count
-            && staged
-                .iter()
-                .zip(load.base.get() + 1..)
-                .all(|(entry, n)| entry.sequence.get() == n);
+            && staged.iter().zip(load.base.get() + 1..).all(|(entry, n)| entry.sequence.get() == n);
         if !whole {
             return Outcome::Refused(Refusal::LoadIncomplete);
         }
         origin.staged.remove(&load.stage);
         if staged.is_empty() {
             let context = context.number;
-            return Outcome::Loaded {
-                context,
-                restored: 0,
-                latest,
-            };
+            return Outcome::Loaded { context, restored: 0, latest };
         }
         let first = self.positions + 1;
         self.positions += load.count;
         let context = self.context(&load.context_id);
         for (entry, position) in staged.into_iter().zip(first..) {
-            context
-                .entries
-                .push(entry.into_entry(load.context_id.clone(), Position(position)));
+            context.entries.push(entry.into_entry(load.context_id.clone(), Position(position)));
         }
         let latest = context.latest();
-        Outcome::Loaded {
-            context: context.number,
-            restored: load.count,
-            latest,
-        }
+        Outcome::Loaded { context: context.number, restored: load.count, latest }
     }
 }

@@ -1,0 +1,194 @@
+//! Batches come back as they were, rows stand on their own, and no bytes whatever do harm.
+
+use bytes::Bytes;
+use converge_ledger_core::{
+    Batch, Boot, CodecError, Command, Lamport, NodeId, Position, Sequence, decode_row, row_entry, rows,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use crate::sample::{any_batch, append, batch, history};
+
+fn sample() -> Batch {
+    batch(7, (1..4).map(|n| Command::Append(append(n, "orders", "a payload"))))
+}
+
+/// Everything that reads a batch, on any bytes: no panic, and what decodes can be split.
+fn read_all(data: &Bytes) {
+    let decoded = Batch::decode(data).is_ok();
+    assert!(!decoded || rows(data).is_ok());
+    for n in [0, 1, 2] {
+        let _ = decode_row(n, data);
+        let _ = row_entry(n, data, "orders", Sequence(1), Position(1), Lamport(1));
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_batch_comes_back(batch in any_batch()) {
+        let data = batch.encode();
+        prop_assert_eq!(Batch::decode(&data).unwrap(), batch);
+    }
+
+    #[test]
+    fn rows_stand_on_their_own_and_join_to_the_entry(batch in any_batch()) {
+        let data = batch.encode();
+        let rows = rows(&data).unwrap();
+        prop_assert_eq!(rows.len(), batch.commands.len().max(1));
+        prop_assert_eq!(Bytes::from(rows.concat()), data);
+        for (n, command) in (0..).zip(&batch.commands) {
+            prop_assert_eq!(&decode_row(n, &rows[n as usize]).unwrap(), command);
+        }
+    }
+
+    #[test]
+    fn a_damaged_byte_is_found(batch in any_batch(), at in any::<Index>(), by in 1u8..) {
+        let mut data = batch.encode().to_vec();
+        let at = at.index(data.len());
+        data[at] ^= by;
+        let data = Bytes::from(data);
+        prop_assert!(Batch::decode(&data).is_err());
+        prop_assert!(rows(&data).is_err());
+    }
+
+    #[test]
+    fn a_damaged_row_is_found(batch in any_batch(), row in any::<Index>(), at in any::<Index>()) {
+        let rows = rows(&batch.encode()).unwrap();
+        let n = row.index(rows.len());
+        let mut damaged = rows[n].to_vec();
+        let at = at.index(damaged.len());
+        damaged[at] ^= 0x10;
+        prop_assert!(decode_row(n as u32, &damaged.into()).is_err());
+    }
+
+    #[test]
+    fn a_cut_batch_is_found(batch in any_batch(), at in any::<Index>()) {
+        let data = batch.encode();
+        let cut = data.slice(..at.index(data.len()));
+        prop_assert!(Batch::decode(&cut).is_err());
+        prop_assert!(rows(&cut).is_err());
+    }
+
+    #[test]
+    fn bytes_behind_a_batch_are_found(batch in any_batch(), more in vec(any::<u8>(), 1..40)) {
+        let data = Bytes::from([batch.encode().to_vec(), more].concat());
+        prop_assert_eq!(Batch::decode(&data), Err(CodecError::Trailing { what: "a batch" }));
+        prop_assert_eq!(rows(&data), Err(CodecError::Trailing { what: "a batch" }));
+    }
+
+    #[test]
+    fn garbage_does_no_harm(data in vec(any::<u8>(), 0..300)) {
+        read_all(&data.into());
+    }
+
+    /// Garbage that gets past the first checks: a right version, a right tag, right checksums.
+    #[test]
+    fn sealed_garbage_does_no_harm(
+        header in vec(any::<u8>(), 0..12),
+        kind in 0x10u8..0x15,
+        content in vec(any::<u8>(), 0..120),
+    ) {
+        let body = [vec![kind, content.len() as u8], content].concat();
+        let row = [&[1, 1, 1, 0, 1][..], &body].concat();
+        let sealed = |n: u32, row: &[u8]| {
+            let checksum = crc32c::crc32c(&[&n.to_le_bytes(), row].concat());
+            Bytes::from([row, &checksum.to_le_bytes()].concat())
+        };
+        read_all(&sealed(0, &row));
+        read_all(&sealed(0, &[vec![1], header].concat()));
+        read_all(&sealed(1, &body));
+    }
+}
+
+#[test]
+fn a_batch_without_commands_is_a_low_water_mark() {
+    let empty = batch(900, []);
+    let data = empty.encode();
+    assert_eq!(Batch::decode(&data).unwrap(), empty);
+    assert_eq!(rows(&data).unwrap(), vec![data.clone()]);
+    assert_eq!(decode_row(0, &data), Err(CodecError::Truncated { what: "a log row" }));
+}
+
+#[test]
+fn swapped_rows_are_found() {
+    let data = sample().encode();
+    let rows_of = rows(&data).unwrap();
+    assert_eq!(rows_of[1].len(), rows_of[2].len(), "the test swaps rows of one length");
+    let swapped = Bytes::from([&rows_of[0][..], &rows_of[2], &rows_of[1]].concat());
+    let damage = CodecError::Checksum { what: "a log row" };
+    assert_eq!(rows(&swapped), Err(damage));
+    assert_eq!(Batch::decode(&swapped), Err(damage));
+    assert_eq!(decode_row(1, &rows_of[2]), Err(damage));
+    assert!(decode_row(1, &rows_of[0]).is_err());
+    assert!(decode_row(0, &rows_of[1]).is_err());
+}
+
+#[test]
+fn a_newer_version_is_named() {
+    let mut data = sample().encode().to_vec();
+    data[0] = 2;
+    let newer = CodecError::Version { what: "a batch", found: 2, known: 1 };
+    assert_eq!(Batch::decode(&data.into()), Err(newer));
+}
+
+#[test]
+fn a_count_that_cannot_be_is_refused_before_anything_is_set_aside() {
+    // Four thousand million commands in a handful of bytes.
+    let mut data = vec![1, 1, 1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f];
+    data.extend_from_slice(&[0; 64]);
+    assert_eq!(Batch::decode(&data.into()), Err(CodecError::Truncated { what: "a batch" }));
+}
+
+#[test]
+fn a_small_entry_takes_little_more_than_itself() {
+    let mut append = append(1_000_000, "orders-1", &"x".repeat(256));
+    append.entry.key = "status".to_owned();
+    let mut batch = batch(1_000_000, [Command::Append(append)]);
+    batch.boot = Boot(100);
+    batch.origin = NodeId(5);
+    let alone = batch.encode().len();
+    assert!(alone <= 320, "{alone} bytes");
+    let command = batch.commands[0].clone();
+    batch.commands.push(command);
+    let row = batch.encode().len() - alone;
+    assert!(row <= 256 + 8 + 6 + 40, "{row} bytes");
+    batch.commands.clear();
+    let header = batch.encode().len();
+    assert!(header <= 12, "{header} bytes");
+}
+
+#[test]
+fn payloads_are_not_copied() {
+    let data = sample().encode();
+    let Command::Append(append) = &Batch::decode(&data).unwrap().commands[1] else {
+        panic!("the sample appends");
+    };
+    assert!(data.as_ptr_range().contains(&append.entry.payload.as_ptr()));
+}
+
+#[test]
+fn an_entry_is_read_from_its_row_only() {
+    let staged = history("old name", 3).remove(2);
+    let stage = converge_ledger_core::Stage { counter: 2, load: 1, entry: staged.clone().into() };
+    let batch = batch(0, [Command::Append(append(1, "orders", "hello")), Command::Stage(stage)]);
+    let rows = rows(&batch.encode()).unwrap();
+    let read = |n: u32, context: &str, sequence, lamport| {
+        let row = &rows[n as usize];
+        row_entry(n, row, context, Sequence(sequence), Position(9), Lamport(lamport))
+    };
+    let other = Err(CodecError::Mismatch { what: "a log row" });
+
+    let appended = read(0, "orders", 4, 5).unwrap();
+    assert_eq!(&appended.payload[..], b"hello");
+    assert_eq!((appended.sequence, appended.position), (Sequence(4), Position(9)));
+    assert_eq!(appended.lamport, Lamport(5));
+    assert_eq!(read(0, "order", 4, 5), other);
+
+    let loaded = read(1, "new name", 3, 6).unwrap();
+    assert_eq!(loaded.context_id, "new name");
+    assert_eq!(loaded.metadata, staged.metadata);
+    assert_eq!((loaded.id, loaded.appended_at_ns), (staged.id, staged.appended_at_ns));
+    assert_eq!(read(1, "new name", 2, 6), other);
+    assert_eq!(read(1, "new name", 3, 5), other);
+}

@@ -1,0 +1,12 @@
+//! The core against hostile bytes, its bounds, and a plain model.
+
+#![allow(missing_docs)]
+
+mod apply;
+mod batch;
+mod limits;
+mod load;
+mod model;
+mod records;
+mod sample;
+mod snapshot;

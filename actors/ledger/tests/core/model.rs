@@ -1,0 +1,345 @@
+//! Apply against the plain model, on logs that no well-behaved node would write.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use converge_ledger_core::codec::{decode_record, encode_record};
+use converge_ledger_core::testing::{Memory, Model};
+use converge_ledger_core::{
+    Append, Batch, Boot, Command, EntryId, Lamport, Load, LogIndex, NewEntry, NodeId, Outcome, Position, Refusal,
+    Sequence, Stage,
+};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::sample::{any_append, any_load, any_stage, history};
+
+/// Steps after which every node boots again.
+const STEPS_PER_BOOT: usize = 15;
+/// Counters of loads and stages lie above those of appends.
+const LOAD_COUNTERS: u64 = 1000;
+
+/// What happens next, to be made concrete by what happened so far.
+#[derive(Clone, Debug)]
+enum Step {
+    /// An entry of the log without commands.
+    Empty,
+    /// New calls, or some with counters that were there before.
+    Appends { origin: u64, older_boot: bool, low_water: u64, appends: Vec<Append> },
+    /// An earlier log entry again, with its commands turned around or as they were.
+    Again { which: Index, reversed: bool },
+    /// The parts of a load that adds so many entries to a context.
+    Stages { origin: u64, context: &'static str, more: u64, split: bool },
+    /// One of the loads whose parts were staged.
+    Load { which: Index, flaw: Flaw },
+}
+
+/// What is wrong with a load.
+#[derive(Clone, Copy, Debug)]
+enum Flaw {
+    /// Nothing, unless the context moved since its parts were staged.
+    None,
+    /// Nothing: it was adapted to where the context is.
+    Retried,
+    Chain,
+    Count,
+    Exists,
+}
+
+fn any_context() -> impl Strategy<Value = &'static str> {
+    prop_oneof![Just("a"), Just("b"), Just("c")]
+}
+
+prop_compose! {
+    fn few_appends()(
+        counter in 0u64..24,
+        idempotency_key in option::of("[kl]"),
+        expected in option::weighted(0.3, 0u64..5),
+        received in option::of(prop_oneof![0u64..30, Just(u64::MAX)]),
+        context_id in any_context(),
+        payload in "[xy]",
+    ) -> Append {
+        Append {
+            counter,
+            id: EntryId::default(),
+            appended_at_ns: counter,
+            idempotency_key,
+            expected_sequence: expected.map(Sequence),
+            received_lamport: received.map(Lamport),
+            entry: NewEntry {
+                context_id: context_id.to_owned(),
+                key: String::new(),
+                payload: Bytes::from(payload),
+                metadata: BTreeMap::new(),
+            },
+        }
+    }
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let flaw = prop_oneof![
+        3 => Just(Flaw::None),
+        3 => Just(Flaw::Retried),
+        1 => Just(Flaw::Chain),
+        1 => Just(Flaw::Count),
+        1 => Just(Flaw::Exists),
+    ];
+    let low_water = prop_oneof![3 => Just(0u64), 1 => 0u64..20, 1 => 0u64..LOAD_COUNTERS + 40];
+    prop_oneof![
+        1 => Just(Step::Empty),
+        4 => (1u64..3, prop::bool::weighted(0.1), low_water, vec(few_appends(), 0..5)).prop_map(
+            |(origin, older_boot, low_water, appends)| {
+                Step::Appends { origin, older_boot, low_water, appends }
+            }
+        ),
+        2 => any::<(Index, bool)>().prop_map(|(which, reversed)| Step::Again { which, reversed }),
+        2 => (1u64..3, any_context(), 0u64..4, any::<bool>()).prop_map(
+            |(origin, context, more, split)| Step::Stages { origin, context, more, split }
+        ),
+        3 => (any::<Index>(), flaw).prop_map(|(which, flaw)| Step::Load { which, flaw }),
+    ]
+}
+
+/// The ledger, the model beside it, and what the nodes know that write the log.
+#[derive(Default)]
+struct Run {
+    memory: Memory,
+    model: Model,
+    /// Loads whose parts were staged, with their origin and boot.
+    loads: Vec<(NodeId, Boot, Load)>,
+    counter: u64,
+    seen: BTreeSet<&'static str>,
+}
+
+impl Run {
+    fn step(&mut self, at: usize, step: Step) {
+        let boot = Boot(1 + (at / STEPS_PER_BOOT) as u64);
+        match step {
+            Step::Empty => drop(self.memory.apply(None)),
+            Step::Appends { origin, older_boot, low_water, appends } => {
+                let boot = if older_boot { Boot(boot.get() - 1) } else { boot };
+                self.appends(NodeId(origin), boot, low_water, appends);
+            }
+            Step::Again { which, reversed } => self.again(which, reversed),
+            Step::Stages { origin, context, more, split } => {
+                self.stages(NodeId(origin), boot, context, more, split);
+            }
+            Step::Load { which, flaw } if !self.loads.is_empty() => self.load(which, flaw),
+            Step::Load { .. } => {}
+        }
+    }
+
+    fn appends(&mut self, origin: NodeId, boot: Boot, low_water: u64, appends: Vec<Append>) {
+        let named = |append: Append| {
+            let attempt = [origin.get() as u8, boot.get() as u8, append.counter as u8];
+            let mut id = [0; 16];
+            id[..3].copy_from_slice(&attempt);
+            Command::Append(Append { id: EntryId(id), ..append })
+        };
+        let commands = appends.into_iter().map(named).collect();
+        self.apply(Batch { origin, boot, low_water, commands });
+    }
+
+    fn again(&mut self, which: Index, reversed: bool) {
+        let log: Vec<_> = self.memory.rows.log.values().flatten().cloned().collect();
+        if log.is_empty() {
+            return;
+        }
+        let mut batch = which.get(&log).clone();
+        if reversed {
+            batch.commands.reverse();
+        }
+        self.apply(batch);
+    }
+
+    fn next_counter(&mut self) -> u64 {
+        self.counter += 1;
+        LOAD_COUNTERS + self.counter
+    }
+
+    fn stages(&mut self, origin: NodeId, boot: Boot, context: &str, more: u64, split: bool) {
+        let there = self.model.entries(context).to_vec();
+        let base = Sequence(there.len() as u64);
+        let base_chain = self.model.contexts.get(context).map_or([0; 32], |there| there.chain());
+        // Also an entry that the context has already, which is ignored.
+        let from = there.len().saturating_sub(1);
+        let all = [there, history(context, base.get() + more).split_off(base.get() as usize)];
+        let load = self.next_counter();
+        let mut commands: Vec<_> = all.concat()[from..]
+            .iter()
+            .map(|entry| {
+                let counter = self.next_counter();
+                Command::Stage(Stage { counter, load, entry: entry.clone().into() })
+            })
+            .collect();
+        if split {
+            let commands = commands.split_off(commands.len() / 2);
+            self.apply(Batch { origin, boot, low_water: 0, commands });
+        }
+        self.apply(Batch { origin, boot, low_water: 0, commands });
+        let context_id = context.to_owned();
+        let (stage, counter, count, fail_if_exists) = (load, load, more, false);
+        let load = Load { counter, stage, context_id, base, base_chain, count, fail_if_exists };
+        self.loads.push((origin, boot, load));
+    }
+
+    fn load(&mut self, which: Index, flaw: Flaw) {
+        let (origin, boot, mut load) = which.get(&self.loads).clone();
+        let context = self.model.contexts.get(&load.context_id).cloned().unwrap_or_default();
+        if !matches!(flaw, Flaw::None) {
+            load.counter = self.next_counter();
+        }
+        match flaw {
+            Flaw::None => {}
+            Flaw::Retried => {
+                let end = load.base.get() + load.count;
+                load.base = context.latest();
+                load.base_chain = context.chain();
+                load.count = end.saturating_sub(load.base.get());
+            }
+            Flaw::Chain => load.base_chain[0] ^= 1,
+            Flaw::Count => load.count += 1,
+            Flaw::Exists => load.fail_if_exists = true,
+        }
+        self.apply(Batch { origin, boot, low_water: 0, commands: vec![Command::Load(load)] });
+    }
+
+    fn apply(&mut self, batch: Batch) {
+        let expected = self.model.apply(&batch);
+        let effects = self.memory.apply(Some(batch));
+        assert_eq!(effects.outcomes, expected);
+        self.seen.extend(expected.iter().map(name));
+    }
+
+    fn check(&self) {
+        let names: Vec<_> = self.memory.rows.heads.keys().collect();
+        assert_eq!(names, self.model.contexts.keys().collect::<Vec<_>>());
+        for (name, context) in &self.model.contexts {
+            assert_eq!(self.memory.entries(name), context.entries);
+            let head = self.memory.rows.heads[name];
+            assert_eq!((head.number, head.latest), (context.number, context.latest()));
+            assert_eq!(head.chain, context.chain());
+            let sequences = context.entries.iter().map(|entry| entry.sequence.get());
+            assert!(sequences.eq(1..=context.entries.len() as u64));
+        }
+        let entries = || self.model.contexts.values().flat_map(|context| &context.entries);
+        let positions: BTreeSet<_> = entries().map(|entry| entry.position).collect();
+        let last = self.memory.state.last_position.get();
+        assert!(positions.into_iter().eq((1..=last).map(Position)));
+        assert_eq!(entries().count() as u64, last);
+        let own = || entries().filter(|entry| entry.id.0[0] != 0);
+        let attempts: BTreeSet<_> = own().map(|entry| entry.id).collect();
+        assert_eq!(attempts.len(), own().count(), "an attempt is one entry");
+    }
+
+    /// The same log again, through its bytes, with the state written and read back each time.
+    fn check_replay(&self) {
+        let mut replay = Memory::new();
+        for batch in self.memory.rows.log.values() {
+            let batch = batch.as_ref().map(|batch| Batch::decode(&batch.encode()).unwrap());
+            replay.apply(batch);
+            replay.state = decode_record(&encode_record(&replay.state)).unwrap();
+        }
+        assert_eq!(replay, self.memory);
+    }
+}
+
+fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Appended(appended) if appended.deduplicated => "deduplicated",
+        Outcome::Appended(_) => "appended",
+        Outcome::Staged => "staged",
+        Outcome::Loaded { restored: 0, .. } => "loaded nothing",
+        Outcome::Loaded { .. } => "loaded",
+        Outcome::Refused(Refusal::ExpectedSequence { .. }) => "expected sequence",
+        Outcome::Refused(Refusal::IdempotencyMismatch { .. }) => "idempotency mismatch",
+        Outcome::Refused(Refusal::ContextExists { .. }) => "context exists",
+        Outcome::Refused(Refusal::LoadMoved { .. }) => "load moved",
+        Outcome::Refused(Refusal::LoadDiverges { .. }) => "load diverges",
+        Outcome::Refused(Refusal::LoadIncomplete) => "load incomplete",
+        Outcome::Refused(Refusal::Superseded) => "superseded",
+    }
+}
+
+const OUTCOMES: usize = 12;
+
+#[test]
+fn apply_does_what_the_model_does() {
+    let seen = RefCell::new(BTreeSet::new());
+    let mut runner = TestRunner::new(Config { cases: 256, source_file: Some(file!()), ..Config::default() });
+    let result = runner.run(&vec(any_step(), 1..60), |steps| {
+        let mut run = Run::default();
+        for (at, step) in steps.into_iter().enumerate() {
+            run.step(at, step);
+        }
+        run.check();
+        run.check_replay();
+        seen.borrow_mut().extend(run.seen);
+        Ok(())
+    });
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+    // The logs above are worth something only if all of it happens in them.
+    assert_eq!(seen.borrow().len(), OUTCOMES, "{seen:?}");
+}
+
+fn extreme() -> impl Strategy<Value = u64> {
+    prop_oneof![0u64..3, u64::MAX - 2..=u64::MAX, any::<u64>()]
+}
+
+prop_compose! {
+    fn extreme_command()(
+        kind in 0..3,
+        mut append in any_append(),
+        mut stage in any_stage(),
+        mut load in any_load(),
+        (counter, staging, sequence, base, count) in
+            (extreme(), extreme(), extreme(), extreme(), extreme()),
+        empty_chain in any::<bool>(),
+        context in any_context(),
+    ) -> Command {
+        append.counter = counter;
+        append.entry.context_id = context.to_owned();
+        append.expected_sequence = append.expected_sequence.map(|_| Sequence(base));
+        (stage.counter, stage.load, stage.entry.sequence) = (counter, staging, Sequence(sequence));
+        (load.counter, load.stage, load.base, load.count) =
+            (counter, staging, Sequence(base), count);
+        load.context_id = context.to_owned();
+        if empty_chain {
+            load.base_chain = [0; 32];
+        }
+        match kind {
+            0 => Command::Append(append),
+            1 => Command::Stage(stage),
+            _ => Command::Load(load),
+        }
+    }
+}
+
+prop_compose! {
+    fn extreme_batch()(
+        (origin, boot) in (extreme(), extreme()),
+        low_water in prop_oneof![4 => Just(0), 1 => extreme()],
+        commands in vec(extreme_command(), 0..6),
+    ) -> Batch {
+        Batch { origin: NodeId(origin), boot: Boot(boot), low_water, commands }
+    }
+}
+
+proptest! {
+    /// A panic of apply would stop every node for ever.
+    #[test]
+    fn apply_is_total(batches in vec(extreme_batch(), 1..12)) {
+        let (mut memory, mut model) = (Memory::new(), Model::default());
+        for batch in &batches {
+            let expected = model.apply(batch);
+            prop_assert_eq!(memory.apply(Some(batch.clone())).outcomes, expected);
+        }
+        prop_assert_eq!(memory.state.applied, LogIndex(batches.len() as u64));
+    }
+}

@@ -1,0 +1,133 @@
+//! Values to test with: a few fixed ones, and strategies for all.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use converge_ledger_core::{
+    Append, Batch, Boot, Command, Entry, EntryId, Lamport, Load, NewEntry, NodeId, Position, Sequence, Stage,
+    StagedEntry,
+};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+
+pub(crate) fn entry(context_id: &str, payload: &str) -> NewEntry {
+    NewEntry {
+        context_id: context_id.to_owned(),
+        key: "facts".to_owned(),
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+        metadata: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn append(counter: u64, context_id: &str, payload: &str) -> Append {
+    Append {
+        counter,
+        id: EntryId(u128::from(counter).to_be_bytes()),
+        appended_at_ns: 1_700_000_000_000_000_000 + counter,
+        idempotency_key: None,
+        expected_sequence: None,
+        received_lamport: None,
+        entry: entry(context_id, payload),
+    }
+}
+
+pub(crate) fn batch(low_water: u64, commands: impl IntoIterator<Item = Command>) -> Batch {
+    Batch { origin: NodeId(1), boot: Boot(1), low_water, commands: commands.into_iter().collect() }
+}
+
+/// Sequences 1..=n of a context, as a snapshot gives them.
+pub(crate) fn history(context_id: &str, n: u64) -> Vec<Entry> {
+    let one = |n: u64| Entry {
+        context_id: context_id.to_owned(),
+        key: format!("key {}", n % 3),
+        payload: Bytes::from(format!("payload {n}")),
+        metadata: BTreeMap::from([("n".to_owned(), n.to_string())]),
+        id: EntryId(u128::from(n + 1000).to_be_bytes()),
+        sequence: Sequence(n),
+        position: Position(0),
+        appended_at_ns: 1_600_000_000_000_000_000 + n,
+        lamport: Lamport(2 * n),
+    };
+    (1..=n).map(one).collect()
+}
+
+pub(crate) fn any_metadata() -> impl Strategy<Value = BTreeMap<String, String>> {
+    btree_map(".{0,4}", ".{0,8}", 0..4)
+}
+
+pub(crate) fn any_payload() -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..200).prop_map(Bytes::from)
+}
+
+prop_compose! {
+    pub(crate) fn any_append()(
+        (counter, id, appended_at_ns) in any::<(u64, [u8; 16], u64)>(),
+        idempotency_key in option::of(".{0,8}"),
+        expected in any::<Option<u64>>(),
+        received in any::<Option<u64>>(),
+        context_id in ".{0,12}",
+        key in ".{0,12}",
+        payload in any_payload(),
+        metadata in any_metadata(),
+    ) -> Append {
+        Append {
+            counter,
+            id: EntryId(id),
+            appended_at_ns,
+            idempotency_key,
+            expected_sequence: expected.map(Sequence),
+            received_lamport: received.map(Lamport),
+            entry: NewEntry { context_id, key, payload, metadata },
+        }
+    }
+}
+
+prop_compose! {
+    pub(crate) fn any_stage()(
+        (counter, load, sequence, lamport) in any::<(u64, u64, u64, u64)>(),
+        (id, appended_at_ns) in any::<([u8; 16], u64)>(),
+        key in ".{0,12}",
+        payload in any_payload(),
+        metadata in any_metadata(),
+    ) -> Stage {
+        let entry = StagedEntry {
+            sequence: Sequence(sequence),
+            lamport: Lamport(lamport),
+            id: EntryId(id),
+            appended_at_ns,
+            key,
+            payload,
+            metadata,
+        };
+        Stage { counter, load, entry }
+    }
+}
+
+prop_compose! {
+    pub(crate) fn any_load()(
+        (counter, stage, base, count) in any::<(u64, u64, u64, u64)>(),
+        context_id in ".{0,12}",
+        base_chain in any::<[u8; 32]>(),
+        fail_if_exists in any::<bool>(),
+    ) -> Load {
+        Load { counter, stage, context_id, base: Sequence(base), base_chain, count, fail_if_exists }
+    }
+}
+
+pub(crate) fn any_command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        any_append().prop_map(Command::Append),
+        any_stage().prop_map(Command::Stage),
+        any_load().prop_map(Command::Load),
+    ]
+}
+
+prop_compose! {
+    pub(crate) fn any_batch()(
+        (origin, boot, low_water) in any::<(u64, u64, u64)>(),
+        commands in vec(any_command(), 0..6),
+    ) -> Batch {
+        Batch { origin: NodeId(origin), boot: Boot(boot), low_water, commands }
+    }
+}
