@@ -112,7 +112,8 @@ fn impossible_settings_name_their_key() {
         std::fs::write(&file, format!("[{section}]\n{field} = {quoted}\n")).unwrap();
         let output = start(directory.path(), &["--config", "bad.toml"], &[]);
         let parses = !["one", "99999999999999999999", &huge].contains(&value);
-        names(&output, if parses { &[key] } else { &["bad.toml"] });
+        let word = if parses { key } else { "bad.toml" };
+        names(&output, &[word]);
     }
     let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["bad.toml"], "a refused start leaves nothing behind");

@@ -22,6 +22,12 @@ const CONCURRENT: usize = 16;
 /// For strace to write its last lines.
 const WRITTEN: Duration = Duration::from_secs(20);
 
+/// `eprintln!` would be captured by the test harness, and the skip with it.
+#[allow(clippy::explicit_write)]
+fn skip_aloud(test: &str, reason: &str) {
+    writeln!(std::io::stderr(), "skipped: {test}: {reason}").unwrap();
+}
+
 /// Whether strace can be used; says why not on the real standard error, which no harness captures.
 fn can_trace(test: &str) -> bool {
     let run = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stdin(Stdio::null()).output();
@@ -30,7 +36,7 @@ fn can_trace(test: &str) -> bool {
         Ok(output) => format!("strace may not trace here: {}", String::from_utf8_lossy(&output.stderr).trim()),
         Err(error) => format!("strace cannot be run: {error}"),
     };
-    writeln!(std::io::stderr(), "skipped: {test}: {reason}").unwrap();
+    skip_aloud(test, &reason);
     false
 }
 

@@ -1,0 +1,232 @@
+//! Several nodes in one process, under load, for tests that kill actors.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use converge_ledger::config::{Config, IntensityConfig};
+use converge_ledger::supervisors::ractor::{ActorCell, ActorStatus};
+use converge_ledger::supervisors::{ChildState, TreeSnapshot};
+use converge_ledger::{AppendOptions, Consistency, Entry, Error, Ledger, NewEntry, Node, ReadOptions};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Nothing in these tests may take longer.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The deadline of a client's call.
+pub const CLIENT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Nodes and their directories.
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    _dirs: Vec<tempfile::TempDir>,
+}
+
+/// A configuration for tests: fast elections, and intensities that chaos does not use up.
+pub fn config(id: u64, dir: &Path, peers: &[String]) -> Config {
+    let mut config = Config::default();
+    config.node.id = id;
+    config.node.data_dir = dir.to_owned();
+    config.listen.grpc = "off".into();
+    config.cluster.peers = peers.to_vec();
+    if let Some(own) = peers.iter().find_map(|peer| peer.strip_prefix(&format!("{id}="))) {
+        config.listen.peer = own.to_owned();
+    }
+    config.raft.heartbeat_ms = 50;
+    config.raft.election_ms = 300;
+    let many = IntensityConfig { restarts: 10_000, seconds: 1 };
+    let supervision = &mut config.supervision;
+    (supervision.root, supervision.ledger, supervision.distribution) = (many, many, many);
+    (supervision.links, supervision.api) = (many, many);
+    config
+}
+
+/// Addresses that were free a moment ago, as `id=host:port`.
+pub fn peers(count: u64) -> Vec<String> {
+    let sockets: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    sockets.iter().zip(1..).map(|(socket, id)| format!("{id}={}", socket.local_addr().unwrap())).collect()
+}
+
+impl Cluster {
+    pub async fn start(count: u64) -> Cluster {
+        Cluster::start_with(count, |_| {}).await
+    }
+
+    pub async fn start_with(count: u64, adjust: impl Fn(&mut Config)) -> Cluster {
+        let peers = if count == 1 { Vec::new() } else { peers(count) };
+        let dirs: Vec<_> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
+        let mut nodes = Vec::new();
+        for (dir, id) in dirs.iter().zip(1..) {
+            let mut config = config(id, dir.path(), &peers);
+            adjust(&mut config);
+            nodes.push(Node::start(config).await.unwrap());
+        }
+        Cluster { nodes, _dirs: dirs }
+    }
+
+    pub fn ledgers(&self) -> Vec<Ledger> {
+        self.nodes.iter().map(Node::ledger).collect()
+    }
+
+    /// Stops every node and leaves nothing behind.
+    pub async fn stop(self) {
+        for node in self.nodes {
+            node.stop(PATIENCE).await.unwrap();
+        }
+    }
+}
+
+pub fn entry(context: &str, payload: impl Into<Bytes>) -> NewEntry {
+    NewEntry { context_id: context.into(), key: "k".into(), payload: payload.into(), metadata: BTreeMap::new() }
+}
+
+/// Waits until `holds` says so.
+///
+/// # Panics
+/// With `what` when it does not within [`PATIENCE`].
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Clients that append without pause and remember what was acknowledged.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    acked: Arc<AtomicU64>,
+    record: Arc<Mutex<Record>>,
+    clients: JoinSet<()>,
+}
+
+#[derive(Default)]
+pub struct Record {
+    /// Payload to (context, sequence).
+    pub acked: BTreeMap<String, (String, u64)>,
+    pub failed: Vec<(String, Error)>,
+}
+
+impl Load {
+    /// `clients` clients, spread over the ledgers and four contexts.
+    pub fn start(ledgers: &[Ledger], clients: usize) -> Load {
+        let mut load = Load {
+            stop: Arc::default(),
+            acked: Arc::default(),
+            record: Arc::default(),
+            clients: JoinSet::new(),
+        };
+        for client in 0..clients {
+            let ledger = ledgers[client % ledgers.len()].clone();
+            let (stop, acked, record) = (load.stop.clone(), load.acked.clone(), load.record.clone());
+            load.clients.spawn(async move {
+                let context = format!("context-{}", client % 4);
+                for n in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let payload = format!("{client}/{n}");
+                    let options = AppendOptions {
+                        deadline: Some(CLIENT_DEADLINE),
+                        idempotency_key: (n % 2 == 0).then(|| payload.clone()),
+                        ..AppendOptions::default()
+                    };
+                    match ledger.append(entry(&context, payload.clone()), options).await {
+                        Ok(done) => {
+                            acked.fetch_add(1, Ordering::Relaxed);
+                            let place = (context.clone(), done.entry.sequence.get());
+                            record.lock().await.acked.insert(payload, place);
+                        }
+                        Err(error) => record.lock().await.failed.push((payload, error)),
+                    }
+                }
+            });
+        }
+        load
+    }
+
+    pub fn acked(&self) -> u64 {
+        self.acked.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more are acknowledged.
+    pub async fn progress(&self, more: u64) {
+        let target = self.acked() + more;
+        eventually("clients make progress", || self.acked() >= target).await;
+    }
+
+    pub async fn finish(mut self) -> Record {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(client) = self.clients.join_next().await {
+            client.unwrap();
+        }
+        std::mem::take(&mut *self.record.lock().await)
+    }
+}
+
+/// All entries of a context as one node has them.
+pub async fn all(ledger: &Ledger, context: &str) -> Vec<Entry> {
+    let options = ReadOptions { consistency: Consistency::Stale, ..ReadOptions::default() };
+    ledger.read(context, options).await.unwrap().entries
+}
+
+/// Invariants 1 to 4 on every node, after the last fault.
+pub async fn verify(cluster: &Cluster, record: &Record) {
+    let ledgers = cluster.ledgers();
+    eventually("all nodes apply the same log", || {
+        let statuses: Vec<_> = ledgers.iter().map(Ledger::status).collect();
+        let commit = statuses.iter().map(|s| s.commit_index).max().unwrap();
+        statuses.iter().all(|s| s.applied_index == commit && s.leader_id != 0)
+    })
+    .await;
+    let digests: BTreeSet<String> = ledgers.iter().map(|l| l.status().digest).collect();
+    assert_eq!(digests.len(), 1, "nodes that applied the same log have the same digest");
+    for ledger in &ledgers {
+        let mut positions = BTreeSet::new();
+        let mut stored: BTreeMap<String, (String, u64)> = BTreeMap::new();
+        for context in (0..4).map(|n| format!("context-{n}")) {
+            for (entry, expected) in all(ledger, &context).await.into_iter().zip(1..) {
+                assert_eq!(entry.sequence.get(), expected, "sequences of {context} have no gap");
+                assert!(positions.insert(entry.position.get()), "position {} was given out twice", entry.position);
+                let payload = String::from_utf8(entry.payload.to_vec()).unwrap();
+                let place = (context.clone(), entry.sequence.get());
+                let before = stored.insert(payload.clone(), place);
+                assert_eq!(before, None, "{payload} stands there twice");
+            }
+        }
+        assert_eq!(positions.last().copied().unwrap_or(0), positions.len() as u64, "positions have no gap");
+        for (payload, place) in &record.acked {
+            assert_eq!(stored.get(payload), Some(place), "{payload} was acknowledged");
+        }
+    }
+}
+
+/// Waits until every place of the tree runs, and `path` does so in a later incarnation than `before`.
+pub async fn whole_again(node: &Node, path: &str, before: u64) {
+    let what = format!("{path} is back and the tree is whole");
+    eventually(&what, || {
+        let snapshot = node.tree().snapshot();
+        let back = snapshot.nodes.iter().any(|n| n.path == path && n.incarnation > before);
+        back && snapshot.nodes.iter().all(|n| n.state == ChildState::Running)
+    })
+    .await;
+}
+
+pub fn cells(node: &Node, snapshot: &TreeSnapshot) -> BTreeMap<String, ActorCell> {
+    snapshot.nodes.iter().filter_map(|n| Some((n.path.clone(), node.tree().find(&n.path)?))).collect()
+}
+
+/// No actor of before is alive unless it is still in the tree.
+pub fn no_orphans(before: &BTreeMap<String, ActorCell>, now: &BTreeMap<String, ActorCell>) {
+    let current: BTreeSet<_> = now.values().map(ActorCell::get_id).collect();
+    for (path, cell) in before {
+        let gone = cell.get_status() == ActorStatus::Stopped;
+        assert!(gone || current.contains(&cell.get_id()), "{path} left an orphan: {:?}", cell.get_status());
+    }
+}
