@@ -178,7 +178,10 @@ fn every_log_entry_changes_the_digest() {
         let commands = [Command::Append(append(1, "a", payload)), Command::Append(refused)];
         Some(batch(low_water, commands))
     };
-    let logs: [&[Option<Batch>]; 8] = [
+    let refused = Append { expected_sequence: Some(Sequence(9)), ..append(1, "a", "x") };
+    let logs: [&[Option<Batch>]; 10] = [
+        &[Some(batch(0, []))],
+        &[Some(batch(0, [Command::Append(refused)]))],
         &[],
         &[None],
         &[None, None],
@@ -190,7 +193,7 @@ fn every_log_entry_changes_the_digest() {
     ];
     let digests: std::collections::BTreeSet<_> = logs.iter().map(|log| apply(log)).collect();
     assert_eq!(digests.len(), logs.len());
-    assert_eq!(apply(logs[6]), apply(logs[6]));
+    assert_eq!(apply(logs[8]), apply(logs[8]));
 }
 
 /// A view that fails at the n-th read.

@@ -89,6 +89,21 @@ fn stages_and_load_may_share_a_batch_and_come_in_any_order() {
     assert_eq!(contents(&memory, "orders"), entries);
 }
 
+/// The rows of two log entries are not one run of rows, though their numbers may look like it.
+#[test]
+fn a_part_lies_in_one_log_entry() {
+    let mut memory = Memory::new();
+    let entries = history("orders", 3);
+    memory.apply(Some(batch(0, stages(11, &entries[..2]))));
+    let appends = (1..3).map(|counter| Command::Append(append(counter, "other", "x")));
+    memory.apply(Some(batch(0, appends.chain(stages(13, &entries[2..])))));
+    assert_eq!(parts(&memory).len(), 2);
+    let outcome = run(&mut memory, load(STAGING, &entries, 0));
+    let context = ContextNo(2);
+    assert_eq!(outcome, Outcome::Loaded { context, restored: 3, latest: Sequence(3) });
+    assert_eq!(contents(&memory, "orders"), entries);
+}
+
 #[test]
 fn a_prefix_gets_the_missing_tail() {
     let mut memory = Memory::new();
@@ -142,11 +157,12 @@ fn another_history_is_refused() {
 #[test]
 fn parts_must_be_all_there_once() {
     let entries = history("orders", 4);
-    let staged: [&[Entry]; 5] = [
+    let staged: [&[Entry]; 6] = [
         &entries[..3],
         &entries[1..],
         &[entries[0].clone(), entries[1].clone(), entries[3].clone()],
         &[&entries[..], &entries[2..3]].concat(),
+        &[&entries[..3], &entries[1..]].concat(),
         &[&entries[..], &history("orders", 5)[4..]].concat(),
     ];
     for staged in staged {

@@ -4,6 +4,7 @@
 
 mod apply;
 mod batch;
+mod golden;
 mod limits;
 mod load;
 mod model;

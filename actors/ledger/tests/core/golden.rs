@@ -1,0 +1,120 @@
+//! Formats and hashes, written down: what is on the disks of yesterday must be read tomorrow, and
+//! nodes of two versions must agree on every hash. A change here is a new format version.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use converge_ledger_core::codec::{encode_index_row, encode_record};
+use converge_ledger_core::testing::Memory;
+use converge_ledger_core::{
+    Append, Batch, Boot, Command, ContextNo, Head, IndexRow, Lamport, Load, LogIndex, NodeId, Position, Sequence,
+    Stage, snapshot,
+};
+
+use crate::sample::{append, history};
+
+fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+fn batch() -> Batch {
+    let mut full = Append {
+        idempotency_key: Some("once".to_owned()),
+        expected_sequence: Some(Sequence(1)),
+        received_lamport: Some(Lamport(300)),
+        ..append(8, "a", "y")
+    };
+    full.entry.metadata = BTreeMap::from([("m".to_owned(), "n".to_owned())]);
+    let entry = history("b", 1).remove(0).into();
+    let load = Load {
+        counter: 10,
+        stage: 10,
+        context_id: "b".to_owned(),
+        base: Sequence(0),
+        base_chain: [0; 32],
+        count: 1,
+        fail_if_exists: true,
+    };
+    Batch {
+        origin: NodeId(3),
+        boot: Boot(2),
+        low_water: 7,
+        commands: vec![
+            Command::Append(append(7, "a", "x")),
+            Command::Append(full),
+            Command::Stage(Stage { counter: 11, load: 10, entry }),
+            Command::Load(load),
+        ],
+    }
+}
+
+#[test]
+fn a_batch() {
+    assert_eq!(
+        hex(batch().encode()),
+        "0103020704112300070000000000000000000000000000000707002a36fe9c971701610566616374\
+73787ca808c611300f080000000000000000000000000000000808002a36fe9c9717046f6e636501\
+ac02016105666163747301016d016e7952f372a31231080b0a010200000000000000000000000000\
+0003e90100a0d885573416056b6579203101016e01317061796c6f61642031ce705aee13270a0a01\
+6200000000000000000000000000000000000000000000000000000000000000000001010547bb54"
+    );
+}
+
+#[test]
+fn records() {
+    let head = Head { number: ContextNo(3), latest: Sequence(9), lamport: Lamport(12), chain: [7; 32] };
+    assert_eq!(
+        hex(encode_record(&head)),
+        "0103090c07070707070707070707070707070707070707070707070707070707070707070d6728c7"
+    );
+    let row = IndexRow {
+        context: ContextNo(3),
+        sequence: Sequence(9),
+        position: Position(300),
+        lamport: Lamport(8),
+        index: LogIndex(200),
+        row: 1,
+    };
+    assert_eq!(hex(encode_index_row(&row)), "01ac0201c8010187220b97");
+}
+
+#[test]
+fn hashes() {
+    let entries = history("orders", 3);
+    assert_eq!(hex(entries[0].content_hash()), "9ad7692cdefaf6fc1ee14a82261aa7dca8e28ab062e902854f1bdbeaa7854299");
+    assert_eq!(hex(snapshot::chain(&entries)[2]), "a48c69f916beeb86bb0a1e5d37088cdecb9afbf9b917d1a93f093ca5ee37d235");
+    assert_eq!(hex(snapshot::root(&entries)), "c3c5fb99aabfb270f957fa3573a3f4cadcbd37fb264b405a028c3309b6ceb93f");
+}
+
+#[test]
+fn a_state() {
+    let mut memory = Memory::new();
+    memory.apply(None);
+    memory.apply(Some(batch()));
+    assert_eq!(hex(memory.state.digest), "5ecfb2ce88b5931f1f000cc336a6cbd495cd6b2e89a074f90b05c97280519e75");
+    assert_eq!(
+        hex(encode_record(&memory.state)),
+        "010203025ecfb2ce88b5931f1f000cc336a6cbd495cd6b2e89a074f90b05c97280519e7501030207\
+04070001010101000800010202ad02000a020201010b01007268e1b9"
+    );
+}
+
+/// The compressed part may change with the compressor; that it is read is what counts.
+#[test]
+fn a_snapshot() {
+    let blob: Vec<u8> = BLOB
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect();
+    let decoded = snapshot::decode(&blob, 10_000).unwrap();
+    assert_eq!(decoded.entries, history("orders", 2));
+}
+
+const BLOB: &str = "43564c4544534e5001000000066f72646572738080a8b1e39fe7cb17025e26ae860d3310f18fd5fb\
+2b3a84e16cf00476cf62702c60a35b0316cf2d1ba26ce53f185128b52ffd205ee50100b402010003\
+e90100a0d88557341602056b6579203101016e0131097061796c6f61642031020003ea0204323232\
+0600a004c481cba4ca9cc0410ed006";
