@@ -28,10 +28,7 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    const BACKOFF: Backoff = Backoff {
-        first: Duration::from_millis(100),
-        max: Duration::from_secs(2),
-    };
+    const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(2) };
 
     #[test]
     fn doubles_up_to_the_bound() {

@@ -21,23 +21,16 @@ pub(crate) struct Exit {
 impl Exit {
     /// An end that nobody asked for.
     pub(crate) fn abnormal(reason: impl Into<String>) -> Self {
-        Exit {
-            reason: reason.into(),
-            normal: false,
-        }
+        Exit { reason: reason.into(), normal: false }
     }
 
     /// An actor ended with this stop reason. Reasons are strings that anyone can send: as in OTP, every one that is
     /// not known to be normal is abnormal. `"shutdown: …"` is OTP's `{shutdown, Term}`.
     pub(crate) fn from_reason(reason: Option<String>) -> Self {
         match reason {
-            None => Exit {
-                reason: "normal".to_owned(),
-                normal: true,
-            },
+            None => Exit { reason: "normal".to_owned(), normal: true },
             Some(reason) => {
-                let normal =
-                    reason == SHUTDOWN || reason == DRAINED || reason.starts_with("shutdown: ");
+                let normal = reason == SHUTDOWN || reason == DRAINED || reason.starts_with("shutdown: ");
                 Exit { reason, normal }
             }
         }
@@ -46,9 +39,7 @@ impl Exit {
     /// The exit that an event reports, if it reports one. The state inside the event is the caller's to drop.
     pub(crate) fn from_event(event: &SupervisionEvent) -> Option<Self> {
         match event {
-            SupervisionEvent::ActorTerminated(_, _, reason) => {
-                Some(Exit::from_reason(reason.clone()))
-            }
+            SupervisionEvent::ActorTerminated(_, _, reason) => Some(Exit::from_reason(reason.clone())),
             SupervisionEvent::ActorFailed(_, error) => Some(Exit::abnormal(error.to_string())),
             _ => None,
         }
@@ -61,28 +52,11 @@ mod tests {
 
     #[test]
     fn normal_and_abnormal_reasons() {
-        for reason in [
-            None,
-            Some("Drained"),
-            Some("shutdown"),
-            Some("shutdown: too many restarts"),
-        ] {
-            assert!(
-                Exit::from_reason(reason.map(str::to_owned)).normal,
-                "{reason:?}"
-            );
+        for reason in [None, Some("Drained"), Some("shutdown"), Some("shutdown: too many restarts")] {
+            assert!(Exit::from_reason(reason.map(str::to_owned)).normal, "{reason:?}");
         }
-        for reason in [
-            "killed",
-            "actor_task_cancelled",
-            "out of luck",
-            "",
-            "shutdowns",
-        ] {
-            assert!(
-                !Exit::from_reason(Some(reason.to_owned())).normal,
-                "{reason:?}"
-            );
+        for reason in ["killed", "actor_task_cancelled", "out of luck", "", "shutdowns"] {
+            assert!(!Exit::from_reason(Some(reason.to_owned())).normal, "{reason:?}");
         }
     }
 }

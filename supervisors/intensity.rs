@@ -22,10 +22,7 @@ pub struct Intensity {
 impl Default for Intensity {
     /// OTP's default: one restart in five seconds.
     fn default() -> Self {
-        Intensity {
-            restarts: 1,
-            period: Duration::from_secs(5),
-        }
+        Intensity { restarts: 1, period: Duration::from_secs(5) }
     }
 }
 
@@ -38,21 +35,14 @@ pub(crate) struct Window {
 
 impl Window {
     pub(crate) fn new(intensity: Intensity) -> Self {
-        Window {
-            intensity,
-            restarts: VecDeque::new(),
-        }
+        Window { intensity, restarts: VecDeque::new() }
     }
 
     /// Counts a restart at `now`; true while the intensity still allows it.
     pub(crate) fn allows(&mut self, now: Instant) -> bool {
         let period = self.intensity.period;
         self.restarts.push_back(now);
-        while self
-            .restarts
-            .front()
-            .is_some_and(|&at| now.duration_since(at) > period)
-        {
+        while self.restarts.front().is_some_and(|&at| now.duration_since(at) > period) {
             self.restarts.pop_front();
         }
         if self.restarts.len() > self.limit() {
@@ -85,10 +75,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn window(restarts: u32, seconds: u32) -> Window {
-        Window::new(Intensity {
-            restarts,
-            period: SECOND * seconds,
-        })
+        Window::new(Intensity { restarts, period: SECOND * seconds })
     }
 
     #[test]
@@ -106,14 +93,8 @@ mod tests {
         let mut window = window(2, 10);
         assert!(window.allows(now));
         assert!(window.allows(now + SECOND * 9));
-        assert!(
-            window.allows(now + SECOND * 11),
-            "the first is out of the window"
-        );
-        assert!(
-            !window.allows(now + SECOND * 12),
-            "9, 11 and 12 are within ten seconds"
-        );
+        assert!(window.allows(now + SECOND * 11), "the first is out of the window");
+        assert!(!window.allows(now + SECOND * 12), "9, 11 and 12 are within ten seconds");
     }
 
     #[test]

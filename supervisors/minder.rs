@@ -52,26 +52,12 @@ pub(crate) struct Minder {
 
 impl Minder {
     /// Starts the next incarnation of `spec`, linked to `parent`, as its child number `child`.
-    pub(crate) fn start(
-        spec: &ChildSpec,
-        child: usize,
-        node: &Arc<Node>,
-        parent: ActorRef<Msg>,
-    ) -> Minder {
+    pub(crate) fn start(spec: &ChildSpec, child: usize, node: &Arc<Node>, parent: ActorRef<Msg>) -> Minder {
         let (berth, live) = node.begin();
         let incarnation = berth.incarnation;
         let (orders, inbox) = mpsc::channel(ORDERS);
-        let job = Job {
-            spec: spec.clone(),
-            child,
-            berth,
-            parent,
-        };
-        Minder {
-            incarnation,
-            orders,
-            task: tokio::spawn(job.run(live, inbox)),
-        }
+        let job = Job { spec: spec.clone(), child, berth, parent };
+        Minder { incarnation, orders, task: tokio::spawn(job.run(live, inbox)) }
     }
 
     /// Orders the end of the child. A second order adds nothing to the first.
@@ -120,11 +106,9 @@ impl Job {
                 let (exit, left) = self.watch(cell, join, &mut orders).await;
                 (exit.clone(), Report::Gone(exit), left)
             }
-            Launch::Failed(failure, left) => (
-                Exit::abnormal(failure.reason.clone()),
-                Report::StartFailed(failure),
-                left,
-            ),
+            Launch::Failed(failure, left) => {
+                (Exit::abnormal(failure.reason.clone()), Report::StartFailed(failure), left)
+            }
         };
         let report = match left {
             Left::Nothing => report,
@@ -152,27 +136,17 @@ impl Job {
     fn report(&self, report: Report) {
         let incarnation = self.berth.incarnation;
         // A supervisor that no longer reads will learn the end from `Minder::end`, or has died.
-        let _ = self.parent.send_message(Msg::Report {
-            child: self.child,
-            incarnation,
-            report,
-        });
+        let _ = self.parent.send_message(Msg::Report { child: self.child, incarnation, report });
     }
 
     fn failed(&self, reason: impl Into<String>) -> Failure {
-        Failure {
-            path: self.node().path.clone(),
-            reason: reason.into(),
-        }
+        Failure { path: self.node().path.clone(), reason: reason.into() }
     }
 
     /// Up to the moment when the child counts as started.
     async fn launch(&self, orders: &mut mpsc::Receiver<Shutdown>) -> Launch {
         // `None`: no bound, also when it lies beyond what the clock can say.
-        let deadline = self
-            .spec
-            .start_timeout
-            .and_then(|limit| Instant::now().checked_add(limit));
+        let deadline = self.spec.start_timeout.and_then(|limit| Instant::now().checked_add(limit));
         let (mut spawning, boot) = self.spawning();
         let spawned = tokio::select! {
             biased;
@@ -195,14 +169,9 @@ impl Job {
             Body::Worker(launch) => (launch(self.berth.clone(), parent), None),
             Body::Supervisor(spec) => {
                 let (tell, boot) = oneshot::channel();
-                let setup = Setup {
-                    spec: Arc::clone(spec),
-                    berth: self.berth.clone(),
-                    boot: tell,
-                };
+                let setup = Setup { spec: Arc::clone(spec), berth: self.berth.clone(), boot: tell };
                 let spawning = async move {
-                    let (actor, join) =
-                        Supervisor::spawn_linked(None, Supervisor, setup, parent).await?;
+                    let (actor, join) = Supervisor::spawn_linked(None, Supervisor, setup, parent).await?;
                     Ok((actor.get_cell(), join))
                 };
                 (Box::pin(spawning), Some(boot))
@@ -249,10 +218,7 @@ impl Job {
             // The exit event says why; this is for one that was unlinked from its supervisor.
             None => {
                 let (_, ending) = self.end(cell, None, Shutdown::BrutalKill, orders).await;
-                (
-                    Exit::abnormal("ended without telling its supervisor"),
-                    ending,
-                )
+                (Exit::abnormal("ended without telling its supervisor"), ending)
             }
             Some(how) => self.end(cell, Some(&mut join), how, orders).await,
         };
@@ -288,10 +254,7 @@ impl Job {
     }
 
     fn timed_out(&self) -> String {
-        format!(
-            "it did not start within {:?}",
-            self.spec.start_timeout.unwrap_or_default()
-        )
+        format!("it did not start within {:?}", self.spec.start_timeout.unwrap_or_default())
     }
 }
 

@@ -124,14 +124,7 @@ impl Node {
             forgotten: false,
             conclusion: None,
         };
-        Arc::new(Node {
-            path,
-            id,
-            kind,
-            children,
-            live: watch::Sender::new(0),
-            facts: Mutex::new(facts),
-        })
+        Arc::new(Node { path, id, kind, children, live: watch::Sender::new(0), facts: Mutex::new(facts) })
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -152,13 +145,7 @@ impl Node {
         facts.up_since = None;
         facts.forgotten = false;
         facts.conclusion = None;
-        (
-            Berth {
-                node: Arc::clone(self),
-                incarnation: facts.incarnation,
-            },
-            live,
-        )
+        (Berth { node: Arc::clone(self), incarnation: facts.incarnation }, live)
     }
 
     /// The incarnation is up.
@@ -350,11 +337,7 @@ pub(crate) struct Live(Arc<Node>);
 impl Live {
     fn board(node: &Arc<Node>) -> Live {
         node.live.send_modify(|count| {
-            assert_eq!(
-                *count, 0,
-                "{} is started while its last incarnation is still alive",
-                node.path
-            );
+            assert_eq!(*count, 0, "{} is started while its last incarnation is still alive", node.path);
             *count += 1;
         });
         Live(Arc::clone(node))

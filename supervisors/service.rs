@@ -39,30 +39,20 @@ pub enum CallError {
 
 impl<M> Clone for Service<M> {
     fn clone(&self) -> Self {
-        Service {
-            slot: Arc::clone(&self.slot),
-        }
+        Service { slot: Arc::clone(&self.slot) }
     }
 }
 
 impl<M> std::fmt::Debug for Service<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Service")
-            .field("name", &self.slot.name)
-            .field("actor", &*self.slot.actor.borrow())
-            .finish()
+        f.debug_struct("Service").field("name", &self.slot.name).field("actor", &*self.slot.actor.borrow()).finish()
     }
 }
 
 impl<M: Message> Service<M> {
     /// An empty slot. The name is for people: in logs and `Debug`, never for lookup.
     pub fn new(name: &'static str) -> Self {
-        Service {
-            slot: Arc::new(Slot {
-                name,
-                actor: watch::Sender::new(None),
-            }),
-        }
+        Service { slot: Arc::new(Slot { name, actor: watch::Sender::new(None) }) }
     }
 
     /// The name given to [`Service::new`].
@@ -95,19 +85,12 @@ impl<M: Message> Service<M> {
     ///
     /// # Errors
     /// See [`CallError`]. A request that met a dying actor and came back unsent goes to its successor.
-    pub async fn call<R>(
-        &self,
-        make: impl FnOnce(oneshot::Sender<R>) -> M,
-        deadline: Instant,
-    ) -> Result<R, CallError> {
+    pub async fn call<R>(&self, make: impl FnOnce(oneshot::Sender<R>) -> M, deadline: Instant) -> Result<R, CallError> {
         let (reply, answer) = oneshot::channel();
         let mut msg = make(reply);
         let mut refused = None;
         loop {
-            let actor = self
-                .other_than(refused, deadline)
-                .await
-                .ok_or(CallError::NotSent)?;
+            let actor = self.other_than(refused, deadline).await.ok_or(CallError::NotSent)?;
             match send(&actor, msg) {
                 Ok(()) => break,
                 Err(unsent) => {
@@ -137,11 +120,7 @@ impl<M: Message> Service<M> {
     /// Waits for an actor in the slot that is not the one that just refused a message.
     async fn other_than(&self, refused: Option<ActorId>, deadline: Instant) -> Option<ActorRef<M>> {
         let mut slot = self.slot.actor.subscribe();
-        let filled = slot.wait_for(|actor| {
-            actor
-                .as_ref()
-                .is_some_and(|actor| Some(actor.get_id()) != refused)
-        });
+        let filled = slot.wait_for(|actor| actor.as_ref().is_some_and(|actor| Some(actor.get_id()) != refused));
         match timeout_at(deadline, filled).await {
             Ok(Ok(actor)) => actor.clone(),
             // The sender lives in `self`, so the channel cannot close: this is the deadline.
@@ -157,9 +136,7 @@ impl<M: Message> Service<M> {
     /// Empties the slot if this actor is the one in it: a late guard never empties its successor's slot.
     fn vacate(&self, actor: ActorId) {
         self.slot.actor.send_if_modified(|slot| {
-            let own = slot
-                .as_ref()
-                .is_some_and(|current| current.get_id() == actor);
+            let own = slot.as_ref().is_some_and(|current| current.get_id() == actor);
             if own {
                 *slot = None;
             }
@@ -196,10 +173,7 @@ pub(crate) struct SlotGuard<M: Message> {
 
 impl<M: Message> SlotGuard<M> {
     pub(crate) fn new(service: Service<M>) -> Self {
-        SlotGuard {
-            service,
-            holder: OnceLock::new(),
-        }
+        SlotGuard { service, holder: OnceLock::new() }
     }
 
     /// The actor is ready for messages.

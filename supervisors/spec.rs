@@ -180,8 +180,7 @@ impl ChildSpec {
                 let (actor, arguments) = catch_unwind(AssertUnwindSafe(|| make()))
                     .map_err(|panic| SpawnErr::StartupFailed(panic_text(&*panic).into()))?;
                 let wrapped = Supervised::new(actor, berth, slot);
-                let (actor, join) =
-                    Supervised::spawn_linked(None, wrapped, arguments, parent).await?;
+                let (actor, join) = Supervised::spawn_linked(None, wrapped, arguments, parent).await?;
                 Ok((actor.get_cell(), join))
             })
         };
@@ -214,12 +213,7 @@ impl std::fmt::Debug for ChildSpec {
 impl SupervisorSpec {
     /// A specification without the grace for siblings.
     pub fn new(strategy: Strategy, intensity: Intensity, children: Vec<ChildSpec>) -> Self {
-        SupervisorSpec {
-            strategy,
-            intensity,
-            children,
-            shutdown_grace_elder: None,
-        }
+        SupervisorSpec { strategy, intensity, children, shutdown_grace_elder: None }
     }
 
     /// Refuses what could not be told apart in a path.
@@ -228,10 +222,7 @@ impl SupervisorSpec {
         for child in &self.children {
             check_id(&child.id).map_err(|reason| format!("a child of {path}: {reason}"))?;
             if !seen.insert(child.id.as_str()) {
-                return Err(format!(
-                    "{path} has two children with the id {:?}",
-                    child.id
-                ));
+                return Err(format!("{path} has two children with the id {:?}", child.id));
             }
             if let Body::Supervisor(spec) = &child.body {
                 spec.check(&format!("{path}/{}", child.id))?;
@@ -247,9 +238,7 @@ pub(crate) fn check_id(id: &str) -> Result<(), String> {
         return Err("the id is empty".to_owned());
     }
     if id.contains('/') {
-        return Err(format!(
-            "the id {id:?} holds a '/', which separates the ids of a path"
-        ));
+        return Err(format!("the id {id:?} holds a '/', which separates the ids of a path"));
     }
     Ok(())
 }
@@ -258,8 +247,5 @@ pub(crate) fn check_id(id: &str) -> Result<(), String> {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    format!(
-        "the child's factory panicked: {}",
-        text.unwrap_or("no message")
-    )
+    format!("the child's factory panicked: {}", text.unwrap_or("no message"))
 }

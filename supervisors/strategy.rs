@@ -179,11 +179,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(
-        strategy: Strategy,
-        intensity: Intensity,
-        children: impl IntoIterator<Item = Terms>,
-    ) -> Self {
+    pub(crate) fn new(strategy: Strategy, intensity: Intensity, children: impl IntoIterator<Item = Terms>) -> Self {
         let child = |(restart, backoff)| Child {
             restart,
             backoff,
@@ -220,10 +216,7 @@ impl Machine {
     /// The child whose stop is under way in an ordered stop.
     pub(crate) fn awaited(&self) -> Option<usize> {
         match self.phase {
-            Phase::Stopping { .. } => self
-                .children
-                .iter()
-                .rposition(|child| child.slot == Slot::Stopping),
+            Phase::Stopping { .. } => self.children.iter().rposition(|child| child.slot == Slot::Stopping),
             _ => None,
         }
     }
@@ -285,11 +278,7 @@ impl Machine {
             Slot::Up(at) => Some(at),
             _ => None,
         };
-        child.slot = if temporary {
-            Slot::Forgotten
-        } else {
-            Slot::Down
-        };
+        child.slot = if temporary { Slot::Forgotten } else { Slot::Down };
         if temporary {
             self.effects.push(Effect::Forget(i));
         }
@@ -301,10 +290,7 @@ impl Machine {
             Restart::Temporary => {}
             Restart::Transient if exit.normal => {}
             Restart::Transient | Restart::Permanent => {
-                let steady = child
-                    .backoff
-                    .zip(up_since)
-                    .is_some_and(|(backoff, at)| now - at >= backoff.max);
+                let steady = child.backoff.zip(up_since).is_some_and(|(backoff, at)| now - at >= backoff.max);
                 if steady {
                     child.attempt = 0;
                 }
@@ -316,10 +302,7 @@ impl Machine {
     fn stuck(&mut self, i: usize, reason: String) {
         self.children[i].slot = Slot::Stuck;
         match self.phase {
-            Phase::Stopping {
-                then: Then::Exit(_),
-                ..
-            } => self.stop_next(),
+            Phase::Stopping { then: Then::Exit(_), .. } => self.stop_next(),
             Phase::Done => {}
             _ => self.escalate(i, reason),
         }
@@ -352,38 +335,22 @@ impl Machine {
         let limit = self.window.limit();
         if !in_time {
             let period = self.window.period();
-            return self.escalate(
-                i,
-                format!("{reason} (more than {limit} restarts within {period:?})"),
-            );
+            return self.escalate(i, format!("{reason} (more than {limit} restarts within {period:?})"));
         }
         if self.children[i].failed_starts > limit {
-            return self.escalate(
-                i,
-                format!("{reason} (more than {limit} failed starts in a row)"),
-            );
+            return self.escalate(i, format!("{reason} (more than {limit} failed starts in a row)"));
         }
         self.children[i].delay_due = self.children[i].backoff.is_some();
-        self.effects.push(Effect::Restarting {
-            child: i,
-            reason: reason.to_owned(),
-            in_window: self.window.used(),
-        });
+        self.effects.push(Effect::Restarting { child: i, reason: reason.to_owned(), in_window: self.window.used() });
         if self.strategy == Strategy::OneForOne {
             return self.start(i);
         }
         let first = self.group(i);
         let (from, hurry_from) = match self.phase {
-            Phase::Stopping {
-                from, hurry_from, ..
-            } => (from.min(first), hurry_from.min(first)),
+            Phase::Stopping { from, hurry_from, .. } => (from.min(first), hurry_from.min(first)),
             _ => (first, first),
         };
-        self.phase = Phase::Stopping {
-            from,
-            hurry_from,
-            then: Then::Start,
-        };
+        self.phase = Phase::Stopping { from, hurry_from, then: Then::Start };
         self.stop_next();
     }
 
@@ -404,11 +371,7 @@ impl Machine {
     }
 
     fn stop_all(&mut self, hurry_from: usize, verdict: Verdict) {
-        self.phase = Phase::Stopping {
-            from: 0,
-            hurry_from,
-            then: Then::Exit(verdict),
-        };
+        self.phase = Phase::Stopping { from: 0, hurry_from, then: Then::Exit(verdict) };
         self.stop_next();
     }
 
@@ -435,10 +398,7 @@ impl Machine {
         let child = &mut self.children[i];
         if std::mem::take(&mut child.delay_due) {
             child.slot = Slot::Delayed;
-            self.effects.push(Effect::Delay {
-                child: i,
-                attempt: child.attempt,
-            });
+            self.effects.push(Effect::Delay { child: i, attempt: child.attempt });
             child.attempt = child.attempt.saturating_add(1);
         } else {
             child.slot = Slot::Starting;
@@ -448,10 +408,7 @@ impl Machine {
 
     /// Stops the last child that is still there; when there is none, goes on to what comes after.
     fn stop_next(&mut self) {
-        let Phase::Stopping {
-            from, hurry_from, ..
-        } = self.phase
-        else {
+        let Phase::Stopping { from, hurry_from, .. } = self.phase else {
             return;
         };
         for i in (from..self.children.len()).rev() {
@@ -460,10 +417,7 @@ impl Machine {
                 Slot::Stopping => return, // one at a time
                 Slot::Up(_) | Slot::Starting => {
                     child.slot = Slot::Stopping;
-                    return self.effects.push(Effect::Stop {
-                        child: i,
-                        hurry: i >= hurry_from,
-                    });
+                    return self.effects.push(Effect::Stop { child: i, hurry: i >= hurry_from });
                 }
                 Slot::Delayed => {
                     child.slot = Slot::Down;
@@ -473,17 +427,15 @@ impl Machine {
             }
         }
         match std::mem::replace(&mut self.phase, Phase::Done) {
-            Phase::Stopping {
-                then: Then::Start, ..
-            } => {
+            Phase::Stopping { then: Then::Start, .. } => {
                 self.phase = Phase::Starting { next: from };
                 self.start_next();
             }
-            Phase::Stopping {
-                then: Then::Exit(verdict),
-                ..
-            } => self.effects.push(Effect::Exit(verdict)),
+            Phase::Stopping { then: Then::Exit(verdict), .. } => self.effects.push(Effect::Exit(verdict)),
             _ => unreachable!("checked above"),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,9 +22,7 @@ pub(crate) struct Held<S>(Option<S>);
 
 impl<S> Held<S> {
     fn get(&mut self) -> &mut S {
-        self.0
-            .as_mut()
-            .expect("the state is there until post_stop has returned, and no callback follows that")
+        self.0.as_mut().expect("the state is there until post_stop has returned, and no callback follows that")
     }
 }
 
@@ -54,19 +52,11 @@ impl<A: Actor> Actor for Supervised<A> {
         Ok(Held(Some(state)))
     }
 
-    async fn post_start(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn post_start(&self, myself: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
         self.actor.post_start(myself, state.get()).await
     }
 
-    async fn post_stop(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, myself: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
         if let Some(slot) = &self.slot {
             slot.vacate();
         }
@@ -90,8 +80,6 @@ impl<A: Actor> Actor for Supervised<A> {
         event: SupervisionEvent,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        self.actor
-            .handle_supervisor_evt(myself, event, state.get())
-            .await
+        self.actor.handle_supervisor_evt(myself, event, state.get()).await
     }
 }

@@ -31,11 +31,7 @@ pub(crate) struct Setup {
 /// What a supervisor is told by its own tasks.
 pub(crate) enum Msg {
     /// From the minder of a child.
-    Report {
-        child: usize,
-        incarnation: u64,
-        report: Report,
-    },
+    Report { child: usize, incarnation: u64, report: Report },
     /// The backoff of a child is over.
     Elapsed { child: usize, ticket: u64 },
     /// The predecessor's subtree is gone, or will not go.
@@ -69,52 +65,23 @@ impl Actor for Supervisor {
     type State = State;
     type Arguments = Setup;
 
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Msg>,
-        setup: Setup,
-    ) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, setup: Setup) -> Result<State, ActorProcessingErr> {
         let Setup { spec, berth, boot } = setup;
         berth.claim(myself.get_cell());
-        let terms = spec
-            .children
-            .iter()
-            .map(|child| (child.restart, child.backoff));
+        let terms = spec.children.iter().map(|child| (child.restart, child.backoff));
         let machine = Machine::new(spec.strategy, spec.intensity, terms);
         let posts = spec.children.iter().map(|_| Post::default()).collect();
-        Ok(State {
-            myself,
-            spec,
-            berth,
-            machine,
-            posts,
-            boot: Some(boot),
-            tickets: 0,
-            waiting: None,
-        })
+        Ok(State { myself, spec, berth, machine, posts, boot: Some(boot), tickets: 0, waiting: None })
     }
 
-    async fn post_start(
-        &self,
-        _: ActorRef<Msg>,
-        state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn post_start(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.wait_for_predecessor();
         Ok(())
     }
 
-    async fn handle(
-        &self,
-        _: ActorRef<Msg>,
-        msg: Msg,
-        state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
-            Msg::Report {
-                child,
-                incarnation,
-                report,
-            } => state.reported(child, incarnation, report),
+            Msg::Report { child, incarnation, report } => state.reported(child, incarnation, report),
             Msg::Elapsed { child, ticket } => state.elapsed(child, ticket),
             Msg::Predecessor(Ok(())) => state.step(Event::Boot),
             Msg::Predecessor(Err(failure)) => state.exit(Verdict::StartFailed(failure)),
@@ -135,11 +102,7 @@ impl Actor for Supervisor {
             tracing::error!(path = %state.node().path, "the state of a child panicked while it was dropped");
         }
         if let Some((actor, exit)) = exit {
-            let child = state
-                .node()
-                .children
-                .iter()
-                .position(|child| child.exiting(actor, &exit));
+            let child = state.node().children.iter().position(|child| child.exiting(actor, &exit));
             // An actor that someone else linked here is not ours to restart.
             if let Some(child) = child {
                 state.posts[child].exit = Some(exit);
@@ -150,11 +113,7 @@ impl Actor for Supervisor {
 
     /// Reached without the machine being done when someone stopped this actor: its parent, in an ordered stop, or
     /// anyone who holds its cell.
-    async fn post_stop(
-        &self,
-        _: ActorRef<Msg>,
-        state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.waiting = None;
         if !state.machine.is_done() {
             state.step(Event::Shutdown);
@@ -162,10 +121,7 @@ impl Actor for Supervisor {
         // Messages are not read any more, so each stop is awaited here.
         while let Some(child) = state.machine.awaited() {
             let minder = state.posts[child].minder.as_mut();
-            let report = minder
-                .expect("a child that is being stopped has a minder")
-                .end()
-                .await;
+            let report = minder.expect("a child that is being stopped has a minder").end().await;
             state.feed(child, report);
         }
         Ok(())
@@ -186,24 +142,16 @@ impl State {
         let myself = self.myself.clone();
         self.waiting = Some(AbortOnDrop::spawn(async move {
             node.kill_subtree();
-            let gone = timeout(KILL_WAIT, node.subtree_gone())
-                .await
-                .map_err(|_elapsed| {
-                    let alive = node.live_below().join(", ");
-                    Failure {
-                        path: node.path.clone(),
-                        reason: format!("{alive} of its predecessor is still alive"),
-                    }
-                });
+            let gone = timeout(KILL_WAIT, node.subtree_gone()).await.map_err(|_elapsed| {
+                let alive = node.live_below().join(", ");
+                Failure { path: node.path.clone(), reason: format!("{alive} of its predecessor is still alive") }
+            });
             let _ = myself.send_message(Msg::Predecessor(gone));
         }));
     }
 
     fn reported(&mut self, child: usize, incarnation: u64, report: Report) {
-        let current = self.posts[child]
-            .minder
-            .as_ref()
-            .map(|minder| minder.incarnation);
+        let current = self.posts[child].minder.as_ref().map(|minder| minder.incarnation);
         if current == Some(incarnation) {
             self.feed(child, report);
         }
@@ -260,11 +208,7 @@ impl State {
                 }
             }
             Effect::Delay { child, attempt } => self.delay(child, attempt),
-            Effect::Restarting {
-                child,
-                reason,
-                in_window,
-            } => {
+            Effect::Restarting { child, reason, in_window } => {
                 let node = &self.node().children[child];
                 node.restarting();
                 tracing::warn!(path = %node.path, child = %node.id, reason, in_window, "restarting");
@@ -282,10 +226,7 @@ impl State {
     fn start(&mut self, child: usize) {
         let node = &self.berth.node.children[child];
         let minder = Minder::start(&self.spec.children[child], child, node, self.myself.clone());
-        self.posts[child] = Post {
-            minder: Some(minder),
-            ..Post::default()
-        };
+        self.posts[child] = Post { minder: Some(minder), ..Post::default() };
     }
 
     fn delay(&mut self, child: usize, attempt: u32) {
@@ -320,28 +261,19 @@ impl State {
         let (conclusion, reason) = match verdict {
             Verdict::Shutdown => (Ok(()), SHUTDOWN.to_owned()),
             Verdict::StartFailed(failure) => {
-                let reason = format!(
-                    "shutdown: {} did not start: {}",
-                    failure.path, failure.reason
-                );
+                let reason = format!("shutdown: {} did not start: {}", failure.path, failure.reason);
                 (Err(failure), reason)
             }
             Verdict::Escalated { child, reason } => {
                 let child = &self.node().children[child];
                 tracing::error!(path = %self.node().path, child = %child.id, reason, "giving up");
-                let failure = Failure {
-                    path: child.path.clone(),
-                    reason,
-                };
+                let failure = Failure { path: child.path.clone(), reason };
                 let reason = format!("shutdown: gave up on {}: {}", failure.path, failure.reason);
                 (Err(failure), reason)
             }
         };
-        self.node()
-            .conclude(self.berth.incarnation, conclusion.clone());
-        let failure = conclusion
-            .err()
-            .unwrap_or_else(|| self.failure("it was stopped"));
+        self.node().conclude(self.berth.incarnation, conclusion.clone());
+        let failure = conclusion.err().unwrap_or_else(|| self.failure("it was stopped"));
         if let Some(boot) = self.boot.take() {
             let _ = boot.send(Err(failure));
         }
@@ -350,17 +282,11 @@ impl State {
     }
 
     fn failure(&self, reason: &str) -> Failure {
-        Failure {
-            path: self.node().path.clone(),
-            reason: reason.to_owned(),
-        }
+        Failure { path: self.node().path.clone(), reason: reason.to_owned() }
     }
 
     fn incarnation(&self, child: usize) -> u64 {
-        self.posts[child]
-            .minder
-            .as_ref()
-            .map_or(0, |minder| minder.incarnation)
+        self.posts[child].minder.as_ref().map_or(0, |minder| minder.incarnation)
     }
 
     fn log_exit(&self, child: usize, exit: &Exit) {

@@ -86,30 +86,16 @@ impl Tree {
     ///
     /// # Errors
     /// See [`Tree::start`].
-    pub async fn start_linked(
-        name: &str,
-        spec: SupervisorSpec,
-        parent: ActorCell,
-    ) -> Result<Tree, StartError> {
+    pub async fn start_linked(name: &str, spec: SupervisorSpec, parent: ActorCell) -> Result<Tree, StartError> {
         Tree::launch(name, spec, Some(parent)).await
     }
 
-    async fn launch(
-        name: &str,
-        spec: SupervisorSpec,
-        parent: Option<ActorCell>,
-    ) -> Result<Tree, StartError> {
-        check_id(name)
-            .and_then(|()| spec.check(name))
-            .map_err(StartError::Spec)?;
+    async fn launch(name: &str, spec: SupervisorSpec, parent: Option<ActorCell>) -> Result<Tree, StartError> {
+        check_id(name).and_then(|()| spec.check(name)).map_err(StartError::Spec)?;
         let node = Node::supervisor(name.to_owned(), name.to_owned(), &spec);
         let (berth, live) = node.begin();
         let (tell, boot) = oneshot::channel();
-        let setup = Setup {
-            spec: Arc::new(spec),
-            berth: berth.clone(),
-            boot: tell,
-        };
+        let setup = Setup { spec: Arc::new(spec), berth: berth.clone(), boot: tell };
         let spawned = match parent {
             Some(parent) => Supervisor::spawn_linked(None, Supervisor, setup, parent).await,
             None => Supervisor::spawn(None, Supervisor, setup).await,
@@ -117,39 +103,20 @@ impl Tree {
         let (actor, join) = spawned.map_err(|error| refused(&node, error))?;
         let (publish, mut end) = watch::channel(None);
         let stopping = Arc::new(AtomicBool::new(false));
-        tokio::spawn(keep(
-            berth.clone(),
-            live,
-            join,
-            Arc::clone(&stopping),
-            publish,
-        ));
-        let root = Root {
-            node,
-            cell: actor.get_cell(),
-            stopping,
-            end: end.clone(),
-        };
+        tokio::spawn(keep(berth.clone(), live, join, Arc::clone(&stopping), publish));
+        let root = Root { node, cell: actor.get_cell(), stopping, end: end.clone() };
         let guard = KillOnDrop(Some(actor.get_cell()));
         let failure = match boot.await {
             Ok(Ok(())) => {
                 guard.disarm();
                 root.node.running(berth.incarnation);
-                return Ok(Tree {
-                    root: Arc::new(root),
-                });
+                return Ok(Tree { root: Arc::new(root) });
             }
             Ok(Err(failure)) => failure,
-            Err(_dropped) => Failure {
-                path: name.to_owned(),
-                reason: "it was killed while it was starting".into(),
-            },
+            Err(_dropped) => Failure { path: name.to_owned(), reason: "it was killed while it was starting".into() },
         };
         let _ = end.wait_for(Option::is_some).await;
-        Err(StartError::Child {
-            path: failure.path,
-            reason: failure.reason,
-        })
+        Err(StartError::Child { path: failure.path, reason: failure.reason })
     }
 
     /// The tree now. Never asks an actor, so it answers whatever state the tree is in.
@@ -189,10 +156,7 @@ impl Tree {
         self.root.cell.stop(Some(SHUTDOWN.to_owned()));
         let mut end = self.root.end.clone();
         let mut killed = Vec::new();
-        if timeout(deadline, end.wait_for(Option::is_some))
-            .await
-            .is_err()
-        {
+        if timeout(deadline, end.wait_for(Option::is_some)).await.is_err() {
             killed = self.alive();
             self.root.cell.kill();
             self.root.node.kill_subtree();
@@ -203,11 +167,7 @@ impl Tree {
         if !stuck.is_empty() {
             return Err(StopError::Stuck(stuck));
         }
-        if killed.is_empty() {
-            Ok(())
-        } else {
-            Err(StopError::Killed(killed))
-        }
+        if killed.is_empty() { Ok(()) } else { Err(StopError::Killed(killed)) }
     }
 
     fn alive(&self) -> Vec<String> {
@@ -233,15 +193,9 @@ async fn keep(
     // Something that blocks its thread must not keep the verdict from those who could end the process.
     let _ = timeout(KILL_WAIT, node.subtree_gone()).await;
     let (exit, verdict) = match node.conclusion() {
-        Some(Err(Failure { path, reason })) => (
-            Exit::abnormal(reason.clone()),
-            Err(Escalated { path, reason }),
-        ),
+        Some(Err(Failure { path, reason })) => (Exit::abnormal(reason.clone()), Err(Escalated { path, reason })),
         None if !stopping.load(Ordering::SeqCst) => {
-            let killed = Escalated {
-                path: node.path.clone(),
-                reason: KILLED.to_owned(),
-            };
+            let killed = Escalated { path: node.path.clone(), reason: KILLED.to_owned() };
             (Exit::abnormal(KILLED), Err(killed))
         }
         None | Some(Ok(())) => (Exit::from_reason(Some(SHUTDOWN.to_owned())), Ok(())),
@@ -252,10 +206,7 @@ async fn keep(
 }
 
 fn refused(node: &Node, error: SpawnErr) -> StartError {
-    StartError::Child {
-        path: node.path.clone(),
-        reason: describe(error),
-    }
+    StartError::Child { path: node.path.clone(), reason: describe(error) }
 }
 
 /// Kills a root whose start is no longer awaited.
