@@ -70,8 +70,16 @@ pub(crate) struct Core<L: raft::Storage> {
     settings: Settings,
     /// Readies whose sync has not returned, oldest first, with the messages that wait for it.
     held: VecDeque<Held>,
-    /// How many election time-outs were set.
-    timeouts: u64,
+    timeout: Timeout,
+}
+
+/// The election time-out in force.
+#[derive(Default)]
+struct Timeout {
+    ticks: usize,
+    /// Term, role and leader that it was set for.
+    cause: Option<(u64, StateRole, u64)>,
+    count: u64,
 }
 
 struct Held {
@@ -88,9 +96,6 @@ impl<L: raft::Storage> Core<L> {
             election_tick: settings.election_ticks,
             heartbeat_tick: settings.heartbeat_ticks,
             applied: settings.applied.get(),
-            // The crate's own draw then has one outcome, which ours never has: a redraw is always seen.
-            min_election_tick: settings.election_ticks,
-            max_election_tick: settings.election_ticks + 1,
             max_size_per_msg: MESSAGE_BYTES_MAX,
             max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
             check_quorum: true,
@@ -106,7 +111,7 @@ impl<L: raft::Storage> Core<L> {
         config.validate()?;
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, log, &logger)?;
-        let mut core = Core { node, settings, held: VecDeque::new(), timeouts: 0 };
+        let mut core = Core { node, settings, held: VecDeque::new(), timeout: Timeout::default() };
         core.set_timeout();
         if core.settings.single {
             core.node.campaign()?;
@@ -256,19 +261,22 @@ impl<L: raft::Storage> Core<L> {
         }
     }
 
-    /// Replaces a time-out drawn by the crate with one that (seed, term, role, count) decides.
+    /// Replaces whatever the crate drew with what (seed, term, role, count) decides. The crate draws only where one
+    /// of term, role or leader changes, so that is when a new one is due; otherwise the last one is set again.
     fn set_timeout(&mut self) {
         let raft = &mut self.node.raft;
-        if raft.randomized_election_timeout() != self.settings.election_ticks {
-            return;
+        let cause = (raft.term, raft.state, raft.leader_id);
+        if self.timeout.cause != Some(cause) {
+            self.timeout.cause = Some(cause);
+            self.timeout.count += 1;
+            let mixed = [raft.id, raft.term, raft.state as u64, self.timeout.count]
+                .into_iter()
+                .fold(self.settings.seed, |state, value| mix(state ^ value));
+            let spread = mixed % self.settings.election_ticks as u64;
+            let spread = usize::try_from(spread).expect("a tick count is small");
+            self.timeout.ticks = self.settings.election_ticks + spread;
         }
-        self.timeouts += 1;
-        let mixed = [raft.id, raft.term, raft.state as u64, self.timeouts]
-            .into_iter()
-            .fold(self.settings.seed, |state, value| mix(state ^ value));
-        let span = self.settings.election_ticks as u64;
-        let ticks = self.settings.election_ticks + 1 + usize::try_from(mixed % span).expect("a tick count is small");
-        raft.set_randomized_election_timeout(ticks);
+        raft.set_randomized_election_timeout(self.timeout.ticks);
     }
 }
 

@@ -25,6 +25,8 @@ mod genesis;
 mod inbound;
 mod log;
 mod reads;
+#[cfg(test)]
+mod simulation;
 mod view;
 pub mod wire;
 
