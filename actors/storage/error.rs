@@ -39,6 +39,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether storage has fenced itself: it stays that way until the process starts anew.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Error::Fenced(_) | Error::DataLoss(_))
+    }
+}
+
 /// Why storage fenced itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -72,16 +80,9 @@ impl Cause {
     /// The cause that a failed operation on a file amounts to.
     pub(crate) fn of(what: &str, error: &std::io::Error) -> Cause {
         let what = what.to_owned();
-        let full = matches!(
-            error.kind(),
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
-        );
+        let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
         let error = error.to_string();
-        if full {
-            Cause::DiskFull { what, error }
-        } else {
-            Cause::Io { what, error }
-        }
+        if full { Cause::DiskFull { what, error } } else { Cause::Io { what, error } }
     }
 
     /// The error that callers get while this cause holds.

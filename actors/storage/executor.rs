@@ -44,17 +44,15 @@ pub struct Threads;
 
 impl Executor for Threads {
     fn spawn(&self, name: &str, mut worker: Box<dyn Worker>) -> io::Result<()> {
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                loop {
-                    match worker.step() {
-                        Step::Worked => {}
-                        Step::Idle(at_most) => worker.park(at_most),
-                        Step::Done => break,
-                    }
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            loop {
+                match worker.step() {
+                    Step::Worked => {}
+                    Step::Idle(at_most) => worker.park(at_most),
+                    Step::Done => break,
                 }
-            })?;
+            }
+        })?;
         Ok(())
     }
 }
@@ -80,10 +78,7 @@ impl Signal {
         let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
         while !*raised {
             let Some(deadline) = deadline else {
-                raised = self
-                    .changed
-                    .wait(raised)
-                    .unwrap_or_else(PoisonError::into_inner);
+                raised = self.changed.wait(raised).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             let left = deadline.saturating_duration_since(Instant::now());

@@ -1,35 +1,228 @@
 //! The public handle.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use converge_ledger_core::{Entry, Head, LogIndex, Sequence, Term};
-use converge_supervisors::ChildSpec;
+use converge_ledger_core::{Entry, Head, LogIndex, Lsn, Sequence, Term};
+use converge_supervisors::{CallError, ChildSpec, Shutdown};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
+use super::actor::{Message, StorageActor};
 use super::error::Error;
+use super::journal::record::{ENTRY_OVERHEAD, Op};
 use super::settings::Settings;
-use super::types::{
-    Done, Genesis, HardState, LogEntry, OnApplied, Page, ReadQuery, Recovered, Status,
-};
+use super::shared::{Request, Shared};
+use super::types::{Done, Genesis, HardState, LogEntry, OnApplied, Page, Phase, ReadQuery, Recovered, Status};
+
+/// Long enough to make the index of a large ledger anew; nothing else takes long at start-up.
+const START_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// Long enough to store what memory holds.
+const SHUTDOWN: Duration = Duration::from_secs(30);
+/// How long replication waits for storage to have applied what is committed.
+const RECOVER_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// Storage, from outside. Cheap to clone, made before the tree, valid across restarts.
+///
+/// Appends go straight to the journal's queue and reads to memory and the database; only what
+/// changes the state machine passes through the actor.
 #[derive(Clone, Debug)]
 pub struct Storage {
-    pub(super) settings: Arc<Settings>,
+    shared: Arc<Shared>,
 }
 
-#[allow(missing_docs, clippy::missing_errors_doc, clippy::unused_async, clippy::needless_pass_by_value, unused_variables, clippy::must_use_candidate)]
 impl Storage {
-    pub fn new(settings: Settings, on_applied: OnApplied) -> Storage { unimplemented!() }
-    pub fn child_spec(&self) -> ChildSpec { unimplemented!() }
-    pub async fn recover(&self) -> Result<Recovered, Error> { Err(Error::Unavailable) }
-    pub async fn write_genesis(&self, genesis: Genesis) -> Result<(), Error> { Err(Error::Unavailable) }
-    pub fn append(&self, entries: Vec<LogEntry>, hard_state: Option<HardState>, done: Done) -> Result<(), Error> { Err(Error::Unavailable) }
-    pub fn log_entries(&self, lo: LogIndex, hi: LogIndex, max_bytes: usize) -> Result<Vec<LogEntry>, Error> { Err(Error::Unavailable) }
-    pub fn log_term(&self, index: LogIndex) -> Result<Option<Term>, Error> { Err(Error::Unavailable) }
-    pub fn log_last(&self) -> LogIndex { LogIndex(0) }
-    pub fn apply(&self, entries: Vec<LogEntry>) -> Result<(), Error> { Err(Error::Unavailable) }
-    pub fn read(&self, context: &str, query: ReadQuery) -> Result<Page, Error> { Err(Error::Unavailable) }
-    pub fn entry(&self, context: &str, sequence: Sequence) -> Result<Option<Entry>, Error> { Err(Error::Unavailable) }
-    pub fn head(&self, context: &str) -> Result<Option<Head>, Error> { Err(Error::Unavailable) }
-    pub fn status(&self) -> Status { unimplemented!() }
+    /// A handle on storage that is not running yet.
+    #[must_use]
+    pub fn new(settings: Settings, on_applied: OnApplied) -> Storage {
+        Storage { shared: Arc::new(Shared::new(settings, on_applied)) }
+    }
+
+    /// The child that runs it. Its start fails when the data directory is refused; on data loss
+    /// and failing disks it runs, fenced.
+    #[must_use]
+    pub fn child_spec(&self) -> ChildSpec {
+        let shared = Arc::clone(&self.shared);
+        let make = move || (StorageActor, Arc::clone(&shared));
+        ChildSpec::service("storage", &self.shared.service, make)
+            .shutdown(Shutdown::Timeout(SHUTDOWN))
+            .start_timeout(START_TIMEOUT)
+    }
+
+    /// What Raft starts from. Everything that was appended before is durable then, and everything
+    /// known to be committed is applied.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when storage is not running; the cause when it is fenced.
+    pub async fn recover(&self) -> Result<Recovered, Error> {
+        self.call(Message::Recover).await
+    }
+
+    /// Stores the genesis; durable when this returns. The same one again is fine.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the directory has another genesis, else as [`Storage::recover`].
+    pub async fn write_genesis(&self, genesis: Genesis) -> Result<(), Error> {
+        self.call(|reply| Message::WriteGenesis(genesis, reply)).await
+    }
+
+    async fn call<R>(&self, make: impl FnOnce(oneshot::Sender<Result<R, Error>>) -> Message) -> Result<R, Error> {
+        let deadline = Instant::now() + RECOVER_TIMEOUT;
+        match self.shared.service.call(make, deadline).await {
+            Ok(answer) => answer,
+            Err(CallError::NotSent | CallError::Unknown | CallError::Deadline) => Err(Error::Unavailable),
+        }
+    }
+
+    /// Puts entries at the end of the log, in place of all at or behind the first of them, and
+    /// takes the hard state. The entries can be read when this returns; `done` is called, on the
+    /// journal's thread and in the order of the calls, when all of it is durable.
+    ///
+    /// A hard state in which only the commit index is new costs no write of its own.
+    ///
+    /// # Errors
+    /// Nothing was taken, and `done` is dropped: [`Error::Unavailable`] between incarnations, the
+    /// cause when fenced, [`Error::TooLarge`].
+    ///
+    /// # Panics
+    /// When the entries have gaps or would replace a committed one.
+    pub fn append(&self, entries: Vec<LogEntry>, hard_state: Option<HardState>, done: Done) -> Result<(), Error> {
+        let max = self.shared.settings.journal_record_bytes_max;
+        if let Some(large) = entries.iter().find(|e| entry_weight(e) > max) {
+            return Err(Error::TooLarge { index: large.index, bytes: large.data.len(), max });
+        }
+        let known = self.shared.overlay().hard_state;
+        let vital = hard_state.filter(|s| (s.term, s.vote) != (known.term, known.vote));
+        let state = if entries.is_empty() { vital } else { hard_state };
+        let requests = split(&entries, state, max, done);
+        self.shared.submit(requests, &entries, hard_state)
+    }
+
+    /// Log entries `lo..hi`, as many as weigh `max_bytes`, but at least one if `lo` exists.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] between incarnations; [`Error::DataLoss`].
+    pub fn log_entries(&self, lo: LogIndex, hi: LogIndex, max_bytes: usize) -> Result<Vec<LogEntry>, Error> {
+        self.shared.read_log(lo, hi, max_bytes)
+    }
+
+    /// The term of a log entry; 0 for index 0, none behind the end.
+    ///
+    /// # Errors
+    /// As [`Storage::log_entries`].
+    pub fn log_term(&self, index: LogIndex) -> Result<Option<Term>, Error> {
+        self.shared.read_term(index)
+    }
+
+    /// The end of the log, durable or not; 0 before storage was recovered.
+    #[must_use]
+    pub fn log_last(&self) -> LogIndex {
+        self.shared.overlay().last()
+    }
+
+    /// Applies committed entries, in order; each is reported to `on_applied`. Those that were
+    /// applied already are passed over; a gap kills the actor.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when storage is not running; the cause when it is fenced.
+    pub fn apply(&self, entries: Vec<LogEntry>) -> Result<(), Error> {
+        self.shared.writable()?;
+        let cast = self.shared.service.try_cast(Message::Apply(entries));
+        cast.map_err(|_| Error::Unavailable)
+    }
+
+    /// Reads entries of a context; an unknown context is empty.
+    ///
+    /// # Errors
+    /// As [`Storage::log_entries`].
+    #[allow(clippy::needless_pass_by_value)] // the plan's signature; a query is small
+    pub fn read(&self, context: &str, query: ReadQuery) -> Result<Page, Error> {
+        self.shared.read_page(context, &query)
+    }
+
+    /// One entry, if it exists.
+    ///
+    /// # Errors
+    /// As [`Storage::log_entries`].
+    pub fn entry(&self, context: &str, sequence: Sequence) -> Result<Option<Entry>, Error> {
+        let Some(before) = sequence.get().checked_sub(1) else {
+            return Ok(None);
+        };
+        let query = ReadQuery { after: Sequence(before), limit: 1, key: None, max_bytes: usize::MAX };
+        let page = self.shared.read_page(context, &query)?;
+        Ok(page.entries.into_iter().next())
+    }
+
+    /// The end of a context; none if it has no entries.
+    ///
+    /// # Errors
+    /// As [`Storage::log_entries`].
+    pub fn head(&self, context: &str) -> Result<Option<Head>, Error> {
+        self.shared.read_head(context)
+    }
+
+    /// Fences the node as data loss: Raft has proof that this node lost part of its log.
+    pub fn fence(&self, what: impl Into<String>) {
+        self.shared.data_loss(what.into());
+    }
+
+    /// How storage is, from shared memory.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let shared = &self.shared;
+        let phase = shared.phase();
+        let process = *shared.process();
+        let mut alarms = Vec::new();
+        if let Phase::Fenced { cause } = &phase {
+            alarms.push(cause.to_string());
+        }
+        if shared.lane().is_some_and(|lane| shared.crowded(&lane)) {
+            alarms.push("the disk is too slow: writers wait for the database".into());
+        }
+        let overlay = shared.overlay();
+        Status {
+            phase,
+            applied: overlay.applied.index,
+            commit: overlay.commit(),
+            last: overlay.last(),
+            last_position: overlay.applied.position,
+            digest: overlay.applied.digest,
+            journal_bytes: shared.journal_bytes.load(Ordering::Relaxed),
+            redb_bytes: shared.redb_bytes.load(Ordering::Relaxed),
+            overlay_bytes: overlay.bytes() as u64,
+            durable_lsn: Lsn(shared.durable_lsn.load(Ordering::Acquire)),
+            covered_lsn: Lsn(shared.covered_lsn.load(Ordering::Acquire)),
+            store_id: process.store_id,
+            boot: process.boot,
+            alarms,
+        }
+    }
+}
+
+fn entry_weight(entry: &LogEntry) -> usize {
+    entry.data.len() + 3 * ENTRY_OVERHEAD
+}
+
+/// Cuts an append into requests that each fit a journal record; the last one calls back. The hard
+/// state goes first: its term covers the entries (S3).
+fn split(entries: &[LogEntry], hard_state: Option<HardState>, max: usize, done: Done) -> Vec<Request> {
+    let mut requests = Vec::with_capacity(1);
+    let mut ops: Vec<Op> = hard_state.map(Op::HardState).into_iter().collect();
+    let mut weight: usize = ops.iter().map(Op::weight).sum();
+    let mut part: Vec<LogEntry> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        if !part.is_empty() && weight + entry_weight(entry) > max {
+            ops.push(Op::Entries(std::mem::take(&mut part)));
+            requests.push(Request { ops: std::mem::take(&mut ops), weight, done: None });
+            weight = 0;
+        }
+        weight += entry_weight(entry);
+        part.push(entry.clone());
+    }
+    if !part.is_empty() {
+        ops.push(Op::Entries(part));
+    }
+    requests.push(Request { ops, weight, done: Some(done) });
+    requests
 }

@@ -1,11 +1,72 @@
 //! The only owner of the journal and the database.
+//!
+//! The job: keep the replicated log, Raft's hard state and what follows from the log, so that
+//! nothing that was reported durable is ever lost, and so that damage is noticed, never served.
+//! Storage owns the data directory, the state machine and its memory. It does not know Raft, peers
+//! or clients, and decides nothing: what is committed, it is told.
+//!
+//! # An append
+//!
+//! ```text
+//! append()          entries readable in memory (overlay), queued
+//! journal thread    one record of all that is queued, one fdatasync, callbacks, hands on to
+//! redb thread       every 50 ms or 1 MiB: one transaction of records and applied rows
+//! apply()           the actor: core decides, effects readable in memory at once
+//! ```
+//!
+//! No transaction of the database is on the path of an append or an apply. Readers look into the
+//! overlay first and into the database second.
+//!
+//! # Phases
+//!
+//! ```text
+//!            start                     recovered
+//!   (none) ────────► Recovering ──────────────────────► Serving
+//!                       │  ▲                              │  │
+//!          data loss,   │  └──────── actor died ──────────┘  │ a write or sync failed,
+//!          disk failed  │                                    │ damage was read
+//!                       ▼                                    ▼
+//!                    Fenced { cause }  ◄─────────────────────┘
+//! ```
+//!
+//! - `Recovering`: nothing is served. The threads of the incarnation before are waited for first.
+//! - `Serving`: everything is served.
+//! - `Fenced`: nothing is written any more; there is no way out but a new process, also for a full
+//!   disk: a write that found no room may have been done in part. After a failed write or sync
+//!   reads go on, for every row is checked; after data loss nothing is served.
+//!
+//! A directory that must not be used at all (another node has it open, another format, not a
+//! ledger's) ends the start instead.
+//!
+//! # Invariants
+//!
+//! S1 one queue, in order ([`journal`]) · S2 nothing is reported before its `fdatasync`, and a
+//! failed one fences · S3 every transaction keeps applied ≤ commit ≤ last ([`commit`]) · S4 new
+//! entries replace all behind them, in overlay, journal and database · S5 every row is checked on
+//! every read ([`read`]) · S6 the threads of an old incarnation are waited for ([`shared`]) · S7 a
+//! journal file is reused only when it is covered ([`worker`]) · S8 store id and genesis
+//! ([`layout`]).
+//!
+//! One thing one node alone cannot tell: a flipped bit in the very last journal record before a
+//! crash from a torn write. The majority protects from it.
 
+mod actor;
+mod apply;
+mod commit;
 mod disk;
 mod error;
 mod executor;
 mod handle;
+mod journal;
+mod layout;
+mod overlay;
+mod read;
+mod recover;
 mod settings;
+mod shared;
+mod tables;
 mod types;
+mod worker;
 
 pub use disk::{Disk, File, Lock, RealDisk};
 pub use error::{Cause, Error};
@@ -13,6 +74,5 @@ pub use executor::{Executor, Step, Threads, Worker};
 pub use handle::Storage;
 pub use settings::{Random, Settings};
 pub use types::{
-    AppliedBatch, Done, EntryKind, Genesis, HardState, LogEntry, OnApplied, Page, Phase, ReadQuery,
-    Recovered, Status,
+    AppliedBatch, Done, EntryKind, Genesis, HardState, LogEntry, OnApplied, Page, Phase, ReadQuery, Recovered, Status,
 };

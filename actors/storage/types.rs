@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use converge_ledger_core::{
-    Boot, ClusterId, Entry, LogIndex, Lsn, NodeId, Outcome, Position, Sequence, StoreId, Term,
-};
+use converge_ledger_core::{Boot, ClusterId, Entry, LogIndex, Lsn, NodeId, Outcome, Position, Sequence, StoreId, Term};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Cause, Error};

@@ -1,0 +1,253 @@
+//! The actor: starts the workers, applies committed entries, and stops the workers when it dies.
+
+use std::sync::Arc;
+
+use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+
+use super::error::Error;
+use super::executor::Worker;
+use super::journal::Writer;
+use super::journal::record::Op;
+use super::read::Trouble;
+use super::recover::Failure;
+use super::shared::{Lane, Request, Shared};
+use super::types::{Genesis, HardState, LogEntry, Recovered};
+use super::worker::{Committer, apply_all, failure};
+
+/// As much of the log is read at a time when a recovery finds entries to apply.
+const APPLY_BYTES: usize = 4 << 20;
+
+/// What the handle asks of the actor.
+pub(crate) enum Message {
+    /// Committed entries, in order.
+    Apply(Vec<LogEntry>),
+    /// Replication starts: all before must be durable and applied.
+    Recover(oneshot::Sender<Result<Recovered, Error>>),
+    /// The cluster is born.
+    WriteGenesis(Genesis, oneshot::Sender<Result<(), Error>>),
+}
+
+pub(crate) struct StorageActor;
+
+/// Closes the lane when the incarnation ends, however it does.
+struct LaneGuard {
+    shared: Arc<Shared>,
+    lane: Arc<Lane>,
+    /// Who says that nothing more comes from the journal.
+    writer: Ender,
+}
+
+/// Who ends the stream from the journal to the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ender {
+    /// No writer was started: the guard does it.
+    Guard,
+    /// The writer, when it is done.
+    Writer,
+}
+
+impl Drop for LaneGuard {
+    fn drop(&mut self) {
+        if self.writer == Ender::Guard {
+            self.lane.durable().ended = true;
+        }
+        self.shared.close_lane(&self.lane);
+    }
+}
+
+/// The phases of an incarnation.
+pub(crate) enum State {
+    /// Both workers run.
+    Serving(Serving),
+    /// Fenced before it could serve; nothing runs.
+    Fenced(Arc<Shared>),
+}
+
+pub(crate) struct Serving {
+    guard: LaneGuard,
+}
+
+impl Actor for StorageActor {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Arc<Shared>;
+
+    async fn pre_start(&self, _myself: ActorRef<Message>, shared: Arc<Shared>) -> Result<State, ActorProcessingErr> {
+        shared.all_gone().await;
+        if shared.fenced().is_some() {
+            return Ok(State::Fenced(shared));
+        }
+        match start(&shared).await {
+            Ok(serving) => Ok(State::Serving(serving)),
+            Err(Failure::Fence(cause)) => {
+                shared.fence(cause);
+                Ok(State::Fenced(shared))
+            }
+            Err(Failure::Refused(error)) => Err(error.into()),
+        }
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match (message, state) {
+            (Message::Apply(entries), State::Serving(serving)) => serving.apply(&entries).await?,
+            (Message::Apply(_), State::Fenced(_)) => {}
+            (Message::Recover(reply), State::Serving(serving)) => {
+                let _ = reply.send(serving.recover().await);
+            }
+            (Message::WriteGenesis(genesis, reply), State::Serving(serving)) => {
+                let _ = reply.send(serving.write_genesis(genesis).await);
+            }
+            (Message::Recover(reply), State::Fenced(shared)) => {
+                let _ = reply.send(Err(fenced(shared)));
+            }
+            (Message::WriteGenesis(_, reply), State::Fenced(shared)) => {
+                let _ = reply.send(Err(fenced(shared)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        if let State::Serving(serving) = state {
+            let LaneGuard { shared, lane, .. } = &serving.guard;
+            shared.close_lane(lane);
+            shared.all_gone().await;
+        }
+        Ok(())
+    }
+}
+
+fn fenced(shared: &Shared) -> Error {
+    shared.fenced().map_or(Error::Unavailable, |cause| cause.error())
+}
+
+fn spawn(shared: &Shared, name: &str, worker: Box<dyn Worker>) -> Result<(), Failure> {
+    let spawned = shared.settings.executor.spawn(name, worker);
+    spawned.map_err(super::recover::io_failure("starting a thread"))
+}
+
+async fn start(shared: &Arc<Shared>) -> Result<Serving, Failure> {
+    let mut guard = LaneGuard { shared: Arc::clone(shared), lane: shared.new_lane(), writer: Ender::Guard };
+    let lane = &guard.lane;
+    let alive = || lane.alive().expect("is closed by its guard only");
+    let (reply, outcome) = oneshot::channel();
+    let committer = Committer::new(Arc::clone(shared), Arc::clone(lane), reply, alive());
+    spawn(shared, "storage-redb", Box::new(committer))?;
+    let tip = match outcome.await {
+        Ok(outcome) => outcome?,
+        Err(_) => return Err(super::recover::data_loss("recovery panicked, see the log")),
+    };
+    let writer = Writer::new(Arc::clone(shared), Arc::clone(lane), tip, alive());
+    spawn(shared, "storage-journal", Box::new(writer))?;
+    shared.open_lane(lane);
+    guard.writer = Ender::Writer;
+    Ok(Serving { guard })
+}
+
+impl Serving {
+    async fn apply(&self, entries: &[LogEntry]) -> Result<(), Error> {
+        let LaneGuard { shared, lane, .. } = &self.guard;
+        for entry in entries {
+            self.wait_for_room().await;
+            if shared.fenced().is_some() {
+                return Ok(());
+            }
+            if let Err(trouble) = apply_all(shared, lane, std::slice::from_ref(entry)) {
+                return self.apply_failed(trouble);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_failed(&self, trouble: Trouble) -> Result<(), Error> {
+        let shared = &self.guard.shared;
+        match failure(trouble) {
+            Failure::Fence(cause) => {
+                shared.fence(cause);
+                Ok(())
+            }
+            Failure::Refused(error) => Err(error),
+        }
+    }
+
+    /// The database is behind by more than memory should hold.
+    async fn wait_for_room(&self) {
+        let LaneGuard { shared, lane, .. } = &self.guard;
+        loop {
+            let committed = lane.committed.notified();
+            if !shared.crowded(lane) || shared.fenced().is_some() {
+                return;
+            }
+            lane.want_commit();
+            committed.await;
+        }
+    }
+
+    /// Everything that was queued before is durable when this returns Ok.
+    async fn barrier(&self, ops: Vec<Op>) -> Result<(), Error> {
+        let (sender, receiver) = oneshot::channel();
+        let request = Request {
+            weight: ops.iter().map(Op::weight).sum(),
+            ops,
+            done: Some(Box::new(move |outcome| {
+                let _ = sender.send(outcome);
+            })),
+        };
+        self.guard.shared.submit(vec![request], &[], None)?;
+        receiver.await.unwrap_or(Err(Error::Unavailable))
+    }
+
+    async fn recover(&self) -> Result<Recovered, Error> {
+        self.barrier(Vec::new()).await?;
+        let shared = &self.guard.shared;
+        loop {
+            let (applied, commit) = {
+                let overlay = shared.overlay();
+                (overlay.applied.index, overlay.commit())
+            };
+            if applied >= commit {
+                break;
+            }
+            let entries = shared.read_log(applied.next(), commit.next(), APPLY_BYTES)?;
+            self.apply(&entries).await?;
+            if let Some(cause) = shared.fenced() {
+                return Err(cause.error());
+            }
+        }
+        let process = *shared.process();
+        let overlay = shared.overlay();
+        Ok(Recovered {
+            hard_state: HardState { commit: overlay.commit(), ..overlay.hard_state },
+            applied: overlay.applied.index,
+            last_index: overlay.last(),
+            genesis: overlay.genesis.clone(),
+            store_id: process.store_id.ok_or(Error::Unavailable)?,
+            boot: process.boot.ok_or(Error::Unavailable)?,
+        })
+    }
+
+    async fn write_genesis(&self, genesis: Genesis) -> Result<(), Error> {
+        let known = self.guard.shared.overlay().genesis.clone();
+        match known {
+            Some(known) if known == genesis => self.barrier(Vec::new()).await,
+            Some(known) => Err(Error::Refused {
+                dir: self.guard.shared.settings.dir.clone(),
+                reason: format!(
+                    "it belongs to cluster {}, and cannot join {}: choose an empty directory",
+                    known.cluster_id, genesis.cluster_id
+                ),
+            }),
+            None => {
+                self.barrier(vec![Op::Genesis(genesis.clone())]).await?;
+                self.guard.shared.overlay_mut().genesis = Some(genesis);
+                Ok(())
+            }
+        }
+    }
+}

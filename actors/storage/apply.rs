@@ -1,0 +1,221 @@
+//! Applying committed entries, in memory.
+//!
+//! The core decides what an entry does; this module gives it a view of overlay and database, and
+//! puts the effects into the overlay in one step. No transaction of the database is on this path.
+
+use std::cell::OnceCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLockReadGuard};
+
+use bytes::Bytes;
+use converge_ledger_core::{
+    Batch, Command, ContextNo, Effects, Head, KeyRow, LogIndex, StagedEntry, State, View, apply as core_apply,
+    decode_row,
+};
+use redb::{Database, ReadTransaction, ReadableDatabase};
+
+use super::overlay::{AppliedMark, Generation};
+use super::read::{Trouble, db_head, db_key, db_log_row, tail_row};
+use super::shared::{Lane, Shared};
+use super::tables::{Run, Segments, row_check, split};
+use super::types::{AppliedBatch, EntryKind, LogEntry};
+
+impl Shared {
+    /// The state machine; none when an apply panicked halfway, which ends this incarnation.
+    pub(crate) fn state(&self) -> Option<MutexGuard<'_, State>> {
+        self.state.lock().ok()
+    }
+
+    /// Applies a committed entry and makes its effects readable.
+    ///
+    /// # Panics
+    /// When the entry is not the next one; a lower one is ignored.
+    pub(crate) fn apply_entry(&self, lane: &Lane, entry: &LogEntry) -> Result<Option<AppliedBatch>, Trouble> {
+        let Some(mut state) = self.state() else {
+            return Err(Trouble::Closed);
+        };
+        if entry.index <= state.applied {
+            return Ok(None);
+        }
+        let due = state.applied.next();
+        assert_eq!(entry.index, due, "apply leaves a gap");
+        let batch = decode(entry);
+        let view = Merged::new(self);
+        let effects = core_apply(&mut state, &view, entry.index, batch.as_ref())?;
+        let rows = Rows::of(&view, entry, &effects)?;
+        drop(view);
+        let applied = describe(entry, batch.as_ref(), &effects);
+        let mark = AppliedMark { index: state.applied, position: state.last_position, digest: state.digest };
+        let (added, was_empty) = self.publish(effects, rows, mark);
+        drop(state);
+        let backlog = &lane.backlog;
+        backlog.fetch_add(added, std::sync::atomic::Ordering::Relaxed);
+        if was_empty {
+            lane.redb_signal.raise();
+        }
+        Ok(Some(applied))
+    }
+
+    fn publish(&self, effects: Effects, rows: Rows, mark: AppliedMark) -> (usize, bool) {
+        let mut overlay = self.overlay_mut();
+        let active = &mut overlay.active;
+        let before = active.bytes;
+        for (context, head) in effects.heads {
+            active.put_head(context, head);
+        }
+        for (context, key, row) in effects.keys {
+            active.put_key(context, key, row);
+        }
+        for (context, first, run) in rows.runs {
+            active.put_run(context, first, run);
+        }
+        if let Some((first, segments)) = rows.positions {
+            active.put_segments(first, segments);
+        }
+        let added = active.bytes - before;
+        overlay.applied = mark;
+        (added, before == 0 && added > 0)
+    }
+}
+
+/// Only a normal entry with data carries a batch. One that cannot be decoded, though its bytes are
+/// those that were proposed, does nothing, on every node alike.
+fn decode(entry: &LogEntry) -> Option<Batch> {
+    if entry.kind != EntryKind::Normal || entry.data.is_empty() {
+        return None;
+    }
+    Batch::decode(&entry.data)
+        .inspect_err(|error| tracing::error!(index = %entry.index, %error, "a log entry is no batch"))
+        .ok()
+}
+
+fn describe(entry: &LogEntry, batch: Option<&Batch>, effects: &Effects) -> AppliedBatch {
+    let commands = batch.map_or(&[][..], |batch| &batch.commands);
+    let counters = commands.iter().map(Command::counter);
+    let outcomes = counters.zip(effects.outcomes.iter().cloned()).collect();
+    let heads = effects.heads.iter();
+    let heads = heads.map(|(context, head)| (context.clone(), head.latest));
+    AppliedBatch {
+        index: entry.index,
+        term: entry.term,
+        origin: batch.map(|batch| (batch.origin, batch.boot)),
+        outcomes: Arc::new(outcomes),
+        heads: Arc::new(heads.collect()),
+    }
+}
+
+/// Index and position rows of one applied entry.
+struct Rows {
+    runs: Vec<(u64, u64, Run)>,
+    positions: Option<(u64, Segments)>,
+}
+
+impl Rows {
+    fn of(view: &Merged<'_>, entry: &LogEntry, effects: &Effects) -> Result<Rows, Trouble> {
+        let own = if effects.entries.is_empty() { Vec::new() } else { split(entry) };
+        let mut runs: Vec<(u64, u64, Run)> = Vec::new();
+        let mut segments = Segments::default();
+        for row in &effects.entries {
+            let check = if row.index == entry.index {
+                row_check(&own[row.row as usize])
+            } else {
+                row_check(&view.log_row(row.index, row.row)?)
+            };
+            match segments.0.last_mut() {
+                Some((index, first, count)) if *index == row.index && *first + *count == row.row => {
+                    *count += 1;
+                }
+                _ => segments.0.push((row.index, row.row, 1)),
+            }
+            let (context, sequence) = (row.context.get(), row.sequence.get());
+            let lead = row.lamport.get().wrapping_sub(sequence).cast_signed();
+            let joins = |(of, first, run): &&mut (u64, u64, Run)| {
+                let n = run.rows.len() as u64;
+                *of == context
+                    && *first + n == sequence
+                    && run.index == row.index
+                    && u64::from(run.row) + n == u64::from(row.row)
+                    && run.position.get() + n == row.position.get()
+                    && run.lead == lead
+            };
+            if let Some((_, _, run)) = runs.last_mut().filter(joins) {
+                run.rows.push(check);
+            } else {
+                let run = Run { position: row.position, lead, index: row.index, row: row.row, rows: vec![check] };
+                runs.push((context, sequence, run));
+            }
+        }
+        let first = effects.entries.first().map(|row| row.position.get());
+        Ok(Rows { runs, positions: first.map(|first| (first, segments)) })
+    }
+}
+
+/// Overlay, then database. Valid while the state machine's lock is held: no rows leave `active`
+/// then, and those being written now are kept here.
+struct Merged<'a> {
+    shared: &'a Shared,
+    flushing: Option<Arc<Generation>>,
+    db: RwLockReadGuard<'a, Option<Database>>,
+    txn: OnceCell<ReadTransaction>,
+}
+
+impl<'a> Merged<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        let flushing = shared.overlay().flushing.clone();
+        Merged { shared, flushing, db: shared.db.read().unwrap_or_else(PoisonError::into_inner), txn: OnceCell::new() }
+    }
+
+    fn with_db<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T, Trouble>) -> Result<T, Trouble> {
+        let guarded = catch_unwind(AssertUnwindSafe(|| {
+            if self.txn.get().is_none() {
+                let db = self.db.as_ref().ok_or(Trouble::Closed)?;
+                let _ = self.txn.set(db.begin_read()?);
+            }
+            read(self.txn.get().expect("was just set"))
+        }));
+        guarded.unwrap_or_else(|_| Err(Trouble::DataLoss("the database: a page is damaged".into())))
+    }
+
+    /// A log row, also one that leaves the overlay at this moment: the tail is not held by the
+    /// state machine's lock, so a miss is looked up in a newer snapshot.
+    fn log_row(&self, index: LogIndex, row: u32) -> Result<Bytes, Trouble> {
+        let found = self.shared.overlay().get(index).cloned();
+        if let Some(found) = found {
+            return tail_row(&found, row);
+        }
+        let db = self.db.as_ref().ok_or(Trouble::Closed)?;
+        let guarded = catch_unwind(AssertUnwindSafe(|| db_log_row(&db.begin_read()?, index, row)));
+        guarded.unwrap_or_else(|_| Err(Trouble::DataLoss("the database: a page is damaged".into())))
+    }
+}
+
+impl View for Merged<'_> {
+    type Error = Trouble;
+
+    fn head(&self, context_id: &str) -> Result<Option<Head>, Trouble> {
+        let active = self.shared.overlay().active.heads.get(context_id).copied();
+        let flushing = || self.flushing.as_ref()?.heads.get(context_id).copied();
+        match active.or_else(flushing) {
+            Some(head) => Ok(Some(head)),
+            None => self.with_db(|txn| db_head(txn, context_id)),
+        }
+    }
+
+    fn key(&self, context: ContextNo, key: &str) -> Result<Option<KeyRow>, Trouble> {
+        let active = self.shared.overlay().active.key(context, key);
+        let flushing = || self.flushing.as_ref()?.key(context, key);
+        match active.or_else(flushing) {
+            Some(row) => Ok(Some(row)),
+            None => self.with_db(|txn| db_key(txn, context, key)),
+        }
+    }
+
+    fn staged(&self, index: LogIndex, row: u32) -> Result<StagedEntry, Trouble> {
+        let bytes = self.log_row(index, row)?;
+        match decode_row(row, &bytes) {
+            Ok(Command::Stage(stage)) => Ok(stage.entry),
+            Ok(_) => Err(Trouble::DataLoss(format!("log row {index}/{row} holds no staged entry"))),
+            Err(error) => Err(Trouble::DataLoss(format!("log row {index}/{row}: {error}"))),
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! What goes into the database, and the transaction that puts it there.
+//!
+//! A [`WriteSet`] takes the journal's operations in order, whether they come from the journal's
+//! writer or from a scan at start-up, and keeps what they amount to. One transaction stores it
+//! together with the rows of applied entries, so that S3 holds in every durable state.
+
+use std::collections::VecDeque;
+
+use converge_ledger_core::{LogIndex, Lsn, State};
+use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+
+use super::journal::record::Op;
+use super::overlay::Generation;
+use super::tables::{
+    CONTEXTS, INDEX, INDEX_FORMAT, KEYS, LOG, META, META_GENESIS, META_PROGRESS, META_STATE, POSITIONS, Progress,
+    StateRow, head_value, key_value, log_rows, meta_value, run_value, segments_value,
+};
+use super::types::{Genesis, LogEntry};
+
+/// From so many rows on, inserting them through a cursor is faster.
+const CURSOR_ROWS_MIN: usize = 16;
+
+/// What the journal's operations since the last commit amount to.
+#[derive(Debug, Default)]
+pub(crate) struct WriteSet {
+    /// As the database has it.
+    stored: Progress,
+    /// As it will be; `last` includes `entries`.
+    next: Progress,
+    /// Without a gap, up to `next.last`.
+    pub(crate) entries: VecDeque<LogEntry>,
+    /// Rows of the database at or behind this are to go.
+    truncate: Option<LogIndex>,
+    genesis: Option<Genesis>,
+    /// Weight of all operations taken.
+    pub(crate) bytes: usize,
+}
+
+impl WriteSet {
+    pub(crate) fn new(stored: Progress) -> WriteSet {
+        WriteSet { stored, next: stored, ..WriteSet::default() }
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.next
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.next.covered == self.stored.covered
+    }
+
+    /// Takes the operations of one journal record.
+    pub(crate) fn absorb(&mut self, lsn: Lsn, ops: Vec<Op>, weight: usize) -> Result<(), String> {
+        for op in ops {
+            match op {
+                Op::HardState(state) => self.next.hard_state = state,
+                Op::Genesis(genesis) => self.genesis = Some(genesis),
+                Op::Boot(boot) => self.next.boot = self.next.boot.max(boot),
+                Op::Entries(entries) => self.absorb_entries(entries)?,
+            }
+        }
+        self.bytes += weight;
+        self.next.covered = lsn;
+        Ok(())
+    }
+
+    fn absorb_entries(&mut self, entries: Vec<LogEntry>) -> Result<(), String> {
+        let Some(first) = entries.first().map(|e| e.index) else {
+            return Ok(());
+        };
+        let last = self.next.last;
+        if first > last.next() || first == LogIndex(0) {
+            return Err(format!("log entry {first} follows {last} in the journal"));
+        }
+        let kept = self.entries.front().map_or(last.next(), |e| e.index);
+        if first < kept {
+            let from = self.truncate.map_or(first, |t| t.min(first));
+            if first <= self.stored.last {
+                self.truncate = Some(from);
+            }
+            self.entries.clear();
+        } else {
+            let keep = usize::try_from(first.get() - kept.get()).map_err(|e| e.to_string())?;
+            self.entries.truncate(keep);
+        }
+        self.next.last = entries.last().map_or(last, |e| e.index);
+        self.entries.extend(entries);
+        Ok(())
+    }
+
+    pub(crate) fn genesis(&self) -> Option<&Genesis> {
+        self.genesis.as_ref()
+    }
+
+    /// The transaction was committed; what it held is handed back.
+    pub(crate) fn stored(&mut self, progress: Progress) -> VecDeque<LogEntry> {
+        self.stored = progress;
+        // Term, vote and commit stay as they came: what was stored of commit may have been less.
+        self.truncate = None;
+        self.genesis = None;
+        self.bytes = 0;
+        std::mem::take(&mut self.entries)
+    }
+
+    /// What to store: commit is at least what was applied and at most the end of the log (S3).
+    fn next_progress(&self, applied: LogIndex) -> Progress {
+        let mut progress = self.next;
+        let commit = progress.hard_state.commit.min(progress.last).max(applied);
+        assert!(commit <= progress.last, "applied {applied} is not durable, the log ends at {}", progress.last);
+        progress.hard_state.commit = commit;
+        progress
+    }
+}
+
+/// The rows of applied entries, and the state that goes with them.
+pub(crate) struct AppliedRows<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) rows: &'a Generation,
+}
+
+/// Stores a write set and applied rows, durably.
+///
+/// `applied` is what the database has of the state machine when there are no new rows.
+pub(crate) fn commit(
+    db: &Database,
+    set: &WriteSet,
+    applied: LogIndex,
+    rows: Option<AppliedRows<'_>>,
+) -> Result<Progress, redb::Error> {
+    let applied = rows.as_ref().map_or(applied, |r| r.state.applied);
+    let progress = set.next_progress(applied);
+    let txn = begin(db)?;
+    store_log(&txn, set)?;
+    {
+        let mut meta = txn.open_table(META)?;
+        meta.insert(META_PROGRESS, &meta_value(META_PROGRESS, &progress)[..])?;
+        if let Some(genesis) = set.genesis() {
+            meta.insert(META_GENESIS, &meta_value(META_GENESIS, genesis)[..])?;
+        }
+        if let Some(rows) = &rows {
+            let row = StateRow { format: INDEX_FORMAT, state: rows.state.clone() };
+            meta.insert(META_STATE, &meta_value(META_STATE, &row)[..])?;
+        }
+    }
+    if let Some(rows) = &rows {
+        store_rows(&txn, rows.rows)?;
+    }
+    txn.commit()?;
+    Ok(progress)
+}
+
+/// Every durable transaction of this database starts here: one without quick repair would make
+/// the next start walk the whole file.
+pub(crate) fn begin(db: &Database) -> Result<WriteTransaction, redb::Error> {
+    let mut txn = db.begin_write()?;
+    txn.set_durability(Durability::Immediate).expect("no savepoint was made in this transaction");
+    txn.set_two_phase_commit(true);
+    txn.set_quick_repair(true);
+    Ok(txn)
+}
+
+fn store_log(txn: &WriteTransaction, set: &WriteSet) -> Result<(), redb::Error> {
+    let mut log = txn.open_table(LOG)?;
+    if let Some(from) = set.truncate {
+        log.retain_in((from.get(), 0).., |_, _| false)?;
+    }
+    if set.entries.is_empty() {
+        return Ok(());
+    }
+    let mut rows: Vec<((u64, u32), bytes::Bytes)> = Vec::with_capacity(set.entries.len() * 2);
+    for entry in &set.entries {
+        let written = log_rows(entry);
+        for (n, row) in (0u32..).zip(written.rows) {
+            let row = if n == 0 { [&written.prefix[..], &row[..]].concat().into() } else { row };
+            rows.push(((entry.index.get(), n), row));
+        }
+    }
+    insert_at_end(&mut log, &rows)
+}
+
+/// All of the keys are behind the last one of the table.
+fn insert_at_end(
+    log: &mut Table<'_, (u64, u32), &[u8]>,
+    rows: &[((u64, u32), bytes::Bytes)],
+) -> Result<(), redb::Error> {
+    let last = log.last()?.map(|(key, _)| key.value());
+    let first = rows.first().map(|(key, _)| *key);
+    assert!(last < first, "log row {first:?} is not behind {last:?}");
+    if rows.len() < CURSOR_ROWS_MIN {
+        for (key, row) in rows {
+            log.insert(key, &row[..])?;
+        }
+        return Ok(());
+    }
+    let mut cursor = log.upper_bound_mut(std::ops::Bound::Unbounded::<(u64, u32)>)?;
+    for (key, row) in rows {
+        match cursor.insert_before(key, &row[..]) {
+            Ok(()) => {}
+            Err(redb::CursorError::Storage(error)) => return Err(error.into()),
+            Err(error) => panic!("log row {key:?}: {error}"),
+        }
+    }
+    cursor.close()?;
+    Ok(())
+}
+
+fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<(), redb::Error> {
+    let mut contexts = txn.open_table(CONTEXTS)?;
+    for (context, head) in &rows.heads {
+        contexts.insert(&context[..], &head_value(context, head)[..])?;
+    }
+    let mut index = txn.open_table(INDEX)?;
+    for (&(context, first), run) in &rows.runs {
+        index.insert((context, first), &run_value(context, first, run)[..])?;
+    }
+    let mut positions = txn.open_table(POSITIONS)?;
+    for (&first, segments) in &rows.positions {
+        positions.insert(first, &segments_value(first, segments)[..])?;
+    }
+    let mut keys = txn.open_table(KEYS)?;
+    for (&context, of_context) in &rows.keys {
+        for (key, row) in of_context {
+            let context_no = converge_ledger_core::ContextNo(context);
+            keys.insert((context, &key[..]), &key_value(context_no, key, row)[..])?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::types::EntryKind;
+    use bytes::Bytes;
+    use converge_ledger_core::Term;
+
+    fn entries(range: std::ops::RangeInclusive<u64>, term: u64) -> Op {
+        let entry =
+            |index| LogEntry { index: LogIndex(index), term: Term(term), kind: EntryKind::Normal, data: Bytes::new() };
+        Op::Entries(range.map(entry).collect())
+    }
+
+    fn shape(set: &WriteSet) -> (Option<u64>, Vec<(u64, u64)>, u64) {
+        let entries = set.entries.iter().map(|e| (e.index.get(), e.term.get()));
+        let truncate = set.truncate.map(LogIndex::get);
+        (truncate, entries.collect(), set.next.last.get())
+    }
+
+    #[test]
+    fn truncations_reach_into_the_set_and_into_the_database() {
+        let stored = Progress { last: LogIndex(5), ..Progress::default() };
+        let mut set = WriteSet::new(stored);
+        set.absorb(Lsn(1), vec![entries(6..=8, 1)], 1).unwrap();
+        assert_eq!(shape(&set), (None, vec![(6, 1), (7, 1), (8, 1)], 8));
+        set.absorb(Lsn(2), vec![entries(7..=7, 2)], 1).unwrap();
+        assert_eq!(shape(&set), (None, vec![(6, 1), (7, 2)], 7));
+        set.absorb(Lsn(3), vec![entries(4..=4, 3)], 1).unwrap();
+        assert_eq!(shape(&set), (Some(4), vec![(4, 3)], 4));
+        set.absorb(Lsn(4), vec![entries(5..=6, 3)], 1).unwrap();
+        assert_eq!(shape(&set), (Some(4), vec![(4, 3), (5, 3), (6, 3)], 6));
+        set.absorb(Lsn(5), vec![entries(3..=3, 4)], 1).unwrap();
+        assert_eq!(shape(&set), (Some(3), vec![(3, 4)], 3));
+        assert!(set.absorb(Lsn(6), vec![entries(5..=5, 4)], 1).is_err());
+    }
+}

@@ -1,0 +1,199 @@
+//! The journal: what makes an append durable, in front of the database.
+//!
+//! The [`Writer`] owns the file that is written to. It takes what is queued, writes it as one
+//! record, syncs, hands the operations on to the database's worker and calls back, in this order
+//! and one record at a time: a record is not written before the one in front of it is durable
+//! (S1, S2). It takes the next file from [`ring::Spares`]; making it is the other worker's job.
+
+pub(crate) mod record;
+pub(crate) mod ring;
+pub(crate) mod scan;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use converge_ledger_core::Lsn;
+
+use super::error::Cause;
+use super::executor::{Step, Worker};
+use super::shared::{Lane, Request, Shared, WorkerAlive};
+use record::{Builder, FIRST_RECORD, Op};
+use ring::JournalFile;
+
+/// Where the journal goes on.
+#[derive(Debug)]
+pub(crate) struct Tip {
+    pub(crate) file: JournalFile,
+    pub(crate) offset: u64,
+    /// Of the last record.
+    pub(crate) last: Lsn,
+}
+
+impl Tip {
+    /// Writes a sealed record at the tip and makes it durable.
+    pub(crate) fn write(&mut self, builder: &mut Builder) -> std::io::Result<()> {
+        let lsn = self.last.next();
+        let record = builder.seal(self.file.header.salt, self.offset, lsn);
+        self.file.file.write_at(self.offset, record)?;
+        self.file.file.sync_data()?;
+        self.offset += record.len() as u64;
+        self.last = lsn;
+        Ok(())
+    }
+
+    pub(crate) fn has_room(&self, builder: &Builder) -> bool {
+        self.offset + builder.padded_len() <= self.file.header.bytes
+    }
+}
+
+/// The worker that writes.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    lane: Arc<Lane>,
+    tip: Tip,
+    builder: Builder,
+    /// In the builder, not yet in the file.
+    batch: Vec<Request>,
+    // Dropped last: the next incarnation starts after it.
+    _alive: Arc<WorkerAlive>,
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>, lane: Arc<Lane>, tip: Tip, alive: Arc<WorkerAlive>) -> Writer {
+        Writer { shared, lane, tip, builder: Builder::default(), batch: Vec::new(), _alive: alive }
+    }
+
+    /// Takes as much of the queue as a record may hold. Says whether the queue was closed.
+    fn take(&mut self) -> bool {
+        let max = self.shared.settings.journal_record_bytes_max;
+        let mut queue = self.lane.queue();
+        let mut weight = 0;
+        while let Some(next) = queue.requests.front() {
+            if !self.batch.is_empty() && weight + next.weight > max {
+                break;
+            }
+            weight += next.weight;
+            self.batch.extend(queue.requests.pop_front());
+        }
+        let closed = queue.closed;
+        drop(queue);
+        self.builder.begin();
+        for op in self.batch.iter().flat_map(|request| &request.ops) {
+            self.builder.put(op);
+        }
+        closed
+    }
+
+    /// Goes on in the next file; none is ready if this says no.
+    fn next_file(&mut self) -> bool {
+        let mut spares = self.lane.spares();
+        let Some(next) = spares.ready.take() else {
+            drop(spares);
+            self.lane.want_commit();
+            return false;
+        };
+        let full = std::mem::replace(&mut self.tip.file, next);
+        spares.retired.push((full, self.tip.last));
+        drop(spares);
+        self.tip.offset = FIRST_RECORD;
+        self.lane.want_commit();
+        true
+    }
+
+    fn write(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        let empty = batch.iter().all(|request| request.ops.is_empty());
+        if !empty && let Err(error) = self.tip.write(&mut self.builder) {
+            let error = self.shared.fence(Cause::of("writing the journal", &error));
+            for done in batch.into_iter().filter_map(|request| request.done) {
+                done(Err(error.clone()));
+            }
+            return;
+        }
+        let mut dones = Vec::with_capacity(batch.len());
+        let mut ops = Vec::with_capacity(batch.len());
+        let mut weight = 0;
+        for request in batch {
+            ops.extend(request.ops);
+            dones.extend(request.done);
+            weight += request.weight;
+        }
+        if !empty {
+            self.hand_on(ops, weight);
+        }
+        for done in dones {
+            done(Ok(()));
+        }
+    }
+
+    fn hand_on(&self, ops: Vec<Op>, weight: usize) {
+        let lsn = self.tip.last;
+        self.shared.durable_lsn.store(lsn.get(), Ordering::Release);
+        self.lane.backlog.fetch_add(weight, Ordering::Relaxed);
+        let enough = self.shared.settings.commit_bytes;
+        let mut durable = self.lane.durable();
+        let (first, before) = (durable.records.is_empty(), durable.bytes);
+        durable.bytes += weight;
+        durable.records.push((lsn, ops, weight));
+        let wake = first || (before < enough && durable.bytes >= enough);
+        drop(durable);
+        if wake {
+            self.lane.redb_signal.raise();
+        }
+    }
+
+    fn refuse(&mut self, cause: &Cause) -> Step {
+        let mut queue = self.lane.queue();
+        let requests = std::mem::take(&mut queue.requests);
+        let closed = queue.closed;
+        drop(queue);
+        for request in self.batch.drain(..).chain(requests) {
+            if let Some(done) = request.done {
+                done(Err(cause.error()));
+            }
+        }
+        if closed { self.end() } else { Step::Idle(None) }
+    }
+
+    fn end(&self) -> Step {
+        self.lane.durable().ended = true;
+        self.lane.redb_signal.raise();
+        Step::Done
+    }
+}
+
+impl Worker for Writer {
+    fn step(&mut self) -> Step {
+        if let Some(cause) = self.shared.fenced() {
+            return self.refuse(&cause);
+        }
+        if self.batch.is_empty() {
+            if self.shared.crowded(&self.lane) {
+                self.lane.want_commit();
+                return Step::Idle(None);
+            }
+            let closed = self.take();
+            if self.batch.is_empty() {
+                return if closed { self.end() } else { Step::Idle(None) };
+            }
+        }
+        if !self.tip.has_room(&self.builder) && !self.next_file() {
+            return Step::Idle(None);
+        }
+        self.write();
+        Step::Worked
+    }
+
+    fn park(&mut self, at_most: Option<Duration>) {
+        self.lane.journal_signal.wait(at_most);
+    }
+}
+
+impl Drop for Writer {
+    /// Also after a panic in a callback: the other worker must not wait for more.
+    fn drop(&mut self) {
+        self.lane.durable().ended = true;
+        self.lane.redb_signal.raise();
+    }
+}

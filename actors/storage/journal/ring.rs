@@ -1,0 +1,153 @@
+//! The journal's files: made, named, opened, and given a new life.
+//!
+//! A file gets its name only when it is zero-filled and both copies of its header are durable. A
+//! new life is written copy by copy with a sync between, so that at every moment one copy is
+//! sound: a file of which neither is was damaged.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use converge_ledger_core::{Lsn, StoreId};
+
+use super::record::{BLOCK, FIRST_RECORD, FileHeader};
+use crate::storage::disk::{Disk, File};
+
+/// What a file is written with while it has no data: large, to need few calls.
+const FILL_BYTES: usize = 1 << 20;
+const PREFIX: &str = "journal-";
+
+/// A journal file that is in use or ready for it.
+#[derive(Clone, Debug)]
+pub(crate) struct JournalFile {
+    /// The number in its name.
+    pub(crate) slot: u64,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) header: FileHeader,
+}
+
+/// Files that the writer is done with, and the one it takes next.
+#[derive(Debug, Default)]
+pub(crate) struct Spares {
+    /// Prepared and durable.
+    pub(crate) ready: Option<JournalFile>,
+    /// Full, with the last LSN in each.
+    pub(crate) retired: Vec<(JournalFile, Lsn)>,
+    /// The highest generation in use.
+    pub(crate) generation: u64,
+    /// The highest slot in use.
+    pub(crate) slot: u64,
+}
+
+/// What the making of files needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Maker {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    pub(crate) store_id: StoreId,
+    pub(crate) file_bytes: u64,
+}
+
+pub(crate) fn file_name(slot: u64) -> String {
+    format!("{PREFIX}{slot:04}")
+}
+
+pub(crate) fn slot_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix(PREFIX)?;
+    (digits.len() >= 4 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
+/// The name under which a file is made; what a crash leaves of it is removed at the next start.
+pub(crate) fn unfinished(name: &str) -> bool {
+    name.starts_with(PREFIX) && name.strip_suffix(".new").is_some()
+}
+
+impl Maker {
+    /// A new file, zero-filled (which halves the time of later syncs) and durable.
+    pub(crate) fn make(&self, slot: u64, generation: u64, salt: u64) -> io::Result<JournalFile> {
+        let name = self.dir.join(file_name(slot));
+        let unfinished = self.dir.join(format!("{}.new", file_name(slot)));
+        let file = self.disk.create(&unfinished)?;
+        let zeros = vec![0; FILL_BYTES];
+        let mut at = 0;
+        while at < self.file_bytes {
+            let step = usize::try_from(self.file_bytes - at).map_or(FILL_BYTES, |n| n.min(FILL_BYTES));
+            file.write_at(at, &zeros[..step])?;
+            at += step as u64;
+        }
+        let header = FileHeader { store_id: self.store_id, generation, salt, bytes: self.file_bytes };
+        file.write_at(0, &header.encode())?;
+        file.write_at(BLOCK, &header.encode())?;
+        file.sync_data()?;
+        self.disk.rename(&unfinished, &name)?;
+        self.disk.sync_dir(&self.dir)?;
+        Ok(JournalFile { slot, file, header })
+    }
+
+    /// A new life for a file of which nothing is needed any more.
+    pub(crate) fn renew(&self, old: JournalFile, generation: u64, salt: u64) -> io::Result<JournalFile> {
+        let header = FileHeader { store_id: self.store_id, generation, salt, bytes: old.header.bytes };
+        write_header(old.file.as_ref(), &header)?;
+        Ok(JournalFile { header, ..old })
+    }
+}
+
+fn write_header(file: &dyn File, header: &FileHeader) -> io::Result<()> {
+    for at in [0, BLOCK] {
+        file.write_at(at, &header.encode())?;
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+/// What opening a file came to.
+pub(crate) enum Opened {
+    /// As it should be.
+    Sound(JournalFile),
+    /// Neither copy of its header is sound, or it is shorter than any journal file.
+    Damaged(String),
+}
+
+/// Opens a file by its name, and makes good a copy of the header that a crash or a flip spoilt.
+pub(crate) fn open(disk: &dyn Disk, dir: &Path, slot: u64) -> io::Result<Opened> {
+    let name = file_name(slot);
+    let file = disk.open(&dir.join(&name))?;
+    let len = file.len()?;
+    if len < FIRST_RECORD {
+        return Ok(Opened::Damaged(format!("{name} has only {len} bytes")));
+    }
+    let mut copies = Vec::new();
+    for at in [0, BLOCK] {
+        let mut bytes = vec![0; usize::try_from(BLOCK).expect("small")];
+        file.read_at(at, &mut bytes)?;
+        copies.push(FileHeader::decode(&bytes));
+    }
+    let Some(header) = copies.iter().flatten().copied().max_by_key(|h| h.generation) else {
+        return Ok(Opened::Damaged(format!("{name} has no sound header")));
+    };
+    if len < header.bytes {
+        let bytes = header.bytes;
+        return Ok(Opened::Damaged(format!("{name} was cut from {bytes} to {len} bytes")));
+    }
+    for (at, copy) in [0, BLOCK].into_iter().zip(copies) {
+        if copy != Some(header) {
+            file.write_at(at, &header.encode())?;
+            file.sync_data()?;
+        }
+    }
+    Ok(Opened::Sound(JournalFile { slot, file, header }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        assert_eq!(slot_of(&file_name(1)), Some(1));
+        assert_eq!(slot_of(&file_name(12345)), Some(12345));
+        assert_eq!(slot_of("journal-0001.new"), None);
+        assert_eq!(slot_of("journal-"), None);
+        assert!(unfinished("journal-0001.new"));
+    }
+}

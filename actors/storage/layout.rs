@@ -1,0 +1,201 @@
+//! The data directory: what is in it, how it is made, and when it is refused.
+//!
+//! ```text
+//! LOCK          held while the directory is in use
+//! STORE         marker: format, random store id, whether the making of the directory was finished
+//! ledger.redb   the database
+//! journal-NNNN  the journal's files
+//! ```
+//!
+//! The marker is written first as unfinished and last as finished: a directory whose making was
+//! cut short holds nothing that anybody was told about, and is made anew. A finished one is never
+//! initialised again, whatever is missing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use converge_ledger_core::StoreId;
+use converge_ledger_core::codec::{decode_keyed, encode_keyed};
+use serde::{Deserialize, Serialize};
+
+use super::disk::{Disk, Lock};
+use super::error::Error;
+use super::journal::ring;
+use super::settings::Settings;
+
+const LOCK_FILE: &str = "LOCK";
+const MARKER: &str = "STORE";
+const MARKER_NEW: &str = "STORE.new";
+const MARKER_MAGIC: &[u8; 8] = b"CLSTORE\n";
+/// The database's file.
+pub(crate) const DATABASE: &str = "ledger.redb";
+/// Version of the directory as a whole.
+pub(crate) const FORMAT: u32 = 1;
+/// A node that was stopped a moment ago in the same process may still be closing its files.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const LOCK_RETRY: Duration = Duration::from_millis(10);
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Marker {
+    store_id: StoreId,
+    finished: bool,
+}
+
+/// A directory that is ours, and locked.
+pub(crate) struct Directory {
+    pub(crate) store_id: StoreId,
+    /// It has to be filled, and then [`finish`]ed.
+    pub(crate) fresh: bool,
+    /// Slots of the journal's files.
+    pub(crate) slots: Vec<u64>,
+    pub(crate) has_database: bool,
+    pub(crate) lock: Box<dyn Lock>,
+}
+
+pub(crate) fn refused(settings: &Settings, reason: impl Into<String>) -> Error {
+    Error::Refused { dir: settings.dir.clone(), reason: reason.into() }
+}
+
+/// Says what could not be done for the lack of what.
+fn failed<'a>(settings: &'a Settings, what: &'a str) -> impl Fn(io::Error) -> Error + 'a {
+    move |error| {
+        let advice = match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                "make it writable for this user, or choose another data directory"
+            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on the disk",
+            _ => "check the disk, or choose another data directory",
+        };
+        refused(settings, format!("{what}: {error}; {advice}"))
+    }
+}
+
+/// Locks the directory and finds out what it is. With `make`, one that does not exist is made.
+pub(crate) fn open(settings: &Settings, make: bool) -> Result<Directory, Error> {
+    let disk = settings.disk.as_ref();
+    let dir = settings.dir.as_path();
+    if make {
+        let made = disk.create_dir_all(dir);
+        made.map_err(failed(settings, "cannot be made"))?;
+        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+            let synced = disk.sync_dir(parent);
+            synced.map_err(failed(settings, "its parent cannot be synced"))?;
+        }
+    }
+    let names = disk.list(dir);
+    let names = names.map_err(failed(settings, "cannot be listed"))?;
+    let marked = names.iter().any(|name| name == MARKER);
+    if !marked {
+        let ours = [LOCK_FILE, MARKER_NEW, "lost+found"];
+        if let Some(stranger) = names.iter().find(|name| !ours.contains(&&name[..])) {
+            return Err(refused(
+                settings,
+                format!(
+                    "it has no {MARKER} file but holds {stranger:?}: not a ledger's directory, or \
+                     a damaged one; choose an empty directory"
+                ),
+            ));
+        }
+        if !make {
+            return Err(refused(settings, "holds no ledger"));
+        }
+    }
+    let lock = take_lock(settings)?;
+    let marker = if marked {
+        read_marker(settings)?
+    } else {
+        let random = &settings.random;
+        let id = (u128::from(random()) << 64) | u128::from(random());
+        let marker = Marker { store_id: StoreId(id.to_be_bytes()), finished: false };
+        write_marker(disk, dir, marker).map_err(failed(settings, "its marker cannot be written"))?;
+        marker
+    };
+    let names = disk.list(dir);
+    let mut names = names.map_err(failed(settings, "cannot be listed"))?;
+    if !marker.finished && !make {
+        return Err(refused(settings, "was never finished: start the node once"));
+    }
+    let doomed = |name: &String| {
+        ring::unfinished(name) || (!marker.finished && (name == DATABASE || ring::slot_of(name).is_some()))
+    };
+    for name in names.iter().filter(|name| doomed(name)) {
+        let removed = disk.remove(&dir.join(name));
+        removed.map_err(failed(settings, "an unfinished file cannot be removed"))?;
+    }
+    names.retain(|name| !doomed(name));
+    Ok(Directory {
+        store_id: marker.store_id,
+        fresh: !marker.finished,
+        slots: names.iter().filter_map(|name| ring::slot_of(name)).collect(),
+        has_database: names.iter().any(|name| name == DATABASE),
+        lock,
+    })
+}
+
+/// Everything is in the directory now.
+pub(crate) fn finish(settings: &Settings, store_id: StoreId) -> io::Result<()> {
+    let marker = Marker { store_id, finished: true };
+    write_marker(settings.disk.as_ref(), &settings.dir, marker)
+}
+
+fn take_lock(settings: &Settings) -> Result<Box<dyn Lock>, Error> {
+    let path = settings.dir.join(LOCK_FILE);
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        let lock = settings.disk.try_lock(&path);
+        if let Some(lock) = lock.map_err(failed(settings, "its LOCK file cannot be opened"))? {
+            return Ok(lock);
+        }
+        if Instant::now() >= deadline {
+            return Err(refused(
+                settings,
+                "another node has it open: stop that one first, or choose another data directory",
+            ));
+        }
+        std::thread::sleep(LOCK_RETRY);
+    }
+}
+
+fn write_marker(disk: &dyn Disk, dir: &Path, marker: Marker) -> io::Result<()> {
+    let new: PathBuf = dir.join(MARKER_NEW);
+    let mut bytes = MARKER_MAGIC.to_vec();
+    bytes.extend_from_slice(&FORMAT.to_le_bytes());
+    let covered = bytes.clone();
+    bytes.extend_from_slice(&encode_keyed(&covered, &marker));
+    let file = disk.create(&new)?;
+    file.write_at(0, &bytes)?;
+    file.sync_data()?;
+    disk.rename(&new, &dir.join(MARKER))?;
+    disk.sync_dir(dir)
+}
+
+fn read_marker(settings: &Settings) -> Result<Marker, Error> {
+    let read = || {
+        let file = settings.disk.open(&settings.dir.join(MARKER))?;
+        let len = usize::try_from(file.len()?.min(1 << 12)).expect("small");
+        let mut bytes = vec![0; len];
+        file.read_at(0, &mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes: Vec<u8> = read().map_err(failed(settings, "its STORE file cannot be read"))?;
+    let damaged = || {
+        let reason = "its STORE file is damaged: replace this node, or choose another directory";
+        refused(settings, reason)
+    };
+    let rest = bytes.strip_prefix(MARKER_MAGIC).ok_or_else(damaged)?;
+    let (format, content) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
+    let format = u32::from_le_bytes(*format);
+    if let Ok(marker) = decode_keyed(&bytes[..MARKER_MAGIC.len() + 4], content)
+        && format == FORMAT
+    {
+        return Ok(marker);
+    }
+    if format > FORMAT {
+        return Err(refused(
+            settings,
+            format!("it has format {format}, this program knows up to {FORMAT}: use the newer program"),
+        ));
+    }
+    Err(damaged())
+}

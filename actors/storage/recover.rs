@@ -1,0 +1,465 @@
+//! From a directory to a state that can be served. A cold start and the restart of the actor are
+//! the same code.
+//!
+//! Open the database; scan the journal; take the records it does not cover; store them, durably,
+//! before anybody sees any of them (what a kill left in the page cache is not on the disk yet);
+//! then apply up to the recovered commit. No step grows with the size of the database, unless the
+//! index has to be made anew.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use converge_ledger_core::{Boot, LogIndex, Lsn, State, StoreId};
+use redb::{Builder as RedbBuilder, Database, ReadTransaction, ReadableDatabase, ReadableTable};
+use serde::de::DeserializeOwned;
+
+use super::commit::{WriteSet, begin, commit};
+use super::disk::{Backend, File, Lock};
+use super::error::{Cause, Error};
+use super::journal::Tip;
+use super::journal::record::{Builder, FIRST_RECORD, Op};
+use super::journal::ring::{self, JournalFile, Maker, Spares};
+use super::journal::scan::{self, Journal, ScanError};
+use super::layout::{self, DATABASE, Directory, refused};
+use super::overlay::{AppliedMark, Overlay};
+use super::read::redb_cause;
+use super::settings::Settings;
+use super::shared::Shared;
+use super::tables::{
+    CONTEXTS, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_GENESIS, META_IDENTITY, META_PROGRESS, META_STATE,
+    POSITIONS, Progress, StateRow, meta_from, meta_value, parse_row0,
+};
+use super::types::Genesis;
+
+/// As much of the journal as is held in memory at a time while it is replayed.
+const REPLAY_BYTES: usize = 16 << 20;
+
+/// Why start-up came to no end.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The process should not start.
+    Refused(Error),
+    /// The node runs, fenced.
+    Fence(Cause),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::DataLoss(what) => Failure::Fence(Cause::DataLoss { what }),
+            Error::Fenced(cause) => Failure::Fence(cause),
+            other => Failure::Refused(other),
+        }
+    }
+}
+
+impl From<ScanError> for Failure {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::Io(error) => Failure::Fence(Cause::of("reading the journal", &error)),
+            ScanError::DataLoss(what) => Failure::Fence(Cause::DataLoss { what }),
+        }
+    }
+}
+
+pub(crate) fn data_loss(what: impl Into<String>) -> Failure {
+    Failure::Fence(Cause::DataLoss { what: what.into() })
+}
+
+pub(crate) fn io_failure<'a>(what: &'a str) -> impl Fn(io::Error) -> Failure + 'a {
+    move |error| Failure::Fence(Cause::of(what, &error))
+}
+
+pub(crate) fn db_failure<E: Into<redb::Error>>(what: &str) -> impl Fn(E) -> Failure + '_ {
+    move |error| Failure::Fence(redb_cause(what, &error.into()))
+}
+
+/// Who opens a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BootOf {
+    /// An inspection, which is no start of a node.
+    Nobody,
+    /// A process for the first time.
+    New,
+    /// A process that has its number.
+    Process(Boot),
+}
+
+/// An open directory with its journal replayed into its database.
+pub(crate) struct Opened {
+    pub(crate) db: Database,
+    pub(crate) db_file: Arc<dyn File>,
+    pub(crate) lock: Box<dyn Lock>,
+    pub(crate) store_id: StoreId,
+    pub(crate) set: WriteSet,
+    pub(crate) state: State,
+    pub(crate) genesis: Option<Genesis>,
+    pub(crate) tip: Tip,
+    pub(crate) spares: Spares,
+    pub(crate) maker: Maker,
+}
+
+/// Opens a directory, replays its journal and makes the outcome durable. The number
+/// of a starting process is durable in journal and database when this returns.
+pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf) -> Result<Opened, Failure> {
+    check_settings(settings)?;
+    let directory = layout::open(settings, make)?;
+    if directory.fresh {
+        fill(settings, &directory)?;
+    }
+    let (db, db_file) = open_database(settings, &directory)?;
+    let stored = load(&db, &directory, settings)?;
+    let maker = maker(settings, directory.store_id);
+    let files = open_files(settings, &directory)?;
+    if files.is_empty() {
+        return Err(data_loss("the journal's files are missing"));
+    }
+    let journal = scan::scan(files, stored.progress.covered)?;
+    let mut set = WriteSet::new(stored.progress);
+    let mut genesis = stored.genesis;
+    replay(&db, &mut set, &journal, stored.state.applied, &mut genesis)?;
+    let (tip, spares) = take_up(journal)?;
+    let mut opened = Opened {
+        db,
+        db_file,
+        lock: directory.lock,
+        store_id: directory.store_id,
+        set,
+        state: stored.state,
+        genesis,
+        tip,
+        spares,
+        maker,
+    };
+    opened.start_boot(boot, settings)?;
+    Ok(opened)
+}
+
+fn check_settings(settings: &Settings) -> Result<(), Failure> {
+    let record = settings.journal_record_bytes_max as u64;
+    if settings.journal_file_bytes < FIRST_RECORD + 4 * record {
+        let reason = format!(
+            "journal_file_bytes = {} is less than four records of {record} bytes: raise it",
+            settings.journal_file_bytes
+        );
+        return Err(Failure::Refused(refused(settings, reason)));
+    }
+    Ok(())
+}
+
+fn maker(settings: &Settings, store_id: StoreId) -> Maker {
+    Maker {
+        disk: Arc::clone(&settings.disk),
+        dir: settings.dir.clone(),
+        store_id,
+        file_bytes: super::journal::record::padded(settings.journal_file_bytes),
+    }
+}
+
+/// Makes what belongs into a new directory.
+fn fill(settings: &Settings, directory: &Directory) -> Result<(), Failure> {
+    let making = "making the data directory";
+    let file = settings.disk.create(&settings.dir.join(DATABASE));
+    let file = file.map_err(io_failure(making))?;
+    let db = redb_builder(settings).create_with_backend(Backend(Arc::clone(&file)));
+    let db = db.map_err(db_failure(making))?;
+    let identity = Identity { store_id: directory.store_id };
+    init_tables(&db, &identity).map_err(|error| Failure::Fence(redb_cause(making, &error)))?;
+    drop(db);
+    file.sync_data().map_err(io_failure(making))?;
+    let maker = maker(settings, directory.store_id);
+    maker.make(1, 1, (settings.random)()).map_err(io_failure(making))?;
+    layout::finish(settings, directory.store_id).map_err(io_failure(making))
+}
+
+fn init_tables(db: &Database, identity: &Identity) -> Result<(), redb::Error> {
+    let txn = begin(db)?;
+    {
+        txn.open_table(LOG)?;
+        let mut meta = txn.open_table(META)?;
+        meta.insert(META_IDENTITY, &meta_value(META_IDENTITY, identity)[..])?;
+        let progress = Progress::default();
+        meta.insert(META_PROGRESS, &meta_value(META_PROGRESS, &progress)[..])?;
+    }
+    reset_index(&txn)?;
+    txn.commit()?;
+    Ok(())
+}
+
+/// Empties all that follows from the log.
+fn reset_index(txn: &redb::WriteTransaction) -> Result<(), redb::Error> {
+    txn.delete_table(CONTEXTS)?;
+    txn.delete_table(INDEX)?;
+    txn.delete_table(POSITIONS)?;
+    txn.delete_table(KEYS)?;
+    txn.open_table(CONTEXTS)?;
+    txn.open_table(INDEX)?;
+    txn.open_table(POSITIONS)?;
+    txn.open_table(KEYS)?;
+    let row = StateRow { format: INDEX_FORMAT, state: State::default() };
+    let mut meta = txn.open_table(META)?;
+    meta.insert(META_STATE, &meta_value(META_STATE, &row)[..])?;
+    Ok(())
+}
+
+/// Drops the index; the next start makes it anew from the log.
+pub(crate) fn drop_index(db: &Database) -> Result<(), redb::Error> {
+    let txn = begin(db)?;
+    reset_index(&txn)?;
+    txn.commit()?;
+    Ok(())
+}
+
+fn redb_builder(settings: &Settings) -> RedbBuilder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(settings.redb_cache_bytes);
+    builder
+}
+
+fn open_database(settings: &Settings, directory: &Directory) -> Result<(Database, Arc<dyn File>), Failure> {
+    if !directory.has_database {
+        let reason = format!("{DATABASE} is missing: replace this node, nothing was made anew");
+        return Err(Failure::Refused(refused(settings, reason)));
+    }
+    let opening = "opening the database";
+    let file = settings.disk.open(&settings.dir.join(DATABASE));
+    let file = file.map_err(io_failure(opening))?;
+    if file.is_empty().map_err(io_failure(opening))? {
+        // redb would make a new one.
+        return Err(data_loss(format!("{DATABASE} is empty")));
+    }
+    let backend = Backend(Arc::clone(&file));
+    // It panics on some damage, for it trusts the pages of a database that was closed well.
+    let db = catch_unwind(AssertUnwindSafe(|| redb_builder(settings).create_with_backend(backend)));
+    match db {
+        Ok(Ok(db)) => Ok((db, file)),
+        Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(error))))
+            if error.kind() != io::ErrorKind::InvalidData && error.kind() != io::ErrorKind::UnexpectedEof =>
+        {
+            Err(io_failure(opening)(error))
+        }
+        Ok(Err(error)) => Err(data_loss(format!("{DATABASE}: {error}"))),
+        Err(_) => Err(data_loss(format!("{DATABASE} is damaged"))),
+    }
+}
+
+/// What the database holds besides rows.
+pub(crate) struct Stored {
+    pub(crate) progress: Progress,
+    pub(crate) state: State,
+    pub(crate) genesis: Option<Genesis>,
+}
+
+/// Reads and checks what the database says of itself, and drops an index of another format.
+fn load(db: &Database, directory: &Directory, settings: &Settings) -> Result<Stored, Failure> {
+    let read = catch_unwind(AssertUnwindSafe(|| {
+        let txn = db.begin_read().map_err(db_failure("reading the database"))?;
+        load_rows(&txn)
+    }));
+    let read = read.unwrap_or_else(|_| Err(data_loss(format!("{DATABASE} is damaged"))));
+    let (identity, progress, mut state, genesis) = read?;
+    if identity.store_id != directory.store_id {
+        let reason = format!(
+            "{DATABASE} belongs to store {}, the directory is {}: files of two nodes were mixed",
+            identity.store_id, directory.store_id
+        );
+        return Err(Failure::Refused(refused(settings, reason)));
+    }
+    if state.as_ref().is_none_or(|row| row.format != INDEX_FORMAT) {
+        tracing::warn!(dir = %settings.dir.display(), "making the index anew from the log");
+        drop_index(db).map_err(db_failure("dropping the index"))?;
+        state = None;
+    }
+    let state = state.map(|row| row.state).unwrap_or_default();
+    if state.applied > progress.hard_state.commit || progress.hard_state.commit > progress.last {
+        return Err(data_loss(format!(
+            "{DATABASE}: applied {}, commit {}, last {} are out of order",
+            state.applied, progress.hard_state.commit, progress.last
+        )));
+    }
+    Ok(Stored { progress, state, genesis })
+}
+
+type Rows = (Identity, Progress, Option<StateRow>, Option<Genesis>);
+
+fn load_rows(txn: &ReadTransaction) -> Result<Rows, Failure> {
+    let identity = meta(txn, META_IDENTITY)?.ok_or_else(|| data_loss("meta row is missing"))?;
+    let progress: Progress = meta(txn, META_PROGRESS)?.ok_or_else(|| data_loss("meta row is missing"))?;
+    let reading = db_failure("reading the database");
+    let log = txn.open_table(LOG).map_err(db_failure("reading the log"))?;
+    let last = log.last().map_err(reading)?;
+    let last = last.map_or(LogIndex(0), |(key, _)| LogIndex(key.value().0));
+    if last != progress.last {
+        return Err(data_loss(format!("the log ends at {last}, not at {}", progress.last)));
+    }
+    if last > LogIndex(0) {
+        let row = log.get((last.get(), 0)).map_err(db_failure("reading the log"))?;
+        let row = row.ok_or_else(|| data_loss(format!("log entry {last} has no first row")))?;
+        parse_row0(last, row.value()).map_err(data_loss)?;
+    }
+    Ok((identity, progress, meta(txn, META_STATE)?, meta(txn, META_GENESIS)?))
+}
+
+fn meta<T: DeserializeOwned>(txn: &ReadTransaction, name: &str) -> Result<Option<T>, Failure> {
+    let table = match txn.open_table(META) {
+        Ok(table) => table,
+        Err(error) => return Err(data_loss(format!("{DATABASE} is not a ledger's: {error}"))),
+    };
+    let row = table.get(name).map_err(db_failure("reading the database"))?;
+    row.map(|row| meta_from(name, row.value())).transpose().map_err(data_loss)
+}
+
+fn open_files(settings: &Settings, directory: &Directory) -> Result<Vec<JournalFile>, Failure> {
+    let mut files = Vec::new();
+    for &slot in &directory.slots {
+        let opened = ring::open(settings.disk.as_ref(), &settings.dir, slot);
+        match opened.map_err(io_failure("opening the journal"))? {
+            ring::Opened::Sound(file) if file.header.store_id == directory.store_id => {
+                files.push(file);
+            }
+            ring::Opened::Sound(file) => {
+                let name = ring::file_name(slot);
+                let reason = format!("{name} belongs to store {}", file.header.store_id);
+                return Err(Failure::Refused(refused(settings, reason)));
+            }
+            ring::Opened::Damaged(what) => return Err(data_loss(what)),
+        }
+    }
+    Ok(files)
+}
+
+fn replay(
+    db: &Database,
+    set: &mut WriteSet,
+    journal: &Journal,
+    applied: LogIndex,
+    genesis: &mut Option<Genesis>,
+) -> Result<(), Failure> {
+    let covered = set.progress().covered;
+    for scanned in &journal.files {
+        for &place in scanned.records.iter().filter(|r| r.lsn > covered) {
+            let ops = scan::read(&scanned.file, place)?;
+            for op in &ops {
+                match op {
+                    Op::Entries(entries) if entries.first().is_some_and(|e| e.index <= applied) => {
+                        let lsn = place.lsn;
+                        return Err(data_loss(format!("record {lsn} replaces applied entries")));
+                    }
+                    Op::Genesis(found) => *genesis = Some(found.clone()),
+                    _ => {}
+                }
+            }
+            let weight = ops.iter().map(Op::weight).sum();
+            set.absorb(place.lsn, ops, weight).map_err(data_loss)?;
+            if set.bytes >= REPLAY_BYTES {
+                store(db, set, applied)?;
+            }
+        }
+    }
+    store(db, set, applied)
+}
+
+fn store(db: &Database, set: &mut WriteSet, applied: LogIndex) -> Result<(), Failure> {
+    if !set.is_empty() {
+        let progress = commit(db, set, applied, None);
+        let progress = progress.map_err(db_failure("committing to the database"))?;
+        set.stored(progress);
+    }
+    Ok(())
+}
+
+/// Where the journal goes on, and which files are free: all but the one with the last record, for
+/// the database covers everything now.
+fn take_up(journal: Journal) -> Result<(Tip, Spares), Failure> {
+    let Journal { mut files, last } = journal;
+    let at = files.iter().rposition(|s| !s.records.is_empty()).unwrap_or_default();
+    let active = files.remove(at);
+    // What was found there may not have been durable, and what follows is written behind it.
+    active.file.file.sync_data().map_err(io_failure("syncing the journal"))?;
+    let mut spares = Spares { generation: active.file.header.generation, slot: active.file.slot, ..Spares::default() };
+    for scanned in files {
+        let file = scanned.file;
+        spares.generation = spares.generation.max(file.header.generation);
+        spares.slot = spares.slot.max(file.slot);
+        let newer = file.header.generation > active.file.header.generation;
+        if newer && spares.ready.is_none() {
+            spares.ready = Some(file);
+        } else {
+            spares.retired.push((file, Lsn(0)));
+        }
+    }
+    let tip = Tip { file: active.file, offset: active.end, last };
+    Ok((tip, spares))
+}
+
+impl Opened {
+    /// Counts the start of a process, in the journal first: an older copy of the database must not
+    /// bring back a number that was used.
+    fn start_boot(&mut self, boot: BootOf, settings: &Settings) -> Result<(), Failure> {
+        let boot = match boot {
+            BootOf::Nobody => return Ok(()),
+            BootOf::Process(boot) if boot == self.set.progress().boot => return Ok(()),
+            BootOf::Process(boot) => boot,
+            BootOf::New => self.set.progress().boot.next(),
+        };
+        let op = Op::Boot(boot);
+        let mut builder = Builder::default();
+        builder.begin();
+        builder.put(&op);
+        if !self.tip.has_room(&builder) {
+            self.next_file(settings)?;
+        }
+        let written = self.tip.write(&mut builder);
+        written.map_err(io_failure("writing the journal"))?;
+        let weight = op.weight();
+        let absorbed = self.set.absorb(self.tip.last, vec![op], weight);
+        absorbed.map_err(data_loss)?;
+        store(&self.db, &mut self.set, self.state.applied)
+    }
+
+    fn next_file(&mut self, settings: &Settings) -> Result<(), Failure> {
+        let next = match self.spares.ready.take() {
+            Some(file) => file,
+            None => {
+                self.spares.generation += 1;
+                self.spares.slot += 1;
+                let (slot, generation) = (self.spares.slot, self.spares.generation);
+                let made = self.maker.make(slot, generation, (settings.random)());
+                made.map_err(io_failure("making a journal file"))?
+            }
+        };
+        let full = std::mem::replace(&mut self.tip.file, next);
+        self.spares.retired.push((full, self.tip.last));
+        self.tip.offset = FIRST_RECORD;
+        Ok(())
+    }
+
+    /// The overlay to start from.
+    pub(crate) fn overlay(&self) -> Overlay {
+        let progress = self.set.progress();
+        let mark =
+            AppliedMark { index: self.state.applied, position: self.state.last_position, digest: self.state.digest };
+        let genesis = self.genesis.clone();
+        Overlay::new(progress.last, progress.hard_state, mark, genesis)
+    }
+}
+
+impl Shared {
+    /// Puts what was recovered in place for readers. The database stays with the caller.
+    pub(crate) fn install(&self, opened: &Opened) {
+        *self.overlay_mut() = opened.overlay();
+        self.state.clear_poison();
+        let mut state = self.state.lock().expect("was just cleared of poison");
+        *state = opened.state.clone();
+        drop(state);
+        let mut process = self.process();
+        process.boot = Some(opened.set.progress().boot);
+        process.store_id = Some(opened.store_id);
+        drop(process);
+        let covered = opened.set.progress().covered.get();
+        self.durable_lsn.store(covered, Ordering::Release);
+        self.covered_lsn.store(covered, Ordering::Release);
+    }
+}

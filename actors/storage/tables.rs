@@ -1,0 +1,256 @@
+//! The database's tables and the bytes of their rows. Pure, apart from the reading of a row.
+//!
+//! | Table | Key | Value |
+//! |---|---|---|
+//! | `log` | (log index, row) | a row of the entry's batch; row 0 has a prefix with term, kind, number of rows, checksum of the whole entry |
+//! | `contexts` | context id | [`Head`] |
+//! | `index` | (context, sequence) | [`Run`]: where consecutive entries of one log entry are, with a checksum of each one's bytes |
+//! | `positions` | position | [`Segments`]: which log rows became entries from this position on |
+//! | `keys` | (context, idempotency key) | [`KeyRow`] |
+//! | `meta` | name | [`Progress`], [`Identity`], `Genesis`, `State` |
+//!
+//! Only `log` and `meta` are the ledger; the rest follows from the log. Every value has a checksum
+//! that covers its key, for redb verifies its own only on repair.
+
+use bytes::{Buf, BufMut, Bytes};
+use converge_ledger_core::codec::{decode_keyed, encode_keyed};
+use converge_ledger_core::{Boot, ContextNo, Head, KeyRow, Lamport, LogIndex, Lsn, Position, Sequence, StoreId, Term};
+use redb::TableDefinition;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::journal::record::{kind_byte, kind_of};
+use super::types::{EntryKind, HardState, LogEntry};
+
+pub(crate) const LOG: TableDefinition<'static, (u64, u32), &[u8]> = TableDefinition::new("log");
+pub(crate) const CONTEXTS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("contexts");
+pub(crate) const INDEX: TableDefinition<'static, (u64, u64), &[u8]> = TableDefinition::new("index");
+pub(crate) const POSITIONS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("positions");
+pub(crate) const KEYS: TableDefinition<'static, (u64, &str), &[u8]> = TableDefinition::new("keys");
+pub(crate) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
+
+pub(crate) const META_PROGRESS: &str = "progress";
+pub(crate) const META_IDENTITY: &str = "identity";
+pub(crate) const META_GENESIS: &str = "genesis";
+pub(crate) const META_STATE: &str = "state";
+
+/// Version of the tables that follow from the log; another one makes start-up rebuild them.
+pub(crate) const INDEX_FORMAT: u32 = 1;
+
+/// How far the database is. Changes with every commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// Everything in the journal up to here is in the database.
+    pub(crate) covered: Lsn,
+    /// The last log entry.
+    pub(crate) last: LogIndex,
+    pub(crate) hard_state: HardState,
+    pub(crate) boot: Boot,
+}
+
+/// Whose database this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) store_id: StoreId,
+}
+
+/// The state machine's state with the format of the tables that go with it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StateRow {
+    pub(crate) format: u32,
+    pub(crate) state: converge_ledger_core::State,
+}
+
+/// Consecutive entries of a context that are consecutive rows of one log entry; keyed by the
+/// context and the first sequence. A batch of one context takes one, so that the index stays
+/// small beside the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Run {
+    pub(crate) position: Position,
+    /// Lamport time less sequence: the same for all of the run.
+    pub(crate) lead: i64,
+    pub(crate) index: LogIndex,
+    pub(crate) row: u32,
+    /// Checksum of each log row, which binds the row to its place in the context.
+    pub(crate) rows: Vec<[u8; 4]>,
+}
+
+impl Run {
+    pub(crate) fn lamport(&self, sequence: u64) -> Lamport {
+        Lamport(sequence.wrapping_add(self.lead.cast_unsigned()))
+    }
+}
+
+/// Which log rows became entries: (log index, first row, count), positions running on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Segments(pub(crate) Vec<(LogIndex, u32, u32)>);
+
+/// A row's checksum in a [`Run`].
+pub(crate) fn row_check(row: &[u8]) -> [u8; 4] {
+    crc32c::crc32c(row).to_le_bytes()
+}
+
+pub(crate) fn meta_value<T: Serialize>(name: &str, value: &T) -> Vec<u8> {
+    encode_keyed(name.as_bytes(), value)
+}
+
+pub(crate) fn meta_from<T: DeserializeOwned>(name: &str, data: &[u8]) -> Result<T, String> {
+    decode_keyed(name.as_bytes(), data).map_err(|error| format!("meta row {name}: {error}"))
+}
+
+pub(crate) fn head_value(context: &str, head: &Head) -> Vec<u8> {
+    encode_keyed(context.as_bytes(), head)
+}
+
+pub(crate) fn head_from(context: &str, data: &[u8]) -> Result<Head, String> {
+    decode_keyed(context.as_bytes(), data).map_err(|error| format!("head of {context:?}: {error}"))
+}
+
+fn key_key(context: ContextNo, key: &str) -> Vec<u8> {
+    let mut out = context.get().to_le_bytes().to_vec();
+    out.extend_from_slice(key.as_bytes());
+    out
+}
+
+pub(crate) fn key_value(context: ContextNo, key: &str, row: &KeyRow) -> Vec<u8> {
+    encode_keyed(&key_key(context, key), row)
+}
+
+pub(crate) fn key_from(context: ContextNo, key: &str, data: &[u8]) -> Result<KeyRow, String> {
+    decode_keyed(&key_key(context, key), data)
+        .map_err(|error| format!("idempotency key {key:?} of context {context}: {error}"))
+}
+
+fn run_key(context: u64, first: u64) -> [u8; 16] {
+    let mut out = [0; 16];
+    out[..8].copy_from_slice(&context.to_le_bytes());
+    out[8..].copy_from_slice(&first.to_le_bytes());
+    out
+}
+
+pub(crate) fn run_value(context: u64, first: u64, run: &Run) -> Vec<u8> {
+    encode_keyed(&run_key(context, first), run)
+}
+
+pub(crate) fn run_from(context: u64, first: u64, data: &[u8]) -> Result<Run, String> {
+    decode_keyed(&run_key(context, first), data)
+        .map_err(|error| format!("index of context {context} at {first}: {error}"))
+}
+
+pub(crate) fn segments_value(first: u64, segments: &Segments) -> Vec<u8> {
+    encode_keyed(&first.to_le_bytes(), segments)
+}
+
+pub(crate) fn segments_from(first: u64, data: &[u8]) -> Result<Segments, String> {
+    decode_keyed(&first.to_le_bytes(), data).map_err(|error| format!("position row {first}: {error}"))
+}
+
+/// What stands in front of row 0 of a log entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogPrefix {
+    pub(crate) term: Term,
+    pub(crate) kind: EntryKind,
+    pub(crate) rows: u32,
+    /// Checksum of the entry's data, all rows.
+    data_crc: u32,
+}
+
+/// A log entry as it is written: the prefix and the rows.
+pub(crate) struct LogRows {
+    pub(crate) prefix: Vec<u8>,
+    pub(crate) rows: Vec<Bytes>,
+}
+
+/// An entry's data in rows: one per command for a batch; anything else is one row.
+pub(crate) fn split(entry: &LogEntry) -> Vec<Bytes> {
+    if entry.kind == EntryKind::Normal
+        && !entry.data.is_empty()
+        && let Ok(rows) = converge_ledger_core::rows(&entry.data)
+        && !rows.is_empty()
+    {
+        return rows;
+    }
+    vec![entry.data.clone()]
+}
+
+pub(crate) fn log_rows(entry: &LogEntry) -> LogRows {
+    let rows = split(entry);
+    let head = (kind_byte(entry.kind), entry.term, u32::try_from(rows.len()).expect("rows of a bounded entry"));
+    let mut prefix = postcard::to_stdvec(&head).expect("numbers have a postcard form");
+    prefix.put_u32_le(crc32c::crc32c(&entry.data));
+    prefix.put_u32_le(prefix_crc(entry.index, &prefix));
+    LogRows { prefix, rows }
+}
+
+fn prefix_crc(index: LogIndex, prefix: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&index.get().to_le_bytes()), prefix)
+}
+
+/// Splits row 0 into its prefix and the core's row 0.
+pub(crate) fn parse_row0(index: LogIndex, data: &[u8]) -> Result<(LogPrefix, usize), String> {
+    let damaged = || format!("log entry {index}: its first row fails its checksum");
+    let ((kind, term, rows), rest) = postcard::take_from_bytes::<(u8, Term, u32)>(data).map_err(|_| damaged())?;
+    let mut tail = rest;
+    let data_crc = tail.try_get_u32_le().map_err(|_| damaged())?;
+    let checked = data.len() - tail.len();
+    let crc = tail.try_get_u32_le().map_err(|_| damaged())?;
+    if crc != prefix_crc(index, &data[..checked]) {
+        return Err(damaged());
+    }
+    let prefix = LogPrefix { term, kind: kind_of(kind).ok_or_else(damaged)?, rows, data_crc };
+    Ok((prefix, checked + 4))
+}
+
+/// Puts an entry together from all of its rows, row 0 without its prefix.
+pub(crate) fn join(index: LogIndex, prefix: &LogPrefix, rows: &[Bytes]) -> Result<LogEntry, String> {
+    let data = match rows {
+        [one] => one.clone(),
+        many => Bytes::from(many.concat()),
+    };
+    if rows.len() != prefix.rows as usize || crc32c::crc32c(&data) != prefix.data_crc {
+        return Err(format!("log entry {index}: its data fails its checksum"));
+    }
+    Ok(LogEntry { index, term: prefix.term, kind: prefix.kind, data })
+}
+
+/// Whether `sequence` is in a run that starts at `first`.
+pub(crate) fn run_covers(first: u64, run: &Run, sequence: Sequence) -> bool {
+    sequence.get() >= first && sequence.get() - first < run.rows.len() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_entry_comes_back_and_notices_every_flip() {
+        let entry = LogEntry {
+            index: LogIndex(300),
+            term: Term(5),
+            kind: EntryKind::ConfChange,
+            data: Bytes::from_static(b"some change"),
+        };
+        let LogRows { mut prefix, rows } = log_rows(&entry);
+        prefix.extend_from_slice(&rows[0]);
+        let read = |bytes: &[u8], index| {
+            let (head, at) = parse_row0(index, bytes)?;
+            join(index, &head, &[Bytes::copy_from_slice(&bytes[at..])])
+        };
+        assert_eq!(read(&prefix, entry.index), Ok(entry.clone()));
+        assert!(read(&prefix, LogIndex(301)).is_err());
+        for bit in 0..prefix.len() * 8 {
+            let mut flipped = prefix.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&flipped, entry.index).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_row_under_another_key_is_found_out() {
+        let run = Run { position: Position(9), lead: -1, index: LogIndex(4), row: 0, rows: vec![[1, 2, 3, 4]] };
+        let bytes = run_value(1, 2, &run);
+        assert_eq!(run_from(1, 2, &bytes), Ok(run));
+        assert!(run_from(1, 3, &bytes).is_err());
+        assert!(run_from(2, 2, &bytes).is_err());
+    }
+}

@@ -1,0 +1,333 @@
+//! The database's worker: recovers, commits in bulk, keeps a journal file ready, closes.
+//!
+//! It owns the database: it opens it, it is the only one that writes to it, and it closes it on its
+//! own thread, after the journal's writer has ended and no reader is left.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use converge_ledger_core::{LogIndex, State};
+use redb::Database;
+use tokio::sync::oneshot;
+
+use super::commit::{AppliedRows, WriteSet, commit};
+use super::disk::{File, Lock};
+use super::error::Cause;
+use super::executor::{Step, Worker};
+use super::journal::Tip;
+use super::journal::ring::Maker;
+use super::overlay::Generation;
+use super::read::{Trouble, db_log, redb_cause};
+use super::recover::{self, BootOf, Failure, Opened};
+use super::shared::{Lane, Shared, WorkerAlive};
+use super::types::LogEntry;
+
+/// Committed log entries are applied in pieces of this size at start-up.
+const APPLY_BYTES: usize = 4 << 20;
+
+/// What recovery hands back: where the journal goes on.
+pub(crate) type Outcome = Result<Tip, Failure>;
+
+/// The worker's life: `Opening -> Running -> (gone)`.
+enum Phase {
+    /// Recovery is to be done, and its outcome sent.
+    Opening(Option<oneshot::Sender<Outcome>>),
+    /// Commits what comes.
+    Running(Box<Running>),
+}
+
+/// Drives the database.
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+    lane: Arc<Lane>,
+    phase: Phase,
+    // Dropped last: the next incarnation starts after it.
+    _alive: Arc<WorkerAlive>,
+}
+
+impl Committer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        lane: Arc<Lane>,
+        reply: oneshot::Sender<Outcome>,
+        alive: Arc<WorkerAlive>,
+    ) -> Committer {
+        Committer { shared, lane, phase: Phase::Opening(Some(reply)), _alive: alive }
+    }
+
+    fn recover(&mut self) -> Result<(Box<Running>, Tip), Failure> {
+        let boot = self.shared.process().boot;
+        let boot = boot.map_or(BootOf::New, BootOf::Process);
+        let opened = recover::open(&self.shared.settings, true, boot)?;
+        self.shared.install(&opened);
+        Running::start(&self.shared, &self.lane, opened)
+    }
+}
+
+impl Worker for Committer {
+    fn step(&mut self) -> Step {
+        match &mut self.phase {
+            Phase::Opening(reply) => {
+                let reply = reply.take();
+                let (outcome, next) = match self.recover() {
+                    Ok((running, tip)) => (Ok(tip), Some(running)),
+                    Err(failure) => (Err(failure), None),
+                };
+                let go_on = next.is_some();
+                if let Some(running) = next {
+                    self.phase = Phase::Running(running);
+                }
+                // Whoever asked may be gone; then the lane was closed.
+                let _ = reply.map(|reply| reply.send(outcome));
+                if go_on { Step::Worked } else { Step::Done }
+            }
+            Phase::Running(running) => running.step(&self.shared, &self.lane),
+        }
+    }
+
+    fn park(&mut self, at_most: Option<Duration>) {
+        self.lane.redb_signal.wait(at_most);
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        close(&self.shared);
+    }
+}
+
+/// Closes the database once no reader has it.
+fn close(shared: &Shared) {
+    let db = shared.db.write().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(db) = db
+        && let Err(error) = db.close()
+    {
+        tracing::warn!(%error, "the database was not closed well; the next start repairs it");
+    }
+}
+
+/// The database is open.
+struct Running {
+    set: WriteSet,
+    /// What the database has of the state machine.
+    applied: LogIndex,
+    db_file: Arc<dyn File>,
+    maker: Maker,
+    /// Since when something waits for a commit.
+    since: Option<Instant>,
+    // The directory stays locked until the database is closed.
+    _lock: Box<dyn Lock>,
+}
+
+impl Running {
+    /// Takes the database over and applies what is committed, so that whoever recovers finds
+    /// nothing left to apply.
+    fn start(shared: &Shared, lane: &Lane, opened: Opened) -> Result<(Box<Running>, Tip), Failure> {
+        *lane.spares() = opened.spares;
+        *shared.db.write().unwrap_or_else(PoisonError::into_inner) = Some(opened.db);
+        let mut running = Box::new(Running {
+            applied: opened.state.applied,
+            set: opened.set,
+            db_file: opened.db_file,
+            maker: opened.maker,
+            since: None,
+            _lock: opened.lock,
+        });
+        let caught_up = running.catch_up(shared, lane);
+        if caught_up.is_err() {
+            close(shared);
+        }
+        caught_up.map(|()| (running, opened.tip))
+    }
+
+    fn catch_up(&mut self, shared: &Shared, lane: &Lane) -> Result<(), Failure> {
+        loop {
+            let (applied, commit) = {
+                let overlay = shared.overlay();
+                (overlay.applied.index, overlay.commit())
+            };
+            if applied >= commit {
+                break;
+            }
+            let read = |txn: &redb::ReadTransaction| db_log(txn, applied.next(), commit.next(), APPLY_BYTES);
+            let entries = shared.with_db(read).map_err(failure)?;
+            apply_all(shared, lane, &entries).map_err(failure)?;
+            if shared.overlay().bytes() >= shared.settings.commit_bytes {
+                self.commit(shared, lane).map_err(Failure::Fence)?;
+            }
+        }
+        self.commit(shared, lane).map_err(Failure::Fence)?;
+        self.measure(shared, lane);
+        Ok(())
+    }
+
+    fn step(&mut self, shared: &Shared, lane: &Lane) -> Step {
+        let (bytes, waiting, ended, wanted) = {
+            let mut durable = lane.durable();
+            let wanted = std::mem::take(&mut durable.wanted);
+            (durable.bytes, !durable.records.is_empty(), durable.ended, wanted)
+        };
+        if shared.fenced().is_some() {
+            return if ended { Step::Done } else { Step::Idle(None) };
+        }
+        let active = shared.overlay().active.bytes;
+        let pending = waiting || active > 0 || shared.applied() > self.applied;
+        let due = self.due(pending, shared.settings.commit_interval);
+        let enough = bytes + active >= shared.settings.commit_bytes;
+        if pending && (enough || wanted || ended || due == Some(Duration::ZERO)) {
+            if let Err(cause) = self.commit(shared, lane) {
+                shared.fence(cause);
+            }
+            return Step::Worked;
+        }
+        match self.prepare(shared, lane) {
+            Err(cause) => {
+                shared.fence(cause);
+                return Step::Worked;
+            }
+            Ok(true) => return Step::Worked,
+            Ok(false) => {}
+        }
+        if ended { Step::Done } else { Step::Idle(due) }
+    }
+
+    /// How long until a commit is due; none when there is nothing to commit.
+    fn due(&mut self, pending: bool, interval: Duration) -> Option<Duration> {
+        if !pending {
+            self.since = None;
+            return None;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        Some(interval.saturating_sub(since.elapsed()))
+    }
+
+    fn commit(&mut self, shared: &Shared, lane: &Lane) -> Result<(), Cause> {
+        self.since = None;
+        // Rows first, records second: what was applied is durable in the journal by then.
+        let rows = self.take_rows(shared);
+        let records = {
+            let mut durable = lane.durable();
+            durable.bytes = 0;
+            std::mem::take(&mut durable.records)
+        };
+        for (lsn, ops, weight) in records {
+            let absorbed = self.set.absorb(lsn, ops, weight);
+            absorbed.expect("the overlay refuses what does not fit");
+        }
+        let row_bytes = rows.as_ref().map_or(0, |(_, generation)| generation.bytes);
+        if self.set.is_empty() && rows.is_none() {
+            return Ok(());
+        }
+        let weight = self.set.bytes + row_bytes;
+        self.store(shared, rows.as_ref())?;
+        let written = self.set.stored(*self.set.progress());
+        // Freed after the lock is.
+        let gone = shared.overlay_mut().end_flush(&written);
+        drop(gone);
+        let freed = weight.min(lane.backlog.load(Ordering::Relaxed));
+        lane.backlog.fetch_sub(freed, Ordering::Relaxed);
+        let covered = self.set.progress().covered.get();
+        shared.covered_lsn.store(covered, Ordering::Release);
+        self.measure(shared, lane);
+        lane.committed.notify_waiters();
+        lane.journal_signal.raise();
+        Ok(())
+    }
+
+    /// The applied rows and the state that goes with them, when there is something new.
+    fn take_rows(&self, shared: &Shared) -> Option<(State, Arc<Generation>)> {
+        let state = shared.state()?;
+        if state.applied == self.applied {
+            return None;
+        }
+        let generation = shared.overlay_mut().begin_flush();
+        Some((state.clone(), generation))
+    }
+
+    fn store(&mut self, shared: &Shared, rows: Option<&(State, Arc<Generation>)>) -> Result<(), Cause> {
+        let applied_rows = rows.map(|(state, rows)| AppliedRows { state, rows });
+        let applied = rows.map_or(self.applied, |(state, _)| state.applied);
+        let db = shared.db.read().unwrap_or_else(PoisonError::into_inner);
+        let db: &Database = db.as_ref().expect("is open while its worker runs");
+        let stored = catch_unwind(AssertUnwindSafe(|| commit(db, &self.set, self.applied, applied_rows)));
+        match stored {
+            Ok(Ok(_)) => {
+                self.applied = applied;
+                Ok(())
+            }
+            Ok(Err(error)) => Err(redb_cause("committing to the database", &error)),
+            Err(panic) => Err(Cause::DataLoss { what: format!("the database: {}", panic_text(panic.as_ref())) }),
+        }
+    }
+
+    /// Sees to it that the journal's writer finds a next file. Says whether it did anything.
+    fn prepare(&mut self, shared: &Shared, lane: &Lane) -> Result<bool, Cause> {
+        let covered = self.set.progress().covered;
+        let mut spares = lane.spares();
+        if spares.ready.is_some() {
+            return Ok(false);
+        }
+        // S7: only when the database has all of it.
+        let free = spares.retired.iter().position(|(_, last)| *last <= covered);
+        let old = free.map(|at| spares.retired.swap_remove(at).0);
+        if old.is_none() && !spares.retired.is_empty() {
+            // It will be covered with the next commit.
+            return Ok(false);
+        }
+        spares.generation += 1;
+        let generation = spares.generation;
+        let slot = spares.slot + 1;
+        drop(spares);
+        let salt = (shared.settings.random)();
+        let ready = match old {
+            Some(old) => self.maker.renew(old, generation, salt),
+            None => self.maker.make(slot, generation, salt),
+        };
+        let ready = ready.map_err(|error| Cause::of("making a journal file", &error))?;
+        let mut spares = lane.spares();
+        spares.slot = spares.slot.max(ready.slot);
+        spares.ready = Some(ready);
+        drop(spares);
+        self.measure(shared, lane);
+        lane.journal_signal.raise();
+        Ok(true)
+    }
+
+    fn measure(&self, shared: &Shared, lane: &Lane) {
+        if let Ok(len) = self.db_file.len() {
+            shared.redb_bytes.store(len, Ordering::Relaxed);
+        }
+        let spares = lane.spares();
+        let files = 1 + spares.retired.len() + usize::from(spares.ready.is_some());
+        let bytes = files as u64 * self.maker.file_bytes;
+        shared.journal_bytes.store(bytes, Ordering::Relaxed);
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a commit panicked").to_owned()
+}
+
+/// Applies entries and reports each.
+pub(crate) fn apply_all(shared: &Shared, lane: &Lane, entries: &[LogEntry]) -> Result<(), Trouble> {
+    for entry in entries {
+        if let Some(applied) = shared.apply_entry(lane, entry)? {
+            (shared.on_applied)(applied);
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn failure(trouble: Trouble) -> Failure {
+    match trouble {
+        Trouble::DataLoss(what) => Failure::Fence(Cause::DataLoss { what }),
+        Trouble::Redb(error) => Failure::Fence(redb_cause("reading the database", &error)),
+        Trouble::Closed => {
+            Failure::Fence(Cause::Io { what: "reading the database".into(), error: "it is closed".into() })
+        }
+    }
+}
