@@ -252,9 +252,9 @@ async fn append_get_snapshot_and_load_answer_in_json_for_programs() {
     let read = served.json(&["get", "orders", "--after", "0", "--limit", "10"]).await;
     assert!(read.to_string().contains("facts"), "{read}");
     let blob = served.directory.path().join("orders.snapshot").display().to_string();
-    let taken = served.run(&["snapshot", "orders", "--to", &blob]).await;
+    let taken = served.run(&["snapshot", "orders", "--file", &blob]).await;
     assert!(taken.status.success(), "{taken:?}");
-    let loaded = served.run(&["load", "copied", "--from", &blob]).await;
+    let loaded = served.run(&["load", "copied", "--file", &blob]).await;
     assert!(loaded.status.success(), "{loaded:?}");
     let status = served.json(&["status"]).await;
     for field in [
@@ -299,13 +299,13 @@ async fn exit_codes_say_what_happened() {
 
     assert!(served.run(&["append", "orders", "facts", "hello"]).await.status.success());
     let blob = served.directory.path().join("blob").display().to_string();
-    assert!(served.run(&["snapshot", "orders", "--to", &blob]).await.status.success());
-    let (exists, error) = code(served.run(&["load", "orders", "--from", &blob, "--fail-if-exists"]).await);
+    assert!(served.run(&["snapshot", "orders", "--file", &blob]).await.status.success());
+    let (exists, error) = code(served.run(&["load", "orders", "--file", &blob, "--fail-if-exists"]).await);
     assert_eq!(exists, Some(PRECONDITION), "{error}");
     std::fs::write(&blob, "garbage").unwrap();
-    let (integrity, error) = code(served.run(&["load", "fresh", "--from", &blob]).await);
+    let (integrity, error) = code(served.run(&["load", "fresh", "--file", &blob]).await);
     assert_eq!(integrity, Some(INTEGRITY), "{error}");
-    let (absent, error) = code(served.run(&["load", "fresh", "--from", "/no/such/file"]).await);
+    let (absent, error) = code(served.run(&["load", "fresh", "--file", "/no/such/file"]).await);
     assert!(absent == Some(1) && error.contains("/no/such/file"), "{absent:?} {error}");
     let (empty, error) = code(cli(&["append", "", "facts", "x", "--endpoint", &url]).await);
     assert!(empty.is_some_and(|code| code != 0), "an empty context is refused: {error}");

@@ -95,12 +95,6 @@ def test_gzip_that_is_broken(node, context, unharmed):
         assert answer.code not in (None, 0), answer.headers
 
 
-def test_another_content_type(node, context, unharmed):
-    with Raw(node.grpc) as raw:
-        answer = raw.call(message(request(context)), headers=[("content-type", "application/json")])
-        assert answer.headers.get(":status") == "415" or answer.code not in (None, 0), answer.headers
-
-
 @pytest.mark.parametrize("method", ["Append", "Get", "Snapshot", "Load"])
 def test_two_messages_in_a_unary_call(node, context, unharmed, method):
     """Either answered for the first message or refused; never both applied."""
@@ -126,10 +120,11 @@ def test_a_deadline_that_is_none_gets_a_typed_answer(node, timeout):
 
 
 def test_a_huge_header_list(node, context, unharmed):
+    """2 MB of headers: an error on the stream, or the end of the connection."""
     with Raw(node.grpc) as raw, contextlib.suppress(ConnectionError, socket.timeout):
         stream = raw.open(headers=[(f"x-{number}", "v" * 1000) for number in range(2000)])
         answer = raw.answer(stream, raw.send(stream, message(request(context))))
-        assert answer.code != 0 and answer.headers.get(":status") != "200" or answer.code, answer.headers
+        assert answer.code != 0, answer.headers
 
 
 @pytest.mark.parametrize(
@@ -146,26 +141,11 @@ def test_what_is_not_http_2_ends_the_connection(node, context, unharmed, data):
                 pass
 
 
-def test_bytes_header_values_in_place_of_text(node, context, unharmed):
-    for name in ("x-idempotency-key", "x-expected-sequence", "x-consistency"):
-        with Raw(node.grpc) as raw:
-            stream = raw.http.get_next_available_stream_id()
-            raw.http.config.header_encoding = None
-            headers = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/converge.context.v1.ContextService/Append")]
-            headers += [(b":authority", b"test"), (b"content-type", b"application/grpc"), (b"te", b"trailers")]
-            raw.http.send_headers(stream, headers + [(name.encode(), b"\xff\xfe\x80")])
-            raw.send(stream, message(request(context)))
-            answer = {}
-            while not any(key == b"grpc-status" for key in answer):
-                for event in raw._events():
-                    answer.update(dict(getattr(event, "headers", None) or []))
-            status = int(answer[b"grpc-status"])
-            if name == "x-consistency":  # an append has no use for it
-                assert status in codes("OK", "INVALID_ARGUMENT")
-                if status == 0:
-                    pytest.skip("x-consistency is ignored on Append")
-            else:
-                assert status in codes("INVALID_ARGUMENT"), answer
+@pytest.mark.parametrize("header", ["x-idempotency-key", "x-expected-sequence"])
+def test_a_header_that_is_no_text(node, context, unharmed, header):
+    with Raw(node.grpc) as raw:
+        answer = raw.call(message(request(context)), headers=[(header, b"\xff\xfe\x80")])
+        assert answer.code in codes("INVALID_ARGUMENT"), answer.headers
 
 
 @pytest.mark.parametrize("number", [0, 1, U64_MAX - 1, U64_MAX])
@@ -177,7 +157,8 @@ def test_sequence_0_and_max_in_every_field_that_takes_one(ledger, context, numbe
     stream = ledger.watch(context, from_sequence=number, timeout=0.5)
     seen = []
     with pytest.raises(grpc.RpcError):
-        seen += [event.entry.sequence for event in iter(lambda: next(stream), None) if seen.append(event.entry.sequence)]
+        for event in stream:
+            seen.append(event.entry.sequence)
     assert seen == [sequence for sequence in (1, 2) if sequence > number]
     with refused(StatusCode.FAILED_PRECONDITION):
         ledger.append(context, x_expected_sequence=number)

@@ -10,7 +10,7 @@ import pytest
 from grpc import RpcError, StatusCode
 
 from contract import pb
-from ledger import assert_gapless, refused, take, trailers, until
+from ledger import Cluster, assert_gapless, refused, trailers, until
 
 SEED = 11
 
@@ -83,8 +83,6 @@ def test_without_a_majority_appends_are_refused_and_stay_away_after_it_is_back(c
 
 
 def test_a_node_that_waits_for_its_first_peers_refuses(tmp_path):
-    from ledger import Cluster
-
     cluster = Cluster(tmp_path)
     lonely = cluster.nodes[0].spawn()
     try:

@@ -1,8 +1,5 @@
 """A flipped bit on the disk: DATA_LOSS or a refusal to start, never other bytes and never fewer."""
 
-import subprocess
-
-import grpc
 from grpc import RpcError, StatusCode
 
 INTEGRITY = 5  # the exit code

@@ -1,6 +1,8 @@
 """The wire facts, health, reflection, and how a node says that it is ready and that it goes."""
 
+import os
 import re
+import subprocess
 
 import grpc
 import pytest
@@ -10,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from contract import SERVICE, pb
-from ledger import refused
+from ledger import BINARY
 
 # From the client contract: message -> {field: (number, type)}.
 FIELDS = {
@@ -109,16 +111,10 @@ def test_the_ready_line_is_one_line_with_the_address(nodes):
 def test_grpc_port_is_honoured(nodes):
     node = nodes()
     port = node.grpc.rpartition(":")[2]
-    node.env = {"GRPC_PORT": port}
-    # Without --grpc; spawn() would pass it.
-    import os
-    import subprocess
-
-    from ledger import BINARY
-
+    # Without --grpc, which spawn() would pass.
     command = [BINARY, "start", "--data-dir", str(node.data), "--peer", node.peer]
     log = open(node.directory / "node1.log", "ab")
-    node.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env={**os.environ, **node.env})
+    node.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env={**os.environ, "GRPC_PORT": port})
     node.await_ready()
     assert re.search(rf":{port}\b", node.ready), node.ready
     assert node.client().append("port").entry.sequence == 1
@@ -126,12 +122,10 @@ def test_grpc_port_is_honoured(nodes):
 
 def test_sigterm_drains_and_what_was_acknowledged_is_there_afterwards(nodes, context):
     node = nodes().start()
-    calls = []
     ledger = node.client()
     request = pb.AppendRequest(context_id=context, payload=bytes(100_000))
-    for _ in range(50):
-        calls.append(ledger.stub.Append.future(request, timeout=20))
-    assert calls[0].result().entry.sequence == 1
+    calls = [ledger.stub.Append.future(request, timeout=20) for _ in range(50)]
+    calls[0].result()
     assert node.terminate() == 0
     acknowledged = {call.result().entry.id for call in calls if not call.exception()}
     for call in calls:
