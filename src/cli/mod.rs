@@ -1,0 +1,155 @@
+//! The command line: one file per command.
+//!
+//! Owns arguments, what people and programs get to see, and exit codes. Talks
+//! to nodes over gRPC like any other client; only `start` and `inspect` touch a
+//! node's own parts.
+
+mod append;
+mod client;
+mod demo;
+mod failure;
+mod get;
+mod lines;
+mod load;
+mod output;
+mod snapshot;
+mod start;
+mod status;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod watch;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use client::Client;
+pub(crate) use failure::{Failure, Kind};
+
+/// An append-only, replicated ledger that never loses an acknowledged write.
+#[derive(Debug, Parser)]
+#[command(
+    name = "converge-ledger",
+    version,
+    propagate_version = true,
+    after_help = "Exit codes: 0 ok, 1 error, 2 usage, 3 unavailable, 4 precondition, 5 integrity."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+struct Global {
+    /// Nodes to talk to; repeat it, or separate them with commas.
+    #[arg(
+        long,
+        global = true,
+        value_delimiter = ',',
+        env = "CONVERGE_LEDGER_ENDPOINT",
+        default_value = "http://127.0.0.1:50051",
+        value_parser = client::parse_endpoint
+    )]
+    endpoint: Vec<String>,
+    /// Tables for people, JSON for programs.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// How long a call may take, retries included: 500ms, 10s, 2m.
+    #[arg(long, global = true, default_value = "10s", value_parser = parse_duration)]
+    timeout: Duration,
+}
+
+impl Global {
+    fn client(&self) -> Result<Client, Failure> {
+        Client::new(&self.endpoint, self.timeout)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node until it is told to stop.
+    Start(start::Arguments),
+    /// Append one entry, or the lines of a file.
+    Append(append::Arguments),
+    /// Read the entries of a context.
+    Get(get::Arguments),
+    /// Follow a context: what it holds, then what comes.
+    Watch(watch::Arguments),
+    /// Copy a context into a file.
+    Snapshot(snapshot::Arguments),
+    /// Restore a context from a file.
+    Load(load::Arguments),
+    /// Show what the nodes say about themselves and the cluster.
+    Status,
+    /// Show the nodes' supervision trees.
+    Tree,
+    /// Start three nodes, kill the leader in the middle of real appends, count.
+    Demo(demo::Arguments),
+}
+
+/// Runs the command of this process's arguments.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(run(cli));
+            // Nothing that still runs may hold up the exit.
+            runtime.shutdown_background();
+            outcome
+        }
+        Err(error) => Err(Failure::error(format!(
+            "cannot start the runtime: {error}; check the limits on threads and open files"
+        ))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::complain(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Start(arguments) => start::run(&global, arguments).await,
+        Command::Append(arguments) => append::run(&global, arguments).await,
+        Command::Get(arguments) => get::run(&global, arguments).await,
+        Command::Watch(arguments) => watch::run(&global, arguments).await,
+        Command::Snapshot(arguments) => snapshot::run(&global, arguments).await,
+        Command::Load(arguments) => load::run(&global, arguments).await,
+        Command::Status => status::run(&global).await,
+        Command::Tree => tree::run(&global).await,
+        Command::Demo(arguments) => demo::run(&global, arguments).await,
+    }
+}
+
+/// Parses `10`, `10s`, `500ms`, `2m`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    const SHAPE: &str = "a duration is a number and ms, s or m, from 1ms to 1440m: 500ms, 10s, 2m";
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let ms_each = match &text[digits.len()..] {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        _ => return Err(SHAPE.into()),
+    };
+    let ms = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(ms_each));
+    match ms {
+        Some(ms @ 1..=86_400_000) => Ok(Duration::from_millis(ms)),
+        _ => Err(SHAPE.into()),
+    }
+}

@@ -17,13 +17,7 @@ const GRPC_PORT: &str = "GRPC_PORT";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Settings whose text must stay text, whatever it looks like.
-const TEXTS: [&str; 5] = [
-    "node.data_dir",
-    "listen.grpc",
-    "listen.peer",
-    "cluster.name",
-    "cluster.peers",
-];
+const TEXTS: [&str; 5] = ["node.data_dir", "listen.grpc", "listen.peer", "cluster.name", "cluster.peers"];
 
 /// Settings given as flags; they win over everything else.
 #[derive(Clone, Debug, Default)]
@@ -62,15 +56,12 @@ impl Config {
         flags: Overrides,
     ) -> Result<Config, ConfigError> {
         let (settings, port) = split_environment(environment)?;
-        let grpc_is_explicit =
-            flags.grpc.is_some() || settings.iter().any(|(key, _)| key == "listen.grpc");
+        let grpc_is_explicit = flags.grpc.is_some() || settings.iter().any(|(key, _)| key == "listen.grpc");
 
         let mut figment = Figment::from(Serialized::defaults(Config::default()));
         if let Some(path) = file {
-            figment = figment.merge(Named {
-                name: format!("file {}", path.display()),
-                inner: Toml::string(&read(path)?),
-            });
+            figment =
+                figment.merge(Named { name: format!("file {}", path.display()), inner: Toml::string(&read(path)?) });
         }
         figment = figment.merge(Environment(settings));
         let mut config: Config = figment.extract().map_err(|error| explain(&error))?;
@@ -114,10 +105,7 @@ impl super::Listen {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    let unreadable = |source| ConfigError::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > FILE_BYTES_MAX {
         return Err(malformed(format!(
@@ -184,9 +172,7 @@ fn insert(dict: &mut Dict, key: &str, value: Value) {
             dict.insert(key.to_owned(), value);
         }
         Some((section, rest)) => {
-            let entry = dict
-                .entry(section.to_owned())
-                .or_insert_with(|| Value::from(Dict::new()));
+            let entry = dict.entry(section.to_owned()).or_insert_with(|| Value::from(Dict::new()));
             if let Value::Dict(_, inner) = entry {
                 insert(inner, rest, value);
             }
@@ -213,11 +199,7 @@ impl<P: Provider> Provider for Named<P> {
 /// figment's first complaint, with the whole key and the source.
 fn explain(error: &figment::Error) -> ConfigError {
     let section = error.path.join(".");
-    let source = error
-        .metadata
-        .as_ref()
-        .map(|source| format!(" in {}", source.name))
-        .unwrap_or_default();
+    let source = error.metadata.as_ref().map(|source| format!(" in {}", source.name)).unwrap_or_default();
     malformed(match &error.kind {
         Kind::UnknownField(field, known) => {
             let key = if section.is_empty() {

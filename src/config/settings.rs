@@ -38,10 +38,7 @@ pub struct NodeConfig {
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self {
-            id: 1,
-            data_dir: PathBuf::from("./converge-ledger-data"),
-        }
+        Self { id: 1, data_dir: PathBuf::from("./converge-ledger-data") }
     }
 }
 
@@ -57,15 +54,12 @@ pub struct Listen {
 
 impl Default for Listen {
     fn default() -> Self {
-        Self {
-            grpc: "127.0.0.1:50051".into(),
-            peer: "127.0.0.1:7001".into(),
-        }
+        Self { grpc: "127.0.0.1:50051".into(), peer: "127.0.0.1:7001".into() }
     }
 }
 
 /// The value of `listen.grpc` that serves no gRPC.
-pub const GRPC_OFF: &str = "off";
+pub(super) const GRPC_OFF: &str = "off";
 
 impl Listen {
     /// The address for clients, `None` where it is `off`.
@@ -88,10 +82,7 @@ pub struct Cluster {
 
 impl Default for Cluster {
     fn default() -> Self {
-        Self {
-            name: "converge".into(),
-            peers: Vec::new(),
-        }
+        Self { name: "converge".into(), peers: Vec::new() }
     }
 }
 
@@ -108,10 +99,7 @@ pub struct Raft {
 
 impl Default for Raft {
     fn default() -> Self {
-        Self {
-            heartbeat_ms: 100,
-            election_ms: 1000,
-        }
+        Self { heartbeat_ms: 100, election_ms: 1000 }
     }
 }
 
@@ -131,12 +119,7 @@ pub struct LimitsConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self {
-            payload_bytes: 4 << 20,
-            inflight_bytes: 64 << 20,
-            response_bytes: 64 << 20,
-            snapshot_bytes: 256 << 20,
-        }
+        Self { payload_bytes: 4 << 20, inflight_bytes: 64 << 20, response_bytes: 64 << 20, snapshot_bytes: 256 << 20 }
     }
 }
 
@@ -192,10 +175,7 @@ impl IntensityConfig {
 
 impl From<IntensityConfig> for Intensity {
     fn from(config: IntensityConfig) -> Self {
-        Intensity {
-            restarts: config.restarts,
-            period: Duration::from_secs(config.seconds),
-        }
+        Intensity { restarts: config.restarts, period: Duration::from_secs(config.seconds) }
     }
 }
 
@@ -233,10 +213,7 @@ impl Default for Supervision {
 /// A list, or one text of comma-separated items.
 fn text_or_list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(
-        untagged,
-        expecting = "a list of \"id=host:port\", or one comma-separated text"
-    )]
+    #[serde(untagged, expecting = "a list of \"id=host:port\", or one comma-separated text")]
     enum Peers {
         Text(String),
         List(Vec<String>),
@@ -249,9 +226,5 @@ fn text_or_list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Er
 
 /// The items of a comma-separated text; an empty text has none.
 pub(crate) fn split_list(text: &str) -> Vec<String> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-        .map(str::to_owned)
-        .collect()
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }

@@ -31,14 +31,8 @@ fn nothing_given_is_a_node_alone_on_loopback() {
 #[test]
 fn flags_win_over_the_environment_and_that_over_the_file() {
     let text = "[node]\nid = 1\ndata_dir = \"file\"\n[listen]\npeer = \"127.0.0.1:1\"";
-    let pairs = [
-        ("CONVERGE_LEDGER__NODE__ID", "2"),
-        ("CONVERGE_LEDGER__NODE__DATA_DIR", "7"),
-    ];
-    let flags = Overrides {
-        node_id: Some(3),
-        ..Overrides::default()
-    };
+    let pairs = [("CONVERGE_LEDGER__NODE__ID", "2"), ("CONVERGE_LEDGER__NODE__DATA_DIR", "7")];
+    let flags = Overrides { node_id: Some(3), ..Overrides::default() };
     let config = load(text, &pairs, flags).unwrap();
     assert_eq!(config.node.id, 3);
     assert_eq!(config.node.data_dir, Path::new("7"));
@@ -49,10 +43,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 fn the_contract_s_example_is_read_as_it_stands() {
     let config = load(include_str!("example.toml"), &[], Overrides::default()).unwrap();
     assert_eq!(config.cluster.peers.len(), 3);
-    let back = Config {
-        cluster: Cluster::default(),
-        ..config
-    };
+    let back = Config { cluster: Cluster::default(), ..config };
     assert_eq!(back, Config::default(), "the example shows the defaults");
 }
 
@@ -80,10 +71,7 @@ fn grpc_port_moves_only_what_is_not_set_explicitly() {
     assert_eq!(grpc(off, &[port], none()), "off");
     let explicit = ("CONVERGE_LEDGER__LISTEN__GRPC", "[::1]:7");
     assert_eq!(grpc("", &[port, explicit], none()), "[::1]:7");
-    let flag = Overrides {
-        grpc: Some("127.0.0.1:8".into()),
-        ..none()
-    };
+    let flag = Overrides { grpc: Some("127.0.0.1:8".into()), ..none() };
     assert_eq!(grpc("", &[port], flag), "127.0.0.1:8");
 }
 

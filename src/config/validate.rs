@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 
 use converge_ledger_core::NodeId;
 
-use super::settings::{Config, GrpcConfig, IntensityConfig, LimitsConfig, Raft};
 use super::ConfigError;
+use super::settings::{Config, GrpcConfig, IntensityConfig, LimitsConfig, Raft};
 
 /// The most voters that a cluster may have.
 pub const MAX_VOTERS: usize = 5;
@@ -111,11 +111,7 @@ fn address(key: &'static str, text: &str, port_min: u16) -> Result<(), ConfigErr
     };
     match port {
         Some(port) if port >= port_min => Ok(()),
-        _ => impossible(
-            key,
-            text,
-            format!("an address is written host:port, with a port from {port_min} to 65535"),
-        ),
+        _ => impossible(key, text, format!("an address is written host:port, with a port from {port_min} to 65535")),
     }
 }
 
@@ -124,9 +120,7 @@ impl Raft {
         within("raft.heartbeat_ms", self.heartbeat_ms, 10..=10_000)?;
         let min = self.heartbeat_ms * HEARTBEATS_PER_ELECTION;
         if self.election_ms < min {
-            let bound = format!(
-                "at least {HEARTBEATS_PER_ELECTION} times raft.heartbeat_ms, that is {min}"
-            );
+            let bound = format!("at least {HEARTBEATS_PER_ELECTION} times raft.heartbeat_ms, that is {min}");
             return impossible("raft.election_ms", self.election_ms, bound);
         }
         within("raft.election_ms", self.election_ms, min..=60_000)
@@ -172,14 +166,6 @@ fn within(key: &'static str, value: u64, range: RangeInclusive<u64>) -> Result<(
     impossible(key, value, format!("possible is {} to {}", range.start(), range.end()))
 }
 
-fn impossible<T>(
-    key: &'static str,
-    value: impl ToString,
-    bound: impl Into<String>,
-) -> Result<T, ConfigError> {
-    Err(ConfigError::Impossible {
-        key,
-        value: value.to_string(),
-        bound: bound.into(),
-    })
+fn impossible<T>(key: &'static str, value: impl ToString, bound: impl Into<String>) -> Result<T, ConfigError> {
+    Err(ConfigError::Impossible { key, value: value.to_string(), bound: bound.into() })
 }

@@ -91,10 +91,7 @@ where
     type Data = Bytes;
     type Error = tonic::codegen::StdError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         let frame = match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
             None => return Poll::Ready(None),
@@ -127,16 +124,8 @@ pub(super) struct ResponseBody {
 }
 
 impl ResponseBody {
-    pub(super) fn new(
-        inner: tonic::body::Body,
-        call: Option<Places>,
-        held: Option<Held>,
-    ) -> Self {
-        ResponseBody {
-            inner,
-            _call: call,
-            _held: held,
-        }
+    pub(super) fn new(inner: tonic::body::Body, call: Option<Places>, held: Option<Held>) -> Self {
+        ResponseBody { inner, _call: call, _held: held }
     }
 }
 
@@ -144,10 +133,7 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         Pin::new(&mut self.get_mut().inner).poll_frame(cx)
     }
 

@@ -73,16 +73,8 @@ impl Actor for Connections {
     type State = State;
     type Arguments = Args;
 
-    async fn pre_start(
-        &self,
-        _: ActorRef<Message>,
-        args: Args,
-    ) -> Result<State, ActorProcessingErr> {
-        let Args {
-            ledger,
-            settings,
-            gate,
-        } = args;
+    async fn pre_start(&self, _: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
+        let Args { ledger, settings, gate } = args;
         let tasks = Tasks::default();
         let drain = CancellationToken::new();
         let (health, service) = Health::new().await;
@@ -116,11 +108,7 @@ impl Actor for Connections {
         Ok(())
     }
 
-    async fn post_stop(
-        &self,
-        _: ActorRef<Message>,
-        state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.gate.set_draining(true);
         state.drain.cancel();
         state.health.set(false).await;
@@ -185,7 +173,8 @@ async fn serve(
 ) {
     let _ = stream.set_nodelay(true);
     // A connection without a word would hold its place for ever.
-    let first = tokio::time::timeout(FIRST_BYTE, stream.peek(&mut [0]));
+    let mut byte = [0];
+    let first = tokio::time::timeout(FIRST_BYTE, stream.peek(&mut byte));
     match drain.run_until_cancelled(first).await {
         Some(Ok(Ok(1..))) => {}
         _ => return,

@@ -13,8 +13,8 @@ use super::body::{Budget, Held};
 use super::metadata::{Arrived, consistency, expected_sequence, idempotency_key, time_left};
 use super::pb::context::context_service_server::ContextService;
 use super::pb::context::{
-    AppendRequest, AppendResponse, GetRequest, GetResponse, LoadRequest, LoadResponse,
-    SnapshotMetadata, SnapshotRequest, SnapshotResponse, WatchRequest,
+    AppendRequest, AppendResponse, GetRequest, GetResponse, LoadRequest, LoadResponse, SnapshotMetadata,
+    SnapshotRequest, SnapshotResponse, WatchRequest,
 };
 use super::status::{from_error, overloaded, refused};
 use super::watch::WatchStream;
@@ -89,10 +89,7 @@ impl Context {
 impl ContextService for Context {
     type WatchStream = WatchStream;
 
-    async fn append(
-        &self,
-        request: Request<AppendRequest>,
-    ) -> Result<Response<AppendResponse>, Status> {
+    async fn append(&self, request: Request<AppendRequest>) -> Result<Response<AppendResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         convert::context_id(&message.context_id)?;
         let options = AppendOptions {
@@ -100,23 +97,15 @@ impl ContextService for Context {
             expected_sequence: expected_sequence(&metadata)?,
             deadline: Some(self.time_left(&metadata, &extensions)?),
         };
-        let appended = self
-            .ledger
-            .append(convert::new_entry(message), options)
-            .await
-            .map_err(|error| from_error(&error))?;
+        let appended =
+            self.ledger.append(convert::new_entry(message), options).await.map_err(|error| from_error(&error))?;
         let position = appended.entry.position.get();
-        let mut response = Response::new(AppendResponse {
-            entry: Some(convert::entry(appended.entry)),
-        });
+        let mut response = Response::new(AppendResponse { entry: Some(convert::entry(appended.entry)) });
         let metadata = response.metadata_mut();
         metadata.insert(names::POSITION, position.into());
         metadata.insert(names::TERM, appended.term.get().into());
         let deduplicated = if appended.deduplicated { "true" } else { "false" };
-        metadata.insert(
-            names::DEDUPLICATED,
-            tonic::metadata::MetadataValue::from_static(deduplicated),
-        );
+        metadata.insert(names::DEDUPLICATED, tonic::metadata::MetadataValue::from_static(deduplicated));
         Ok(response)
     }
 
@@ -133,11 +122,7 @@ impl ContextService for Context {
             consistency,
             deadline: Some(left),
         };
-        let page = self
-            .ledger
-            .read(&message.context_id, options)
-            .await
-            .map_err(|error| from_error(&error))?;
+        let page = self.ledger.read(&message.context_id, options).await.map_err(|error| from_error(&error))?;
         let bytes = page.entries.iter().map(|entry| entry.payload.len()).sum();
         let held = self.hold(bytes)?;
         let mut response = Response::new(GetResponse {
@@ -150,18 +135,12 @@ impl ContextService for Context {
         Ok(response)
     }
 
-    async fn snapshot(
-        &self,
-        request: Request<SnapshotRequest>,
-    ) -> Result<Response<SnapshotResponse>, Status> {
+    async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<SnapshotResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         convert::context_id(&message.context_id)?;
         let left = self.time_left(&metadata, &extensions)?;
-        let snapshot = self
-            .ledger
-            .snapshot(&message.context_id, Some(left))
-            .await
-            .map_err(|error| from_error(&error))?;
+        let snapshot =
+            self.ledger.snapshot(&message.context_id, Some(left)).await.map_err(|error| from_error(&error))?;
         let metadata = SnapshotMetadata {
             created_at_ns: snapshot.created_at_ns,
             entry_count: snapshot.entry_count,
@@ -178,11 +157,7 @@ impl ContextService for Context {
         let (metadata, extensions, message) = request.into_parts();
         convert::context_id(&message.context_id)?;
         let left = self.time_left(&metadata, &extensions)?;
-        let LoadRequest {
-            context_id,
-            snapshot,
-            fail_if_exists,
-        } = message;
+        let LoadRequest { context_id, snapshot, fail_if_exists } = message;
         let loaded = self
             .ledger
             .load(&context_id, snapshot, fail_if_exists, Some(left))
@@ -194,10 +169,7 @@ impl ContextService for Context {
         }))
     }
 
-    async fn watch(
-        &self,
-        request: Request<WatchRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         convert::context_id(&message.context_id)?;
         // A watch has no end of its own; only one that the client gave counts.
@@ -206,13 +178,7 @@ impl ContextService for Context {
             false => None,
         };
         let context_id = message.context_id.clone();
-        let watch = self
-            .ledger
-            .watch(&context_id, convert::watch_options(message));
-        Ok(Response::new(WatchStream::new(
-            watch,
-            self.drain.clone(),
-            timeout,
-        )))
+        let watch = self.ledger.watch(&context_id, convert::watch_options(message));
+        Ok(Response::new(WatchStream::new(watch, self.drain.clone(), timeout)))
     }
 }

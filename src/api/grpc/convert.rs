@@ -26,12 +26,7 @@ pub(super) fn key_filter(key: String) -> Option<String> {
 }
 
 pub(super) fn new_entry(request: context::AppendRequest) -> NewEntry {
-    NewEntry {
-        context_id: request.context_id,
-        key: request.key,
-        payload: request.payload,
-        metadata: request.metadata,
-    }
+    NewEntry { context_id: request.context_id, key: request.key, payload: request.payload, metadata: request.metadata }
 }
 
 pub(super) fn entry(entry: Entry) -> context::Entry {
@@ -46,10 +41,7 @@ pub(super) fn entry(entry: Entry) -> context::Entry {
 }
 
 pub(super) fn watch_options(request: context::WatchRequest) -> WatchOptions {
-    WatchOptions {
-        from: Sequence(request.from_sequence),
-        key: key_filter(request.key),
-    }
+    WatchOptions { from: Sequence(request.from_sequence), key: key_filter(request.key) }
 }
 
 pub(super) fn status(status: crate::Status) -> admin::StatusResponse {
@@ -73,12 +65,7 @@ pub(super) fn status(status: crate::Status) -> admin::StatusResponse {
 }
 
 fn peer(peer: PeerStatus) -> admin::Peer {
-    admin::Peer {
-        id: peer.id,
-        address: peer.address,
-        connected: peer.connected,
-        match_index: peer.match_index,
-    }
+    admin::Peer { id: peer.id, address: peer.address, connected: peer.connected, match_index: peer.match_index }
 }
 
 pub(super) fn tree_node(node: converge_supervisors::TreeNode) -> admin::TreeNode {
@@ -102,8 +89,6 @@ pub(super) fn tree_node(node: converge_supervisors::TreeNode) -> admin::TreeNode
         incarnation: node.incarnation,
         restarts: node.restarts,
         last_exit: node.last_exit.unwrap_or_default(),
-        uptime_ms: node
-            .uptime
-            .map(|uptime| u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)),
+        uptime_ms: node.uptime.map(|uptime| u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)),
     }
 }

@@ -32,10 +32,7 @@ pub(super) struct Gate {
 
 impl Gate {
     pub(super) fn new(connections: usize) -> Self {
-        Gate {
-            places: Arc::new(Semaphore::new(connections)),
-            draining: Arc::default(),
-        }
+        Gate { places: Arc::new(Semaphore::new(connections)), draining: Arc::default() }
     }
 
     /// While draining, fresh connections are closed at once, so that their
@@ -77,11 +74,7 @@ impl Actor for Listener {
     type State = State;
     type Arguments = Args;
 
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Message>,
-        args: Args,
-    ) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
         let socket = args.socket.try_clone()?;
         socket.set_nonblocking(true)?;
         let socket = tokio::net::TcpListener::from_std(socket)?;
@@ -93,12 +86,7 @@ impl Actor for Listener {
         Ok(State { accept })
     }
 
-    async fn handle(
-        &self,
-        _: ActorRef<Message>,
-        message: Message,
-        _: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _: ActorRef<Message>, message: Message, _: &mut State) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Ended => Err("the accept loop ended".into()),
         }
@@ -113,11 +101,7 @@ impl Drop for Ended {
     }
 }
 
-async fn accept(
-    socket: tokio::net::TcpListener,
-    connections: Service<connections::Message>,
-    gate: Gate,
-) {
+async fn accept(socket: tokio::net::TcpListener, connections: Service<connections::Message>, gate: Gate) {
     loop {
         let Ok(place) = gate.places.clone().acquire_owned().await else {
             return;
@@ -133,11 +117,7 @@ async fn accept(
     }
 }
 
-async fn hand_over(
-    connections: &Service<connections::Message>,
-    stream: TcpStream,
-    place: OwnedSemaphorePermit,
-) {
+async fn hand_over(connections: &Service<connections::Message>, stream: TcpStream, place: OwnedSemaphorePermit) {
     let message = connections::Message::Serve(stream, place);
     let Err(message) = connections.try_cast(message) else {
         return;

@@ -48,10 +48,9 @@ pub(super) fn idempotency_key(metadata: &MetadataMap) -> Result<Option<String>, 
     const NAME: &str = names::IDEMPOTENCY_KEY;
     match text(metadata, NAME)? {
         Some("") => Err(invalid(NAME, "is empty: leave it out, or name the call")),
-        Some(key) if key.len() > IDEMPOTENCY_KEY_BYTES => Err(invalid(
-            NAME,
-            &format!("has {} bytes: at most {IDEMPOTENCY_KEY_BYTES}", key.len()),
-        )),
+        Some(key) if key.len() > IDEMPOTENCY_KEY_BYTES => {
+            Err(invalid(NAME, &format!("has {} bytes: at most {IDEMPOTENCY_KEY_BYTES}", key.len())))
+        }
         key => Ok(key.map(str::to_owned)),
     }
 }
@@ -91,19 +90,18 @@ pub(super) fn time_left(
 ) -> Result<Duration, Status> {
     let timeout = match text(metadata, "grpc-timeout")? {
         None => settings.deadline_default,
-        Some(value) => grpc_timeout(value).ok_or_else(|| {
-            invalid("grpc-timeout", "is not 1 to 8 digits and one of H M S m u n")
-        })?,
+        Some(value) => {
+            grpc_timeout(value).ok_or_else(|| invalid("grpc-timeout", "is not 1 to 8 digits and one of H M S m u n"))?
+        }
     };
     let timeout = timeout.min(settings.deadline_max);
     let margin = (timeout / MARGIN_DIVISOR).clamp(MARGIN_MIN, MARGIN_MAX);
     let spent = arrived.map_or(Duration::ZERO, |arrived| arrived.0.elapsed());
     match timeout.checked_sub(margin + spent) {
         Some(left) if !left.is_zero() => Ok(left),
-        _ => Err(refused(
-            Code::DeadlineExceeded,
-            "the deadline passed before the call was looked at: give it more time",
-        )),
+        _ => {
+            Err(refused(Code::DeadlineExceeded, "the deadline passed before the call was looked at: give it more time"))
+        }
     }
 }
 

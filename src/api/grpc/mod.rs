@@ -35,13 +35,7 @@ use converge_supervisors::{ChildSpec, Restart, Service, Shutdown};
 use crate::{Config, Ledger};
 
 /// Generated from `proto/`.
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    rust_2018_idioms,
-    clippy::all,
-    clippy::pedantic
-)]
+#[allow(missing_docs, unreachable_pub, rust_2018_idioms, clippy::all, clippy::pedantic)]
 pub mod pb {
     /// The client contract.
     pub mod context {
@@ -52,8 +46,7 @@ pub mod pb {
         tonic::include_proto!("converge.admin.v1");
     }
     /// Both files, for reflection.
-    pub const DESCRIPTORS: &[u8] =
-        include_bytes!(concat!(env!("OUT_DIR"), "/converge_descriptor.bin"));
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/converge_descriptor.bin"));
 }
 
 /// The name that health checks know the context service by.
@@ -144,26 +137,16 @@ pub fn children(socket: TcpListener, ledger: Ledger, settings: Settings) -> Vec<
     let listener = {
         let (slot, gate) = (slot.clone(), gate.clone());
         ChildSpec::actor("listener", move || {
-            let args = listener::Args {
-                socket: socket.clone(),
-                connections: slot.clone(),
-                gate: gate.clone(),
-            };
+            let args = listener::Args { socket: socket.clone(), connections: slot.clone(), gate: gate.clone() };
             (listener::Listener, args)
         })
         .shutdown(Shutdown::BrutalKill)
     };
     let connections = ChildSpec::service("connections", &slot, move || {
-        let args = connections::Args {
-            ledger: ledger.clone(),
-            settings: settings.clone(),
-            gate: gate.clone(),
-        };
+        let args = connections::Args { ledger: ledger.clone(), settings: settings.clone(), gate: gate.clone() };
         (connections::Connections, args)
     })
     .shutdown(Shutdown::Timeout(drain + DRAIN_SLACK));
 
-    [listener, connections]
-        .map(|child| child.restart(Restart::Permanent))
-        .into()
+    [listener, connections].map(|child| child.restart(Restart::Permanent)).into()
 }

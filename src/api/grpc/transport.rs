@@ -197,7 +197,7 @@ where
 /// An error that the handlers did not mark comes from in front of them: the
 /// message was too large, not decodable, or for no method. Nothing was written.
 /// tonic's code for a message past the limit is made the contract's.
-fn mark_refusal(headers: &mut HeaderMap) {
+pub(super) fn mark_refusal(headers: &mut HeaderMap) {
     const GRPC_STATUS: &str = "grpc-status";
     let Some(code) = headers.get(GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes())) else {
         return;

@@ -38,15 +38,8 @@ impl WatchStream {
     /// the node drains.
     pub(super) fn new(watch: Watch, drain: CancellationToken, timeout: Option<Duration>) -> Self {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let source = Source {
-            watch,
-            drain,
-            deadline,
-        };
-        WatchStream {
-            step: ReusableBoxFuture::new(source.step()),
-            ended: false,
-        }
+        let source = Source { watch, drain, deadline };
+        WatchStream { step: ReusableBoxFuture::new(source.step()), ended: false }
     }
 }
 
@@ -73,10 +66,7 @@ impl Source {
 }
 
 fn stopping() -> Status {
-    refused(
-        Code::Unavailable,
-        "the node is stopping: watch from the last sequence that arrived, on another node",
-    )
+    refused(Code::Unavailable, "the node is stopping: watch from the last sequence that arrived, on another node")
 }
 
 async fn until(deadline: Option<Instant>) {

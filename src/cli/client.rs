@@ -1,0 +1,228 @@
+//! A gRPC client for the commands: several endpoints, one deadline, retries
+//! that cannot append twice. It does not care who leads: every node takes calls.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use converge_ledger::api::grpc::names;
+use converge_ledger::api::grpc::pb::admin::admin_service_client::AdminServiceClient;
+use converge_ledger::api::grpc::pb::context::context_service_client::ContextServiceClient;
+use converge_ledger::api::grpc::pb::context::{AppendRequest, Entry};
+use tokio::time::{Instant, sleep};
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+use super::Failure;
+
+/// The largest message a node may answer with.
+const ANSWER_BYTES_MAX: usize = 2 << 30;
+/// A connection that does not come about in this time is tried elsewhere.
+const CONNECT: Duration = Duration::from_secs(2);
+/// With several endpoints, one that does not answer for this long is left.
+const ATTEMPT: Duration = Duration::from_secs(3);
+/// Between two attempts, growing.
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// A silent connection is pinged this often, and given up after as long again.
+const PING: Duration = Duration::from_secs(5);
+
+/// One node to talk to.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub(crate) endpoint: String,
+    pub(crate) context: ContextServiceClient<Channel>,
+    pub(crate) admin: AdminServiceClient<Channel>,
+}
+
+/// See the module.
+pub(crate) struct Client {
+    nodes: Vec<Node>,
+    timeout: Duration,
+    /// The node that answered last.
+    preferred: AtomicUsize,
+}
+
+/// A done append.
+pub(crate) struct Appended {
+    pub(crate) entry: Entry,
+    pub(crate) position: u64,
+    pub(crate) term: u64,
+    pub(crate) deduplicated: bool,
+}
+
+/// Checks an endpoint's shape; a bare `host:port` is taken as http.
+pub(crate) fn parse_endpoint(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let url = match text.contains("://") {
+        true => text.to_owned(),
+        false => format!("http://{text}"),
+    };
+    let rest = url.strip_prefix("http://").ok_or("only http:// endpoints are served")?;
+    let authority = rest.trim_end_matches('/');
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0) => {}
+        _ => return Err("an endpoint is written http://host:port".into()),
+    }
+    let endpoint = Endpoint::from_shared(format!("http://{authority}"));
+    endpoint.map_err(|error| error.to_string())?;
+    Ok(format!("http://{authority}"))
+}
+
+impl Client {
+    pub(crate) fn new(endpoints: &[String], timeout: Duration) -> Result<Self, Failure> {
+        let nodes = endpoints.iter().map(|endpoint| Node::new(endpoint)).collect::<Result<Vec<_>, _>>()?;
+        if nodes.is_empty() {
+            let message = "no endpoint: name one with --endpoint";
+            return Err(Failure::new(super::Kind::Usage, message));
+        }
+        Ok(Client { nodes, timeout, preferred: AtomicUsize::new(0) })
+    }
+
+    pub(crate) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Starts at another node than the first, so that clients spread.
+    pub(crate) fn prefer(self, node: usize) -> Self {
+        let at = node % self.nodes.len();
+        self.preferred.store(at, Ordering::Relaxed);
+        self
+    }
+
+    /// The node that answered last.
+    pub(crate) fn preferred(&self) -> &Node {
+        &self.nodes[self.preferred.load(Ordering::Relaxed)]
+    }
+
+    /// Turns to the next node.
+    pub(crate) fn turn_away(&self) {
+        self.turn_from(self.preferred.load(Ordering::Relaxed));
+    }
+
+    /// Turns to the next node, unless another call did so already.
+    fn turn_from(&self, node: usize) {
+        let next = (node + 1) % self.nodes.len();
+        let _ = self.preferred.compare_exchange(node, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Appends under a key, as often as it takes within the deadline.
+    pub(crate) async fn append(
+        &self,
+        message: &AppendRequest,
+        key: &str,
+        expected: Option<u64>,
+    ) -> Result<Appended, Failure> {
+        let key: AsciiMetadataValue = key.parse().map_err(|_| {
+            let message = "the idempotency key is not printable ASCII: choose another one";
+            Failure::new(super::Kind::Usage, message)
+        })?;
+        let mut extra = MetadataMap::new();
+        extra.insert(names::IDEMPOTENCY_KEY, key);
+        if let Some(expected) = expected {
+            extra.insert(names::EXPECTED_SEQUENCE, expected.into());
+        }
+        let response = self
+            .call("append", &extra, message, |mut node, request| async move { node.context.append(request).await })
+            .await?;
+        let number = |name| number(response.metadata(), name).unwrap_or_default();
+        let flag = response.metadata().get(names::DEDUPLICATED);
+        Ok(Appended {
+            position: number(names::POSITION),
+            term: number(names::TERM),
+            deduplicated: flag.is_some_and(|flag| flag == "true"),
+            entry: response.into_inner().entry.unwrap_or_default(),
+        })
+    }
+
+    /// Makes a call that may be made twice, until it is answered, refused for
+    /// good, or the deadline passes.
+    pub(crate) async fn call<M, R, F>(
+        &self,
+        what: &str,
+        extra: &MetadataMap,
+        message: &M,
+        make: impl Fn(Node, Request<M>) -> F,
+    ) -> Result<Response<R>, Failure>
+    where
+        M: Clone,
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let deadline = Instant::now() + self.timeout;
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let at = self.preferred.load(Ordering::Relaxed);
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut request = Request::new(message.clone());
+            *request.metadata_mut() = extra.clone();
+            request.set_timeout(self.share(left));
+            let node = self.nodes[at].clone();
+            let status = match make(node, request).await {
+                Ok(response) => return Ok(response),
+                Err(status) => status,
+            };
+            let wait = retry_after(&status).unwrap_or(pause);
+            if !may_retry(&status) || Instant::now() + wait >= deadline {
+                return Err(Failure::from_status(what, &self.nodes[at].endpoint, &status));
+            }
+            self.turn_from(at);
+            sleep(wait).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// The time that one attempt gets.
+    fn share(&self, left: Duration) -> Duration {
+        match self.nodes.len() {
+            1 => left,
+            _ => left.min(ATTEMPT),
+        }
+    }
+}
+
+impl Node {
+    fn new(endpoint: &str) -> Result<Self, Failure> {
+        let channel = Endpoint::from_shared(endpoint.to_owned())
+            .map_err(|error| Failure::error(format!("--endpoint {endpoint}: {error}")))?
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .connect_lazy();
+        Ok(Node {
+            endpoint: endpoint.to_owned(),
+            context: ContextServiceClient::new(channel.clone())
+                .max_decoding_message_size(ANSWER_BYTES_MAX)
+                .max_encoding_message_size(ANSWER_BYTES_MAX),
+            admin: AdminServiceClient::new(channel),
+        })
+    }
+}
+
+/// Another attempt, under the same key, may fare better.
+pub(crate) fn may_retry(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => true,
+        // Made by the library when a connection breaks in the middle of a call.
+        Code::Unknown | Code::Internal => status.metadata().get(names::OUTCOME).is_none(),
+        Code::ResourceExhausted => is_overload(status),
+        _ => false,
+    }
+}
+
+/// The node has too much to do; a payload past the limit has the same code.
+pub(crate) fn is_overload(status: &Status) -> bool {
+    retry_after(status).is_some()
+}
+
+fn retry_after(status: &Status) -> Option<Duration> {
+    number(status.metadata(), names::RETRY_AFTER_MS).map(Duration::from_millis)
+}
+
+fn number(metadata: &MetadataMap, name: &str) -> Option<u64> {
+    metadata.get(name)?.to_str().ok()?.parse().ok()
+}

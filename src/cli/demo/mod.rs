@@ -1,0 +1,210 @@
+//! `demo`: three nodes, real events, and the leader killed in the middle of them.
+//!
+//! Starts three processes of this very executable on loopback, appends the events that ship with it through
+//! concurrent clients, SIGKILLs the leader when half of them are acknowledged, starts it again, and then reads
+//! every node and counts. It believes nothing but what it reads back.
+
+mod audit;
+mod events;
+mod processes;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::client::Client;
+use super::status::ask;
+use super::{Failure, Format, Global, Kind, output};
+use audit::Audit;
+use events::Appends;
+use processes::Cluster;
+
+/// A call of the demo may take this long, an election included.
+const CALL: Duration = Duration::from_secs(30);
+/// The nodes agree on a leader, or hold the same, within this time.
+const AGREE: Duration = Duration::from_secs(60);
+/// How often a state is looked at that should change soon.
+const LOOK: Duration = Duration::from_millis(5);
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Clients that append at the same time.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=256))]
+    clients: u64,
+    /// Keep the nodes' data and logs in this directory.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+    let no_handler = |error| Failure::error(format!("cannot handle signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_handler)?;
+    // Dropped half-way, the demo kills its nodes and leaves nothing behind.
+    tokio::select! {
+        outcome = demo(global.output, arguments) => outcome,
+        _ = tokio::signal::ctrl_c() => Err(Failure::error("interrupted")),
+        _ = terminate.recv() => Err(Failure::error("interrupted")),
+    }
+}
+
+async fn demo(format: Format, arguments: Arguments) -> Result<(), Failure> {
+    let events = events::read().await?;
+    output::note(format!("{} events: {}", events.len(), events::SOURCE));
+    let mut cluster = Cluster::start(arguments.keep).await?;
+    let endpoints = cluster.endpoints();
+    let client = Client::new(&endpoints, CALL)?;
+    let leader = leader(&client, None).await?;
+    output::note(format!("three nodes run below {}; node {leader} leads", cluster.directory().display()));
+
+    let half = events.len() / 2;
+    let appends = Arc::new(Appends::new(events));
+    let clients = usize::try_from(arguments.clients).unwrap_or(1);
+    let running = Appends::start(&appends, clients, &endpoints)?;
+    appends.acknowledged_at_least(half).await;
+    // Whoever leads now: it may have changed since.
+    let leader = self::leader(&client, None).await?;
+    cluster.kill(leader).await?;
+    let killed = Instant::now();
+    output::note(format!("killed node {leader}, the leader, after {} acknowledgements", appends.acknowledged()));
+    let next = self::leader(&client, Some(leader)).await?;
+    let leaderless = killed.elapsed();
+    output::note(format!("node {next} leads after {} ms; starting node {leader} again", leaderless.as_millis()));
+    cluster.restart(leader).await?;
+    let refused = running.finish().await;
+
+    output::note("reading every node");
+    let digests_agree = converge(&client).await?;
+    let audit = audit::audit(&client, &appends).await?;
+    let report = Report {
+        events: appends.len(),
+        acknowledged: appends.acknowledged(),
+        refused,
+        pause: appends.longest_pause(),
+        leaderless,
+        digests_agree,
+        audit,
+    };
+    report.print(format)?;
+    report.verdict()?;
+    cluster.remove().await
+}
+
+/// The id of the node that leads, by its own word; not the one that was killed.
+async fn leader(client: &Client, killed: Option<u64>) -> Result<u64, Failure> {
+    let look = async {
+        loop {
+            for node in client.nodes() {
+                let answer = timeout(Duration::from_millis(500), ask(client, node)).await;
+                if let Ok(Ok(status)) = answer
+                    && status.role == "leader"
+                    && Some(status.node_id) != killed
+                {
+                    return status.node_id;
+                }
+            }
+            sleep(LOOK).await;
+        }
+    };
+    let found = timeout(AGREE, look).await;
+    found.map_err(|_| Failure::error(format!("the nodes elected no leader within {} s", AGREE.as_secs())))
+}
+
+/// Waits until all nodes have applied the same; says whether their digests are equal then.
+async fn converge(client: &Client) -> Result<bool, Failure> {
+    let look = async {
+        loop {
+            let mut states = Vec::new();
+            for node in client.nodes() {
+                if let Ok(status) = ask(client, node).await {
+                    states.push((status.commit_index, status.applied_index, status.digest));
+                }
+            }
+            let (commit, applied, digest) = states.first().cloned().unwrap_or_default();
+            let level = states.iter().all(|(c, a, _)| *c == commit && *a == applied);
+            if states.len() == client.nodes().len() && level && commit == applied {
+                return states.iter().all(|(_, _, other)| *other == digest);
+            }
+            sleep(LOOK * 10).await;
+        }
+    };
+    let found = timeout(AGREE, look).await;
+    found.map_err(|_| Failure::error(format!("the nodes did not converge within {} s", AGREE.as_secs())))
+}
+
+/// What the demo saw.
+struct Report {
+    events: usize,
+    acknowledged: usize,
+    refused: Vec<String>,
+    leaderless: Duration,
+    pause: Duration,
+    digests_agree: bool,
+    audit: Audit,
+}
+
+impl Report {
+    fn holds(&self) -> bool {
+        self.acknowledged == self.events && self.audit.is_clean() && self.digests_agree
+    }
+
+    fn print(&self, format: Format) -> Result<(), Failure> {
+        let verdict = if self.holds() { "nothing was lost, nothing was doubled" } else { "FAILED" };
+        let Audit { lost, duplicated, gaps, differing, .. } = &self.audit;
+        match format {
+            Format::Json => output::json(&json!({
+                "events": self.events,
+                "source": events::SOURCE,
+                "acknowledged": self.acknowledged,
+                "lost": lost,
+                "duplicated": duplicated,
+                "gaps": gaps,
+                "differing_nodes": differing,
+                "digests_agree": self.digests_agree,
+                "without_leader_ms": ms(self.leaderless),
+                "longest_pause_ms": ms(self.pause),
+                "ok": self.holds(),
+            })),
+            Format::Table => {
+                let mut table = output::table(&["", ""]);
+                let mut row = |name: &str, value: String| {
+                    table.add_row([name.to_owned(), value]);
+                };
+                row("events", format!("{} ({})", self.events, events::SOURCE));
+                row("acknowledged", self.acknowledged.to_string());
+                row("lost, on any node", lost.to_string());
+                row("duplicated, on any node", duplicated.to_string());
+                row("gaps in sequences", gaps.to_string());
+                row("nodes that differ", differing.to_string());
+                row("digests of all nodes", if self.digests_agree { "equal" } else { "DIFFERENT" }.to_owned());
+                row("time without a leader", format!("{} ms", ms(self.leaderless)));
+                row("longest pause between acknowledgements", format!("{} ms", ms(self.pause)));
+                row("verdict", verdict.to_owned());
+                output::line(table.to_string())
+            }
+        }
+    }
+
+    /// The exit code says what the table says.
+    fn verdict(&self) -> Result<(), Failure> {
+        if self.holds() {
+            return Ok(());
+        }
+        let why = match self.refused.first() {
+            Some(first) => format!("{} events were not acknowledged; the first: {first}", self.refused.len()),
+            None => "what the nodes hold is not what was acknowledged".to_owned(),
+        };
+        let kind = if self.audit.is_clean() { Kind::Error } else { Kind::Integrity };
+        Err(Failure::new(kind, format!("{why}; run it again with --keep DIR and look at the nodes' logs there")))
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

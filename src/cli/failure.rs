@@ -1,0 +1,96 @@
+//! How a command fails: an exit code, the cause, the next step.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use tonic::{Code, Status};
+
+/// The exit codes but 0. Usage, 2, is also what clap exits with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Error = 1,
+    Usage = 2,
+    Unavailable = 3,
+    Precondition = 4,
+    Integrity = 5,
+}
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: Kind,
+    message: String,
+    /// Where it is a node's answer.
+    code: Option<Code>,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Failure { kind, message, code: None }
+    }
+
+    pub(crate) fn error(message: impl Into<String>) -> Self {
+        Failure::new(Kind::Error, message)
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn code(&self) -> Option<Code> {
+        self.code
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.kind as u8)
+    }
+
+    /// A node's answer, or the lack of one, while doing `what` at `endpoint`.
+    pub(crate) fn from_status(what: &str, endpoint: &str, status: &Status) -> Self {
+        let (kind, next) = match status.code() {
+            Code::Unavailable => (Kind::Unavailable, "; check that the node runs, or name others with --endpoint"),
+            Code::DeadlineExceeded | Code::Cancelled => {
+                (Kind::Unavailable, "; look at `converge-ledger status`, or give it more --timeout")
+            }
+            Code::FailedPrecondition | Code::AlreadyExists => (Kind::Precondition, ""),
+            Code::DataLoss => {
+                (Kind::Integrity, "; look at the node's alarms with `converge-ledger status`, ask another node")
+            }
+            Code::ResourceExhausted if super::client::is_overload(status) => (Kind::Unavailable, "; try again later"),
+            Code::Unimplemented => (Kind::Error, "; is there a converge-ledger of this version at that address?"),
+            _ => (Kind::Error, ""),
+        };
+        let cause = match status.message() {
+            "" => format!("{:?}", status.code()),
+            message => with_source(message, status),
+        };
+        Failure { kind, message: format!("{what}: {endpoint}: {cause}{next}"), code: Some(status.code()) }
+    }
+}
+
+/// tonic says only "transport error" and keeps the reason in the sources.
+fn with_source(message: &str, status: &Status) -> String {
+    let mut text = message.to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Failure::error(format!("{error:#}"))
+    }
+}

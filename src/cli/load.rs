@@ -1,0 +1,81 @@
+//! `load`: a context from a blob, all of it or nothing.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use converge_ledger::api::grpc::pb::context::LoadRequest;
+use serde_json::json;
+use tonic::Code;
+use tonic::metadata::MetadataMap;
+
+use super::{Failure, Format, Global, Kind, output};
+
+/// A blob larger than this fits no message.
+const BLOB_BYTES_MAX: u64 = 1 << 30;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The context to restore.
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    context: String,
+    /// The blob, as `snapshot` wrote it; `-` is stdin.
+    #[arg(long, value_name = "FILE|-")]
+    from: PathBuf,
+    /// Refuse when the context already has entries.
+    #[arg(long)]
+    fail_if_exists: bool,
+}
+
+pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+    let file = arguments.from.display().to_string();
+    let snapshot =
+        read(&arguments.from).map_err(|error| Failure::error(format!("cannot read {file}: {error}; check --from")))?;
+    if snapshot.len() as u64 > BLOB_BYTES_MAX {
+        let message = format!("{file} is larger than the {BLOB_BYTES_MAX} bytes of any snapshot");
+        return Err(Failure::new(Kind::Usage, message));
+    }
+    let request = LoadRequest {
+        context_id: arguments.context,
+        snapshot: snapshot.into(),
+        fail_if_exists: arguments.fail_if_exists,
+    };
+    let none = MetadataMap::new();
+    let response = global
+        .client()?
+        .call("load", &none, &request, |mut node, request| async move { node.context.load(request).await })
+        .await
+        .map_err(bad_blob)?
+        .into_inner();
+    let (restored, latest) = (response.entries_restored, response.latest_sequence);
+    match global.output {
+        Format::Json => output::json(&json!({
+            "context_id": request.context_id,
+            "entries_restored": restored,
+            "latest_sequence": latest,
+        })),
+        Format::Table => output::line(format!(
+            "{restored} entries restored; the latest sequence of {} is {latest}",
+            output::shown(&request.context_id)
+        )),
+    }
+}
+
+/// The only argument that can be wrong here is the blob.
+fn bad_blob(failure: Failure) -> Failure {
+    match failure.code() {
+        Some(Code::InvalidArgument) => Failure::new(Kind::Integrity, format!("{failure}; make another snapshot")),
+        _ => failure,
+    }
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = BLOB_BYTES_MAX + 1;
+    if path.as_os_str() == "-" {
+        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)?;
+    } else {
+        std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}

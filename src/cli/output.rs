@@ -1,0 +1,127 @@
+//! What people and programs get to see. Results go to stdout, everything else
+//! to stderr.
+#![allow(clippy::print_stderr, reason = "this is the room that prints")]
+
+use std::io::{self, Write};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use comfy_table::{ContentArrangement, Table, presets};
+use converge_ledger::api::grpc::pb::context::Entry;
+use serde_json::{Map, Value, json};
+
+use super::Failure;
+
+/// The longest text of a payload or a value that a table shows, in characters.
+const TEXT_SHOWN: usize = 60;
+
+/// Writes one line to stdout. Whoever reads our output may have enough of it:
+/// then the command has nothing left to do, which is not an error.
+pub(crate) fn line(text: impl AsRef<str>) -> Result<(), Failure> {
+    bytes(text.as_ref().as_bytes())?;
+    bytes(b"\n")
+}
+
+/// Writes bytes to stdout, as [`line`] does.
+pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(Failure::error(format!("cannot write to stdout: {error}"))),
+    }
+}
+
+/// One JSON document on one line.
+pub(crate) fn json(value: &Value) -> Result<(), Failure> {
+    line(value.to_string())
+}
+
+/// A note that belongs to no result.
+pub(crate) fn note(text: impl AsRef<str>) {
+    let _ = writeln!(io::stderr(), "{}", text.as_ref());
+}
+
+/// The last words of a failed command.
+pub(crate) fn complain(failure: &Failure) {
+    note(format!("error: {failure}"));
+}
+
+/// A table with these columns, as wide as the terminal lets it.
+pub(crate) fn table(columns: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(columns);
+    table
+}
+
+/// An entry for programs: a payload that is text stands under `payload`, any
+/// other under `payload_base64`.
+pub(crate) fn entry_json(context_id: &str, entry: &Entry) -> Map<String, Value> {
+    let value = json!({
+        "context_id": context_id,
+        "sequence": entry.sequence,
+        "id": entry.id,
+        "key": entry.key,
+        "appended_at_ns": entry.appended_at_ns,
+        "metadata": entry.metadata,
+    });
+    let Value::Object(mut object) = value else {
+        unreachable!("an object literal is an object");
+    };
+    match std::str::from_utf8(&entry.payload) {
+        Ok(text) => object.insert("payload".into(), text.into()),
+        Err(_) => object.insert("payload_base64".into(), BASE64_STANDARD.encode(&entry.payload).into()),
+    };
+    object
+}
+
+/// A payload for people: its text, made harmless and cut, or its size.
+pub(crate) fn payload(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => shown(text),
+        Err(_) => format!("({} bytes)", bytes.len()),
+    }
+}
+
+/// Text that cannot steer the terminal, and does not flood it.
+pub(crate) fn shown(text: &str) -> String {
+    let harmless = |c: char| if c.is_control() { '·' } else { c };
+    let mut shown: String = text.chars().take(TEXT_SHOWN).map(harmless).collect();
+    if text.chars().nth(TEXT_SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// `name=value` pairs, one a line.
+pub(crate) fn metadata<'m>(pairs: impl IntoIterator<Item = (&'m String, &'m String)>) -> String {
+    let text = pairs.into_iter().map(|(name, value)| format!("{}={}", shown(name), shown(value)));
+    text.collect::<Vec<_>>().join("\n")
+}
+
+/// UTC date and time of nanoseconds since 1970, to the millisecond.
+pub(crate) fn time(ns: u64) -> String {
+    let ms = ns / 1_000_000;
+    let (seconds, ms) = (ms / 1000, ms % 1000);
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = date(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+}
+
+/// Year, month and day of a day since 1970: Howard Hinnant's `civil_from_days`
+/// (howardhinnant.github.io/date_algorithms.html), for days from 1970 on.
+fn date(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    (year, month, day)
+}
