@@ -119,7 +119,7 @@ const BAD_FILES: &[(&str, &[&str])] = &[
     ("[grpc]\nrequest_bytes = 1", &["grpc.request_bytes"]),
     ("[grpc]\ndeadline_default_ms = 0", &["grpc.deadline_default_ms"]),
     ("[grpc]\ndeadline_max_ms = 5", &["grpc.deadline_default_ms", "1 to 5"]),
-    ("[supervision]\nroot = { restarts = 1 }", &["seconds"]),
+    ("[supervision]\nroot = { minutes = 1 }", &["supervision.root.minutes"]),
     ("[supervision]\nroot = { restarts = 1, seconds = 0 }", &["supervision.root"]),
     ("[supervision]\nroots = { restarts = 1, seconds = 1 }", &["supervision.roots"]),
 ];
