@@ -21,7 +21,7 @@ use crate::supervisor::{Msg, Setup, Supervisor};
 
 /// How long a killed actor, and a dead supervisor's subtree, may take to go. A kill takes effect at an await point, so
 /// only an actor that blocks its thread needs more; it can never be replaced, and its supervisor gives up.
-pub(crate) const KILL_WAIT: Duration = Duration::from_secs(30);
+pub(crate) const KILL_WAIT: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 30_000 });
 
 /// Orders that can be waiting for a minder; a supervisor gives one.
 const ORDERS: usize = 1;
@@ -342,3 +342,6 @@ impl Drop for AbortOnDrop {
         self.0.abort();
     }
 }
+
+#[cfg(test)]
+mod tests;

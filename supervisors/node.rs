@@ -161,7 +161,7 @@ impl Node {
     /// The incarnation was asked to stop.
     pub(crate) fn stopping(&self, incarnation: u64) {
         let mut facts = self.facts();
-        if facts.incarnation == incarnation {
+        if facts.incarnation == incarnation && facts.cell.is_some() {
             facts.state = ChildState::Stopping;
         }
     }

@@ -28,6 +28,7 @@ pub struct Tree {
 #[derive(Debug)]
 struct Root {
     node: Arc<Node>,
+    incarnation: u64,
     cell: ActorCell,
     stopping: Arc<AtomicBool>,
     end: watch::Receiver<Option<Result<(), Escalated>>>,
@@ -104,12 +105,12 @@ impl Tree {
         let (publish, mut end) = watch::channel(None);
         let stopping = Arc::new(AtomicBool::new(false));
         tokio::spawn(keep(berth.clone(), live, join, Arc::clone(&stopping), publish));
-        let root = Root { node, cell: actor.get_cell(), stopping, end: end.clone() };
+        let root = Root { node, incarnation: berth.incarnation, cell: actor.get_cell(), stopping, end: end.clone() };
         let guard = KillOnDrop(Some(actor.get_cell()));
         let failure = match boot.await {
             Ok(Ok(())) => {
                 guard.disarm();
-                root.node.running(berth.incarnation);
+                root.node.running(root.incarnation);
                 return Ok(Tree { root: Arc::new(root) });
             }
             Ok(Err(failure)) => failure,
@@ -153,6 +154,7 @@ impl Tree {
     /// When something had to be killed because of the deadline, or could not even be killed.
     pub async fn stop(&self, deadline: Duration) -> Result<(), StopError> {
         self.root.stopping.store(true, Ordering::SeqCst);
+        self.root.node.stopping(self.root.incarnation);
         self.root.cell.stop(Some(SHUTDOWN.to_owned()));
         let mut end = self.root.end.clone();
         let mut killed = Vec::new();

@@ -1,0 +1,78 @@
+//! Actors that block their threads: a kill does not reach them. In here `KILL_WAIT` is short.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ractor::ActorProcessingErr;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::*;
+use crate::{ChildState, Intensity, StopError, Strategy, SupervisorSpec, Tree};
+
+/// Blocks in its handler until the test lets go of the sender.
+struct Blocker {
+    starts: Arc<AtomicU32>,
+}
+
+impl Actor for Blocker {
+    type Msg = Receiver<()>;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+        self.starts.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn handle(&self, _: ActorRef<Self::Msg>, gate: Receiver<()>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        let _ = gate.recv();
+        Ok(())
+    }
+}
+
+fn spec(strategy: Strategy, children: Vec<ChildSpec>) -> SupervisorSpec {
+    SupervisorSpec::new(strategy, Intensity { restarts: 1, period: Duration::from_secs(60) }, children)
+}
+
+fn blocker(id: &str, starts: &Arc<AtomicU32>) -> ChildSpec {
+    let starts = Arc::clone(starts);
+    let make = move || (Blocker { starts: Arc::clone(&starts) }, ());
+    ChildSpec::actor(id, make).shutdown(Shutdown::BrutalKill)
+}
+
+/// Blocks the actor at `path`; dropping the sender frees it.
+fn block(tree: &Tree, path: &str) -> Sender<()> {
+    let (hold, gate) = channel();
+    tree.find(path).unwrap().send_message(gate).unwrap();
+    hold
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_tree_that_cannot_be_stopped_says_so() {
+    let starts = Arc::new(AtomicU32::new(0));
+    let tree = Tree::start("root", spec(Strategy::OneForOne, vec![blocker("a", &starts)])).await.unwrap();
+    let hold = block(&tree, "root/a");
+    let stopped = tree.stop(Duration::from_millis(100)).await;
+    assert_eq!(stopped, Err(StopError::Stuck(vec!["root/a".into()])));
+    drop(hold);
+    while !tree.find("root/a").is_none_or(|cell| cell.get_status() == ractor::ActorStatus::Stopped) {
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(tree.stop(Duration::from_secs(5)).await, Ok(()));
+}
+
+/// Rather than run a second one beside it, supervisor after supervisor gives up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_child_that_does_not_die_ends_the_tree() {
+    let (a, b) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let inner = spec(Strategy::OneForAll, vec![blocker("a", &a), blocker("b", &b)]);
+    let tree = Tree::start("root", spec(Strategy::OneForOne, vec![ChildSpec::supervisor("s", inner)])).await.unwrap();
+    let hold = block(&tree, "root/s/b");
+    tree.find("root/s/a").unwrap().kill();
+    let escalated = tree.wait().await.unwrap_err();
+    assert_eq!(escalated.path, "root/s");
+    assert!(escalated.reason.contains("root/s/b still runs"), "{}", escalated.reason);
+    assert_eq!(b.load(Ordering::SeqCst), 1, "it was never started beside itself");
+    assert_eq!(tree.snapshot().nodes[0].state, ChildState::Stopped);
+    drop(hold);
+}
