@@ -88,9 +88,3 @@ impl fmt::Display for Failure {
         f.write_str(&self.message)
     }
 }
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Failure::error(format!("{error:#}"))
-    }
-}

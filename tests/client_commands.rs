@@ -1,0 +1,210 @@
+//! The commands of a client against the real binary: files that resume, watches that go on, codes of conditions.
+#![cfg(feature = "cli")]
+#![allow(missing_docs, dead_code)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use support::node::{BINARY, Node};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+/// Long enough for a node to be killed and started again meanwhile.
+const TIMEOUT: &str = "60s";
+/// Nothing here takes longer.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+struct Served {
+    node: Node,
+    directory: TempDir,
+}
+
+async fn served() -> Served {
+    let directory = tempfile::tempdir().unwrap();
+    let mut node = Node::new(directory.path(), 1);
+    node.start().await;
+    Served { node, directory }
+}
+
+impl Served {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        let url = self.node.url();
+        command.args(arguments).args(["--endpoint", &url, "--timeout", TIMEOUT, "--output", "json"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Output {
+        tokio::time::timeout(PATIENCE, self.command(arguments).output()).await.unwrap().unwrap()
+    }
+
+    async fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(arguments).await;
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Payloads of a context in order, its sequences being 1, 2, 3 …
+    async fn payloads(&self, context: &str) -> Vec<String> {
+        let read = self.json(&["get", context]).await;
+        let entries = read["entries"].as_array().unwrap();
+        for (entry, sequence) in entries.iter().zip(1_u64..) {
+            assert_eq!(entry["sequence"], sequence);
+        }
+        entries.iter().map(|entry| entry["payload"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn file(&self, lines: impl Iterator<Item = String>) -> PathBuf {
+        let path = self.directory.path().join("events.jsonl");
+        write(&path, lines);
+        path
+    }
+}
+
+fn write(path: &Path, lines: impl Iterator<Item = String>) {
+    std::fs::write(path, lines.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+}
+
+fn line(number: usize) -> String {
+    // Every second line repeats another: equal lines are different events.
+    format!("{{\"key\":\"k\",\"payload\":\"p{}\"}}", number / 2)
+}
+
+fn payload(number: usize) -> String {
+    format!("p{}", number / 2)
+}
+
+fn counts(report: &Value) -> (u64, u64, u64) {
+    let count = |name: &str| report[name].as_u64().unwrap();
+    (count("appended"), count("already_there"), count("refused"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_is_appended_once_and_goes_on_where_it_grew() {
+    let served = served().await;
+    let path = served.file((0..150).map(line));
+    let from = ["append", "orders", "--from", path.to_str().unwrap()];
+    assert_eq!(counts(&served.json(&from).await), (150, 0, 0));
+    assert_eq!(counts(&served.json(&from).await), (0, 150, 0));
+    write(&path, (0..170).map(line));
+    assert_eq!(counts(&served.json(&from).await), (20, 150, 0));
+    assert_eq!(served.payloads("orders").await, (0..170).map(payload).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_line_stops_the_file_before_it_and_can_be_corrected() {
+    let served = served().await;
+    let lines = |bad: &'static str| (0..40).map(move |n| if n == 29 { bad.to_owned() } else { line(n) });
+    let path = served.file(lines("{\"payload\":"));
+    let from = ["append", "orders", "--from", path.to_str().unwrap()];
+    let output = served.run(&from).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("events.jsonl:30") && error.contains("again"), "{error}");
+    assert_eq!(served.payloads("orders").await.len(), 29, "nothing after the bad line was sent");
+    // What the node refuses is treated alike.
+    let long = "k".repeat(1025);
+    write(&path, (0..40).map(|n| if n == 29 { format!("{{\"key\":\"{long}\",\"payload\":\"\"}}") } else { line(n) }));
+    let output = served.run(&from).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("events.jsonl:30"), "{output:?}");
+    assert_eq!(counts(&serde_json::from_slice(&output.stdout).unwrap()), (0, 29, 1));
+    write(&path, (0..40).map(line));
+    assert_eq!(counts(&served.json(&from).await), (11, 29, 0));
+    assert_eq!(served.payloads("orders").await, (0..40).map(payload).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_dies_in_the_middle_of_a_file_loses_and_doubles_no_line() {
+    let mut served = served().await;
+    let path = served.file((0..400).map(line));
+    let appending = served.command(&["append", "orders", "--from", path.to_str().unwrap()]).spawn().unwrap();
+    let mut seen = served.command(&["watch", "orders", "--count", "50"]).spawn().unwrap();
+    tokio::time::timeout(PATIENCE, seen.wait()).await.unwrap().unwrap();
+    served.node.kill().await;
+    served.node.start().await;
+    let output = tokio::time::timeout(PATIENCE, appending.wait_with_output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let (appended, there, refused) = counts(&serde_json::from_slice(&output.stdout).unwrap());
+    assert_eq!((appended + there, refused), (400, 0));
+    assert_eq!(served.payloads("orders").await, (0..400).map(payload).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_client_resumes_from_stdin() {
+    let served = served().await;
+    let path = served.file((0..300).map(line));
+    let mut first = served.command(&["append", "orders", "--from", path.to_str().unwrap()]).spawn().unwrap();
+    let mut seen = served.command(&["watch", "orders", "--count", "40"]).spawn().unwrap();
+    tokio::time::timeout(PATIENCE, seen.wait()).await.unwrap().unwrap();
+    first.kill().await.unwrap();
+    let mut second = served.command(&["append", "orders", "--from", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    let text: String = (0..300).map(|number| format!("{}\n", line(number))).collect();
+    let mut stdin = second.stdin.take().unwrap();
+    stdin.write_all(text.as_bytes()).await.unwrap();
+    drop(stdin);
+    let output = tokio::time::timeout(PATIENCE, second.wait_with_output()).await.unwrap().unwrap();
+    let (appended, there, refused) = counts(&serde_json::from_slice(&output.stdout).unwrap());
+    assert_eq!((appended + there, refused), (300, 0));
+    assert!(there >= 40, "{there} were there");
+    assert_eq!(served.payloads("orders").await, (0..300).map(payload).collect::<Vec<_>>());
+}
+
+async fn next(lines: &mut tokio::io::Lines<BufReader<tokio::process::ChildStdout>>) -> Value {
+    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
+    serde_json::from_str(&line.expect("the watch goes on")).unwrap()
+}
+
+fn watching(child: &mut Child) -> tokio::io::Lines<BufReader<tokio::process::ChildStdout>> {
+    BufReader::new(child.stdout.take().unwrap()).lines()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_goes_on_after_the_node_was_killed() {
+    let mut served = served().await;
+    served.json(&["append", "orders", "a", "0"]).await;
+    let mut child = served.command(&["watch", "orders", "--from", "0", "--count", "4"]).spawn().unwrap();
+    let mut lines = watching(&mut child);
+    assert_eq!(next(&mut lines).await["payload"], "0", "history first");
+    served.json(&["append", "orders", "a", "1"]).await;
+    assert_eq!(next(&mut lines).await["payload"], "1");
+    served.node.kill().await;
+    served.node.start().await;
+    served.json(&["append", "orders", "a", "2"]).await;
+    served.json(&["append", "other", "a", "x"]).await;
+    served.json(&["append", "orders", "a", "3"]).await;
+    for sequence in [3, 4] {
+        assert_eq!(next(&mut lines).await["sequence"], sequence, "each once, in order");
+    }
+    assert!(tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap().success(), "it ends at its count");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conditions_have_a_code_of_their_own() {
+    let served = served().await;
+    let keyed = ["append", "orders", "facts", "hello", "--idempotency-key", "k1"];
+    let first = served.json(&keyed).await;
+    assert_eq!((&first["sequence"], &first["deduplicated"]), (&1.into(), &false.into()));
+    let second = served.json(&keyed).await;
+    assert_eq!((&second["id"], &second["deduplicated"]), (&first["id"], &true.into()));
+    let other = served.run(&["append", "orders", "facts", "other", "--idempotency-key", "k1"]).await;
+    assert_eq!(other.status.code(), Some(4), "{other:?}");
+    let stale = served.run(&["append", "orders", "facts", "x", "--expected-sequence", "7"]).await;
+    assert_eq!(stale.status.code(), Some(4), "{stale:?}");
+    assert!(String::from_utf8_lossy(&stale.stderr).contains('1'), "names the actual sequence: {stale:?}");
+    served.json(&["append", "orders", "facts", "x", "--expected-sequence", "1"]).await;
+    let filtered = served.json(&["get", "orders", "--key", "facts", "--limit", "1", "--after", "1"]).await;
+    assert_eq!(filtered["entries"].as_array().unwrap().len(), 1);
+    assert_eq!(filtered["latest_sequence"], 2);
+    let exists = served.directory.path().join("blob");
+    std::fs::write(&exists, "mine").unwrap();
+    let kept = served.run(&["snapshot", "orders", "--to", exists.to_str().unwrap()]).await;
+    assert_eq!(kept.status.code(), Some(2), "{kept:?}");
+    assert_eq!(std::fs::read(&exists).unwrap(), b"mine");
+}
