@@ -21,9 +21,7 @@ mod tests {
 
     #[test]
     fn doubles_up_to_the_maximum() {
-        let waits: Vec<u128> = (0..7)
-            .map(|attempt| delay(FIRST, MAX, attempt, 0.0).as_millis())
-            .collect();
+        let waits: Vec<u128> = (0..7).map(|attempt| delay(FIRST, MAX, attempt, 0.0).as_millis()).collect();
         assert_eq!(waits, [50, 100, 200, 400, 800, 1000, 1000]);
         assert_eq!(delay(FIRST, MAX, u32::MAX, 0.0), MAX);
     }

@@ -37,6 +37,8 @@ pub(super) enum Cause {
     Silent(Duration),
     #[error("the peer sent what is no frame: {0}")]
     Malformed(#[from] Malformed),
+    #[error("a frame was rejected: {0}")]
+    Rejected(String),
     #[error("a newer connection took over")]
     Replaced,
     #[error("a task of the connection ended unexpectedly")]
@@ -93,32 +95,22 @@ impl Reader {
             let live = self.slot.deliver(&self.shared, self.epoch, payload, permit);
             return if live { Ok(()) } else { Err(Cause::Replaced) };
         }
-        let beat: [u8; BEAT_BYTES] = payload[..]
-            .try_into()
-            .map_err(|_| Malformed::Payload(header.kind))?;
+        let beat: [u8; BEAT_BYTES] = payload[..].try_into().map_err(|_| Malformed::Payload(header.kind))?;
         if header.kind == Kind::Ping {
             // A full queue means that pongs are under way already.
             let _ = self.pongs.try_send(payload);
         } else {
             let now = self.started.elapsed().as_micros() as u64;
             let rtt = now.saturating_sub(u64::from_le_bytes(beat));
-            self.slot
-                .counters
-                .rtt_us_plus_one
-                .store(rtt.saturating_add(1), Relaxed);
+            self.slot.counters.rtt_us_plus_one.store(rtt.saturating_add(1), Relaxed);
         }
         Ok(())
     }
 
     async fn credit(&self, length: usize) -> Permit {
-        let cost = u32::try_from(length + FRAME_OVERHEAD_BYTES)
-            .expect("the bound of a frame is far below 4 GiB");
-        let credits = Arc::clone(&self.slot.inbound_bytes)
-            .acquire_many_owned(cost)
-            .await;
-        Permit(Some(
-            credits.expect("the credits of a link are never closed"),
-        ))
+        let cost = u32::try_from(length + FRAME_OVERHEAD_BYTES).expect("the bound of a frame is far below 4 GiB");
+        let credits = Arc::clone(&self.slot.inbound_bytes).acquire_many_owned(cost).await;
+        Permit(Some(credits.expect("the credits of a link are never closed")))
     }
 }
 
@@ -138,10 +130,7 @@ async fn read_payload<R: AsyncRead + Unpin>(
 }
 
 /// Waits for bytes to arrive: their number, never zero.
-async fn arrival(
-    silence_max: Duration,
-    read: impl Future<Output = io::Result<usize>>,
-) -> Result<usize, Cause> {
+async fn arrival(silence_max: Duration, read: impl Future<Output = io::Result<usize>>) -> Result<usize, Cause> {
     match timeout(silence_max, read).await {
         Err(_) => Err(Cause::Silent(silence_max)),
         Ok(Ok(0)) => Err(Cause::Closed),

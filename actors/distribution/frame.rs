@@ -117,10 +117,7 @@ pub(super) struct Header {
 
 impl Header {
     /// Judges ten bytes. `data_bytes_max` bounds a [`Kind::Data`] payload; the other kinds have their own bounds.
-    pub(super) fn parse(
-        raw: &[u8; HEADER_BYTES],
-        data_bytes_max: usize,
-    ) -> Result<Header, Malformed> {
+    pub(super) fn parse(raw: &[u8; HEADER_BYTES], data_bytes_max: usize) -> Result<Header, Malformed> {
         let [l0, l1, l2, l3, format, kind, c0, c1, c2, c3] = *raw;
         if format != FORMAT {
             return Err(Malformed::Format(format));
@@ -131,19 +128,12 @@ impl Header {
         if length > limit {
             return Err(Malformed::TooLong { length, limit });
         }
-        Ok(Header {
-            kind,
-            length,
-            seed: crc32c::crc32c(&raw[..6]),
-            checksum: u32::from_le_bytes([c0, c1, c2, c3]),
-        })
+        Ok(Header { kind, length, seed: crc32c::crc32c(&raw[..6]), checksum: u32::from_le_bytes([c0, c1, c2, c3]) })
     }
 
     /// Whether `payload` is what the sender checksummed.
     pub(super) fn verify(&self, payload: &[u8]) -> Result<(), Malformed> {
-        if payload.len() == self.length
-            && crc32c::crc32c_append(self.seed, payload) == self.checksum
-        {
+        if payload.len() == self.length && crc32c::crc32c_append(self.seed, payload) == self.checksum {
             Ok(())
         } else {
             Err(Malformed::Checksum)
@@ -154,16 +144,13 @@ impl Header {
 fn header(kind: Kind, pieces: &[Bytes]) -> [u8; HEADER_BYTES] {
     let length: usize = pieces.iter().map(Bytes::len).sum();
     // The handle refuses a payload above its bound, which is far below 4 GiB.
-    let length =
-        u32::try_from(length).expect("a payload above the frame bound reached the encoder");
+    let length = u32::try_from(length).expect("a payload above the frame bound reached the encoder");
     let mut raw = [0; HEADER_BYTES];
     raw[..4].copy_from_slice(&length.to_le_bytes());
     raw[4] = FORMAT;
     raw[5] = kind.code();
     let seed = crc32c::crc32c(&raw[..6]);
-    let checksum = pieces
-        .iter()
-        .fold(seed, |crc, piece| crc32c::crc32c_append(crc, piece));
+    let checksum = pieces.iter().fold(seed, |crc, piece| crc32c::crc32c_append(crc, piece));
     raw[6..].copy_from_slice(&checksum.to_le_bytes());
     raw
 }
@@ -227,16 +214,10 @@ impl Buf for Gather {
     }
 
     fn advance(&mut self, mut count: usize) {
-        assert!(
-            count <= self.sealed_bytes,
-            "advanced past the end of what was gathered"
-        );
+        assert!(count <= self.sealed_bytes, "advanced past the end of what was gathered");
         self.sealed_bytes -= count;
         while count > 0 {
-            let front = self
-                .chunks
-                .front_mut()
-                .expect("remaining counts the chunks");
+            let front = self.chunks.front_mut().expect("remaining counts the chunks");
             let step = count.min(front.len());
             front.advance(step);
             count -= step;
@@ -276,21 +257,9 @@ mod tests {
     fn a_gibibyte_is_refused_by_its_header_alone() {
         let mut raw = header(Kind::Data, &[]);
         raw[..4].copy_from_slice(&(1u32 << 30).to_le_bytes());
-        assert_eq!(
-            Header::parse(&raw, LIMIT),
-            Err(Malformed::TooLong {
-                length: 1 << 30,
-                limit: LIMIT
-            })
-        );
+        assert_eq!(Header::parse(&raw, LIMIT), Err(Malformed::TooLong { length: 1 << 30, limit: LIMIT }));
         raw[5] = Kind::Hello.code();
-        assert!(matches!(
-            Header::parse(&raw, LIMIT),
-            Err(Malformed::TooLong {
-                limit: GREETING_BYTES_MAX,
-                ..
-            })
-        ));
+        assert!(matches!(Header::parse(&raw, LIMIT), Err(Malformed::TooLong { limit: GREETING_BYTES_MAX, .. })));
     }
 
     #[test]

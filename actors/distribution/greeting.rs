@@ -46,10 +46,7 @@ impl From<io::Error> for Failure {
 /// Looks the peer's address up and connects.
 pub(super) async fn dial(shared: &Shared, slot: &Slot) -> Result<TcpStream, Failure> {
     let address = &shared.addresses[&slot.peer];
-    let unreachable = |error| Failure::Unreachable {
-        address: address.clone(),
-        error,
-    };
+    let unreachable = |error| Failure::Unreachable { address: address.clone(), error };
     let connect = async {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for candidate in look_up(slot, address).await? {
@@ -74,15 +71,8 @@ async fn look_up(slot: &Slot, address: &str) -> io::Result<Vec<SocketAddr>> {
     if let Ok(literal) = address.parse() {
         return Ok(vec![literal]);
     }
-    let busy = || {
-        io::Error::new(
-            io::ErrorKind::WouldBlock,
-            "an earlier name look-up still runs",
-        )
-    };
-    let running = Arc::clone(&slot.lookup)
-        .try_acquire_owned()
-        .map_err(|_| busy())?;
+    let busy = || io::Error::new(io::ErrorKind::WouldBlock, "an earlier name look-up still runs");
+    let running = Arc::clone(&slot.lookup).try_acquire_owned().map_err(|_| busy())?;
     let address = address.to_owned();
     let look_up = tokio::task::spawn_blocking(move || {
         let _running = running;
@@ -99,9 +89,7 @@ pub(super) async fn greet(
     dial: u64,
 ) -> Result<TcpStream, Failure> {
     let exchange = async {
-        stream
-            .write_all(&shared.local.hello(slot.peer, slot.lane, dial))
-            .await?;
+        stream.write_all(&shared.local.hello(slot.peer, slot.lane, dial)).await?;
         let (kind, payload) = read_greeting(&mut stream).await?;
         match shared.local.conclude(slot.peer, kind, &payload) {
             Conclusion::Joined { .. } => Ok(()),
@@ -120,17 +108,9 @@ pub(super) async fn receive(shared: &Shared, mut stream: TcpStream) {
     let deadline = Instant::now() + shared.settings.handshake_timeout;
     let arrivals = &shared.arrivals;
     let counter = match timeout_at(deadline, answer(shared, &mut stream, deadline)).await {
-        Ok(Ok(Answered::Joined {
-            slot,
-            incarnation,
-            dial,
-        })) => {
+        Ok(Ok(Answered::Joined { slot, incarnation, dial })) => {
             // Fails only if the link died just now: the stream closes and the peer dials again.
-            let accepted = Accepted {
-                stream,
-                incarnation,
-                dial,
-            };
+            let accepted = Accepted { stream, incarnation, dial };
             let _ = slot.link.try_cast(Message::Accepted(accepted));
             &arrivals.joined
         }
@@ -146,20 +126,12 @@ pub(super) async fn receive(shared: &Shared, mut stream: TcpStream) {
 
 enum Answered {
     /// The ack is written.
-    Joined {
-        slot: Arc<Slot>,
-        incarnation: u64,
-        dial: u64,
-    },
+    Joined { slot: Arc<Slot>, incarnation: u64, dial: u64 },
     /// The refusal is written.
     Refused,
 }
 
-async fn answer(
-    shared: &Shared,
-    stream: &mut TcpStream,
-    deadline: Instant,
-) -> Result<Answered, Failure> {
+async fn answer(shared: &Shared, stream: &mut TcpStream, deadline: Instant) -> Result<Answered, Failure> {
     stream.set_nodelay(true)?;
     let (kind, payload) = read_greeting(stream).await?;
     match shared.local.answer(kind, &payload) {
@@ -170,11 +142,7 @@ async fn answer(
                 return Err(Failure::Unanswered);
             }
             stream.write_all(&ack).await?;
-            Ok(Answered::Joined {
-                slot,
-                incarnation: hello.incarnation,
-                dial: hello.dial,
-            })
+            Ok(Answered::Joined { slot, incarnation: hello.incarnation, dial: hello.dial })
         }
         Answer::Refuse { from, refusal } => {
             shared.refused(from, &refusal.to_string());

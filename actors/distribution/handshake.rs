@@ -61,30 +61,12 @@ struct Refused {
 /// Why an acceptor does not take a hello.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    #[error(
-        "{from} speaks peer protocols {theirs:?}, {by} speaks {PROTOCOLS:?}: upgrade the older one"
-    )]
-    Protocol {
-        from: Named,
-        by: Named,
-        theirs: (u16, u16),
-    },
-    #[error(
-        "{from} belongs to cluster {theirs}, {by} to cluster {ours}: check cluster name and peer addresses"
-    )]
-    Cluster {
-        from: Named,
-        by: Named,
-        theirs: ClusterId,
-        ours: ClusterId,
-    },
+    #[error("{from} speaks peer protocols {theirs:?}, {by} speaks {PROTOCOLS:?}: upgrade the older one")]
+    Protocol { from: Named, by: Named, theirs: (u16, u16) },
+    #[error("{from} belongs to cluster {theirs}, {by} to cluster {ours}: check cluster name and peer addresses")]
+    Cluster { from: Named, by: Named, theirs: ClusterId, ours: ClusterId },
     #[error("{from} serves group {theirs}, {by} serves group {ours}")]
-    Group {
-        from: Named,
-        by: Named,
-        theirs: u64,
-        ours: u64,
-    },
+    Group { from: Named, by: Named, theirs: u64, ours: u64 },
     #[error("{from} dialed {to} but reached {by}: check the address of {to}")]
     Misdirected { from: Named, to: Named, by: Named },
     #[error("{by} was called by a node with its own id: two nodes are configured as {by}")]
@@ -114,13 +96,7 @@ impl Refusal {
     /// The frame that tells the dialer.
     pub(super) fn frame(&self) -> Bytes {
         let reason = self.to_string().chars().take(REASON_CHARS_MAX).collect();
-        encode(
-            Kind::Refuse,
-            &Refused {
-                code: self.code(),
-                reason,
-            },
-        )
+        encode(Kind::Refuse, &Refused { code: self.code(), reason })
     }
 }
 
@@ -144,11 +120,7 @@ impl fmt::Debug for Named {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// Take it: send `ack`, then hand the stream to the link of `peer` and `lane`.
-    Accept {
-        hello: Hello,
-        lane: Lane,
-        ack: Bytes,
-    },
+    Accept { hello: Hello, lane: Lane, ack: Bytes },
     /// Send `refusal.frame()`, then close.
     Refuse { from: NodeId, refusal: Refusal },
     /// No frame of ours: close without a word.
@@ -210,21 +182,10 @@ impl Local {
         };
         match self.judge(&hello) {
             Ok((lane, protocol)) => {
-                let ack = HelloAck {
-                    protocol,
-                    from: self.node,
-                    incarnation: self.incarnation,
-                };
-                Answer::Accept {
-                    hello,
-                    lane,
-                    ack: encode(Kind::HelloAck, &ack),
-                }
+                let ack = HelloAck { protocol, from: self.node, incarnation: self.incarnation };
+                Answer::Accept { hello, lane, ack: encode(Kind::HelloAck, &ack) }
             }
-            Err(refusal) => Answer::Refuse {
-                from: hello.from,
-                refusal,
-            },
+            Err(refusal) => Answer::Refuse { from: hello.from, refusal },
         }
     }
 
@@ -236,30 +197,16 @@ impl Local {
             return Err(Refusal::Protocol { from, by, theirs });
         }
         if hello.cluster != self.cluster {
-            return Err(Refusal::Cluster {
-                from,
-                by,
-                theirs: hello.cluster,
-                ours: self.cluster,
-            });
+            return Err(Refusal::Cluster { from, by, theirs: hello.cluster, ours: self.cluster });
         }
         if hello.group != self.group {
-            return Err(Refusal::Group {
-                from,
-                by,
-                theirs: hello.group,
-                ours: self.group,
-            });
+            return Err(Refusal::Group { from, by, theirs: hello.group, ours: self.group });
         }
         if hello.from == self.node {
             return Err(Refusal::OwnId { by });
         }
         if hello.to != self.node {
-            return Err(Refusal::Misdirected {
-                from,
-                to: Named(hello.to),
-                by,
-            });
+            return Err(Refusal::Misdirected { from, to: Named(hello.to), by });
         }
         if !self.peers.contains(&hello.from) {
             return Err(Refusal::Unknown { from, by });
@@ -267,11 +214,7 @@ impl Local {
         if self.dials(hello.from) {
             return Err(Refusal::Direction { from, by });
         }
-        let lane = Lane::from_code(hello.lane).ok_or(Refusal::Lane {
-            from,
-            by,
-            lane: hello.lane,
-        })?;
+        let lane = Lane::from_code(hello.lane).ok_or(Refusal::Lane { from, by, lane: hello.lane })?;
         Ok((lane, protocol))
     }
 
@@ -280,22 +223,13 @@ impl Local {
         match kind {
             Kind::HelloAck => match postcard::from_bytes::<HelloAck>(payload) {
                 Ok(ack) if ack.from != peer => Conclusion::Refused(
-                    Refusal::Misdirected {
-                        from: Named(self.node),
-                        to: Named(peer),
-                        by: Named(ack.from),
-                    }
-                    .to_string(),
+                    Refusal::Misdirected { from: Named(self.node), to: Named(peer), by: Named(ack.from) }.to_string(),
                 ),
-                Ok(ack) if !(PROTOCOLS.0..=PROTOCOLS.1).contains(&ack.protocol) => {
-                    Conclusion::Refused(format!(
-                        "node {peer} chose peer protocol {}, which was not offered",
-                        ack.protocol
-                    ))
-                }
-                Ok(ack) => Conclusion::Joined {
-                    incarnation: ack.incarnation,
-                },
+                Ok(ack) if !(PROTOCOLS.0..=PROTOCOLS.1).contains(&ack.protocol) => Conclusion::Refused(format!(
+                    "node {peer} chose peer protocol {}, which was not offered",
+                    ack.protocol
+                )),
+                Ok(ack) => Conclusion::Joined { incarnation: ack.incarnation },
                 Err(_) => Conclusion::Close(Malformed::Payload(kind)),
             },
             Kind::Refuse => match postcard::from_bytes::<Refused>(payload) {
@@ -317,10 +251,7 @@ impl Local {
 
 fn encode<T: Serialize>(kind: Kind, message: &T) -> Bytes {
     let payload = postcard::to_stdvec(message).expect("a greeting has no unencodable part");
-    assert!(
-        payload.len() <= frame::GREETING_BYTES_MAX,
-        "a greeting outgrew its bound"
-    );
+    assert!(payload.len() <= frame::GREETING_BYTES_MAX, "a greeting outgrew its bound");
     frame::encode(kind, Bytes::from(payload))
 }
 
@@ -366,11 +297,7 @@ mod tests {
     fn two_nodes_join_on_each_lane() {
         for lane in Lane::ALL {
             let opening = local(3).hello(NodeId(2), lane, 1);
-            let Answer::Accept {
-                hello,
-                lane: got,
-                ack,
-            } = local(2).answer(Kind::Hello, &opening[HEADER_BYTES..])
+            let Answer::Accept { hello, lane: got, ack } = local(2).answer(Kind::Hello, &opening[HEADER_BYTES..])
             else {
                 panic!("refused")
             };
@@ -388,36 +315,13 @@ mod tests {
         assert!(matches!(refusal(hello(3, 1)), Refusal::Misdirected { .. }));
         assert!(matches!(refusal(hello(9, 2)), Refusal::Unknown { .. }));
         assert!(matches!(refusal(hello(1, 2)), Refusal::Direction { .. }));
-        let wrong = Hello {
-            cluster: ClusterId([2; 16]),
-            ..hello(3, 2)
-        };
+        let wrong = Hello { cluster: ClusterId([2; 16]), ..hello(3, 2) };
         assert!(matches!(refusal(wrong), Refusal::Cluster { .. }));
-        assert!(matches!(
-            refusal(Hello {
-                group: 7,
-                ..hello(3, 2)
-            }),
-            Refusal::Group { .. }
-        ));
-        assert!(matches!(
-            refusal(Hello {
-                lane: 3,
-                ..hello(3, 2)
-            }),
-            Refusal::Lane { .. }
-        ));
-        let newer = Hello {
-            protocol_min: 2,
-            protocol_max: 4,
-            ..hello(3, 2)
-        };
+        assert!(matches!(refusal(Hello { group: 7, ..hello(3, 2) }), Refusal::Group { .. }));
+        assert!(matches!(refusal(Hello { lane: 3, ..hello(3, 2) }), Refusal::Lane { .. }));
+        let newer = Hello { protocol_min: 2, protocol_max: 4, ..hello(3, 2) };
         assert!(matches!(refusal(newer), Refusal::Protocol { .. }));
-        let inverted = Hello {
-            protocol_min: 1,
-            protocol_max: 0,
-            ..hello(3, 2)
-        };
+        let inverted = Hello { protocol_min: 1, protocol_max: 0, ..hello(3, 2) };
         assert!(matches!(refusal(inverted), Refusal::Protocol { .. }));
     }
 
@@ -433,24 +337,14 @@ mod tests {
 
     #[test]
     fn an_ack_from_another_node_is_refused() {
-        let ack = postcard::to_stdvec(&HelloAck {
-            protocol: 1,
-            from: NodeId(1),
-            incarnation: 1,
-        });
-        assert!(matches!(
-            local(3).conclude(NodeId(2), Kind::HelloAck, &ack.unwrap()),
-            Conclusion::Refused(_)
-        ));
+        let ack = postcard::to_stdvec(&HelloAck { protocol: 1, from: NodeId(1), incarnation: 1 });
+        assert!(matches!(local(3).conclude(NodeId(2), Kind::HelloAck, &ack.unwrap()), Conclusion::Refused(_)));
     }
 
     #[test]
     fn a_frame_out_of_place_closes() {
         assert!(matches!(local(2).answer(Kind::Data, b""), Answer::Close(_)));
-        assert!(matches!(
-            local(3).conclude(NodeId(2), Kind::Ping, b""),
-            Conclusion::Close(_)
-        ));
+        assert!(matches!(local(3).conclude(NodeId(2), Kind::Ping, b""), Conclusion::Close(_)));
     }
 
     proptest! {

@@ -38,15 +38,7 @@ pub(super) fn child_spec(shared: &Arc<Shared>, slot: &Arc<Slot>) -> ChildSpec {
     let (shared, slot) = (Arc::clone(shared), Arc::clone(slot));
     let id = format!("{}-{}", slot.peer, slot.lane);
     let service = slot.link.clone();
-    ChildSpec::service(id, &service, move || {
-        (
-            Link,
-            Arguments {
-                shared: Arc::clone(&shared),
-                slot: Arc::clone(&slot),
-            },
-        )
-    })
+    ChildSpec::service(id, &service, move || (Link, Arguments { shared: Arc::clone(&shared), slot: Arc::clone(&slot) }))
 }
 
 /// The link actor.
@@ -61,15 +53,9 @@ pub(super) struct Arguments {
 /// What the link's tasks and the listener report.
 pub(super) enum Message {
     /// A dial ended.
-    Dialed {
-        dial: u64,
-        outcome: Result<TcpStream, Failure>,
-    },
+    Dialed { dial: u64, outcome: Result<TcpStream, Failure> },
     /// A handshake of ours ended.
-    Greeted {
-        dial: u64,
-        outcome: Result<TcpStream, Failure>,
-    },
+    Greeted { dial: u64, outcome: Result<TcpStream, Failure> },
     /// The peer dialed and its handshake ended well.
     Accepted(Accepted),
     /// A task of a connection ended.
@@ -88,16 +74,8 @@ pub(super) struct Accepted {
 /// Dropping a phase ends its tasks, and with them its socket.
 enum Phase {
     Listening,
-    Connecting {
-        attempt: u32,
-        dial: u64,
-        _task: JoinSet<()>,
-    },
-    Handshaking {
-        attempt: u32,
-        dial: u64,
-        _task: JoinSet<()>,
-    },
+    Connecting { attempt: u32, dial: u64, _task: JoinSet<()> },
+    Handshaking { attempt: u32, dial: u64, _task: JoinSet<()> },
     Up(Connection),
 }
 
@@ -136,12 +114,7 @@ impl Actor for Link {
         Arguments { shared, slot }: Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let owner = slot.claim();
-        let mut state = State {
-            shared,
-            slot,
-            owner,
-            phase: Phase::Listening,
-        };
+        let mut state = State { shared, slot, owner, phase: Phase::Listening };
         state.idle(&myself, 0, Duration::ZERO);
         Ok(state)
     }
@@ -168,9 +141,7 @@ impl State {
             Phase::Listening => LinkPhase::Listening,
             Phase::Connecting { attempt, .. } => LinkPhase::Connecting { attempt: *attempt },
             Phase::Handshaking { attempt, .. } => LinkPhase::Handshaking { attempt: *attempt },
-            Phase::Up(connection) => LinkPhase::Up {
-                epoch: connection.live.epoch,
-            },
+            Phase::Up(connection) => LinkPhase::Up { epoch: connection.live.epoch },
         };
         self.phase = phase;
         self.slot.set_phase(self.owner, shown);
@@ -183,24 +154,14 @@ impl State {
         }
         let dial = self.slot.next_dial();
         let (shared, slot) = (Arc::clone(&self.shared), Arc::clone(&self.slot));
-        let mut report = Report::new(
-            myself,
-            Message::Dialed {
-                dial,
-                outcome: Err(Failure::Lost),
-            },
-        );
+        let mut report = Report::new(myself, Message::Dialed { dial, outcome: Err(Failure::Lost) });
         let mut task = JoinSet::new();
         task.spawn(async move {
             sleep(wait).await;
             let outcome = greeting::dial(&shared, &slot).await;
             report.set(Message::Dialed { dial, outcome });
         });
-        self.enter(Phase::Connecting {
-            attempt,
-            dial,
-            _task: task,
-        });
+        self.enter(Phase::Connecting { attempt, dial, _task: task });
     }
 
     fn dialed(&mut self, myself: &ActorRef<Message>, of: u64, outcome: Result<TcpStream, Failure>) {
@@ -213,29 +174,17 @@ impl State {
             Err(failure) => return self.failed(myself, attempt, &failure),
         };
         let (shared, slot) = (Arc::clone(&self.shared), Arc::clone(&self.slot));
-        let lost = Message::Greeted {
-            dial: of,
-            outcome: Err(Failure::Lost),
-        };
+        let lost = Message::Greeted { dial: of, outcome: Err(Failure::Lost) };
         let mut report = Report::new(myself, lost);
         let mut task = JoinSet::new();
         task.spawn(async move {
             let outcome = greeting::greet(&shared, &slot, stream, of).await;
             report.set(Message::Greeted { dial: of, outcome });
         });
-        self.enter(Phase::Handshaking {
-            attempt,
-            dial: of,
-            _task: task,
-        });
+        self.enter(Phase::Handshaking { attempt, dial: of, _task: task });
     }
 
-    fn greeted(
-        &mut self,
-        myself: &ActorRef<Message>,
-        of: u64,
-        outcome: Result<TcpStream, Failure>,
-    ) {
+    fn greeted(&mut self, myself: &ActorRef<Message>, of: u64, outcome: Result<TcpStream, Failure>) {
         let attempt = match self.phase {
             Phase::Handshaking { attempt, dial, .. } if dial == of => attempt,
             _ => return,
@@ -248,10 +197,7 @@ impl State {
 
     fn accepted(&mut self, myself: &ActorRef<Message>, accepted: Accepted) {
         let origin = (accepted.incarnation, accepted.dial);
-        if let Phase::Up(Connection {
-            origin: Some((incarnation, dial)),
-            ..
-        }) = self.phase
+        if let Phase::Up(Connection { origin: Some((incarnation, dial)), .. }) = self.phase
             && incarnation == origin.0
             && dial >= origin.1
         {
@@ -261,18 +207,8 @@ impl State {
         self.up(myself, accepted.stream, 0, Some(origin));
     }
 
-    fn up(
-        &mut self,
-        myself: &ActorRef<Message>,
-        stream: TcpStream,
-        attempt: u32,
-        origin: Option<(u64, u64)>,
-    ) {
-        let Opened {
-            live,
-            frames,
-            cancel,
-        } = self.slot.open(&self.shared);
+    fn up(&mut self, myself: &ActorRef<Message>, stream: TcpStream, attempt: u32, origin: Option<(u64, u64)>) {
+        let Opened { live, frames, end } = self.slot.open(&self.shared);
         let epoch = live.epoch;
         let (pong_sender, pongs) = mpsc::channel(PONGS_MAX);
         let started = Instant::now();
@@ -283,29 +219,14 @@ impl State {
             pongs: pong_sender,
             started,
         };
-        let writer = Writer {
-            shared: Arc::clone(&self.shared),
-            slot: Arc::clone(&self.slot),
-            frames,
-            pongs,
-            started,
-        };
+        let writer = Writer { shared: Arc::clone(&self.shared), slot: Arc::clone(&self.slot), frames, pongs, started };
         let (read_half, write_half) = stream.into_split();
         let mut tasks = JoinSet::new();
         let mut task = |run: std::pin::Pin<Box<dyn Future<Output = Cause> + Send>>| {
-            let mut report = Report::new(
-                myself,
-                Message::Ended {
-                    epoch,
-                    cause: Cause::Lost,
-                },
-            );
-            let cancel = cancel.clone();
+            let mut report = Report::new(myself, Message::Ended { epoch, cause: Cause::Lost });
+            let end = end.clone();
             tasks.spawn(async move {
-                let cause = cancel
-                    .run_until_cancelled(run)
-                    .await
-                    .unwrap_or(Cause::Replaced);
+                let cause = end.or(run).await;
                 report.set(Message::Ended { epoch, cause });
             });
         };
@@ -315,13 +236,7 @@ impl State {
             node = %self.shared.local.node, peer = %self.slot.peer, lane = %self.slot.lane, epoch,
             "link up"
         );
-        self.enter(Phase::Up(Connection {
-            live,
-            _tasks: tasks,
-            attempt,
-            since: started,
-            origin,
-        }));
+        self.enter(Phase::Up(Connection { live, _tasks: tasks, attempt, since: started, origin }));
     }
 
     fn failed(&mut self, myself: &ActorRef<Message>, attempt: u32, failure: &Failure) {
@@ -348,6 +263,9 @@ impl State {
         // A connection that did not last counts as a failed attempt.
         let lasted = connection.since.elapsed() >= self.shared.settings.backoff_max;
         let attempt = if lasted { 0 } else { connection.attempt };
+        if lasted {
+            self.slot.forget_trouble();
+        }
         self.trouble(&cause.to_string());
         let wait = self.wait(attempt);
         self.idle(myself, attempt.saturating_add(1), wait);
@@ -355,12 +273,7 @@ impl State {
 
     fn wait(&self, attempt: u32) -> Duration {
         let settings = &self.shared.settings;
-        backoff::delay(
-            settings.backoff_first,
-            settings.backoff_max,
-            attempt,
-            rand::random(),
-        )
+        backoff::delay(settings.backoff_first, settings.backoff_max, attempt, rand::random())
     }
 
     /// Says what went wrong, once until something else does.
@@ -382,10 +295,7 @@ struct Report {
 
 impl Report {
     fn new(link: &ActorRef<Message>, lost: Message) -> Report {
-        Report {
-            link: link.clone(),
-            message: Some(lost),
-        }
+        Report { link: link.clone(), message: Some(lost) }
     }
 
     fn set(&mut self, message: Message) {

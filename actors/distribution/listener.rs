@@ -48,11 +48,7 @@ impl Actor for Listener {
     type State = State;
     type Arguments = Arc<Shared>;
 
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Message>,
-        shared: Arc<Shared>,
-    ) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Message>, shared: Arc<Shared>) -> Result<State, ActorProcessingErr> {
         let listener = clone_of(shared.socket.as_ref())?;
         let mut accepting = JoinSet::new();
         let ended = Ended(myself);
@@ -60,17 +56,10 @@ impl Actor for Listener {
             let _ended = ended;
             accept(shared, listener).await;
         });
-        Ok(State {
-            _accepting: accepting,
-        })
+        Ok(State { _accepting: accepting })
     }
 
-    async fn handle(
-        &self,
-        _: ActorRef<Message>,
-        message: Message,
-        _: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _: ActorRef<Message>, message: Message, _: &mut State) -> Result<(), ActorProcessingErr> {
         match message {
             Message::AcceptEnded => Err("the accept loop of the peer port ended".into()),
         }
@@ -78,9 +67,7 @@ impl Actor for Listener {
 }
 
 fn clone_of(socket: Option<&std::net::TcpListener>) -> io::Result<TcpListener> {
-    let socket = socket
-        .ok_or_else(|| io::Error::other("no peer port was bound"))?
-        .try_clone()?;
+    let socket = socket.ok_or_else(|| io::Error::other("no peer port was bound"))?.try_clone()?;
     socket.set_nonblocking(true)?;
     TcpListener::from_std(socket)
 }
@@ -112,8 +99,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             shared.arrivals.crowded_out.fetch_add(1, Relaxed);
         }
         let shared = Arc::clone(&shared);
-        oldest_first
-            .push_back(handshakes.spawn(async move { greeting::receive(&shared, stream).await }));
+        oldest_first.push_back(handshakes.spawn(async move { greeting::receive(&shared, stream).await }));
     }
 }
 

@@ -198,9 +198,7 @@ pub struct Distribution {
 
 impl fmt::Debug for Distribution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Distribution")
-            .field("node", &self.shared.local.node)
-            .finish_non_exhaustive()
+        f.debug_struct("Distribution").field("node", &self.shared.local.node).finish_non_exhaustive()
     }
 }
 
@@ -215,9 +213,7 @@ impl Distribution {
         socket: Option<TcpListener>,
         sink: Arc<dyn Sink>,
     ) -> Distribution {
-        Distribution {
-            shared: Arc::new(Shared::new(settings, identity, peers, socket, sink)),
-        }
+        Distribution { shared: Arc::new(Shared::new(settings, identity, peers, socket, sink)) }
     }
 
     /// The children of the `distribution` supervisor, in start order.
@@ -227,9 +223,7 @@ impl Distribution {
             .slots
             .values()
             .map(|slot| {
-                link::child_spec(&self.shared, slot)
-                    .restart(Restart::Permanent)
-                    .shutdown(Shutdown::Timeout(STOP_GRACE))
+                link::child_spec(&self.shared, slot).restart(Restart::Permanent).shutdown(Shutdown::Timeout(STOP_GRACE))
             })
             .collect();
         let mut children = vec![ChildSpec::supervisor(
@@ -243,9 +237,7 @@ impl Distribution {
         )];
         if self.shared.socket.is_some() {
             children.push(
-                listener::child_spec(&self.shared)
-                    .restart(Restart::Permanent)
-                    .shutdown(Shutdown::Timeout(STOP_GRACE)),
+                listener::child_spec(&self.shared).restart(Restart::Permanent).shutdown(Shutdown::Timeout(STOP_GRACE)),
             );
         }
         children
@@ -254,17 +246,23 @@ impl Distribution {
     /// Queues one frame, made of `payload` in order. Never blocks and never waits: `Ok` says that it is
     /// queued on the connection that is up now, not that it will arrive.
     pub fn send(&self, peer: NodeId, lane: Lane, payload: Vec<Bytes>) -> Result<(), SendError> {
-        let slot = self
-            .shared
-            .slots
-            .get(&(peer, lane))
-            .ok_or(SendError::Down)?;
+        let slot = self.shared.slots.get(&(peer, lane)).ok_or(SendError::Down)?;
         slot.send(self.shared.settings.frame_bytes_max, payload)
     }
 
     /// The epoch of the connection that is up, if one is.
     pub fn epoch(&self, peer: NodeId, lane: Lane) -> Option<u64> {
         self.shared.slots.get(&(peer, lane))?.epoch()
+    }
+
+    /// Closes the connection that brought a frame which its consumer cannot accept: the bytes are those
+    /// the peer sent, but they make no sense. `reason` becomes the link's last error. The link
+    /// reconnects after its backoff. May be called from within [`Sink::deliver`]; without effect once
+    /// `epoch` is over.
+    pub fn reject(&self, peer: NodeId, lane: Lane, epoch: u64, reason: &str) {
+        if let Some(slot) = self.shared.slots.get(&(peer, lane)) {
+            slot.reject(epoch, reason);
+        }
     }
 
     /// Every peer, by id, read from shared state without asking an actor.

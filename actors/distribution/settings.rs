@@ -51,10 +51,7 @@ impl Default for Settings {
             handshakes_max: 64,
             backoff_first: Duration::from_millis(50),
             backoff_max: Duration::from_secs(1),
-            links_intensity: Intensity {
-                restarts: 20,
-                period: Duration::from_secs(10),
-            },
+            links_intensity: Intensity { restarts: 20, period: Duration::from_secs(10) },
         }
     }
 }
@@ -62,8 +59,7 @@ impl Default for Settings {
 impl Settings {
     /// How long a connection may be silent.
     pub(super) fn silence_max(&self) -> Duration {
-        self.heartbeat
-            .saturating_mul(self.heartbeats_missed_max.max(1))
+        self.heartbeat.saturating_mul(self.heartbeats_missed_max.max(1))
     }
 
     /// Raises bounds that would stop a link for good to the least with which it works.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use converge_ledger_core::NodeId;
@@ -16,6 +16,7 @@ use converge_supervisors::Service;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::connection::Cause;
 use super::handshake::Local;
 use super::status::{LaneStatus, LinkPhase, ListenerStatus, PeerStatus};
 use super::{Identity, Inbound, Lane, LinkEvent, Permit, SendError, Settings, Sink, link};
@@ -111,9 +112,8 @@ impl Shared {
     pub(super) fn status(&self) -> Vec<PeerStatus> {
         let refusals = lock(&self.refusals).clone();
         let peer = |(id, address): (&NodeId, &String)| {
-            let lanes: BTreeMap<Lane, LaneStatus> = Lane::ALL
-                .map(|lane| (lane, self.slots[&(*id, lane)].status()))
-                .into();
+            let lanes: BTreeMap<Lane, LaneStatus> =
+                Lane::ALL.map(|lane| (lane, self.slots[&(*id, lane)].status())).into();
             PeerStatus {
                 id: *id,
                 address: address.clone(),
@@ -164,13 +164,28 @@ pub(super) struct Outgoing {
 struct Outbound {
     epoch: u64,
     frames: mpsc::Sender<Outgoing>,
+    end: End,
 }
 
 /// The live connection, as the sink sees it.
 struct Open {
     epoch: u64,
-    /// Ends the connection's tasks when a newer connection takes over.
-    cancel: CancellationToken,
+    end: End,
+}
+
+/// Ends a connection's tasks from outside: a newer connection took over, or a consumer rejected it.
+#[derive(Clone, Default)]
+pub(super) struct End {
+    now: CancellationToken,
+    rejected: Arc<OnceLock<String>>,
+}
+
+impl End {
+    /// Runs a task of the connection until it ends or is ended.
+    pub(super) async fn or(&self, task: impl Future<Output = Cause>) -> Cause {
+        let ended = || self.rejected.get().cloned().map_or(Cause::Replaced, Cause::Rejected);
+        self.now.run_until_cancelled(task).await.unwrap_or_else(ended)
+    }
 }
 
 /// One link's part of the shared state.
@@ -210,7 +225,7 @@ struct Notes {
     owner: u64,
     phase: LinkPhase,
     last_error: Option<String>,
-    /// The trouble that was logged since the last connection.
+    /// The trouble that was logged last, since a connection lasted.
     told: Option<String>,
 }
 
@@ -228,12 +243,7 @@ impl Slot {
             queue_frames_max: settings.queue_frames_max,
             outbound: Mutex::default(),
             gate: Mutex::default(),
-            notes: Mutex::new(Notes {
-                owner: 0,
-                phase: LinkPhase::Stopped,
-                last_error: None,
-                told: None,
-            }),
+            notes: Mutex::new(Notes { owner: 0, phase: LinkPhase::Stopped, last_error: None, told: None }),
             dials: AtomicU64::new(0),
         }
     }
@@ -251,25 +261,26 @@ impl Slot {
             SendError::Full
         };
         let cost = u32::try_from(bytes + FRAME_OVERHEAD_BYTES).map_err(|_| SendError::TooLong)?;
-        let queued = self
-            .queue_bytes
-            .clone()
-            .try_acquire_many_owned(cost)
-            .map_err(|_| shed())?;
-        live.frames
-            .try_send(Outgoing {
-                pieces,
-                bytes,
-                _queued: queued,
-            })
-            .map_err(|e| match e {
-                mpsc::error::TrySendError::Full(_) => shed(),
-                mpsc::error::TrySendError::Closed(_) => SendError::Down,
-            })
+        let queued = self.queue_bytes.clone().try_acquire_many_owned(cost).map_err(|_| shed())?;
+        live.frames.try_send(Outgoing { pieces, bytes, _queued: queued }).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => shed(),
+            mpsc::error::TrySendError::Closed(_) => SendError::Down,
+        })
     }
 
     pub(super) fn epoch(&self) -> Option<u64> {
         lock(&self.outbound).as_ref().map(|live| live.epoch)
+    }
+
+    /// Ends the connection `epoch` if it is up. Takes no gate: a sink may call it while it is called.
+    pub(super) fn reject(&self, epoch: u64, reason: &str) {
+        if let Some(live) = lock(&self.outbound).as_ref()
+            && live.epoch == epoch
+        {
+            // The first reason stands.
+            let _ = live.end.rejected.set(reason.to_owned());
+            live.end.now.cancel();
+        }
     }
 
     /// The number of the next dial on this lane.
@@ -279,41 +290,21 @@ impl Slot {
 
     /// Makes a new connection the live one, ending an older one first.
     pub(super) fn open(self: &Arc<Self>, shared: &Arc<Shared>) -> Opened {
-        let cancel = CancellationToken::new();
+        let end = End::default();
         let (sender, frames) = mpsc::channel(self.queue_frames_max);
         let mut gate = lock(&self.gate);
         if let Some(old) = gate.take() {
             self.end(shared, &old);
         }
         let epoch = shared.epochs.fetch_add(1, Relaxed) + 1;
-        *lock(&self.outbound) = Some(Outbound {
-            epoch,
-            frames: sender,
-        });
-        *gate = Some(Open {
-            epoch,
-            cancel: cancel.clone(),
-        });
+        *lock(&self.outbound) = Some(Outbound { epoch, frames: sender, end: end.clone() });
+        *gate = Some(Open { epoch, end: end.clone() });
         self.counters.connections.fetch_add(1, Relaxed);
-        // From here on the same trouble is news again.
         lock(&shared.refusals).remove(&self.peer);
-        lock(&self.notes).told = None;
-        shared.tell(LinkEvent::Up {
-            peer: self.peer,
-            lane: self.lane,
-            epoch,
-        });
+        shared.tell(LinkEvent::Up { peer: self.peer, lane: self.lane, epoch });
         drop(gate);
-        let live = Live {
-            shared: Arc::clone(shared),
-            slot: Arc::clone(self),
-            epoch,
-        };
-        Opened {
-            live,
-            frames,
-            cancel,
-        }
+        let live = Live { shared: Arc::clone(shared), slot: Arc::clone(self), epoch };
+        Opened { live, frames, end }
     }
 
     /// Ends the connection `epoch`, unless a newer one already did.
@@ -327,39 +318,21 @@ impl Slot {
     }
 
     fn end(&self, shared: &Shared, old: &Open) {
-        old.cancel.cancel();
+        old.end.now.cancel();
         *lock(&self.outbound) = None;
         self.counters.rtt_us_plus_one.store(0, Relaxed);
-        shared.tell(LinkEvent::Down {
-            peer: self.peer,
-            lane: self.lane,
-            epoch: old.epoch,
-        });
+        shared.tell(LinkEvent::Down { peer: self.peer, lane: self.lane, epoch: old.epoch });
     }
 
     /// Hands a frame to the sink while its connection is the live one; `false` once it is not.
-    pub(super) fn deliver(
-        &self,
-        shared: &Shared,
-        epoch: u64,
-        payload: Bytes,
-        permit: Permit,
-    ) -> bool {
+    pub(super) fn deliver(&self, shared: &Shared, epoch: u64, payload: Bytes, permit: Permit) -> bool {
         let gate = lock(&self.gate);
         if gate.as_ref().is_none_or(|open| open.epoch != epoch) {
             return false;
         }
         self.counters.frames_received.fetch_add(1, Relaxed);
-        self.counters
-            .bytes_received
-            .fetch_add(payload.len() as u64, Relaxed);
-        shared.sink.deliver(Inbound {
-            from: self.peer,
-            lane: self.lane,
-            epoch,
-            payload,
-            permit,
-        });
+        self.counters.bytes_received.fetch_add(payload.len() as u64, Relaxed);
+        shared.sink.deliver(Inbound { from: self.peer, lane: self.lane, epoch, payload, permit });
         true
     }
 
@@ -389,15 +362,22 @@ impl Slot {
         news
     }
 
+    /// A connection lasted: from here on the same trouble is news again.
+    pub(super) fn forget_trouble(&self) {
+        lock(&self.notes).told = None;
+    }
+
     fn status(&self) -> LaneStatus {
         let (phase, last_error) = {
             let notes = lock(&self.notes);
             (notes.phase, notes.last_error.clone())
         };
         let counters = &self.counters;
+        let epoch = self.epoch();
         LaneStatus {
-            phase,
-            epoch: self.epoch(),
+            // The actor enters `Up` a moment after the slot is filled; senders go by the slot.
+            phase: epoch.map_or(phase, |epoch| LinkPhase::Up { epoch }),
+            epoch,
             connections: counters.connections.load(Relaxed),
             frames_sent: counters.frames_sent.load(Relaxed),
             bytes_sent: counters.bytes_sent.load(Relaxed),
@@ -414,7 +394,7 @@ impl Slot {
 pub(super) struct Opened {
     pub(super) live: Live,
     pub(super) frames: mpsc::Receiver<Outgoing>,
-    pub(super) cancel: CancellationToken,
+    pub(super) end: End,
 }
 
 /// While it lives, its connection may be the live one; its drop, however it comes about, empties the

@@ -23,21 +23,13 @@ async fn three_nodes_exchange_on_every_lane_in_order() {
     }
     for node in &nodes {
         let all = (FRAMES * 2 * 3) as usize;
-        let frames = |seen: &[Seen]| {
-            seen.iter()
-                .filter(|s| matches!(s, Seen::Frame { .. }))
-                .count()
-        };
-        node.sink
-            .until("all frames", |seen| frames(seen) == all)
-            .await;
+        let frames = |seen: &[Seen]| seen.iter().filter(|s| matches!(s, Seen::Frame { .. })).count();
+        node.sink.until("all frames", |seen| frames(seen) == all).await;
         for peer in nodes.iter().filter(|peer| peer.id != node.id) {
             for lane in Lane::ALL {
                 let epoch = node.epoch(peer.id, lane).unwrap();
                 let got = node.sink.frames(peer.id, lane);
-                let sent: Vec<_> = (0..FRAMES)
-                    .map(|n| (epoch, Bytes::copy_from_slice(&n.to_le_bytes())))
-                    .collect();
+                let sent: Vec<_> = (0..FRAMES).map(|n| (epoch, Bytes::copy_from_slice(&n.to_le_bytes()))).collect();
                 assert_eq!(got, sent, "{} -> {} over {lane}", peer.id, node.id);
             }
         }
@@ -52,21 +44,10 @@ async fn pieces_are_joined_and_the_longest_frame_passes() {
     let settings = settings();
     let longest = settings.frame_bytes_max;
     let nodes = cluster(2, settings).await;
-    let pieces = vec![
-        Bytes::from_static(b"head"),
-        Bytes::from(vec![3; longest - 4]),
-    ];
-    nodes[0]
-        .distribution
-        .send(NodeId(2), Lane::Append, pieces)
-        .unwrap();
+    let pieces = vec![Bytes::from_static(b"head"), Bytes::from(vec![3; longest - 4])];
+    nodes[0].distribution.send(NodeId(2), Lane::Append, pieces).unwrap();
     nodes[0].send(2, Lane::Append, b"").unwrap();
-    nodes[1]
-        .sink
-        .until("two frames", |_| {
-            nodes[1].sink.frames(1, Lane::Append).len() == 2
-        })
-        .await;
+    nodes[1].sink.until("two frames", |seen| frames(seen, 1, Lane::Append) == 2).await;
     let frames = nodes[1].sink.frames(1, Lane::Append);
     assert_eq!(frames[0].1.len(), longest);
     assert_eq!(&frames[0].1[..6], b"head\x03\x03");
@@ -98,38 +79,18 @@ async fn a_peer_may_be_a_host_name_and_the_lower_id_needs_no_address() {
 async fn status_tells_what_happened() {
     let nodes = cluster(2, settings()).await;
     nodes[0].send(2, Lane::Forward, b"four").unwrap();
-    nodes[1]
-        .sink
-        .until("the frame", |_| {
-            nodes[1].sink.frames(1, Lane::Forward).len() == 1
-        })
-        .await;
+    nodes[1].sink.until("the frame", |seen| frames(seen, 1, Lane::Forward) == 1).await;
     let peer = &nodes[1].distribution.status()[0];
     assert_eq!(peer.id, NodeId(1));
     assert!(peer.connected && peer.refused.is_none());
     let lane = &peer.lanes[&Lane::Forward];
-    assert_eq!(
-        (lane.frames_received, lane.bytes_received, lane.connections),
-        (1, 4, 1)
-    );
-    assert_eq!(
-        lane.phase,
-        LinkPhase::Up {
-            epoch: lane.epoch.unwrap()
-        }
-    );
+    assert_eq!((lane.frames_received, lane.bytes_received, lane.connections), (1, 4, 1));
+    assert_eq!(lane.phase, LinkPhase::Up { epoch: lane.epoch.unwrap() });
     assert_eq!(nodes[0].distribution.listener_status().joined, 3);
 
     let [one, two]: [Node; 2] = nodes.try_into().ok().unwrap();
     two.stop().await;
-    one.sink
-        .until("three downs", |seen| {
-            seen.iter()
-                .filter(|s| matches!(s, Seen::Down { .. }))
-                .count()
-                == 3
-        })
-        .await;
+    one.sink.until("three downs", |seen| seen.iter().filter(|s| matches!(s, Seen::Down { .. })).count() == 3).await;
     assert_eq!(one.send(2, Lane::Forward, b"x"), Err(SendError::Down));
     let peer = &one.distribution.status()[0];
     assert!(!peer.connected && peer.lanes[&Lane::Forward].epoch.is_none());
@@ -139,14 +100,7 @@ async fn status_tells_what_happened() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_connection_takes_over_and_an_older_one_does_not() {
     let (socket, address) = bind();
-    let one = Node::start(
-        1,
-        CLUSTER,
-        settings(),
-        Some(socket),
-        &[(2, "unused.invalid:1".into())],
-    )
-    .await;
+    let one = Node::start(1, CLUSTER, settings(), Some(socket), &[(2, "unused.invalid:1".into())]).await;
     let (mut first, kind) = greet(&address, &hello(2, 1, 10)).await;
     assert_eq!(kind, Some(HELLO_ACK));
     one.sink.until("the first", |seen| seen.len() == 1).await;
@@ -164,14 +118,7 @@ async fn a_newer_connection_takes_over_and_an_older_one_does_not() {
         (Seen::Up { epoch: a, .. }, Seen::Down { epoch: b, .. }, Seen::Up { epoch: c, .. }) if a == b && c > a
     ));
     // Another process of the same node counts its dials from the start.
-    let (_third, kind) = greet(
-        &address,
-        &RawHello {
-            incarnation: 6,
-            ..hello(2, 1, 1)
-        },
-    )
-    .await;
+    let (_third, kind) = greet(&address, &RawHello { incarnation: 6, ..hello(2, 1, 1) }).await;
     assert_eq!(kind, Some(HELLO_ACK));
     closed(&mut second).await;
     one.sink.until("the third", |seen| seen.len() == 5).await;

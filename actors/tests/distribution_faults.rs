@@ -3,8 +3,7 @@
 
 mod distribution_support;
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,14 +11,10 @@ use converge_actors::distribution::{Lane, SendError, Settings};
 use distribution_support::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 fn paths(peer: u64) -> Vec<String> {
-    let mut paths: Vec<_> = Lane::ALL
-        .iter()
-        .map(|lane| format!("root/links/{peer}-{lane}"))
-        .collect();
+    let mut paths: Vec<_> = Lane::ALL.iter().map(|lane| format!("root/links/{peer}-{lane}")).collect();
     paths.extend(["root/links".to_owned(), "root/listener".to_owned()]);
     paths
 }
@@ -34,29 +29,43 @@ async fn kill(node: &Node, path: &str) {
             }
         };
         cell.kill();
-        while node
-            .tree
-            .find(path)
-            .is_none_or(|now| now.get_id() == cell.get_id())
-        {
+        while node.tree.find(path).is_none_or(|now| now.get_id() == cell.get_id()) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, wait)
-        .await
-        .unwrap_or_else(|_| panic!("{path} did not come back"));
+    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{path} did not come back"));
+}
+
+/// Sends `payload` until it arrives: a connection whose end is not yet known swallows what it is given.
+async fn arrives(from: &Node, to: &Node, lane: Lane, payload: &[u8]) {
+    let came = |seen: &[Seen]| last_is(seen, from.id, lane, payload);
+    let sending = async {
+        loop {
+            let _ = from.send(to.id, lane, payload);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = to.sink.until("the last frame", came) => {}
+        () = sending => {}
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_actor_dies_the_links_come_back_and_nothing_is_doubled() {
-    const ROUNDS: usize = 30;
+    const ROUNDS: usize = 40;
     let nodes = cluster(2, settings()).await;
     let mut chance = StdRng::seed_from_u64(20);
     let mut number = 0u64;
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
         let victim = &nodes[chance.random_range(0..2)];
         let paths = paths(3 - victim.id);
         let path = &paths[chance.random_range(0..paths.len())];
+        if round % 2 == 0 {
+            for node in &nodes {
+                node.connected().await;
+            }
+        }
         for _ in 0..20 {
             for (from, to) in [(0, 2), (1, 1)] {
                 for lane in Lane::ALL {
@@ -68,42 +77,23 @@ async fn whatever_actor_dies_the_links_come_back_and_nothing_is_doubled() {
         }
         kill(victim, path).await;
     }
-    for node in &nodes {
-        node.connected().await;
-        let peer = 3 - node.id;
+    for (from, to) in [(0, 1), (1, 0)] {
         for lane in Lane::ALL {
-            node.send(peer, lane, b"last").unwrap();
+            arrives(&nodes[from], &nodes[to], lane, b"last").await;
         }
     }
     for node in &nodes {
-        let peer = 3 - node.id;
         for lane in Lane::ALL {
-            let last = || {
-                node.sink
-                    .frames(peer, lane)
-                    .last()
-                    .is_some_and(|f| f.1 == "last")
-            };
-            node.sink.until("the last frame", |_| last()).await;
             // Numbers rise from frame to frame, within epochs and across them: nothing comes twice.
-            let frames = node.sink.frames(peer, lane);
-            let numbers: Vec<u64> = frames[..frames.len() - 1]
-                .iter()
-                .map(|(_, payload)| u64::from_le_bytes(payload[..].try_into().unwrap()))
-                .collect();
+            let frames = node.sink.frames(3 - node.id, lane);
+            let numbered = frames.iter().filter_map(|(_, payload)| payload[..].try_into().ok());
+            let numbers: Vec<u64> = numbered.map(u64::from_le_bytes).collect();
             assert!(numbers.is_sorted_by(|a, b| a < b), "{lane}: {numbers:?}");
-            assert!(!numbers.is_empty());
+            assert!(numbers.len() > 20, "hardly anything was exchanged");
         }
         node.sink.check_protocol();
-        let connections: u64 = node.distribution.status()[0]
-            .lanes
-            .values()
-            .map(|lane| lane.connections)
-            .sum();
-        assert!(
-            connections > 3,
-            "no link was ever lost, the test kills nothing"
-        );
+        let connections: u64 = node.distribution.status()[0].lanes.values().map(|lane| lane.connections).sum();
+        assert!(connections > 10, "hardly a link was lost, the test kills nothing");
     }
     for node in nodes {
         node.stop().await;
@@ -113,27 +103,14 @@ async fn whatever_actor_dies_the_links_come_back_and_nothing_is_doubled() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_link_closes_its_socket_and_empties_its_slot() {
     let (socket, address) = bind();
-    let one = Node::start(
-        1,
-        CLUSTER,
-        settings(),
-        Some(socket),
-        &[(2, "unused.invalid:1".into())],
-    )
-    .await;
+    let one = Node::start(1, CLUSTER, settings(), Some(socket), &[(2, "unused.invalid:1".into())]).await;
     for path in ["root/links/2-control", "root/links"] {
         let (mut stream, kind) = greet(&address, &hello(2, 1, 1)).await;
         assert_eq!(kind, Some(HELLO_ACK));
-        one.sink
-            .until("up", |_| one.epoch(2, Lane::Control).is_some())
-            .await;
+        one.sink.until("up", |_| one.epoch(2, Lane::Control).is_some()).await;
         kill(&one, path).await;
         closed(&mut stream).await;
-        one.sink
-            .until("down", |seen| {
-                matches!(seen.last(), Some(Seen::Down { .. }))
-            })
-            .await;
+        one.sink.until("down", |seen| matches!(seen.last(), Some(Seen::Down { .. }))).await;
         assert_eq!(one.send(2, Lane::Control, b"x"), Err(SendError::Down));
     }
     one.stop().await;
@@ -145,11 +122,7 @@ async fn a_consumer_that_panics_costs_one_connection() {
     let before = nodes[1].epoch(1, Lane::Control).unwrap();
     nodes[1].sink.panic_once.store(true, SeqCst);
     nodes[0].send(2, Lane::Control, b"poison").unwrap();
-    let risen = || {
-        nodes[1]
-            .epoch(1, Lane::Control)
-            .is_some_and(|now| now > before)
-    };
+    let risen = || nodes[1].epoch(1, Lane::Control).is_some_and(|now| now > before);
     nodes[1].sink.until("a new epoch", |_| risen()).await;
     for node in nodes {
         node.stop().await;
@@ -175,25 +148,13 @@ async fn a_half_open_peer_is_noticed_on_both_sides_and_comes_back() {
 
     proxy.stall(true);
     for node in [&one, &two] {
-        let downs = |seen: &[Seen]| {
-            seen.iter()
-                .filter(|s| matches!(s, Seen::Down { .. }))
-                .count()
-        };
-        node.sink
-            .until("three downs", |seen| downs(seen) >= 3)
-            .await;
+        let downs = |seen: &[Seen]| seen.iter().filter(|s| matches!(s, Seen::Down { .. })).count();
+        node.sink.until("three downs", |seen| downs(seen) >= 3).await;
         let status = &node.distribution.status()[0];
         assert!(!status.connected);
     }
-    let error = two.distribution.status()[0].lanes[&Lane::Append]
-        .last_error
-        .clone()
-        .unwrap();
-    assert!(
-        error.contains("nothing was heard") || error.contains("in time"),
-        "{error}"
-    );
+    let error = two.distribution.status()[0].lanes[&Lane::Append].last_error.clone().unwrap();
+    assert!(error.contains("nothing was heard") || error.contains("in time"), "{error}");
 
     proxy.stall(false);
     one.connected().await;
@@ -210,7 +171,7 @@ async fn a_slow_peer_sheds_within_bounds_and_is_not_taken_for_dead() {
         frame_bytes_max: 1 << 20,
         queue_bytes_max: 4 << 20,
         inbound_bytes_max: 2 << 20,
-        heartbeat: Duration::from_millis(50),
+        heartbeat: Duration::from_millis(100),
         heartbeats_missed_max: 10,
         ..settings()
     };
@@ -221,7 +182,7 @@ async fn a_slow_peer_sheds_within_bounds_and_is_not_taken_for_dead() {
     let payload = Bytes::from(vec![1; FRAME_BYTES]);
     let mut queued = 0;
     let mut refused_in_a_row = 0;
-    while refused_in_a_row < 50 {
+    while refused_in_a_row < 200 {
         match nodes[0].send(2, Lane::Append, &payload) {
             Ok(()) => (queued, refused_in_a_row) = (queued + 1, 0),
             Err(SendError::Full) => {
@@ -234,33 +195,20 @@ async fn a_slow_peer_sheds_within_bounds_and_is_not_taken_for_dead() {
     }
     assert!(nodes[1].sink.held_bytes() <= settings.inbound_bytes_max);
     let status = &nodes[0].distribution.status()[0].lanes[&Lane::Append];
-    assert!(status.shed >= 50);
+    assert!(status.shed >= 200);
     // Queue and credit are ours to bound; loopback sockets hold some MiB more.
     let waiting = queued * FRAME_BYTES;
     let bound = settings.queue_bytes_max + settings.inbound_bytes_max + (16 << 20);
-    assert!(
-        waiting <= bound,
-        "{waiting} bytes are under way, {bound} are allowed"
-    );
-    // Far longer than silence is tolerated, yet nobody was taken for dead: signs of life still flow
+    assert!(waiting <= bound, "{waiting} bytes are under way, {bound} are allowed");
+    // Twice as long as silence is tolerated, yet nobody was taken for dead: signs of life still flow
     // from the slow node, and its own silence does not count while it does not listen.
     assert_eq!(nodes[1].epoch(1, Lane::Append), epoch);
     // Other lanes do not feel it.
     nodes[0].send(2, Lane::Control, b"urgent").unwrap();
-    nodes[1]
-        .sink
-        .until("control", |_| {
-            nodes[1].sink.frames(1, Lane::Control).len() == 1
-        })
-        .await;
+    nodes[1].sink.until("control", |seen| frames(seen, 1, Lane::Control) == 1).await;
 
     nodes[1].sink.release();
-    nodes[1]
-        .sink
-        .until("the rest", |_| {
-            nodes[1].sink.frames(1, Lane::Append).len() == queued
-        })
-        .await;
+    nodes[1].sink.until("the rest", |seen| frames(seen, 1, Lane::Append) == queued).await;
     assert_eq!(nodes[1].epoch(1, Lane::Append), epoch);
     for node in nodes {
         node.stop().await;
@@ -270,39 +218,18 @@ async fn a_slow_peer_sheds_within_bounds_and_is_not_taken_for_dead() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarting_the_listener_refuses_no_connection() {
     let (socket, address) = bind();
-    let one = Node::start(
-        1,
-        CLUSTER,
-        settings(),
-        Some(socket),
-        &[(2, "unused.invalid:1".into())],
-    )
-    .await;
-    let done = AtomicBool::new(false);
-    let connect = async {
-        let mut answers: BTreeMap<bool, u32> = BTreeMap::new();
-        let mut dial = 0;
-        while !done.load(SeqCst) {
-            dial += 1;
-            TcpStream::connect(&address)
-                .await
-                .expect("the peer port refused a connection");
-            // One that was accepted just before the kill is closed; its node dials again.
-            let (_stream, kind) = greet(&address, &hello(2, 1, dial)).await;
-            *answers.entry(kind == Some(HELLO_ACK)).or_default() += 1;
-        }
-        answers
-    };
-    let killing = async {
-        for _ in 0..20 {
-            kill(&one, "root/listener").await;
-        }
-        done.store(true, SeqCst);
-    };
-    let (answers, ()) = tokio::join!(connect, killing);
-    assert!(
-        answers.get(&true).is_some_and(|joined| *joined > 0),
-        "{answers:?}"
-    );
+    let one = Node::start(1, CLUSTER, settings(), Some(socket), &[(2, "unused.invalid:1".into())]).await;
+    let mut joined = 0;
+    for dial in 1..=50 {
+        // Half of the time the hello arrives while nobody is there to accept it. A connection that was
+        // accepted just before the kill is closed, and its node dials again: what may not happen is
+        // that nobody listens, on which `greet` panics.
+        let hello = hello(2, 1, dial);
+        let (_, (_stream, kind)) = tokio::join!(kill(&one, "root/listener"), greet(&address, &hello));
+        joined += u32::from(kind == Some(HELLO_ACK));
+    }
+    assert!(joined > 0, "no connection outlived the restart of the listener");
+    let (_stream, kind) = greet(&address, &hello(2, 1, 51)).await;
+    assert_eq!(kind, Some(HELLO_ACK));
     one.stop().await;
 }

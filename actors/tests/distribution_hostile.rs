@@ -6,6 +6,7 @@ mod distribution_support;
 use std::time::Duration;
 
 use converge_actors::distribution::{Lane, ListenerStatus, Settings};
+use converge_ledger_core::NodeId;
 use distribution_support::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -16,10 +17,7 @@ use tokio::time::timeout;
 async fn listening(settings: Settings) -> (Node, String) {
     let (socket, address) = bind();
     let peers = [(2, "unused.invalid:1".to_owned())];
-    (
-        Node::start(1, CLUSTER, settings, Some(socket), &peers).await,
-        address,
-    )
+    (Node::start(1, CLUSTER, settings, Some(socket), &peers).await, address)
 }
 
 async fn counted(node: &Node, what: &str, enough: impl Fn(ListenerStatus) -> bool) {
@@ -28,26 +26,16 @@ async fn counted(node: &Node, what: &str, enough: impl Fn(ListenerStatus) -> boo
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, wait)
-        .await
-        .unwrap_or_else(|_| panic!("never counted: {what}"));
+    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never counted: {what}"));
 }
 
 /// A node that is unharmed takes a peer.
 async fn unharmed(node: &Node, address: &str, dial: u64) {
     let (mut stream, kind) = greet(address, &hello(2, 1, dial)).await;
     assert_eq!(kind, Some(HELLO_ACK));
-    stream
-        .write_all(&raw_frame(DATA, b"still here"))
-        .await
-        .unwrap();
-    let here = || {
-        node.sink
-            .frames(2, Lane::Control)
-            .last()
-            .is_some_and(|f| f.1 == "still here")
-    };
-    node.sink.until("a frame", |_| here()).await;
+    stream.write_all(&raw_frame(DATA, b"still here")).await.unwrap();
+    let here = |seen: &[Seen]| last_is(seen, 2, Lane::Control, b"still here");
+    node.sink.until("a frame", here).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,11 +90,7 @@ async fn what_is_no_frame_ends_an_established_connection() {
         let last_down = |seen: &[Seen]| matches!(seen.last(), Some(Seen::Down { .. }));
         node.sink.until("down", last_down).await;
         let lane = &node.distribution.status()[0].lanes[&Lane::Control];
-        assert!(
-            lane.last_error.as_ref().unwrap().contains("no frame"),
-            "{:?}",
-            lane.last_error
-        );
+        assert!(lane.last_error.as_ref().unwrap().contains("no frame"), "{:?}", lane.last_error);
     }
     assert!(node.sink.frames(2, Lane::Control).is_empty());
     unharmed(&node, &address, dial + 1).await;
@@ -115,10 +99,7 @@ async fn what_is_no_frame_ends_an_established_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_strangers_are_timed_out() {
-    let quick = Settings {
-        handshake_timeout: Duration::from_millis(100),
-        ..settings()
-    };
+    let quick = Settings { handshake_timeout: Duration::from_millis(100), ..settings() };
     let (node, address) = listening(quick).await;
     let mut silent = TcpStream::connect(&address).await.unwrap();
     let mut half = TcpStream::connect(&address).await.unwrap();
@@ -145,12 +126,27 @@ async fn a_crowd_of_strangers_keeps_no_peer_out() {
         crowd.push(TcpStream::connect(&address).await.unwrap());
     }
     unharmed(&node, &address, 1).await;
-    counted(&node, "crowded out", |status| {
-        status.crowded_out == CROWD + 1 - 4
-    })
-    .await;
+    counted(&node, "crowded out", |status| status.crowded_out == CROWD + 1 - 4).await;
     for mut stranger in crowd.drain(..(CROWD - 4) as usize) {
         closed(&mut stranger).await;
     }
     node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frame_that_its_consumer_rejects_ends_the_connection_it_came_over() {
+    let nodes = cluster(2, settings()).await;
+    let epoch = nodes[0].epoch(2, Lane::Append).unwrap();
+    let one = &nodes[0].distribution;
+    one.reject(NodeId(2), Lane::Append, epoch + 1, "another connection");
+    one.reject(NodeId(9), Lane::Append, epoch, "another peer");
+    one.reject(NodeId(2), Lane::Append, epoch, "forged term");
+    nodes[0].sink.until("a new epoch", |_| nodes[0].epoch(2, Lane::Append).is_some_and(|now| now > epoch)).await;
+    let status = &one.status()[0];
+    let error = status.lanes[&Lane::Append].last_error.as_deref();
+    assert_eq!(error, Some("a frame was rejected: forged term"));
+    assert_eq!(status.lanes[&Lane::Control].connections, 1, "other lanes stay");
+    for node in nodes {
+        node.stop().await;
+    }
 }

@@ -48,18 +48,11 @@ impl Visit for Line {
 fn warnings(of: u64, about: &str) -> usize {
     let node = format!("node={of} ");
     let lines = WARNINGS.lock().unwrap();
-    lines
-        .iter()
-        .filter(|line| line.contains(&node) && line.contains(about))
-        .count()
+    lines.iter().filter(|line| line.contains(&node) && line.contains(about)).count()
 }
 
 fn quick() -> Settings {
-    Settings {
-        backoff_first: Duration::from_millis(5),
-        backoff_max: Duration::from_millis(20),
-        ..settings()
-    }
+    Settings { backoff_first: Duration::from_millis(5), backoff_max: Duration::from_millis(20), ..settings() }
 }
 
 /// Waits until `node` has refused, or been refused, so often that a loop of logging would show.
@@ -69,9 +62,7 @@ async fn refused_often(acceptor: &Node, at_least: u64) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait)
-        .await
-        .expect("not refused often enough");
+    tokio::time::timeout(PATIENCE, wait).await.expect("not refused often enough");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -87,14 +78,7 @@ async fn wrong_cluster() {
     let (socket, address) = bind();
     let peers = [(12, "unused.invalid:1".to_owned())];
     let one = Node::start(11, CLUSTER, quick(), Some(socket), &peers).await;
-    let two = Node::start(
-        12,
-        ClusterId([8; 16]),
-        quick(),
-        None,
-        &[(11, address.clone())],
-    )
-    .await;
+    let two = Node::start(12, ClusterId([8; 16]), quick(), None, &[(11, address.clone())]).await;
     refused_often(&one, 20).await;
     two.sink.until("its refusal", |seen| !seen.is_empty()).await;
     for (node, peer) in [(&one, 12), (&two, 11)] {
@@ -103,16 +87,9 @@ async fn wrong_cluster() {
         assert_eq!(told[0].0, Some(peer));
         assert!(told[0].1.contains("belongs to cluster"), "{}", told[0].1);
         assert_eq!(warnings(node.id, "belongs to cluster"), 1);
-        assert_eq!(
-            node.distribution.status()[0].refused.as_ref(),
-            Some(&told[0].1)
-        );
+        assert_eq!(node.distribution.status()[0].refused.as_ref(), Some(&told[0].1));
     }
-    assert_eq!(
-        one.sink.refusals()[0].1,
-        two.sink.refusals()[0].1,
-        "both sides say the same"
-    );
+    assert_eq!(one.sink.refusals()[0].1, two.sink.refusals()[0].1, "both sides say the same");
     two.stop().await;
 
     // The configuration was corrected: it connects, and the old reason is forgotten.
@@ -130,17 +107,11 @@ async fn unknown_node() {
     let one = Node::start(21, CLUSTER, quick(), Some(socket), &peers).await;
     let three = Node::start(23, CLUSTER, quick(), None, &[(21, address)]).await;
     refused_often(&one, 20).await;
-    three
-        .sink
-        .until("its refusal", |seen| !seen.is_empty())
-        .await;
+    three.sink.until("its refusal", |seen| !seen.is_empty()).await;
     assert_eq!(one.sink.refusals().len(), 1);
     assert_eq!(one.sink.refusals()[0].0, None);
     assert_eq!(three.sink.refusals().len(), 1);
-    assert_eq!(
-        (warnings(21, "not among"), warnings(23, "not among")),
-        (1, 1)
-    );
+    assert_eq!((warnings(21, "not among"), warnings(23, "not among")), (1, 1));
     one.stop().await;
     three.stop().await;
 }
@@ -150,51 +121,23 @@ async fn wrong_address() {
     let peers = [(33, "unused.invalid:1".to_owned())];
     let one = Node::start(31, CLUSTER, quick(), Some(socket), &peers).await;
     let three = Node::start(33, CLUSTER, quick(), None, &[(32, address)]).await;
-    three
-        .sink
-        .until("its refusal", |seen| !seen.is_empty())
-        .await;
+    three.sink.until("its refusal", |seen| !seen.is_empty()).await;
     let reason = &three.sink.refusals()[0].1;
-    assert!(
-        reason.contains("node 33 dialed node 32 but reached node 31"),
-        "{reason}"
-    );
+    assert!(reason.contains("node 33 dialed node 32 but reached node 31"), "{reason}");
     one.stop().await;
     three.stop().await;
 }
 
 async fn forged_ids() {
     let (socket, address) = bind();
-    let peers = [
-        (41, "127.0.0.1:1".to_owned()),
-        (43, "unused.invalid:1".to_owned()),
-    ];
+    let peers = [(41, "127.0.0.1:1".to_owned()), (43, "unused.invalid:1".to_owned())];
     let two = Node::start(42, CLUSTER, quick(), Some(socket), &peers).await;
     for (forged, reason) in [
         (hello(42, 42, 1), "own id"),
         (hello(41, 42, 1), "higher id dials"),
-        (
-            RawHello {
-                lane: 9,
-                ..hello(43, 42, 1)
-            },
-            "lane 9",
-        ),
-        (
-            RawHello {
-                group: 9,
-                ..hello(43, 42, 1)
-            },
-            "group 9",
-        ),
-        (
-            RawHello {
-                protocol_min: 7,
-                protocol_max: 9,
-                ..hello(43, 42, 1)
-            },
-            "peer protocols",
-        ),
+        (RawHello { lane: 9, ..hello(43, 42, 1) }, "lane 9"),
+        (RawHello { group: 9, ..hello(43, 42, 1) }, "group 9"),
+        (RawHello { protocol_min: 7, protocol_max: 9, ..hello(43, 42, 1) }, "peer protocols"),
     ] {
         let (mut stream, kind) = greet(&address, &forged).await;
         assert_eq!(kind, Some(REFUSE), "{forged:?}");
@@ -202,11 +145,6 @@ async fn forged_ids() {
         let told = two.sink.refusals();
         assert!(told.last().unwrap().1.contains(reason), "{told:?}");
     }
-    assert!(
-        two.sink
-            .seen()
-            .iter()
-            .all(|seen| matches!(seen, Seen::Refused { .. }))
-    );
+    assert!(two.sink.seen().iter().all(|seen| matches!(seen, Seen::Refused { .. })));
     two.stop().await;
 }

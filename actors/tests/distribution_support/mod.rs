@@ -8,9 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use converge_actors::distribution::{
-    Distribution, Identity, Inbound, Lane, LinkEvent, SendError, Settings, Sink,
-};
+use converge_actors::distribution::{Distribution, Identity, Inbound, Lane, LinkEvent, SendError, Settings, Sink};
 use converge_ledger_core::{ClusterId, NodeId};
 use converge_supervisors::{Intensity, Strategy, SupervisorSpec, Tree};
 use serde::Serialize;
@@ -26,26 +24,10 @@ pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
-    Frame {
-        from: u64,
-        lane: Lane,
-        epoch: u64,
-        payload: Bytes,
-    },
-    Up {
-        peer: u64,
-        lane: Lane,
-        epoch: u64,
-    },
-    Down {
-        peer: u64,
-        lane: Lane,
-        epoch: u64,
-    },
-    Refused {
-        peer: Option<u64>,
-        reason: String,
-    },
+    Frame { from: u64, lane: Lane, epoch: u64, payload: Bytes },
+    Up { peer: u64, lane: Lane, epoch: u64 },
+    Down { peer: u64, lane: Lane, epoch: u64 },
+    Refused { peer: Option<u64>, reason: String },
 }
 
 /// Remembers everything in order; can hold on to permits like a slow consumer, or panic like a broken one.
@@ -83,25 +65,11 @@ impl Recorder {
     }
 
     pub fn held_bytes(&self) -> usize {
-        self.held
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|inbound| inbound.payload.len())
-            .sum()
+        self.held.lock().unwrap().iter().map(|inbound| inbound.payload.len()).sum()
     }
 
     pub fn frames(&self, from: u64, lane: Lane) -> Vec<(u64, Bytes)> {
-        let of = |seen: Seen| match seen {
-            Seen::Frame {
-                from: f,
-                lane: l,
-                epoch,
-                payload,
-            } if (f, l) == (from, lane) => Some((epoch, payload)),
-            _ => None,
-        };
-        self.seen().into_iter().filter_map(of).collect()
+        self.seen().iter().filter_map(|seen| frame(seen, from, lane)).collect()
     }
 
     pub fn refusals(&self) -> Vec<(Option<u64>, String)> {
@@ -112,7 +80,7 @@ impl Recorder {
         self.seen().into_iter().filter_map(of).collect()
     }
 
-    /// Waits until what was seen satisfies `enough`.
+    /// Waits until what was seen satisfies `enough`, which must not look at the recorder itself.
     pub async fn until(&self, what: &str, enough: impl Fn(&[Seen]) -> bool) {
         let mut changed = self.changed.subscribe();
         let wait = async {
@@ -135,18 +103,13 @@ impl Recorder {
                     let before = open.insert((peer, lane), Some(epoch)).flatten();
                     assert_eq!(before, None, "up without the down of {peer} {lane}");
                     let older = last.insert((peer, lane), epoch);
-                    assert!(
-                        older.is_none_or(|older| older < epoch),
-                        "an epoch did not rise"
-                    );
+                    assert!(older.is_none_or(|older| older < epoch), "an epoch did not rise");
                 }
                 Seen::Down { peer, lane, epoch } => {
                     let before = open.insert((peer, lane), None).flatten();
                     assert_eq!(before, Some(epoch), "a down of something else");
                 }
-                Seen::Frame {
-                    from, lane, epoch, ..
-                } => {
+                Seen::Frame { from, lane, epoch, .. } => {
                     let now = open.get(&(from, lane)).copied().flatten();
                     assert_eq!(now, Some(epoch), "a frame outside its epoch");
                 }
@@ -154,6 +117,24 @@ impl Recorder {
             }
         }
     }
+}
+
+fn frame(seen: &Seen, of: u64, over: Lane) -> Option<(u64, Bytes)> {
+    match seen {
+        Seen::Frame { from, lane, epoch, payload } if (*from, *lane) == (of, over) => Some((*epoch, payload.clone())),
+        _ => None,
+    }
+}
+
+/// How many frames came from there.
+pub fn frames(seen: &[Seen], from: u64, lane: Lane) -> usize {
+    seen.iter().filter_map(|seen| frame(seen, from, lane)).count()
+}
+
+/// Whether this frame came last from there.
+pub fn last_is(seen: &[Seen], from: u64, lane: Lane, payload: &[u8]) -> bool {
+    let last = seen.iter().rev().find_map(|seen| frame(seen, from, lane));
+    last.is_some_and(|(_, last)| last == payload)
 }
 
 impl Sink for Recorder {
@@ -174,24 +155,13 @@ impl Sink for Recorder {
 
     fn event(&self, event: LinkEvent) {
         self.note(match event {
-            LinkEvent::Up { peer, lane, epoch } => Seen::Up {
-                peer: peer.get(),
-                lane,
-                epoch,
-            },
-            LinkEvent::Down { peer, lane, epoch } => Seen::Down {
-                peer: peer.get(),
-                lane,
-                epoch,
-            },
+            LinkEvent::Up { peer, lane, epoch } => Seen::Up { peer: peer.get(), lane, epoch },
+            LinkEvent::Down { peer, lane, epoch } => Seen::Down { peer: peer.get(), lane, epoch },
         });
     }
 
     fn hello_refused(&self, peer: Option<NodeId>, reason: String) {
-        self.note(Seen::Refused {
-            peer: peer.map(NodeId::get),
-            reason,
-        });
+        self.note(Seen::Refused { peer: peer.map(NodeId::get), reason });
     }
 }
 
@@ -213,33 +183,19 @@ impl Node {
         let sink = Recorder::new();
         let distribution = Distribution::new(
             settings,
-            Identity {
-                cluster_id: cluster,
-                node_id: NodeId(id),
-            },
-            peers
-                .iter()
-                .map(|(id, address)| (NodeId(*id), address.clone()))
-                .collect(),
+            Identity { cluster_id: cluster, node_id: NodeId(id) },
+            peers.iter().map(|(id, address)| (NodeId(*id), address.clone())).collect(),
             socket,
             sink.clone(),
         );
         let spec = SupervisorSpec {
             strategy: Strategy::OneForOne,
-            intensity: Intensity {
-                restarts: 1000,
-                period: Duration::from_secs(1),
-            },
+            intensity: Intensity { restarts: 1000, period: Duration::from_secs(1) },
             children: distribution.children(),
             shutdown_grace_elder: None,
         };
         let tree = Tree::start("root", spec).await.unwrap();
-        Node {
-            id,
-            distribution,
-            sink,
-            tree,
-        }
+        Node { id, distribution, sink, tree }
     }
 
     /// Waits until every lane to every peer is up.
@@ -249,8 +205,7 @@ impl Node {
     }
 
     pub fn send(&self, peer: u64, lane: Lane, payload: &[u8]) -> Result<(), SendError> {
-        self.distribution
-            .send(NodeId(peer), lane, vec![Bytes::copy_from_slice(payload)])
+        self.distribution.send(NodeId(peer), lane, vec![Bytes::copy_from_slice(payload)])
     }
 
     pub fn epoch(&self, peer: u64, lane: Lane) -> Option<u64> {
@@ -260,11 +215,8 @@ impl Node {
     pub async fn stop(self) {
         self.tree.stop(Duration::from_secs(5)).await.unwrap();
         self.sink.check_protocol();
-        let open = self
-            .distribution
-            .status()
-            .into_iter()
-            .any(|peer| peer.lanes.values().any(|lane| lane.epoch.is_some()));
+        let open =
+            self.distribution.status().into_iter().any(|peer| peer.lanes.values().any(|lane| lane.epoch.is_some()));
         assert!(!open, "a slot outlived its tree");
     }
 }
@@ -282,10 +234,7 @@ pub fn settings() -> Settings {
         heartbeats_missed_max: 10,
         backoff_first: Duration::from_millis(10),
         backoff_max: Duration::from_millis(100),
-        links_intensity: Intensity {
-            restarts: 1000,
-            period: Duration::from_secs(1),
-        },
+        links_intensity: Intensity { restarts: 1000, period: Duration::from_secs(1) },
         ..Settings::default()
     }
 }
@@ -293,10 +242,7 @@ pub fn settings() -> Settings {
 /// A cluster of `count` nodes, all connected.
 pub async fn cluster(count: u64, settings: Settings) -> Vec<Node> {
     let bound: Vec<_> = (1..=count).map(|id| (id, bind())).collect();
-    let peers: Vec<(u64, String)> = bound
-        .iter()
-        .map(|(id, (_, address))| (*id, address.clone()))
-        .collect();
+    let peers: Vec<(u64, String)> = bound.iter().map(|(id, (_, address))| (*id, address.clone())).collect();
     let mut nodes = Vec::new();
     for (id, (socket, _)) in bound {
         nodes.push(Node::start(id, CLUSTER, settings.clone(), Some(socket), &peers).await);
@@ -328,17 +274,12 @@ impl Proxy {
                 let Ok(far) = TcpStream::connect(&target).await else {
                     continue;
                 };
-                let ((near_in, near_out), (far_in, far_out)) =
-                    (near.into_split(), far.into_split());
+                let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
                 pumps.spawn(pump(near_in, far_out, gate.clone()));
                 pumps.spawn(pump(far_in, near_out, gate.clone()));
             }
         });
-        Proxy {
-            address,
-            stalled,
-            _tasks: tasks,
-        }
+        Proxy { address, stalled, _tasks: tasks }
     }
 
     pub fn stall(&self, stalled: bool) {
@@ -360,9 +301,7 @@ async fn pump(
             _ = stalled.changed() => continue,
             read = from.read(&mut buffer) => match read { Ok(0) | Err(_) => return, Ok(count) => count },
         };
-        if stalled.wait_for(|stalled| !stalled).await.is_err()
-            || to.write_all(&buffer[..count]).await.is_err()
-        {
+        if stalled.wait_for(|stalled| !stalled).await.is_err() || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
     }
@@ -383,17 +322,7 @@ pub struct RawHello {
 }
 
 pub fn hello(from: u64, to: u64, dial: u64) -> RawHello {
-    RawHello {
-        protocol_min: 1,
-        protocol_max: 1,
-        cluster: CLUSTER,
-        group: 0,
-        from,
-        to,
-        lane: 0,
-        incarnation: 5,
-        dial,
-    }
+    RawHello { protocol_min: 1, protocol_max: 1, cluster: CLUSTER, group: 0, from, to, lane: 0, incarnation: 5, dial }
 }
 
 pub fn raw_frame(kind: u8, payload: &[u8]) -> Vec<u8> {
@@ -414,11 +343,11 @@ pub const DATA: u8 = 6;
 pub async fn greet(address: &str, hello: &RawHello) -> (TcpStream, Option<u8>) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let frame = raw_frame(HELLO, &postcard::to_stdvec(hello).unwrap());
-    stream.write_all(&frame).await.unwrap();
+    if stream.write_all(&frame).await.is_err() {
+        return (stream, None);
+    }
     let mut header = [0; 10];
-    let read = timeout(PATIENCE, stream.read_exact(&mut header))
-        .await
-        .expect("no answer");
+    let read = timeout(PATIENCE, stream.read_exact(&mut header)).await.expect("no answer");
     let kind = read.ok().map(|_| header[5]);
     if kind.is_some() {
         let length = u32::from_le_bytes(header[..4].try_into().unwrap()) as usize;
@@ -431,9 +360,7 @@ pub async fn greet(address: &str, hello: &RawHello) -> (TcpStream, Option<u8>) {
 pub async fn closed(stream: &mut TcpStream) {
     let mut buffer = [0; 4096];
     let drain = async { while !matches!(stream.read(&mut buffer).await, Ok(0) | Err(_)) {} };
-    timeout(PATIENCE, drain)
-        .await
-        .expect("the connection was not closed");
+    timeout(PATIENCE, drain).await.expect("the connection was not closed");
 }
 
 pub fn loopback(address: &str) -> SocketAddr {
