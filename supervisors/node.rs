@@ -346,6 +346,12 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
+        // Also when the minder could not say so, because its runtime has ended.
+        let mut facts = self.0.facts();
+        facts.state = ChildState::Stopped;
+        facts.cell = None;
+        facts.up_since = None;
+        drop(facts);
         self.0.live.send_modify(|count| *count -= 1);
     }
 }

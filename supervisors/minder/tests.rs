@@ -55,7 +55,7 @@ async fn a_tree_that_cannot_be_stopped_says_so() {
     let stopped = tree.stop(Duration::from_millis(100)).await;
     assert_eq!(stopped, Err(StopError::Stuck(vec!["root/a".into()])));
     drop(hold);
-    while !tree.find("root/a").is_none_or(|cell| cell.get_status() == ractor::ActorStatus::Stopped) {
+    while tree.find("root/a").is_some_and(|cell| cell.get_status() != ractor::ActorStatus::Stopped) {
         sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(tree.stop(Duration::from_secs(5)).await, Ok(()));
@@ -75,4 +75,57 @@ async fn a_child_that_does_not_die_ends_the_tree() {
     assert_eq!(b.load(Ordering::SeqCst), 1, "it was never started beside itself");
     assert_eq!(tree.snapshot().nodes[0].state, ChildState::Stopped);
     drop(hold);
+}
+
+/// Wraps a worker's launch so that the test can abort the actor's task.
+fn abortable(mut spec: ChildSpec, abort: &Arc<std::sync::Mutex<Option<tokio::task::AbortHandle>>>) -> ChildSpec {
+    let Body::Worker(launch) = spec.body else { panic!("not a worker") };
+    let abort = Arc::clone(abort);
+    spec.body = Body::Worker(Arc::new(move |berth, parent| {
+        let (spawning, abort) = (launch(berth, parent), Arc::clone(&abort));
+        Box::pin(async move {
+            let (cell, join) = spawning.await?;
+            *abort.lock().unwrap() = Some(join.abort_handle());
+            Ok((cell, join))
+        })
+    }));
+    spec
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_aborted_task_is_an_abnormal_exit() {
+    let (starts, abort) = (Arc::new(AtomicU32::new(0)), Arc::default());
+    let service = crate::Service::new("a");
+    let counted = Arc::clone(&starts);
+    let make = move || (Blocker { starts: Arc::clone(&counted) }, ());
+    let child = ChildSpec::service("a", &service, make).restart(crate::Restart::Transient);
+    let tree = Tree::start("root", spec(Strategy::OneForOne, vec![abortable(child, &abort)])).await.unwrap();
+    let first = service.get().unwrap();
+    abort.lock().unwrap().take().unwrap().abort();
+    first.wait(None).await.unwrap();
+    let second = loop {
+        let now = service.wait(Instant::now() + Duration::from_secs(5)).await.expect("it comes back");
+        if now != first {
+            break now;
+        }
+    };
+    sleep(Duration::from_millis(1)).await;
+    let node = tree.snapshot().nodes.remove(1);
+    assert_eq!((node.actor, node.incarnation), (Some(second.get_id()), 2));
+    assert_eq!(node.last_exit.as_deref(), Some("actor_task_cancelled"));
+    assert_eq!(starts.load(Ordering::SeqCst), 2);
+}
+
+/// The end of a runtime aborts every task in it.
+#[test]
+fn the_end_of_the_runtime_empties_the_slots() {
+    let service = crate::Service::new("a");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let make = || (Blocker { starts: Arc::default() }, ());
+    let children = vec![ChildSpec::service("a", &service, make)];
+    let tree = runtime.block_on(Tree::start("root", spec(Strategy::OneForOne, children))).unwrap();
+    assert!(service.get().is_some());
+    drop(runtime);
+    assert!(service.get().is_none());
+    assert_eq!(tree.find("root/a").map(|cell| cell.get_status()), None);
 }

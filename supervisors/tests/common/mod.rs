@@ -108,6 +108,8 @@ struct Inner {
     hang_stop: AtomicBool,
     slow_start: Mutex<Duration>,
     slow_drop: Mutex<Duration>,
+    juniors: Mutex<Vec<Lock>>,
+    disorder: AtomicU32,
     released: Notify,
     starting: Mutex<Option<ActorCell>>,
 }
@@ -150,6 +152,16 @@ impl Knobs {
     /// Dropping the state blocks its thread for so long.
     pub fn slow_drop(&self, pause: Duration) {
         *self.inner.slow_drop.lock().unwrap() = pause;
+    }
+
+    /// Locks that must be free whenever this one starts.
+    pub fn juniors(&self, locks: Vec<Lock>) {
+        *self.inner.juniors.lock().unwrap() = locks;
+    }
+
+    /// Times it started over a junior that was still there: must be none.
+    pub fn disorder(&self) -> u32 {
+        self.inner.disorder.load(Ordering::SeqCst)
     }
 
     /// The actor whose start hangs.
@@ -211,6 +223,9 @@ impl Actor for Probe {
 
     async fn pre_start(&self, myself: ActorRef<Do>, (): ()) -> Result<ProbeState, ActorProcessingErr> {
         let held = self.knobs.lock.take();
+        if self.knobs.inner.juniors.lock().unwrap().iter().any(Lock::held) {
+            self.knobs.inner.disorder.fetch_add(1, Ordering::SeqCst);
+        }
         self.log.push(format!("start {}", self.name));
         if Knobs::one_of(&self.knobs.inner.fail_starts) {
             self.log.push(format!("no start {}", self.name));
