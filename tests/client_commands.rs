@@ -204,7 +204,7 @@ async fn conditions_have_a_code_of_their_own() {
     assert_eq!(filtered["latest_sequence"], 2);
     let exists = served.directory.path().join("blob");
     std::fs::write(&exists, "mine").unwrap();
-    let kept = served.run(&["snapshot", "orders", "--to", exists.to_str().unwrap()]).await;
+    let kept = served.run(&["snapshot", "orders", "--file", exists.to_str().unwrap()]).await;
     assert_eq!(kept.status.code(), Some(2), "{kept:?}");
     assert_eq!(std::fs::read(&exists).unwrap(), b"mine");
 }

@@ -20,17 +20,17 @@ pub(crate) struct Arguments {
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     context: String,
     /// The blob, as `snapshot` wrote it; `-` is stdin.
-    #[arg(long, value_name = "FILE|-")]
-    from: PathBuf,
+    #[arg(long, alias = "from", value_name = "FILE|-")]
+    file: PathBuf,
     /// Refuse when the context already has entries.
     #[arg(long)]
     fail_if_exists: bool,
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
-    let file = arguments.from.display().to_string();
+    let file = arguments.file.display().to_string();
     let snapshot =
-        read(&arguments.from).map_err(|error| Failure::error(format!("cannot read {file}: {error}; check --from")))?;
+        read(&arguments.file).map_err(|error| Failure::error(format!("cannot read {file}: {error}; check --file")))?;
     if snapshot.len() as u64 > BLOB_BYTES_MAX {
         let message = format!("{file} is larger than the {BLOB_BYTES_MAX} bytes of any snapshot");
         return Err(Failure::new(Kind::Usage, message));

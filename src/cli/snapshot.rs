@@ -17,17 +17,17 @@ pub(crate) struct Arguments {
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     context: String,
     /// Where to write the blob; `-` is stdout.
-    #[arg(long, value_name = "FILE|-")]
-    to: PathBuf,
+    #[arg(long, alias = "to", value_name = "FILE|-")]
+    file: PathBuf,
     /// Replace the file if it exists.
     #[arg(long)]
     force: bool,
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
-    let to_stdout = arguments.to.as_os_str() == "-";
-    if !to_stdout && !arguments.force && arguments.to.exists() {
-        let file = arguments.to.display();
+    let to_stdout = arguments.file.as_os_str() == "-";
+    if !to_stdout && !arguments.force && arguments.file.exists() {
+        let file = arguments.file.display();
         let message = format!("{file} exists: name another file, or give --force");
         return Err(Failure::new(Kind::Usage, message));
     }
@@ -41,11 +41,11 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     if to_stdout {
         return output::bytes(&response.snapshot);
     }
-    write(&arguments.to, &response.snapshot).map_err(|error| {
-        let file = arguments.to.display();
-        Failure::error(format!("cannot write {file}: {error}; name another file with --to"))
+    write(&arguments.file, &response.snapshot).map_err(|error| {
+        let file = arguments.file.display();
+        Failure::error(format!("cannot write {file}: {error}; name another file with --file"))
     })?;
-    report(global.output, &request.context_id, &arguments.to, &response)
+    report(global.output, &request.context_id, &arguments.file, &response)
 }
 
 /// Writes beside the file first: a crash leaves the old one or the new one.
