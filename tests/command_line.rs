@@ -158,7 +158,9 @@ fn an_address_that_cannot_be_bound_names_its_key() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     names(&start(directory.path(), &["--grpc", &address], &[]), &["listen.grpc", &address]);
-    let output = start(directory.path(), &["--grpc", "127.0.0.1:0", "--peer", &address], &[]);
+    let list = format!("1={address},2=127.0.0.1:7002,3=127.0.0.1:7003");
+    let flags = ["--grpc", "127.0.0.1:0", "--peer", &address, "--peers", &list];
+    let output = start(directory.path(), &flags, &[]);
     names(&output, &["listen.peer", &address]);
     // TEST-NET-1: an address that this machine does not have.
     let output = start(directory.path(), &["--grpc", "192.0.2.1:50051"], &[]);

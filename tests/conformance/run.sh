@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the conformance suite: a client in another language against the real binary.
 #
-#   tests/conformance/run.sh [pytest arguments]
+#   tests/conformance/run.sh [pytest arguments, relative to this folder]
 #
 # CONVERGE_LEDGER_BIN names the binary; without it target/debug/converge-ledger is built and used.
 # The Python packages go into a virtual environment under target/, pinned by requirements.txt.
@@ -28,5 +28,7 @@ if ! cmp -s "$here/requirements.txt" "$venv/installed.txt"; then
     "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt"
     cp "$here/requirements.txt" "$venv/installed.txt"
 fi
+CONVERGE_LEDGER_BIN=$(realpath "$CONVERGE_LEDGER_BIN")
+cd "$here"
 # No .pyc files in the work tree.
-PYTHONDONTWRITEBYTECODE=1 exec "$venv/bin/python" -m pytest -p no:cacheprovider "$here" "$@"
+PYTHONDONTWRITEBYTECODE=1 exec "$venv/bin/python" -m pytest -p no:cacheprovider "$@"
