@@ -20,6 +20,7 @@ mod convert;
 mod health;
 mod listener;
 mod metadata;
+mod reflection;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -199,14 +199,3 @@ fn errors_from_in_front_of_the_handlers_are_marked() {
     transport::mark_refusal(&mut ok);
     assert!(ok.is_empty());
 }
-
-#[test]
-fn reflection_can_read_the_descriptors() {
-    let builder = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    assert!(builder().build_v1().is_ok());
-    assert!(builder().build_v1alpha().is_ok());
-}

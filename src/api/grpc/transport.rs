@@ -22,9 +22,9 @@ use super::admin::Admin;
 use super::body::{Budget, Held, RequestBody, ResponseBody};
 use super::context::Context;
 use super::metadata::Arrived;
-use super::pb::DESCRIPTORS;
 use super::pb::admin::admin_service_server::AdminServiceServer;
 use super::pb::context::context_service_server::ContextServiceServer;
+use super::reflection::{self, Index};
 use super::status::overloaded;
 use super::{Settings, names};
 use crate::Ledger;
@@ -141,15 +141,13 @@ pub(super) struct Places {
 }
 
 fn with_reflection(routes: Routes) -> Routes {
-    let builder = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    match (builder().build_v1(), builder().build_v1alpha()) {
-        (Ok(v1), Ok(v1alpha)) => routes.add_service(v1).add_service(v1alpha),
-        (Err(error), _) | (_, Err(error)) => {
-            // Ours and made at build time: a test holds that they parse.
+    match Index::new() {
+        Ok(index) => {
+            let index = Arc::new(index);
+            routes.add_service(reflection::v1::service(&index)).add_service(reflection::v1alpha::service(&index))
+        }
+        Err(error) => {
+            // Made at build time: a test holds that they parse.
             tracing::error!(%error, "gRPC reflection is not served");
             routes
         }
