@@ -17,7 +17,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::Permit;
 use super::frame::{BEAT_BYTES, Gather, HEADER_BYTES, Header, Kind, Malformed};
-use super::shared::{FRAME_OVERHEAD_BYTES, Outgoing, Shared, Slot};
+use super::shared::Shared;
+use super::slot::{FRAME_OVERHEAD_BYTES, Outgoing, Slot};
 
 /// Small frames are read from the socket this much at a time.
 const READ_BUFFER_BYTES: usize = 64 << 10;

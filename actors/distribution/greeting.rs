@@ -13,7 +13,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::frame::{HEADER_BYTES, Header, Kind, Malformed};
 use super::handshake::{Answer, Conclusion};
 use super::link::{Accepted, Message};
-use super::shared::{Shared, Slot};
+use super::shared::Shared;
+use super::slot::Slot;
 
 /// After a refusal this much is read and thrown away, so that closing does not overtake the refusal.
 const DISCARD_BYTES_MAX: usize = 16 << 10;

@@ -19,6 +19,7 @@
 //! left in the mailbox is told apart.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use converge_supervisors::ChildSpec;
@@ -30,7 +31,8 @@ use tokio::time::{Instant, sleep};
 
 use super::connection::{Cause, PONGS_MAX, Reader, Writer};
 use super::greeting::{self, Failure};
-use super::shared::{Live, Opened, Shared, Slot};
+use super::shared::Shared;
+use super::slot::{Live, Opened, Slot};
 use super::{LinkPhase, backoff};
 
 /// Makes the spec of the link of `slot`.
@@ -265,6 +267,9 @@ impl State {
         let attempt = if lasted { 0 } else { connection.attempt };
         if lasted {
             self.slot.forget_trouble();
+        }
+        if matches!(cause, Cause::Malformed(_) | Cause::Rejected(_)) {
+            self.slot.counters.malformed.fetch_add(1, Relaxed);
         }
         self.trouble(&cause.to_string());
         let wait = self.wait(attempt);

@@ -37,6 +37,7 @@ mod link;
 mod listener;
 mod settings;
 mod shared;
+mod slot;
 mod status;
 
 use std::collections::BTreeMap;

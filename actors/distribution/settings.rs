@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use converge_supervisors::Intensity;
 
+/// Lengths on the wire have 32 bits; no frame comes near.
+const FRAME_BYTES_CEILING: usize = 1 << 30;
+
 /// Every bound and interval of the distribution; [`Settings::default`] suits a local network.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -64,7 +67,8 @@ impl Settings {
 
     /// Raises bounds that would stop a link for good to the least with which it works.
     pub(super) fn sane(mut self) -> Settings {
-        let least = self.frame_bytes_max + super::shared::FRAME_OVERHEAD_BYTES;
+        self.frame_bytes_max = self.frame_bytes_max.min(FRAME_BYTES_CEILING);
+        let least = self.frame_bytes_max + super::slot::FRAME_OVERHEAD_BYTES;
         self.queue_bytes_max = self.queue_bytes_max.max(least);
         self.inbound_bytes_max = self.inbound_bytes_max.max(least);
         self.queue_frames_max = self.queue_frames_max.max(1);

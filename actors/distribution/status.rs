@@ -68,6 +68,8 @@ pub struct LaneStatus {
     pub bytes_received: u64,
     /// Frames refused because the queue was full.
     pub shed: u64,
+    /// Connections closed because of what the peer sent.
+    pub malformed: u64,
     /// Why the last connection ended or could not be made.
     pub last_error: Option<String>,
     /// Round-trip time of the last ping, in microseconds.

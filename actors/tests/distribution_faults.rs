@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use bytes::Bytes;
-use converge_actors::distribution::{Lane, SendError, Settings};
+use converge_actors::distribution::{Distribution, Identity, Lane, SendError, Settings};
+use converge_ledger_core::NodeId;
+use converge_supervisors::{ChildSpec, Intensity, Strategy, SupervisorSpec, Tree};
 use distribution_support::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -182,9 +184,15 @@ async fn a_slow_peer_sheds_within_bounds_and_is_not_taken_for_dead() {
     let payload = Bytes::from(vec![1; FRAME_BYTES]);
     let mut queued = 0;
     let mut refused_in_a_row = 0;
+    let bound = settings.queue_bytes_max + settings.inbound_bytes_max + (16 << 20);
     while refused_in_a_row < 200 {
         match nodes[0].send(2, Lane::Append, &payload) {
-            Ok(()) => (queued, refused_in_a_row) = (queued + 1, 0),
+            Ok(()) => {
+                (queued, refused_in_a_row) = (queued + 1, 0);
+                // Queue and credit are ours to bound; loopback sockets hold some MiB more.
+                let waiting = queued * FRAME_BYTES;
+                assert!(waiting <= bound, "{waiting} bytes are under way, {bound} are allowed");
+            }
             Err(SendError::Full) => {
                 refused_in_a_row += 1;
                 // Time for what is under way to move: nothing tells of a frame that does not come.
@@ -196,10 +204,6 @@ async fn a_slow_peer_sheds_within_bounds_and_is_not_taken_for_dead() {
     assert!(nodes[1].sink.held_bytes() <= settings.inbound_bytes_max);
     let status = &nodes[0].distribution.status()[0].lanes[&Lane::Append];
     assert!(status.shed >= 200);
-    // Queue and credit are ours to bound; loopback sockets hold some MiB more.
-    let waiting = queued * FRAME_BYTES;
-    let bound = settings.queue_bytes_max + settings.inbound_bytes_max + (16 << 20);
-    assert!(waiting <= bound, "{waiting} bytes are under way, {bound} are allowed");
     // Twice as long as silence is tolerated, yet nobody was taken for dead: signs of life still flow
     // from the slow node, and its own silence does not count while it does not listen.
     assert_eq!(nodes[1].epoch(1, Lane::Append), epoch);
@@ -213,6 +217,36 @@ async fn a_slow_peer_sheds_within_bounds_and_is_not_taken_for_dead() {
     for node in nodes {
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hello_waits_for_a_link_that_is_not_there_yet() {
+    let (socket, address) = bind();
+    let sink = Recorder::new();
+    let peers = [(NodeId(2), "unused.invalid:1".to_owned())].into();
+    let identity = Identity { cluster_id: CLUSTER, node_id: NodeId(1) };
+    let distribution = Distribution::new(settings(), identity, peers, Some(socket), sink.clone());
+    let [links, listener]: [ChildSpec; 2] = distribution.children().try_into().unwrap();
+    let alone = |child| {
+        let intensity = Intensity { restarts: 0, period: Duration::from_secs(1) };
+        SupervisorSpec::new(Strategy::OneForOne, intensity, vec![child])
+    };
+    let port = Tree::start("port", alone(listener)).await.unwrap();
+    let hello = hello(2, 1, 1);
+    let (links, (_stream, kind)) = tokio::join!(
+        async {
+            // The hello is accepted, nobody is there to take it.
+            while distribution.listener_status().accepted == 0 {
+                tokio::task::yield_now().await;
+            }
+            Tree::start("links", alone(links)).await.unwrap()
+        },
+        greet(&address, &hello)
+    );
+    assert_eq!(kind, Some(HELLO_ACK));
+    sink.until("up", |seen| matches!(seen, [Seen::Up { .. }])).await;
+    port.stop(PATIENCE).await.unwrap();
+    links.stop(PATIENCE).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -90,6 +90,7 @@ async fn what_is_no_frame_ends_an_established_connection() {
         let last_down = |seen: &[Seen]| matches!(seen.last(), Some(Seen::Down { .. }));
         node.sink.until("down", last_down).await;
         let lane = &node.distribution.status()[0].lanes[&Lane::Control];
+        assert_eq!(lane.malformed, dial);
         assert!(lane.last_error.as_ref().unwrap().contains("no frame"), "{:?}", lane.last_error);
     }
     assert!(node.sink.frames(2, Lane::Control).is_empty());
