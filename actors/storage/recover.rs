@@ -36,6 +36,8 @@ use super::types::Genesis;
 /// As much of the journal as is held in memory at a time while it is replayed.
 const REPLAY_BYTES: usize = 16 << 20;
 
+const FIRST_SLOT: u64 = 1;
+
 /// Why start-up came to no end.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -105,9 +107,10 @@ pub(crate) struct Opened {
 /// of a starting process is durable in journal and database when this returns.
 pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf) -> Result<Opened, Failure> {
     check_settings(settings)?;
-    let directory = layout::open(settings, make)?;
+    let mut directory = layout::open(settings, make)?;
     if directory.fresh {
         fill(settings, &directory)?;
+        (directory.has_database, directory.slots) = (true, vec![FIRST_SLOT]);
     }
     let (db, db_file) = open_database(settings, &directory)?;
     let stored = load(&db, &directory, settings)?;
@@ -170,7 +173,7 @@ fn fill(settings: &Settings, directory: &Directory) -> Result<(), Failure> {
     drop(db);
     file.sync_data().map_err(io_failure(making))?;
     let maker = maker(settings, directory.store_id);
-    maker.make(1, 1, (settings.random)()).map_err(io_failure(making))?;
+    maker.make(FIRST_SLOT, 1, (settings.random)()).map_err(io_failure(making))?;
     layout::finish(settings, directory.store_id).map_err(io_failure(making))
 }
 

@@ -172,8 +172,10 @@ impl Running {
         if shared.fenced().is_some() {
             return if ended { Step::Done } else { Step::Idle(None) };
         }
-        let active = shared.overlay().active.bytes;
-        let pending = waiting || active > 0 || shared.applied() > self.applied;
+        // After an apply that panicked halfway the state is not to be stored any more.
+        let sound = !shared.state.is_poisoned();
+        let active = if sound { shared.overlay().active.bytes } else { 0 };
+        let pending = waiting || (sound && shared.applied() > self.applied);
         let due = self.due(pending, shared.settings.commit_interval);
         let enough = bytes + active >= shared.settings.commit_bytes;
         if pending && (enough || wanted || ended || due == Some(Duration::ZERO)) {

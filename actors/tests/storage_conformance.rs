@@ -1,0 +1,473 @@
+//! The storage contract of Raft and S1 to S8, against the real store on a real disk, which is
+//! closed and opened again after each step.
+#![allow(missing_docs)]
+
+mod storage_support;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use converge_actors::storage::{EntryKind, Error, Genesis, HardState, LogEntry, Phase, ReadQuery, Settings};
+use converge_ledger_core::{Boot, ClusterId, LogIndex, NodeId, Sequence, Term};
+use storage_support::{Dice, Leader, Node, check_context, small, write};
+
+fn plain(index: u64, term: u64) -> LogEntry {
+    let data = Bytes::from(format!("entry {index} of term {term}"));
+    LogEntry { index: LogIndex(index), term: Term(term), kind: EntryKind::ConfChange, data }
+}
+
+fn hard(term: u64, vote: u64, commit: u64) -> HardState {
+    HardState { term: Term(term), vote: NodeId(vote), commit: LogIndex(commit) }
+}
+
+async fn reopen(node: Node, settings: &Settings) -> Node {
+    node.stop().await;
+    Node::start(settings.clone()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fresh_directory_is_empty_and_stays_the_same_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = small(dir.path().join("deep/inside"));
+    let node = Node::start(settings.clone()).await;
+    let first = node.recover().await;
+    assert_eq!((first.applied, first.last_index, first.boot), (LogIndex(0), LogIndex(0), Boot(1)));
+    assert_eq!((first.hard_state, first.genesis.clone()), (HardState::default(), None));
+    assert_eq!(node.storage.log_term(LogIndex(0)).unwrap(), Some(Term(0)));
+    assert_eq!(node.storage.log_term(LogIndex(1)).unwrap(), None);
+    let node = reopen(node, &settings).await;
+    let second = node.recover().await;
+    assert_eq!((second.store_id, second.boot), (first.store_id, Boot(2)));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_and_hard_state_survive_every_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = small(dir.path());
+    let mut node = Node::start(settings.clone()).await;
+    let mut expected: Vec<LogEntry> = Vec::new();
+    // (entries from, to, term, hard state)
+    let steps =
+        [(1, 3, 1, hard(1, 1, 0)), (4, 4, 1, hard(1, 1, 2)), (3, 6, 2, hard(2, 3, 2)), (5, 5, 3, hard(3, 0, 3))];
+    for (from, to, term, state) in steps {
+        let entries: Vec<_> = (from..=to).map(|i| plain(i, term)).collect();
+        expected.truncate(from as usize - 1);
+        expected.extend(entries.clone());
+        node.append(entries, Some(state)).await.unwrap();
+        for round in 0..2 {
+            assert_eq!(node.log().unwrap(), expected, "round {round} of term {term}");
+            assert_eq!(node.storage.log_last(), LogIndex(to));
+            for entry in &expected {
+                assert_eq!(node.storage.log_term(entry.index).unwrap(), Some(entry.term));
+            }
+            assert_eq!(node.storage.log_term(LogIndex(to + 1)).unwrap(), None);
+            node = reopen(node, &settings).await;
+        }
+        let recovered = node.recover().await;
+        assert_eq!((recovered.hard_state, recovered.last_index), (state, LogIndex(to)));
+        assert_eq!(recovered.applied, state.commit);
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_the_log_cross_from_the_database_to_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { commit_interval: Duration::from_secs(3600), ..small(dir.path()) };
+    let node = Node::start(settings.clone()).await;
+    node.append((1..=5).map(|i| plain(i, 1)).collect(), None).await.unwrap();
+    let node = reopen(node, &settings).await;
+    node.append((6..=9).map(|i| plain(i, 1)).collect(), None).await.unwrap();
+    let weight = plain(1, 1).weight();
+    for lo in 1..=9 {
+        for hi in lo + 1..=10 {
+            for fit in 0..=9 {
+                let max = fit * weight;
+                let got = node.storage.log_entries(LogIndex(lo), LogIndex(hi), max).unwrap();
+                let want: Vec<_> = (lo..hi).take(fit.max(1)).map(|i| plain(i, 1)).collect();
+                assert_eq!(got, want, "{lo}..{hi} in {max} bytes");
+            }
+        }
+    }
+    assert_eq!(node.storage.log_entries(LogIndex(10), LogIndex(12), 99).unwrap(), vec![]);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn truncation_reaches_memory_journal_and_database_at_every_stage() {
+    for settle in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let interval = if settle { Duration::ZERO } else { Duration::from_secs(3600) };
+        let settings = Settings { commit_interval: interval, ..small(dir.path()) };
+        let node = Node::start(settings.clone()).await;
+        node.append((1..=8).map(|i| plain(i, 1)).collect(), Some(hard(1, 1, 2))).await.unwrap();
+        if settle {
+            node.until_covered().await;
+        }
+        node.append((4..=5).map(|i| plain(i, 2)).collect(), Some(hard(2, 1, 2))).await.unwrap();
+        let want: Vec<_> = (1..=3).map(|i| plain(i, 1)).chain((4..=5).map(|i| plain(i, 2))).collect();
+        assert_eq!(node.log().unwrap(), want);
+        let node = reopen(node, &settings).await;
+        assert_eq!(node.log().unwrap(), want);
+        assert_eq!(node.storage.log_term(LogIndex(6)).unwrap(), None);
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn committed_entries_are_never_replaced_and_gaps_never_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(small(dir.path())).await;
+    node.append((1..=3).map(|i| plain(i, 1)).collect(), Some(hard(1, 1, 2))).await.unwrap();
+    for bad in [vec![plain(2, 2)], vec![plain(5, 1)], vec![plain(4, 1), plain(6, 1)]] {
+        let storage = node.storage.clone();
+        let append = move || storage.append(bad, None, Box::new(|_| {}));
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(append));
+        assert!(outcome.is_err(), "it was taken: {outcome:?}");
+    }
+    assert_eq!(node.log().unwrap().len(), 3);
+    node.append(vec![plain(4, 1)], None).await.unwrap();
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callbacks_come_in_order_and_a_commit_alone_needs_no_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(small(dir.path())).await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    for index in 1..=200 {
+        let seen = Arc::clone(&seen);
+        let done = Box::new(move |outcome: Result<(), Error>| {
+            outcome.unwrap();
+            seen.lock().unwrap().push(index);
+        });
+        node.storage.append(vec![plain(index, 1)], Some(hard(1, 1, 0)), done).unwrap();
+    }
+    node.append(Vec::new(), Some(hard(1, 1, 150))).await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), (1..=200).collect::<Vec<_>>());
+    let lsn = node.storage.status().durable_lsn;
+    node.append(Vec::new(), Some(hard(1, 1, 160))).await.unwrap();
+    assert_eq!(node.storage.status().durable_lsn, lsn);
+    assert_eq!(node.storage.status().commit, LogIndex(160));
+    node.append(Vec::new(), Some(hard(2, 1, 160))).await.unwrap();
+    assert!(node.storage.status().durable_lsn > lsn);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_larger_than_a_record_is_split_and_one_entry_larger_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = small(dir.path());
+    let node = Node::start(settings.clone()).await;
+    let entry = |index| LogEntry { data: Bytes::from(vec![index as u8; 5000]), ..plain(index, 1) };
+    let entries: Vec<_> = (1..=40).map(entry).collect();
+    node.append(entries.clone(), Some(hard(1, 1, 0))).await.unwrap();
+    let large = LogEntry { data: Bytes::from(vec![0; 17 << 10]), ..plain(41, 1) };
+    let refused = node.append(vec![large], None).await.unwrap_err();
+    assert!(matches!(refused, Error::TooLarge { index: LogIndex(41), .. }), "{refused}");
+    let node = reopen(node, &settings).await;
+    assert_eq!(node.log().unwrap(), entries);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contexts_read_the_same_from_memory_and_from_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { commit_interval: Duration::from_secs(3600), ..small(dir.path()) };
+    let mut node = Node::start(settings.clone()).await;
+    let mut leader = Leader::new();
+    let mut dice = Dice(7);
+    for round in 0..6 {
+        for _ in 0..8 {
+            let writes: Vec<_> = (0..1 + dice.below(6))
+                .map(|_| {
+                    let context = format!("context {}", dice.below(4));
+                    let length = dice.below(300) as usize;
+                    write(&context, if dice.below(2) == 0 { "even" } else { "odd" }, &dice.bytes(length))
+                })
+                .collect();
+            leader.write(&node, &writes).await;
+        }
+        leader.check(&node);
+        check_queries(&node, &leader, &mut dice);
+        if round % 2 == 0 {
+            node = reopen(node, &settings).await;
+            leader.check(&node);
+            check_queries(&node, &leader, &mut dice);
+        }
+    }
+    assert_eq!(node.all("unknown").unwrap(), converge_actors::storage::Page::default());
+    assert_eq!(node.storage.head("unknown").unwrap(), None);
+    node.stop().await;
+}
+
+fn check_queries(node: &Node, leader: &Leader, dice: &mut Dice) {
+    for (context, kept) in &leader.contexts {
+        let latest = kept.len() as u64;
+        for _ in 0..20 {
+            let after = dice.below(latest + 2);
+            let limit = dice.below(5) as usize;
+            let key = (dice.below(2) == 0).then(|| "even".to_owned());
+            let max_bytes = if dice.below(3) == 0 { 500 } else { usize::MAX };
+            let query = ReadQuery { after: Sequence(after), limit, key: key.clone(), max_bytes };
+            let page = node.storage.read(context, query.clone()).unwrap();
+            let all: Vec<u64> =
+                (after + 1..=latest).filter(|s| key.as_ref().is_none_or(|k| *k == kept[*s as usize - 1].0)).collect();
+            let got: Vec<u64> = page.entries.iter().map(|e| e.sequence.get()).collect();
+            assert_eq!(got, all[..got.len()], "{query:?}");
+            assert_eq!(page.latest, Sequence(latest));
+            if !page.truncated {
+                assert_eq!(got.len(), all.len(), "{query:?} ended early");
+            } else {
+                assert!(!got.is_empty() || page.next_after > Sequence(after), "{query:?} goes nowhere");
+                let rest: Vec<u64> = all.iter().copied().filter(|s| *s > page.next_after.get()).collect();
+                assert_eq!(got.len() + rest.len(), all.len(), "{query:?} skips entries");
+            }
+            if limit > 0 {
+                assert!(got.len() <= limit);
+            }
+        }
+        let one = node.storage.entry(context, Sequence(latest)).unwrap().unwrap();
+        assert_eq!(&one.payload[..], &kept[latest as usize - 1].1[..]);
+        assert_eq!(node.storage.entry(context, Sequence(latest + 1)).unwrap(), None);
+        assert_eq!(node.storage.entry(context, Sequence(0)).unwrap(), None);
+        assert_eq!(node.storage.head(context).unwrap().unwrap().latest, Sequence(latest));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apply_passes_over_what_it_has_and_reports_each_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(small(dir.path())).await;
+    let mut leader = Leader::new();
+    let entries: Vec<_> = (0..5).map(|n| leader.batch(&[write("c", "k", &[n])])).collect();
+    node.append(entries.clone(), Some(leader.hard_state())).await.unwrap();
+    node.apply(entries[..3].to_vec()).await;
+    node.apply(entries.clone()).await;
+    let seen: Vec<_> = node.outcomes.lock().unwrap().iter().map(|b| b.index.get()).collect();
+    assert_eq!(seen, [1, 2, 3, 4, 5]);
+    leader.check(&node);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_committed_is_applied_when_recover_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = small(dir.path());
+    let node = Node::start(settings.clone()).await;
+    let mut leader = Leader::new();
+    let entries: Vec<_> = (0..300).map(|n: u32| leader.batch(&[write("c", "k", &n.to_le_bytes())])).collect();
+    node.append(entries, Some(leader.hard_state())).await.unwrap();
+    assert_eq!(node.recover().await.applied, LogIndex(300));
+    leader.check(&node);
+    let digest = node.storage.status().digest;
+    let node = reopen(node, &settings).await;
+    assert_eq!(node.recover().await.applied, LogIndex(300));
+    assert_eq!(node.storage.status().digest, digest);
+    leader.check(&node);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_genesis_is_kept_and_never_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = small(dir.path());
+    let node = Node::start(settings.clone()).await;
+    let store_id = node.recover().await.store_id;
+    let voters = BTreeMap::from([(NodeId(1), store_id)]);
+    let genesis = Genesis { cluster_id: ClusterId([1; 16]), group: 0, voters };
+    node.storage.write_genesis(genesis.clone()).await.unwrap();
+    for node in [reopen(node, &settings).await] {
+        assert_eq!(node.recover().await.genesis, Some(genesis.clone()));
+        node.storage.write_genesis(genesis.clone()).await.unwrap();
+        let other = Genesis { cluster_id: ClusterId([2; 16]), ..genesis.clone() };
+        let refused = node.storage.write_genesis(other).await.unwrap_err();
+        assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn journal_files_are_reused_and_their_number_stays_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = small(dir.path());
+    let mut node = Node::start(settings.clone()).await;
+    let mut leader = Leader::new();
+    for round in 0..4_u8 {
+        for n in 0..60 {
+            leader.write(&node, &[write("c", "k", &vec![n ^ round; 2000])]).await;
+        }
+        node = reopen(node, &settings).await;
+    }
+    leader.check(&node);
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let journal = names.filter(|name| name.starts_with("journal-")).count();
+    assert!((2..=3).contains(&journal), "{journal} journal files");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_or_panicking_actor_comes_back_with_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(small(dir.path())).await;
+    let mut leader = Leader::new();
+    let boot = node.recover().await.boot;
+    for round in 0..12_u8 {
+        for n in 0..10 {
+            leader.write(&node, &[write("c", "k", &[round, n])]).await;
+        }
+        // Under load: an append that nobody waits for.
+        let entry = leader.batch(&[write("c", "k", &[round, 255])]);
+        node.storage.append(vec![entry], Some(leader.hard_state()), Box::new(|_| {})).unwrap();
+        if round % 3 == 2 {
+            // An apply behind the next one breaks an invariant: a panic.
+            let far = LogEntry { index: LogIndex(leader.index + 50), ..plain(1, 1) };
+            node.storage.apply(vec![far]).unwrap();
+        } else {
+            node.tree.find("root/storage").expect("runs").kill();
+        }
+        loop {
+            match node.storage.recover().await {
+                Ok(recovered) => {
+                    assert_eq!(recovered.boot, boot);
+                    assert_eq!(recovered.last_index, LogIndex(leader.index));
+                    assert_eq!(recovered.applied, LogIndex(leader.index));
+                    break;
+                }
+                Err(Error::Unavailable) => tokio::time::sleep(Duration::from_millis(1)).await,
+                Err(error) => panic!("round {round}: {error}"),
+            }
+        }
+        leader.check(&node);
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_see_every_applied_entry_while_rows_move_to_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { commit_interval: Duration::ZERO, ..small(dir.path()) };
+    let node = Node::start(settings).await;
+    let storage = node.storage.clone();
+    let applied = node.applied.clone();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let reader = tokio::task::spawn_blocking(move || {
+        let mut reads = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            let least = *applied.borrow();
+            let query = ReadQuery { max_bytes: usize::MAX, ..ReadQuery::default() };
+            let page = storage.read("c", query).unwrap();
+            assert!(page.latest.get() >= least, "{} is applied, {} is read", least, page.latest);
+            assert_eq!(page.entries.len() as u64, page.latest.get());
+            let last = storage.log_last();
+            let log = storage.log_entries(LogIndex(1), last.next(), usize::MAX).unwrap();
+            assert_eq!(log.len() as u64, last.get());
+            reads += 1;
+        }
+        reads
+    });
+    let mut leader = Leader::new();
+    for n in 0..300_u32 {
+        leader.write(&node, &[write("c", "k", &n.to_le_bytes())]).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(reader.await.unwrap() > 10);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_stays_bounded_while_writers_wait_for_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let bound = 64 << 10;
+    let settings = Settings {
+        overlay_bytes_max: bound,
+        commit_interval: Duration::from_secs(3600),
+        commit_bytes: 1 << 30,
+        ..small(dir.path())
+    };
+    let node = Node::start(settings.clone()).await;
+    let mut leader = Leader::new();
+    for n in 0..100_u8 {
+        leader.write(&node, &[write("c", "k", &vec![n; 8000])]).await;
+        let bytes = node.storage.status().overlay_bytes;
+        assert!(bytes < 2 * bound as u64, "{bytes} bytes in memory");
+    }
+    leader.check(&node);
+    check_context(&node, "c", &leader.contexts["c"]);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_opener_is_refused_and_the_first_unharmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = small(dir.path());
+    let node = Node::start(settings.clone()).await;
+    let error = Node::try_start(settings.clone()).await.err().expect("is refused").to_string();
+    assert!(error.contains("another node has it open"), "{error}");
+    assert!(error.contains(&dir.path().display().to_string()), "{error}");
+    Leader::new().write(&node, &[write("c", "k", b"still here")]).await;
+    assert_eq!(node.storage.status().phase, Phase::Serving);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_strange_a_newer_or_a_gutted_directory_is_refused_and_left_alone() {
+    let strange = tempfile::tempdir().unwrap();
+    std::fs::write(strange.path().join("thesis.tex"), "mine").unwrap();
+    let error = Node::try_start(small(strange.path())).await.err().unwrap().to_string();
+    assert!(error.contains("thesis.tex"), "{error}");
+    assert_eq!(std::fs::read_dir(strange.path()).unwrap().count(), 1);
+
+    let newer = tempfile::tempdir().unwrap();
+    Node::start(small(newer.path())).await.stop().await;
+    let marker = newer.path().join("STORE");
+    let mut bytes = std::fs::read(&marker).unwrap();
+    bytes[8] = 9;
+    std::fs::write(&marker, bytes).unwrap();
+    let error = Node::try_start(small(newer.path())).await.err().unwrap().to_string();
+    assert!(error.contains("format 9"), "{error}");
+
+    let gutted = tempfile::tempdir().unwrap();
+    Node::start(small(gutted.path())).await.stop().await;
+    std::fs::remove_file(gutted.path().join("ledger.redb")).unwrap();
+    let error = Node::try_start(small(gutted.path())).await.err().unwrap().to_string();
+    assert!(error.contains("ledger.redb is missing"), "{error}");
+    assert!(!gutted.path().join("ledger.redb").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn missing_or_empty_files_fence_the_node() {
+    for name in ["journal-0001", "journal-0002", "ledger.redb"] {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = small(dir.path());
+        let node = Node::start(settings.clone()).await;
+        let mut leader = Leader::new();
+        for n in 0..80_u8 {
+            leader.write(&node, &[write("c", "k", &vec![n; 2000])]).await;
+        }
+        node.stop().await;
+        let path = dir.path().join(name);
+        if name.starts_with("journal") {
+            std::fs::remove_file(&path).unwrap();
+        } else {
+            std::fs::write(&path, b"").unwrap();
+        }
+        let node = Node::start(settings.clone()).await;
+        match node.storage.status().phase {
+            Phase::Fenced { cause } => {
+                assert!(!cause.can_read(), "{name}: {cause}");
+                assert!(matches!(node.storage.recover().await, Err(Error::DataLoss(_))));
+                assert!(matches!(node.all("c"), Err(Error::DataLoss(_) | Error::Unavailable)));
+            }
+            // The file that was not in use holds nothing that is missed.
+            Phase::Serving => leader.check(&node),
+            Phase::Recovering => panic!("{name}: storage hangs"),
+        }
+        node.stop().await;
+    }
+}

@@ -1,0 +1,230 @@
+//! A storage of its own in a tree, and a driver that plays Raft to it.
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+pub mod sim;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use converge_actors::storage::{
+    AppliedBatch, EntryKind, Error, HardState, LogEntry, Page, Phase, ReadQuery, Recovered, Settings, Storage,
+};
+use converge_ledger_core::{Append, Batch, Boot, Command, EntryId, LogIndex, NewEntry, NodeId, Sequence, Term};
+use converge_supervisors::{Intensity, StartError, Strategy, SupervisorSpec, Tree};
+use tokio::sync::{oneshot, watch};
+
+pub const WAIT: Duration = Duration::from_secs(20);
+
+/// A storage that runs.
+pub struct Node {
+    pub storage: Storage,
+    pub tree: Tree,
+    pub applied: watch::Receiver<u64>,
+    pub outcomes: Arc<Mutex<Vec<AppliedBatch>>>,
+}
+
+/// Small files, so that tests reuse them.
+pub fn small(dir: impl Into<std::path::PathBuf>) -> Settings {
+    Settings {
+        journal_file_bytes: 96 << 10,
+        journal_record_bytes_max: 16 << 10,
+        commit_interval: Duration::from_millis(2),
+        ..Settings::new(dir)
+    }
+}
+
+impl Node {
+    pub async fn start(settings: Settings) -> Node {
+        Node::try_start(settings).await.expect("storage starts")
+    }
+
+    pub async fn try_start(settings: Settings) -> Result<Node, StartError> {
+        let (sender, applied) = watch::channel(0);
+        let outcomes = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&outcomes);
+        let storage = Storage::new(
+            settings,
+            Arc::new(move |batch: AppliedBatch| {
+                let index = batch.index.get();
+                seen.lock().unwrap().push(batch);
+                sender.send_replace(index);
+            }),
+        );
+        let spec = SupervisorSpec {
+            strategy: Strategy::OneForOne,
+            intensity: Intensity { restarts: 1000, period: Duration::from_secs(60) },
+            children: vec![storage.child_spec()],
+            shutdown_grace_elder: None,
+        };
+        let tree = Tree::start("root", spec).await?;
+        Ok(Node { storage, tree, applied, outcomes })
+    }
+
+    pub async fn stop(self) {
+        self.tree.stop(WAIT).await.expect("storage stops in time");
+    }
+
+    pub async fn recover(&self) -> Recovered {
+        self.storage.recover().await.expect("storage recovers")
+    }
+
+    /// Appends and waits until it is durable.
+    pub async fn append(&self, entries: Vec<LogEntry>, hard_state: Option<HardState>) -> Result<(), Error> {
+        let (sender, receiver) = oneshot::channel();
+        let done = Box::new(move |outcome| drop(sender.send(outcome)));
+        self.storage.append(entries, hard_state, done)?;
+        tokio::time::timeout(WAIT, receiver).await.expect("the journal answers").unwrap_or(Err(Error::Unavailable))
+    }
+
+    /// Applies and waits until it is applied.
+    pub async fn apply(&self, entries: Vec<LogEntry>) {
+        let Some(last) = entries.last().map(|e| e.index.get()) else { return };
+        self.storage.apply(entries).expect("storage takes it");
+        let mut applied = self.applied.clone();
+        let wait = applied.wait_for(|index| *index >= last);
+        tokio::time::timeout(WAIT, wait).await.expect("it is applied").unwrap();
+    }
+
+    pub fn all(&self, context: &str) -> Result<Page, Error> {
+        self.storage.read(context, ReadQuery { max_bytes: usize::MAX, ..ReadQuery::default() })
+    }
+
+    /// All of the log.
+    pub fn log(&self) -> Result<Vec<LogEntry>, Error> {
+        self.storage.log_entries(LogIndex(1), self.storage.log_last().next(), usize::MAX)
+    }
+
+    pub async fn until_covered(&self) {
+        let start = std::time::Instant::now();
+        loop {
+            let status = self.storage.status();
+            if status.covered_lsn == status.durable_lsn && status.overlay_bytes == 0 {
+                return;
+            }
+            assert!(start.elapsed() < WAIT, "the database does not keep up: {status:?}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    pub async fn until_serving(&self) {
+        let start = std::time::Instant::now();
+        while self.storage.status().phase != Phase::Serving {
+            assert!(start.elapsed() < WAIT, "storage does not come back");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    pub async fn until_fenced(&self) -> converge_actors::storage::Cause {
+        let start = std::time::Instant::now();
+        loop {
+            if let Phase::Fenced { cause } = self.storage.status().phase {
+                return cause;
+            }
+            assert!(start.elapsed() < WAIT, "storage does not fence itself");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// What a client wrote: context, key, payload.
+pub type Write = (String, String, Vec<u8>);
+
+/// Plays leader: numbers entries, remembers what every context must hold.
+#[derive(Clone, Default)]
+pub struct Leader {
+    pub index: u64,
+    pub term: u64,
+    counter: u64,
+    pub contexts: BTreeMap<String, Vec<(String, Vec<u8>)>>,
+}
+
+impl Leader {
+    pub fn new() -> Leader {
+        Leader { term: 1, ..Leader::default() }
+    }
+
+    /// A batch of appends as the next log entry.
+    pub fn batch(&mut self, writes: &[Write]) -> LogEntry {
+        self.index += 1;
+        let low_water = self.counter + 1;
+        let mut commands = Vec::new();
+        for (context, key, payload) in writes {
+            self.counter += 1;
+            let kept = self.contexts.entry(context.clone()).or_default();
+            kept.push((key.clone(), payload.clone()));
+            commands.push(Command::Append(Append {
+                counter: self.counter,
+                id: EntryId(u128::from(self.counter).to_be_bytes()),
+                appended_at_ns: 1_700_000_000_000_000_000 + self.counter,
+                idempotency_key: None,
+                expected_sequence: None,
+                received_lamport: None,
+                entry: NewEntry {
+                    context_id: context.clone(),
+                    key: key.clone(),
+                    payload: Bytes::from(payload.clone()),
+                    metadata: BTreeMap::new(),
+                },
+            }));
+        }
+        let batch = Batch { origin: NodeId(1), boot: Boot(1), low_water, commands };
+        LogEntry { index: LogIndex(self.index), term: Term(self.term), kind: EntryKind::Normal, data: batch.encode() }
+    }
+
+    pub fn hard_state(&self) -> HardState {
+        HardState { term: Term(self.term), vote: NodeId(1), commit: LogIndex(self.index) }
+    }
+
+    /// Appends, waits, applies, waits.
+    pub async fn write(&mut self, node: &Node, writes: &[Write]) {
+        let entry = self.batch(writes);
+        node.append(vec![entry.clone()], Some(self.hard_state())).await.expect("is durable");
+        node.apply(vec![entry]).await;
+    }
+
+    /// Every context of the node is what was written.
+    pub fn check(&self, node: &Node) {
+        for (context, kept) in &self.contexts {
+            check_context(node, context, kept);
+        }
+    }
+}
+
+pub fn check_context(node: &Node, context: &str, kept: &[(String, Vec<u8>)]) {
+    let page = node.all(context).expect("is readable");
+    assert_eq!(page.latest, Sequence(kept.len() as u64), "latest of {context}");
+    assert_eq!(page.entries.len(), kept.len(), "entries of {context}");
+    for (n, (entry, (key, payload))) in page.entries.iter().zip(kept).enumerate() {
+        assert_eq!(entry.sequence, Sequence(n as u64 + 1));
+        assert_eq!((&entry.key, &entry.payload[..]), (key, &payload[..]), "{context}/{}", n + 1);
+    }
+}
+
+pub fn write(context: &str, key: &str, payload: &[u8]) -> Write {
+    (context.to_owned(), key.to_owned(), payload.to_vec())
+}
+
+/// A small generator with a seed; good enough for tests.
+#[derive(Clone, Debug)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self) -> u64 {
+        // splitmix64
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.roll() % n
+    }
+
+    pub fn bytes(&mut self, n: usize) -> Vec<u8> {
+        (0..n).map(|_| self.roll() as u8).collect()
+    }
+}
