@@ -97,7 +97,7 @@ async fn a_wiped_directory_under_a_known_id_exits_with_the_reason() {
     let data = cluster.nodes[1].data.clone();
     let kept = data.with_extension("kept");
     std::fs::rename(&data, &kept).unwrap();
-    refuses(&mut cluster.nodes[1], &[data.to_str().unwrap(), "wiped"]).await;
+    refuses(&mut cluster.nodes[1], &["wiped", "node 2"]).await;
     // The others never noticed, and the node is welcome with its own directory.
     let rest = [0, 2].map(|index| cluster.nodes[index].channel());
     let mut load = Load::start(2, &[CONTEXT.to_owned()], &rest, 1);
@@ -174,7 +174,28 @@ async fn another_node_id_on_a_data_directory_is_refused() {
     node.start().await;
     node.kill().await;
     node.id = 9;
-    refuses(node, &[node.data.clone().to_str().unwrap(), "node.id"]).await;
+    refuses(node, &[node.data.clone().to_str().unwrap(), "[1]", "[9]"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_data_directory_of_another_node_of_the_cluster_is_refused() {
+    let mut cluster = Cluster::new();
+    cluster.start().await;
+    let written = write_through(&cluster.nodes).await;
+    cluster.converged().await;
+    // Two nodes on one disk, mixed up: with both votes in one hand it would be no majority.
+    cluster.nodes[1].kill().await;
+    cluster.nodes[2].kill().await;
+    let own = cluster.nodes[2].data.clone();
+    cluster.nodes[2].data = cluster.nodes[1].data.clone();
+    let foreign = cluster.nodes[2].data.display().to_string();
+    refuses(&mut cluster.nodes[2], &[&foreign, "node 2"]).await;
+    cluster.nodes[2].data = own;
+    for index in [1, 2] {
+        cluster.nodes[index].start().await;
+    }
+    cluster.converged().await;
+    assert_eq!(read_all(&cluster.nodes[1], CONTEXT).await.len() as u64, written);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

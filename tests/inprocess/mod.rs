@@ -116,12 +116,8 @@ pub struct Record {
 impl Load {
     /// `clients` clients, spread over the ledgers and four contexts.
     pub fn start(ledgers: &[Ledger], clients: usize) -> Load {
-        let mut load = Load {
-            stop: Arc::default(),
-            acked: Arc::default(),
-            record: Arc::default(),
-            clients: JoinSet::new(),
-        };
+        let mut load =
+            Load { stop: Arc::default(), acked: Arc::default(), record: Arc::default(), clients: JoinSet::new() };
         for client in 0..clients {
             let ledger = ledgers[client % ledgers.len()].clone();
             let (stop, acked, record) = (load.stop.clone(), load.acked.clone(), load.record.clone());

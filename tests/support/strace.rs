@@ -7,15 +7,24 @@
 
 use std::collections::BTreeMap;
 
+/// Begins a marker; six digits follow.
+pub const MARKER: &str = "marker-";
+const DIGITS: usize = 6;
+/// Of each buffer strace shows this much: more than a record of the test's appends.
+const SHOWN_BYTES: &str = "16384";
+
+pub fn marker(number: u32) -> String {
+    format!("{MARKER}{number:0DIGITS$}")
+}
+
 /// What has to be recorded for the check.
 pub const CALLS: &str = "pwrite64,pwritev,pwritev2,write,writev,sendto,sendmsg,sendmmsg,fdatasync,fsync,msync";
 
 /// Arguments that make strace record a command: with the command as its child's process, so that
 /// killing the process that was spawned kills the node.
 pub fn wrapper(output: &str) -> Vec<String> {
-    // 64 KiB of each buffer: a marker must not be cut off.
     let trace = format!("trace={CALLS}");
-    ["strace", "-D", "-f", "-ttt", "-T", "-yy", "-s", "65536", "-e", &trace, "-e", "signal=none", "-o", output]
+    ["strace", "-D", "-f", "-ttt", "-T", "-yy", "-s", SHOWN_BYTES, "-e", &trace, "-o", output]
         .map(str::to_owned)
         .to_vec()
 }
@@ -26,7 +35,8 @@ pub struct Call {
     pub name: String,
     /// What the descriptor stands for: a path, or `TCP:[from->to]`.
     pub target: String,
-    pub arguments: String,
+    /// Those that stand in the call's buffers.
+    pub markers: Vec<u32>,
     pub result: i64,
     pub begin_us: u64,
     pub end_us: u64,
@@ -37,8 +47,8 @@ impl Call {
         matches!(self.name.as_str(), "fdatasync" | "fsync")
     }
 
-    fn writes(&self, marker: &str) -> bool {
-        !self.is_sync() && self.result > 0 && self.arguments.contains(marker)
+    fn writes(&self, marker: u32) -> bool {
+        !self.is_sync() && self.result > 0 && self.markers.contains(&marker)
     }
 }
 
@@ -91,11 +101,16 @@ fn call(text: &str, begin_us: u64, end_us: Option<u64>) -> Option<Call> {
     Some(Call {
         name: name.to_owned(),
         target: target.to_owned(),
-        arguments: arguments.to_owned(),
+        markers: markers(arguments),
         result,
         begin_us,
         end_us,
     })
+}
+
+fn markers(arguments: &str) -> Vec<u32> {
+    let digits = |(at, _)| arguments.get(at + MARKER.len()..at + MARKER.len() + DIGITS)?.parse().ok();
+    arguments.match_indices(MARKER).filter_map(digits).collect()
 }
 
 fn micros(seconds: &str) -> Option<u64> {
@@ -114,7 +129,7 @@ pub struct Recorded {
 
 impl Recorded {
     /// When the marker was durable here for the first time.
-    fn durable_us(&self, marker: &str) -> Option<u64> {
+    fn durable_us(&self, marker: u32) -> Option<u64> {
         let written = self.calls.iter().filter(|call| call.target.starts_with(&self.data) && call.writes(marker));
         let synced = written.filter_map(|write| {
             let after = |sync: &&Call| {
@@ -126,7 +141,7 @@ impl Recorded {
     }
 
     /// When a client was first told of the marker.
-    fn replied_us(&self, marker: &str) -> Option<u64> {
+    fn replied_us(&self, marker: u32) -> Option<u64> {
         let client = format!("TCP:[127.0.0.1:{}->", self.grpc_port);
         let replies = self.calls.iter().filter(|call| call.target.starts_with(&client) && call.writes(marker));
         replies.map(|call| call.begin_us).min()
@@ -142,23 +157,23 @@ impl Recorded {
 
 /// Holds that each marker was durable on `quorum` nodes before the first reply that carries it.
 /// Gives what was violated; nothing, when all is well.
-pub fn violations(nodes: &[Recorded], markers: &[String], quorum: usize) -> Vec<String> {
+pub fn violations(nodes: &[Recorded], markers: &[u32], quorum: usize) -> Vec<String> {
     let mut found = Vec::new();
     if nodes.iter().all(|node| node.syncs() == 0) {
         found.push("no file of a data directory was ever synced".to_owned());
     }
-    for marker in markers {
+    for &marker in markers {
         let Some(replied) = nodes.iter().filter_map(|node| node.replied_us(marker)).min() else {
-            found.push(format!("{marker}: no reply was recorded"));
+            found.push(format!("marker {marker}: no reply was recorded"));
             continue;
         };
         let mut durable: Vec<u64> = nodes.iter().filter_map(|node| node.durable_us(marker)).collect();
         durable.sort_unstable();
         match durable.get(quorum - 1) {
-            None => found.push(format!("{marker}: durable on {} nodes, not {quorum}", durable.len())),
+            None => found.push(format!("marker {marker}: durable on {} nodes, not {quorum}", durable.len())),
             Some(durable) if *durable > replied => {
                 found.push(format!(
-                    "{marker}: the reply began {} us before it was durable on {quorum}",
+                    "marker {marker}: the reply began {} us before it was durable on {quorum}",
                     durable - replied
                 ));
             }
