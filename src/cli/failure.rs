@@ -75,7 +75,7 @@ fn with_source(message: &str, status: &Status) -> String {
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
         let cause = error.to_string();
-        if !text.contains(&cause) {
+        if !text.contains(&cause) && cause != "transport error" {
             text = format!("{text}: {cause}");
         }
         source = error.source();

@@ -121,9 +121,10 @@ fn print_tables(answers: &[(&str, Answer<StatusResponse>)]) -> Result<(), Failur
     if !links.is_empty() {
         output::line(links.to_string())?;
     }
-    match alarms.is_empty() {
-        true => output::line("no alarms"),
-        false => output::line(format!("alarms:\n{}", alarms.join("\n"))),
+    match (cluster, alarms.is_empty()) {
+        (None, _) => Ok(()),
+        (Some(_), true) => output::line("no alarms"),
+        (Some(_), false) => output::line(format!("alarms:\n{}", alarms.join("\n"))),
     }
 }
 
