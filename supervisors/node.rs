@@ -73,6 +73,8 @@ pub(crate) struct Node {
     pub(crate) id: String,
     pub(crate) kind: Kind,
     pub(crate) children: Vec<Arc<Node>>,
+    #[cfg(feature = "chaos")]
+    pub(crate) trap: crate::chaos::Trap,
     /// Starts under way and actors not yet gone in this very place; more than one never lives at a time.
     live: watch::Sender<usize>,
     facts: Mutex<Facts>,

@@ -196,3 +196,37 @@ impl<M: Message> Drop for SlotGuard<M> {
         self.vacate();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ractor::{Actor, ActorProcessingErr};
+
+    use super::*;
+
+    struct Nobody;
+
+    impl Actor for Nobody {
+        type Msg = ();
+        type State = ();
+        type Arguments = ();
+        async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_holder_empties_the_slot() {
+        let service = Service::new("nobody");
+        let (old, new) = (SlotGuard::new(service.clone()), SlotGuard::new(service.clone()));
+        let first = Nobody::spawn(None, Nobody, ()).await.unwrap().0;
+        let second = Nobody::spawn(None, Nobody, ()).await.unwrap().0;
+        old.fill(first.clone());
+        new.fill(second.clone());
+        drop(old);
+        assert_eq!(service.get(), Some(second.clone()), "a late guard leaves its successor alone");
+        drop(new);
+        assert_eq!(service.get(), None);
+        first.stop(None);
+        second.stop(None);
+    }
+}

@@ -95,11 +95,13 @@ impl Actor for Supervisor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        #[cfg(feature = "chaos")]
+        state.node().trap.spring();
         let exit = event.actor_id().zip(Exit::from_event(&event));
-        // The event carries the child's state, which may own what the next incarnation needs. Its drop is the user's
-        // code and must not take the supervisor down.
+        // A worker's event carries nothing (see `supervised`); one of an actor that someone else linked here may carry a
+        // state whose drop panics.
         if catch_unwind(AssertUnwindSafe(|| drop(event))).is_err() {
-            tracing::error!(path = %state.node().path, "the state of a child panicked while it was dropped");
+            tracing::error!(path = %state.node().path, "a state inside an exit event panicked while it was dropped");
         }
         if let Some((actor, exit)) = exit {
             let child = state.node().children.iter().position(|child| child.exiting(actor, &exit));

@@ -55,7 +55,7 @@ async fn a_tree_that_cannot_be_stopped_says_so() {
     let stopped = tree.stop(Duration::from_millis(100)).await;
     assert_eq!(stopped, Err(StopError::Stuck(vec!["root/a".into()])));
     drop(hold);
-    while tree.find("root/a").is_some_and(|cell| cell.get_status() != ractor::ActorStatus::Stopped) {
+    while tree.find("root/a").is_some() {
         sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(tree.stop(Duration::from_secs(5)).await, Ok(()));

@@ -104,6 +104,23 @@ async fn a_supervisor_killed_while_a_child_hangs_in_post_stop() {
     forest.stop().await;
 }
 
+/// Nor does its supervisor, when it dies in the middle of an ordered stop.
+#[tokio::test(start_paused = true)]
+async fn a_supervisor_killed_while_it_stops_a_child() {
+    let (log, a, b) = (Log::new(), Knobs::new(), Knobs::new());
+    b.hang_stop(true);
+    let patient = probe("b", &log, &b).shutdown(Shutdown::Infinity);
+    let s = ChildSpec::supervisor("s", spec(OneForAll, 9, 9, vec![probe("a", &log, &a), patient]));
+    let tree = Tree::start("root", spec(OneForOne, 9, 9, vec![s])).await.unwrap();
+    tree.find("root/s/a").unwrap().kill();
+    log.seen("stop b", 1).await;
+    tree.find("root/s").unwrap().kill();
+    up(&tree, "root/s", 2).await;
+    assert_eq!((a.lock.broken(), b.lock.broken()), (0, 0));
+    b.hang_stop(false);
+    tree.stop(PATIENCE).await.unwrap();
+}
+
 /// `ractor` does not kill a child that is draining either.
 #[tokio::test(start_paused = true)]
 async fn a_supervisor_killed_while_a_child_drains() {
@@ -149,7 +166,22 @@ async fn a_kill_in_pre_start() {
     forest.stop().await;
 }
 
-/// The state, and the lock in it, travels to the supervisor inside the exit event.
+/// A supervisor in an ordered stop reads no events any more: the state of a child that had to be killed must not wait
+/// in one while its elders stop.
+#[tokio::test(start_paused = true)]
+async fn a_state_is_dropped_before_the_elder_is_asked_to_stop() {
+    let limit = |_: &str, child: ChildSpec| child.shutdown(Shutdown::Timeout(second()));
+    let bench = Bench::start(OneForOne, 1, &["a", "b"], limit).await;
+    bench.knobs["a"].juniors(vec![bench.knobs["b"].lock.clone()]);
+    let (reply, _answer) = oneshot::channel();
+    bench.cell("b").send_message(Do::Hang(reply)).unwrap();
+    settle().await;
+    assert_eq!(bench.tree.stop(PATIENCE).await, Ok(()));
+    assert_eq!(bench.log.take().last().unwrap(), "stop a");
+    assert_eq!(bench.knobs["a"].disorder(), 0);
+}
+
+/// With `ractor` alone the state, and the lock in it, would travel to the supervisor inside the exit event.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_inside_a_handler() {
     let forest = Forest::start().await;

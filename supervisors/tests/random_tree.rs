@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use converge_supervisors::ractor::{ActorCell, ActorId};
 use converge_supervisors::{ChildSpec, ChildState, Strategy, Tree};
 use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
@@ -93,12 +94,20 @@ impl Grown {
         specs
     }
 
-    fn strike(&self, tree: &Tree, target: usize, blow: Blow) {
+    /// Strikes what is there, if anything is; it will be replaced.
+    fn strike(&self, tree: &Tree, target: usize, blow: Blow) -> Option<(String, ActorId)> {
         let path = &self.paths[target % self.paths.len()];
-        let Some(cell) = tree.find(path) else { return };
+        let cell = tree.find(path)?;
+        self.hit(path, &cell, blow);
+        Some((path.clone(), cell.get_id()))
+    }
+
+    fn hit(&self, path: &str, cell: &ActorCell, blow: Blow) {
         let worker = self.workers.iter().find(|(name, _)| name == path);
         let (msg, kill) = match (blow, worker) {
-            (Blow::Stop, _) => return cell.stop(None),
+            // A worker that stops on its own would find its juniors there, and rightly so.
+            (Blow::Stop, None) => return cell.stop(None),
+            (Blow::Stop, Some(_)) => return cell.kill(),
             (Blow::Panic, Some(_)) => (Do::Panic, false),
             (Blow::Fail, Some(_)) => (Do::Fail, false),
             (Blow::Hang, Some(_)) => (Do::Hang(oneshot::channel().0), true),
@@ -132,29 +141,39 @@ async fn survive(root: (Strategy, Vec<Shape>), blows: Vec<(usize, Blow, bool)>) 
     let starts: Vec<String> = names.iter().map(|name| format!("start {name}")).collect();
     assert_eq!(grown.log.take(), starts);
 
+    let mut struck = Vec::new();
     for (target, blow, pause) in blows {
-        grown.strike(&tree, target, blow);
+        struck.extend(grown.strike(&tree, target, blow));
         if pause {
             grown.whole(&tree).await;
         } else {
             tokio::task::yield_now().await;
         }
     }
-    // What was struck last may not have noticed yet: a supervisor that has answered has.
-    for _ in 0..3 {
-        settle().await;
-        grown.whole(&tree).await;
+    for (path, actor) in struck {
+        until("it is replaced", &tree, |tree| {
+            node(tree, &path).is_some_and(|node| node.state == ChildState::Running && node.actor != Some(actor))
+        })
+        .await;
     }
+    grown.whole(&tree).await;
     for (name, knobs) in &grown.workers {
         assert_eq!(knobs.lock.broken(), 0, "{name} ran twice at a time");
         assert_eq!(knobs.disorder(), 0, "{name} started before its juniors were gone");
         knobs.fail_starts(0);
     }
     grown.log.take();
+    // An ordered stop goes from the last to the first, each gone with its state before the next is asked.
+    for (i, (_, knobs)) in grown.workers.iter().enumerate() {
+        knobs.juniors(grown.workers[i + 1..].iter().map(|(_, knobs)| knobs.lock.clone()).collect());
+    }
     tree.stop(PATIENCE).await.unwrap();
     let stops: Vec<String> = names.iter().rev().map(|name| format!("stop {name}")).collect();
     assert_eq!(grown.log.take(), stops);
-    assert!(grown.workers.iter().all(|(_, knobs)| !knobs.lock.held()), "an orphan");
+    for (name, knobs) in &grown.workers {
+        assert!(!knobs.lock.held(), "{name} is an orphan");
+        assert_eq!(knobs.disorder(), 0, "{name} stopped before its juniors had let go");
+    }
 }
 
 fn config(cases: u32) -> ProptestConfig {

@@ -154,12 +154,18 @@ impl Knobs {
         *self.inner.slow_drop.lock().unwrap() = pause;
     }
 
-    /// Locks that must be free whenever this one starts.
+    /// Locks that must be free whenever this one starts, and when it stops in order.
     pub fn juniors(&self, locks: Vec<Lock>) {
         *self.inner.juniors.lock().unwrap() = locks;
     }
 
-    /// Times it started over a junior that was still there: must be none.
+    fn check_order(&self) {
+        if self.inner.juniors.lock().unwrap().iter().any(Lock::held) {
+            self.inner.disorder.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Times a junior was still there: must be none.
     pub fn disorder(&self) -> u32 {
         self.inner.disorder.load(Ordering::SeqCst)
     }
@@ -223,9 +229,7 @@ impl Actor for Probe {
 
     async fn pre_start(&self, myself: ActorRef<Do>, (): ()) -> Result<ProbeState, ActorProcessingErr> {
         let held = self.knobs.lock.take();
-        if self.knobs.inner.juniors.lock().unwrap().iter().any(Lock::held) {
-            self.knobs.inner.disorder.fetch_add(1, Ordering::SeqCst);
-        }
+        self.knobs.check_order();
         self.log.push(format!("start {}", self.name));
         if Knobs::one_of(&self.knobs.inner.fail_starts) {
             self.log.push(format!("no start {}", self.name));
@@ -244,6 +248,7 @@ impl Actor for Probe {
     }
 
     async fn post_stop(&self, _: ActorRef<Do>, _: &mut ProbeState) -> Result<(), ActorProcessingErr> {
+        self.knobs.check_order();
         self.log.push(format!("stop {}", self.name));
         self.knobs.hang_while(|inner| &inner.hang_stop).await;
         Ok(())
