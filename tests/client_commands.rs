@@ -208,3 +208,35 @@ async fn conditions_have_a_code_of_their_own() {
     assert_eq!(kept.status.code(), Some(2), "{kept:?}");
     assert_eq!(std::fs::read(&exists).unwrap(), b"mine");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_node_s_directory_can_be_inspected_verified_and_indexed_anew() {
+    let mut served = served().await;
+    let path = served.file((0..30).map(line));
+    served.json(&["append", "orders", "--from", path.to_str().unwrap()]).await;
+    let before = served.payloads("orders").await;
+    let digest = served.json(&["status"]).await["digest"].clone();
+    let data = served.node.data.display().to_string();
+    let taken = served.run(&["inspect", "summary", "--data-dir", &data]).await;
+    assert_eq!(taken.status.code(), Some(1), "a running node has its directory for itself: {taken:?}");
+    assert!(String::from_utf8_lossy(&taken.stderr).contains(&data), "{taken:?}");
+    served.node.kill().await;
+
+    let summary = served.json(&["inspect", "summary", "--data-dir", &data]).await;
+    assert_eq!((&summary["entries"], &summary["contexts"], &summary["digest"]), (&30.into(), &1.into(), &digest));
+    let log = served.run(&["inspect", "log", "--data-dir", &data, "--from", "2", "--limit", "3"]).await;
+    let indices: Vec<Value> = String::from_utf8_lossy(&log.stdout)
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["index"].clone())
+        .collect();
+    assert_eq!(indices, [2, 3, 4], "one JSON document a line");
+    let verified = served.json(&["inspect", "verify", "--data-dir", &data]).await;
+    assert_eq!((&verified["entries"], &verified["keys"]), (&30.into(), &30.into()));
+    let rebuilt = served.json(&["inspect", "rebuild-index", "--data-dir", &data]).await;
+    assert_eq!((&rebuilt["entries"], &rebuilt["digest"]), (&30.into(), &digest), "the index follows from the log");
+    served.json(&["inspect", "verify", "--data-dir", &data]).await;
+
+    served.node.start().await;
+    assert_eq!(served.payloads("orders").await, before);
+    assert_eq!(counts(&served.json(&["append", "orders", "--from", path.to_str().unwrap()]).await), (0, 30, 0));
+}

@@ -9,6 +9,7 @@ mod client;
 mod demo;
 mod failure;
 mod get;
+mod inspect;
 mod lines;
 mod load;
 mod output;
@@ -96,6 +97,8 @@ enum Command {
     Tree,
     /// Start three nodes, kill the leader in the middle of real appends, count.
     Demo(demo::Arguments),
+    /// Look into the data directory of a node that is not running.
+    Inspect(inspect::Arguments),
 }
 
 /// Runs the command of this process's arguments.
@@ -134,6 +137,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status => status::run(&global).await,
         Command::Tree => tree::run(&global).await,
         Command::Demo(arguments) => demo::run(&global, arguments).await,
+        Command::Inspect(arguments) => inspect::run(&global, arguments),
     }
 }
 

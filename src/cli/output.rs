@@ -47,13 +47,18 @@ pub(crate) fn complain(failure: &Failure) {
     note(format!("error: {failure}"));
 }
 
+/// A table of names and values.
+pub(crate) fn facts() -> Table {
+    table(&[])
+}
+
 /// A table with these columns, as wide as the terminal lets it.
 pub(crate) fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_BORDERS_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(columns);
+    table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    if !columns.is_empty() {
+        table.set_header(columns);
+    }
     table
 }
 

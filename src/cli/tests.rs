@@ -37,6 +37,10 @@ fn commands_of_the_contract_are_taken() {
         "l status --endpoint a:1,b:2 --endpoint c:3",
         "l tree",
         "l demo",
+        "l inspect summary",
+        "l inspect log --from 5 --limit 10 --data-dir d",
+        "l inspect --data-dir d verify",
+        "l inspect rebuild-index --output json",
     ] {
         assert!(parse(good).is_ok(), "{good}: {:?}", parse(good));
     }
@@ -68,6 +72,8 @@ fn bad_usage_is_exit_code_2() {
         "l watch orders --count 0",
         "l start --node-id x",
         "l demo --clients 0",
+        "l inspect",
+        "l inspect everything",
     ] {
         let error = parse(bad).map(|_| ()).expect_err(bad);
         assert_eq!(error.exit_code(), 2, "{bad}");

@@ -172,7 +172,7 @@ impl Report {
                 "ok": self.holds(),
             })),
             Format::Table => {
-                let mut table = output::table(&["", ""]);
+                let mut table = output::facts();
                 let mut row = |name: &str, value: String| {
                     table.add_row([name.to_owned(), value]);
                 };

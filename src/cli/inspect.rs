@@ -1,0 +1,165 @@
+//! `inspect`: into the data directory of a node that is not running.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use converge_actors::storage::inspect::{self, LogLine, Summary};
+use converge_actors::storage::{EntryKind, Error};
+use converge_ledger_core::LogIndex;
+use serde_json::json;
+
+use super::{Failure, Format, Global, Kind, output};
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: What,
+    /// The data directory. Its journal is brought into its database first, as a start would.
+    #[arg(long, global = true, value_name = "DIR", default_value = "./converge-ledger-data")]
+    data_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// What the directory holds, at a glance.
+    Summary,
+    /// The entries of the replicated log.
+    Log {
+        /// The first log index shown.
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// At most this many log entries; 0 for all.
+        #[arg(long, default_value_t = 0)]
+        limit: u64,
+    },
+    /// Read everything against its checksums, and the index against the log.
+    Verify,
+    /// Drop the index and make it anew from the log.
+    RebuildIndex,
+}
+
+pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+    let dir = arguments.data_dir.as_path();
+    let format = global.output;
+    match arguments.what {
+        What::Summary => show(format, &inspect::summary(dir).map_err(|error| failed(dir, &error))?),
+        What::Log { from, limit } => log(format, dir, from, limit),
+        What::Verify => verify(format, dir),
+        What::RebuildIndex => {
+            let summary = inspect::rebuild_index(dir).map_err(|error| failed(dir, &error))?;
+            output::note("the index was made anew from the log");
+            show(format, &summary)
+        }
+    }
+}
+
+/// Storage's own errors name the cause and the next step.
+fn failed(dir: &Path, error: &Error) -> Failure {
+    match error {
+        Error::DataLoss(_) => Failure::new(Kind::Integrity, format!("data directory {}: {error}", dir.display())),
+        _ => Failure::error(error.to_string()),
+    }
+}
+
+fn show(format: Format, summary: &Summary) -> Result<(), Failure> {
+    if format == Format::Json {
+        let value = serde_json::to_value(summary);
+        return output::json(&value.map_err(|error| Failure::error(error.to_string()))?);
+    }
+    let mut table = output::facts();
+    let mut row = |name: &str, value: String| {
+        table.add_row([name.to_owned(), value]);
+    };
+    row("store", summary.store_id.to_string());
+    row("starts", summary.boot.to_string());
+    match &summary.genesis {
+        None => row("cluster", "none: this directory never was part of one".into()),
+        Some(genesis) => {
+            row("cluster", genesis.cluster_id.to_string());
+            for (id, store) in &genesis.voters {
+                row("voter", format!("node {id} on store {store}"));
+            }
+        }
+    }
+    let hard_state = &summary.hard_state;
+    row("term", hard_state.term.to_string());
+    row(
+        "voted for",
+        match hard_state.vote.get() {
+            0 => "nobody".into(),
+            id => format!("node {id}"),
+        },
+    );
+    row("log", format!("{} entries, {} committed, {} applied", summary.last, hard_state.commit, summary.applied));
+    row("ledger", format!("{} entries in {} contexts", summary.entries, summary.contexts));
+    row("digest", summary.digest.clone());
+    row("journal", format!("{} bytes, covered up to record {}", summary.journal_bytes, summary.covered_lsn));
+    row("database", format!("{} bytes", summary.redb_bytes));
+    output::line(table.to_string())
+}
+
+/// Printed as it is read: a log can be longer than memory.
+fn log(format: Format, dir: &Path, from: u64, limit: u64) -> Result<(), Failure> {
+    let to = match limit {
+        0 => u64::MAX,
+        limit => from.saturating_add(limit - 1),
+    };
+    if format == Format::Table {
+        output::line(format!("{:>10} {:>6} {:>10} {:>6} {:>9}  kind", "index", "term", "bytes", "origin", "commands"))?;
+    }
+    let mut outcome = Ok(());
+    let mut each = |line: LogLine| {
+        outcome = log_line(format, &line);
+        outcome.is_ok()
+    };
+    inspect::log(dir, LogIndex(from), LogIndex(to), &mut each).map_err(|error| failed(dir, &error))?;
+    outcome
+}
+
+fn log_line(format: Format, line: &LogLine) -> Result<(), Failure> {
+    let kind = match line.kind {
+        EntryKind::Normal if line.bytes == 0 => "empty",
+        EntryKind::Normal => "batch",
+        EntryKind::ConfChange | EntryKind::ConfChangeV2 => "membership",
+    };
+    let LogLine { index, term, bytes, origin, commands, .. } = line;
+    match format {
+        Format::Json => output::json(&json!({
+            "index": index, "term": term, "kind": kind, "bytes": bytes, "origin": origin, "commands": commands,
+        })),
+        Format::Table => {
+            let origin = origin.map(|id| id.to_string()).unwrap_or_default();
+            output::line(format!("{index:>10} {term:>6} {bytes:>10} {origin:>6} {commands:>9}  {kind}"))
+        }
+    }
+}
+
+fn verify(format: Format, dir: &Path) -> Result<(), Failure> {
+    let verified = inspect::verify(dir).map_err(|error| failed(dir, &error))?;
+    match format {
+        Format::Json => {
+            let value = serde_json::to_value(&verified);
+            output::json(&value.map_err(|error| Failure::error(error.to_string()))?)?;
+        }
+        Format::Table => {
+            output::line(format!(
+                "{} log entries, {} entries in {} contexts, {} idempotency keys read",
+                verified.log_entries, verified.entries, verified.contexts, verified.keys
+            ))?;
+            for problem in &verified.problems {
+                output::line(format!("  {problem}"))?;
+            }
+        }
+    }
+    match verified.problems.len() {
+        0 => Ok(()),
+        count => Err(Failure::new(
+            Kind::Integrity,
+            format!(
+                "{} has {count} problems: where only the index differs, run `converge-ledger inspect rebuild-index`; \
+                 else replace this node, and never restore a copy of its directory",
+                dir.display()
+            ),
+        )),
+    }
+}
