@@ -315,9 +315,11 @@ async fn an_abandoned_start_leaves_nothing() {
         _ = start => panic!("b hangs"),
         () = log.seen("start b", 1) => {}
     }
+    let before = Instant::now();
     while a.lock.held() || b.lock.held() {
         sleep(Duration::from_millis(1)).await;
     }
+    assert!(before.elapsed() < second(), "killed at once, not when b's start times out");
 }
 
 #[tokio::test(start_paused = true)]
