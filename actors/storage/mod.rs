@@ -57,6 +57,7 @@ mod disk;
 mod error;
 mod executor;
 mod handle;
+pub mod inspect;
 mod journal;
 mod layout;
 mod overlay;

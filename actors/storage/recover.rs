@@ -215,6 +215,14 @@ pub(crate) fn drop_index(db: &Database) -> Result<(), redb::Error> {
     Ok(())
 }
 
+/// An empty transaction of ours, after others may have committed in another way.
+pub(crate) fn touch(db: &Database) -> Result<(), redb::Error> {
+    let txn = begin(db)?;
+    txn.open_table(META)?;
+    txn.commit()?;
+    Ok(())
+}
+
 fn redb_builder(settings: &Settings) -> RedbBuilder {
     let mut builder = Database::builder();
     builder.set_cache_size(settings.redb_cache_bytes);

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use converge_ledger_core::{LogIndex, State};
+use converge_ledger_core::{LogIndex, Lsn, State};
 use redb::Database;
 use tokio::sync::oneshot;
 
@@ -99,7 +99,7 @@ impl Drop for Committer {
 }
 
 /// Closes the database once no reader has it.
-fn close(shared: &Shared) {
+pub(crate) fn close(shared: &Shared) {
     let db = shared.db.write().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(db) = db
         && let Err(error) = db.close()
@@ -109,7 +109,7 @@ fn close(shared: &Shared) {
 }
 
 /// The database is open.
-struct Running {
+pub(crate) struct Running {
     set: WriteSet,
     /// What the database has of the state machine.
     applied: LogIndex,
@@ -124,7 +124,7 @@ struct Running {
 impl Running {
     /// Takes the database over and applies what is committed, so that whoever recovers finds
     /// nothing left to apply.
-    fn start(shared: &Shared, lane: &Lane, opened: Opened) -> Result<(Box<Running>, Tip), Failure> {
+    pub(crate) fn start(shared: &Shared, lane: &Lane, opened: Opened) -> Result<(Box<Running>, Tip), Failure> {
         *lane.spares() = opened.spares;
         *shared.db.write().unwrap_or_else(PoisonError::into_inner) = Some(opened.db);
         let mut running = Box::new(Running {
@@ -271,11 +271,14 @@ impl Running {
         if spares.ready.is_some() {
             return Ok(false);
         }
-        // S7: only when the database has all of it.
-        let free = spares.retired.iter().position(|(_, last)| *last <= covered);
+        // S7: only when the database has all of it; and only when a later record is durable, so that
+        // the last record there is always stays, and says how old the journal's files are.
+        let durable = Lsn(shared.durable_lsn.load(Ordering::Acquire));
+        let free = |last: Lsn| last <= covered && last < durable;
+        let free = spares.retired.iter().position(|(_, last)| free(*last));
         let old = free.map(|at| spares.retired.swap_remove(at).0);
         if old.is_none() && !spares.retired.is_empty() {
-            // It will be covered with the next commit.
+            // It will be, after the next record and the next commit.
             return Ok(false);
         }
         spares.generation += 1;

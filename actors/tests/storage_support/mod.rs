@@ -136,7 +136,7 @@ pub type Write = (String, String, Vec<u8>);
 pub struct Leader {
     pub index: u64,
     pub term: u64,
-    counter: u64,
+    pub counter: u64,
     pub contexts: BTreeMap<String, Vec<(String, Vec<u8>)>>,
 }
 
@@ -193,7 +193,10 @@ impl Leader {
 }
 
 pub fn check_context(node: &Node, context: &str, kept: &[(String, Vec<u8>)]) {
-    let page = node.all(context).expect("is readable");
+    check_page(&node.all(context).expect("is readable"), context, kept);
+}
+
+pub fn check_page(page: &Page, context: &str, kept: &[(String, Vec<u8>)]) {
     assert_eq!(page.latest, Sequence(kept.len() as u64), "latest of {context}");
     assert_eq!(page.entries.len(), kept.len(), "entries of {context}");
     for (n, (entry, (key, payload))) in page.entries.iter().zip(kept).enumerate() {

@@ -58,7 +58,7 @@ pub struct Faults {
     pub capacity: Option<u64>,
     /// For what the faults leave to chance.
     pub seed: u64,
-    syncs: u64,
+    pub syncs: u64,
 }
 
 /// The disk; clones are the same one.

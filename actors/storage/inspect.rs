@@ -1,0 +1,353 @@
+//! Looking into the data directory of a node that is stopped.
+//!
+//! Every function takes the directory's lock, and replays the journal into the database first, as
+//! a start would: so all of them need to write, and what they show is what a start would find. None
+//! counts as a start, and none makes anything in a directory that holds no ledger.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use converge_ledger_core::{Batch, Boot, ContextNo, LogIndex, Lsn, Position, Sequence, State, StoreId, Term};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+use serde::Serialize;
+
+use super::error::Error;
+use super::read::{Trouble, db_log, db_log_row};
+use super::recover::{self, BootOf, Failure, Opened};
+use super::settings::Settings;
+use super::shared::Shared;
+use super::tables::{CONTEXTS, INDEX, KEYS, POSITIONS, Run, head_from, key_from, row_check, run_from, segments_from};
+use super::types::{EntryKind, Genesis, HardState, LogEntry};
+use super::worker::{Running, close, failure};
+
+/// As much of the log is held in memory at a time.
+const CHUNK_BYTES: usize = 4 << 20;
+/// After so many findings a verification stops looking for more.
+const PROBLEMS_MAX: usize = 100;
+
+/// What a directory holds, at a glance.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// The directory's random name.
+    pub store_id: StoreId,
+    /// How many processes started on it.
+    pub boot: Boot,
+    /// The cluster it belongs to.
+    pub genesis: Option<Genesis>,
+    /// Term, vote, commit.
+    pub hard_state: HardState,
+    /// The end of the log.
+    pub last: LogIndex,
+    /// The last log entry applied.
+    pub applied: LogIndex,
+    /// How many entries the ledger has.
+    pub entries: Position,
+    /// How many contexts the ledger has.
+    pub contexts: u64,
+    /// Digest of the applied state, lowercase hex.
+    pub digest: String,
+    /// The last journal record, all of which the database covers.
+    pub covered_lsn: Lsn,
+    /// Bytes of the journal's files.
+    pub journal_bytes: u64,
+    /// Bytes of the database's file.
+    pub redb_bytes: u64,
+}
+
+/// A log entry, at a glance.
+#[derive(Clone, Debug, Serialize)]
+pub struct LogLine {
+    /// Its place.
+    pub index: LogIndex,
+    /// Its term.
+    pub term: Term,
+    /// What it is to Raft.
+    pub kind: EntryKind,
+    /// Bytes of its data.
+    pub bytes: usize,
+    /// The node that proposed it; none when it carries no batch.
+    pub origin: Option<u64>,
+    /// How many commands its batch has.
+    pub commands: usize,
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Verified {
+    /// Log entries read, each against its checksum.
+    pub log_entries: u64,
+    /// Contexts walked from their first entry to their head.
+    pub contexts: u64,
+    /// Entries read through the index, each against checksum and chain hash.
+    pub entries: u64,
+    /// Idempotency keys read.
+    pub keys: u64,
+    /// What is wrong; empty when all is well. Ends early after a hundred.
+    pub problems: Vec<String>,
+}
+
+fn open(dir: &Path) -> Result<(Settings, Opened), Error> {
+    let settings = Settings::new(dir);
+    let opened = recover::open(&settings, false, BootOf::Nobody).map_err(error)?;
+    Ok((settings, opened))
+}
+
+fn error(failure: Failure) -> Error {
+    match failure {
+        Failure::Refused(error) => error,
+        Failure::Fence(cause) => cause.error(),
+    }
+}
+
+fn trouble(trouble: Trouble) -> Error {
+    error(failure(trouble))
+}
+
+/// Puts what was opened where reads look for it.
+fn hold(settings: &Settings, opened: Opened) -> (Shared, Held) {
+    let shared = Shared::new(settings.clone(), Arc::new(|_| {}));
+    shared.install(&opened);
+    let Opened { db, lock, set, state, .. } = opened;
+    *shared.db.write().unwrap_or_else(PoisonError::into_inner) = Some(db);
+    let last = set.progress().last;
+    (shared, Held { last, state, _lock: lock })
+}
+
+struct Held {
+    last: LogIndex,
+    state: State,
+    _lock: Box<dyn super::disk::Lock>,
+}
+
+/// What a directory holds, at a glance.
+///
+/// # Errors
+/// [`Error::Refused`] when it cannot be opened, [`Error::DataLoss`] when it is damaged.
+pub fn summary(dir: &Path) -> Result<Summary, Error> {
+    let (_, opened) = open(dir)?;
+    let progress = *opened.set.progress();
+    let spares = opened.spares.retired.iter().map(|(file, _)| file).chain(&opened.spares.ready);
+    let files = spares.chain([&opened.tip.file]);
+    Ok(Summary {
+        store_id: opened.store_id,
+        boot: progress.boot,
+        genesis: opened.genesis.clone(),
+        hard_state: HardState {
+            commit: progress.hard_state.commit.min(progress.last).max(opened.state.applied),
+            ..progress.hard_state
+        },
+        last: progress.last,
+        applied: opened.state.applied,
+        entries: opened.state.last_position,
+        contexts: opened.state.contexts,
+        digest: opened.state.digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        covered_lsn: progress.covered,
+        journal_bytes: files.map(|file| file.header.bytes).sum(),
+        redb_bytes: opened.db_file.len().unwrap_or_default(),
+    })
+}
+
+/// Hands log entries `from..=to` to `each`, until it says no.
+///
+/// # Errors
+/// As [`summary`].
+pub fn log(dir: &Path, from: LogIndex, to: LogIndex, each: &mut dyn FnMut(LogLine) -> bool) -> Result<(), Error> {
+    let (settings, opened) = open(dir)?;
+    let (shared, held) = hold(&settings, opened);
+    let mut at = from.max(LogIndex(1));
+    let end = to.min(held.last);
+    while at <= end {
+        let entries = shared.with_db(|txn| db_log(txn, at, end.next(), CHUNK_BYTES)).map_err(trouble)?;
+        for entry in &entries {
+            if !each(line(entry)) {
+                return Ok(());
+            }
+        }
+        at = LogIndex(at.get() + entries.len() as u64);
+    }
+    Ok(())
+}
+
+fn line(entry: &LogEntry) -> LogLine {
+    let batch = match entry.kind {
+        EntryKind::Normal if !entry.data.is_empty() => Batch::decode(&entry.data).ok(),
+        _ => None,
+    };
+    LogLine {
+        index: entry.index,
+        term: entry.term,
+        kind: entry.kind,
+        bytes: entry.data.len(),
+        origin: batch.as_ref().map(|batch| batch.origin.get()),
+        commands: batch.map_or(0, |batch| batch.commands.len()),
+    }
+}
+
+/// Walks everything: redb's pages, the log, and the index against the log.
+///
+/// # Errors
+/// As [`summary`]. What is wrong inside the database is in [`Verified::problems`].
+pub fn verify(dir: &Path) -> Result<Verified, Error> {
+    let (settings, mut opened) = open(dir)?;
+    let mut verified = Verified::default();
+    let pages = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| opened.db.check_integrity()));
+    match pages {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => verified.problems.push("the database's pages were repaired".into()),
+        Ok(Err(error)) => verified.problems.push(format!("the database's pages: {error}")),
+        Err(_) => verified.problems.push("the database's pages are damaged".into()),
+    }
+    // Whatever the check committed: the next start is quick only after a commit of ours.
+    recover::touch(&opened.db).map_err(|e| error(Failure::Fence(super::read::redb_cause("committing", &e))))?;
+    let (shared, held) = hold(&settings, opened);
+    verify_log(&shared, held.last, &mut verified);
+    let index = shared.with_db(|txn| {
+        verify_contexts(txn, &held.state, &mut verified)?;
+        verify_positions(txn, &held.state, &mut verified)?;
+        verify_keys(txn, &mut verified)
+    });
+    if let Err(found) = index {
+        verified.problems.push(trouble(found).to_string());
+    }
+    Ok(verified)
+}
+
+fn verify_log(shared: &Shared, last: LogIndex, verified: &mut Verified) {
+    let mut at = LogIndex(1);
+    let mut term = Term(0);
+    while at <= last && verified.problems.len() < PROBLEMS_MAX {
+        match shared.with_db(|txn| db_log(txn, at, last.next(), CHUNK_BYTES)) {
+            Ok(entries) => {
+                for entry in &entries {
+                    if entry.term < term {
+                        verified.problems.push(format!("log entry {}: its term goes back", entry.index));
+                    }
+                    term = entry.term;
+                }
+                verified.log_entries += entries.len() as u64;
+                at = LogIndex(at.get() + entries.len() as u64);
+            }
+            Err(found) => {
+                verified.problems.push(trouble(found).to_string());
+                return;
+            }
+        }
+    }
+}
+
+fn verify_contexts(txn: &ReadTransaction, state: &State, verified: &mut Verified) -> Result<(), Trouble> {
+    let contexts = txn.open_table(CONTEXTS)?;
+    if contexts.len()? != state.contexts {
+        let count = contexts.len()?;
+        verified.problems.push(format!("{count} contexts are stored, {} were made", state.contexts));
+    }
+    for row in contexts.iter()? {
+        if verified.problems.len() >= PROBLEMS_MAX {
+            return Ok(());
+        }
+        let (key, value) = row?;
+        let context = key.value();
+        match verify_context(txn, context, value.value()) {
+            Ok(entries) => verified.entries += entries,
+            Err(Trouble::DataLoss(what)) => verified.problems.push(what),
+            Err(other) => return Err(other),
+        }
+        verified.contexts += 1;
+    }
+    Ok(())
+}
+
+/// Walks a context from its first entry to its head; says how many there are.
+fn verify_context(txn: &ReadTransaction, context: &str, head: &[u8]) -> Result<u64, Trouble> {
+    let head = head_from(context, head).map_err(Trouble::DataLoss)?;
+    let number = head.number.get();
+    let index = txn.open_table(INDEX)?;
+    let mut chain = converge_ledger_core::EMPTY_CHAIN;
+    let mut due = 1;
+    for row in index.range((number, 0)..=(number, u64::MAX))? {
+        let (key, value) = row?;
+        let first = key.value().1;
+        let run = run_from(number, first, value.value()).map_err(Trouble::DataLoss)?;
+        if first != due {
+            return Err(Trouble::DataLoss(format!("context {context:?} goes on at {first}, not at {due}")));
+        }
+        for nth in 0..run.rows.len() {
+            chain = verify_entry(txn, context, first, &run, nth, &chain)?;
+        }
+        due += run.rows.len() as u64;
+    }
+    if Sequence(due - 1) != head.latest {
+        return Err(Trouble::DataLoss(format!("context {context:?} ends at {}, not at {}", due - 1, head.latest)));
+    }
+    if chain != head.chain {
+        return Err(Trouble::DataLoss(format!("context {context:?}: its chain hash differs")));
+    }
+    Ok(due - 1)
+}
+
+fn verify_entry(
+    txn: &ReadTransaction,
+    context: &str,
+    first: u64,
+    run: &Run,
+    nth: usize,
+    chain: &[u8; 32],
+) -> Result<[u8; 32], Trouble> {
+    let sequence = first + nth as u64;
+    let row = run.row + u32::try_from(nth).expect("within a log entry");
+    let bytes = db_log_row(txn, run.index, row)?;
+    if row_check(&bytes) != run.rows[nth] {
+        return Err(Trouble::DataLoss(format!("entry {sequence} of {context:?} is not the one in the log")));
+    }
+    let position = Position(run.position.get() + nth as u64);
+    let entry =
+        converge_ledger_core::row_entry(row, &bytes, context, Sequence(sequence), position, run.lamport(sequence));
+    let entry = entry.map_err(|e| Trouble::DataLoss(format!("entry {sequence} of {context:?}: {e}")))?;
+    Ok(entry.chain(chain))
+}
+
+fn verify_positions(txn: &ReadTransaction, state: &State, verified: &mut Verified) -> Result<(), Trouble> {
+    let mut due = 1;
+    for row in txn.open_table(POSITIONS)?.iter()? {
+        let (key, value) = row?;
+        let first = key.value();
+        if first != due {
+            verified.problems.push(format!("positions go on at {first}, not at {due}"));
+        }
+        let segments = segments_from(first, value.value()).map_err(Trouble::DataLoss)?;
+        due = first + segments.0.iter().map(|(_, _, count)| u64::from(*count)).sum::<u64>();
+    }
+    if Position(due - 1) != state.last_position {
+        verified.problems.push(format!("positions end at {}, not at {}", due - 1, state.last_position));
+    }
+    Ok(())
+}
+
+fn verify_keys(txn: &ReadTransaction, verified: &mut Verified) -> Result<(), Trouble> {
+    for row in txn.open_table(KEYS)?.iter()? {
+        let (key, value) = row?;
+        let (context, key) = key.value();
+        key_from(ContextNo(context), key, value.value()).map_err(Trouble::DataLoss)?;
+        verified.keys += 1;
+    }
+    Ok(())
+}
+
+/// Drops all that follows from the log and makes it anew. A crash in between is made good by the
+/// next start.
+///
+/// # Errors
+/// As [`summary`].
+pub fn rebuild_index(dir: &Path) -> Result<Summary, Error> {
+    let (settings, mut opened) = open(dir)?;
+    let dropped = recover::drop_index(&opened.db);
+    dropped.map_err(|e| error(Failure::Fence(super::read::redb_cause("dropping the index", &e))))?;
+    opened.state = State::default();
+    let shared = Shared::new(settings, Arc::new(|_| {}));
+    shared.install(&opened);
+    let lane = shared.new_lane();
+    let running = Running::start(&shared, &lane, opened).map_err(error);
+    close(&shared);
+    drop(running?);
+    summary(dir)
+}
