@@ -1,7 +1,7 @@
 //! The API's own actors die under load: a client that retries once with its idempotency key sees no failure, and
 //! nothing is doubled. And a stop drains.
 #![cfg(feature = "grpc")]
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stderr)]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
