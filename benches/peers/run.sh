@@ -149,6 +149,8 @@ case " $ONLY " in *" etcd "*) install_etcd ;; esac
 case " $ONLY " in *" converge "*) cargo build --quiet --profile "$PROFILE" --bin converge-ledger ;; esac
 
 say "$(nproc) cores, $NODES node(s) each, data on $(df --output=source,fstype "$work" | tail -n 1), load generator on the same machine"
+awk -v cores="$(nproc)" '$1 > cores / 2 { exit 1 }' /proc/loadavg ||
+    say "the machine is busy (load $(cut -d ' ' -f 1 /proc/loadavg)): ratios are blurred, absolute figures mean nothing"
 for round in $(seq "$ROUNDS"); do
     for system in $ONLY; do measure "$system" "$round"; done
 done

@@ -28,11 +28,6 @@ pub(crate) struct PutResponse {
 /// The revision that the put got.
 pub(crate) async fn put(channel: &Channel, key: Vec<u8>, value: Vec<u8>) -> Result<i64, Status> {
     let request = Request::new(PutRequest { key, value });
-    let response: PutResponse = wire::unary(channel, "/etcdserverpb.KV/Put", request)
-        .await?
-        .into_inner();
-    response
-        .header
-        .map(|header| header.revision)
-        .ok_or_else(|| Status::internal("etcd answered without a header"))
+    let response: PutResponse = wire::unary(channel, "/etcdserverpb.KV/Put", request).await?.into_inner();
+    response.header.map(|header| header.revision).ok_or_else(|| Status::internal("etcd answered without a header"))
 }

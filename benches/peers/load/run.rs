@@ -43,9 +43,7 @@ enum Until {
 }
 
 pub(crate) fn main(arguments: &RunArguments) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let measured = runtime.block_on(measure(arguments))?;
     let line = serde_json::to_string(&measured)?;
     match &arguments.out {
@@ -70,10 +68,7 @@ async fn measure(arguments: &RunArguments) -> anyhow::Result<Measured> {
         Some(entries) => Until::Entries(Arc::new(AtomicU64::new(entries))),
         None => {
             let from = start + Duration::from_millis(arguments.warmup_ms);
-            Until::Time {
-                from,
-                to: from + Duration::from_millis(arguments.measure_ms),
-            }
+            Until::Time { from, to: from + Duration::from_millis(arguments.measure_ms) }
         }
     };
     let mut tasks = tokio::task::JoinSet::new();
@@ -105,13 +100,8 @@ async fn connect(arguments: &RunArguments) -> anyhow::Result<Vec<Channel>> {
     let mut channels = Vec::new();
     for number in 0..count {
         let address = &arguments.endpoints[number % arguments.endpoints.len()];
-        let endpoint = Endpoint::from_shared(address.clone())?
-            .tcp_nodelay(true)
-            .timeout(CALL_DEADLINE);
-        let channel = endpoint
-            .connect()
-            .await
-            .with_context(|| format!("cannot connect to {address}"))?;
+        let endpoint = Endpoint::from_shared(address.clone())?.tcp_nodelay(true).timeout(CALL_DEADLINE);
+        let channel = endpoint.connect().await.with_context(|| format!("cannot connect to {address}"))?;
         channels.push(channel);
     }
     Ok(channels)
@@ -147,18 +137,13 @@ impl Client {
                 Until::Time { from, .. } => begin >= *from,
                 Until::Entries(left) => {
                     let take = |left: u64| left.checked_sub(1);
-                    if left
-                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-                        .is_err()
-                    {
+                    if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
                         break;
                     }
                     true
                 }
             };
-            self.append(number)
-                .await
-                .with_context(|| format!("call {number} of client {}", self.name))?;
+            self.append(number).await.with_context(|| format!("call {number} of client {}", self.name))?;
             if counted {
                 latencies.push(u64::try_from(begin.elapsed().as_nanos())?);
             }
@@ -180,15 +165,9 @@ impl Client {
                     payload: self.payload.clone(),
                     metadata: Default::default(),
                 };
-                let response = wire::append(&self.channel, Request::new(request))
-                    .await?
-                    .into_inner();
+                let response = wire::append(&self.channel, Request::new(request)).await?.into_inner();
                 let sequence = response.entry.map(|entry| entry.sequence);
-                ensure!(
-                    sequence == Some(number + 1),
-                    "expected sequence {}, got {sequence:?}",
-                    number + 1
-                );
+                ensure!(sequence == Some(number + 1), "expected sequence {}, got {sequence:?}", number + 1);
             }
         }
         Ok(())

@@ -20,8 +20,7 @@ struct Median {
 }
 
 pub(crate) fn main(file: &Path, against: &str) -> anyhow::Result<()> {
-    let text =
-        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let runs = text
         .lines()
         .map(serde_json::from_str)
@@ -35,15 +34,9 @@ pub(crate) fn main(file: &Path, against: &str) -> anyhow::Result<()> {
 fn medians(runs: &[Measured]) -> BTreeMap<(usize, String), Median> {
     let mut groups: BTreeMap<(usize, String), Vec<&Measured>> = BTreeMap::new();
     for run in runs {
-        groups
-            .entry((run.clients, run.label.clone()))
-            .or_default()
-            .push(run);
+        groups.entry((run.clients, run.label.clone())).or_default().push(run);
     }
-    groups
-        .into_iter()
-        .map(|(group, runs)| (group, median(&runs)))
-        .collect()
+    groups.into_iter().map(|(group, runs)| (group, median(&runs))).collect()
 }
 
 fn median(runs: &[&Measured]) -> Median {
@@ -51,11 +44,7 @@ fn median(runs: &[&Measured]) -> Median {
         let mut values: Vec<f64> = runs.iter().map(|run| value(run)).collect();
         values.sort_by(f64::total_cmp);
         let half = values.len() / 2;
-        if values.len() % 2 == 1 {
-            values[half]
-        } else {
-            (values[half - 1] + values[half]) / 2.0
-        }
+        if values.len() % 2 == 1 { values[half] } else { (values[half - 1] + values[half]) / 2.0 }
     };
     let rates = runs.iter().map(|run| run.per_second);
     Median {
@@ -71,21 +60,11 @@ fn median(runs: &[&Measured]) -> Median {
 fn render(medians: &BTreeMap<(usize, String), Median>, against: &str) -> String {
     let mut text = format!(
         "{:>7}  {:<18} {:>4} {:>11} {:>19} {:>10} {:>10}  {:>12} {:>10}\n",
-        "clients",
-        "what",
-        "runs",
-        "appends/s",
-        "lowest-highest",
-        "p50 us",
-        "p99 us",
-        "rate ratio",
-        "p50 ratio"
+        "clients", "what", "runs", "appends/s", "lowest-highest", "p50 us", "p99 us", "rate ratio", "p50 ratio"
     );
     for ((clients, label), row) in medians {
         let base = medians.get(&(*clients, against.to_owned()));
-        let ratio = |value: f64, base: Option<f64>| {
-            base.map_or("-".to_owned(), |base| format!("{:.2}", value / base))
-        };
+        let ratio = |value: f64, base: Option<f64>| base.map_or("-".to_owned(), |base| format!("{:.2}", value / base));
         text += &format!(
             "{clients:>7}  {label:<18} {:>4} {:>11.0} {:>19} {:>10.0} {:>10.0}  {:>12} {:>10}\n",
             row.runs,
@@ -121,34 +100,18 @@ mod tests {
 
     #[test]
     fn the_median_ignores_one_outlier_and_averages_an_even_number() {
-        let odd = [
-            run("a", 10.0, 1.0),
-            run("a", 1000.0, 9.0),
-            run("a", 12.0, 2.0),
-        ];
+        let odd = [run("a", 10.0, 1.0), run("a", 1000.0, 9.0), run("a", 12.0, 2.0)];
         let found = medians(&odd)[&(16, "a".to_owned())];
-        assert_eq!(
-            (found.per_second, found.p50_us, found.lowest, found.highest),
-            (12.0, 2.0, 10.0, 1000.0)
-        );
+        assert_eq!((found.per_second, found.p50_us, found.lowest, found.highest), (12.0, 2.0, 10.0, 1000.0));
         let even = [run("a", 10.0, 1.0), run("a", 20.0, 3.0)];
         assert_eq!(medians(&even)[&(16, "a".to_owned())].per_second, 15.0);
     }
 
     #[test]
     fn ratios_are_to_the_run_named_and_absent_without_it() {
-        let text = render(
-            &medians(&[run("etcd", 10.0, 4.0), run("converge", 25.0, 2.0)]),
-            "etcd",
-        );
+        let text = render(&medians(&[run("etcd", 10.0, 4.0), run("converge", 25.0, 2.0)]), "etcd");
         assert!(text.contains("2.50") && text.contains("0.50"), "{text}");
         let alone = render(&medians(&[run("converge", 25.0, 2.0)]), "etcd");
-        assert!(
-            alone
-                .lines()
-                .nth(1)
-                .is_some_and(|line| line.trim_end().ends_with('-')),
-            "{alone}"
-        );
+        assert!(alone.lines().nth(1).is_some_and(|line| line.trim_end().ends_with('-')), "{alone}");
     }
 }
