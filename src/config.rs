@@ -13,10 +13,7 @@ mod tests;
 mod validate;
 
 pub use load::Overrides;
-pub use settings::{
-    Cluster, Config, GrpcConfig, IntensityConfig, LimitsConfig, Listen, NodeConfig, Raft,
-    Supervision,
-};
+pub use settings::{Cluster, Config, GrpcConfig, IntensityConfig, LimitsConfig, Listen, NodeConfig, Raft, Supervision};
 pub use validate::{MAX_VOTERS, parse_peer};
 
 use std::path::PathBuf;
