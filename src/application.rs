@@ -56,15 +56,20 @@ pub(crate) fn build(config: &Config, validator: Option<Validator>) -> Result<App
 
     let (replication, watches, verdict) = (Replication::new(), Watches::new(), Verdict::new());
     let entries = Entries::new(id, usize::try_from(config.limits.inflight_bytes).unwrap_or(usize::MAX));
-    let wires =
-        Arc::new(Wires { replication: replication.clone(), entries: entries.clone(), watches: watches.clone() });
+    let wires = Arc::new(Wires {
+        replication: replication.clone(),
+        entries: entries.clone(),
+        watches: watches.clone(),
+        distribution: OnceLock::new(),
+    });
     let storage = {
         let wires = wires.clone();
         Storage::new(storage::Settings::new(&config.node.data_dir), Arc::new(move |batch| wires.applied(&batch)))
     };
     let links = distribution::Settings { links_intensity: config.supervision.links.into(), ..Default::default() };
     let identity = Identity { cluster_id, node_id: id };
-    let distribution = Distribution::new(links, identity, voters, peer_socket, wires);
+    let distribution = Distribution::new(links, identity, voters, peer_socket, wires.clone());
+    let _ = wires.distribution.set(distribution.clone());
 
     let ledger = Ledger {
         inner: Arc::new(Inner {
@@ -154,6 +159,8 @@ struct Wires {
     replication: Replication,
     entries: Entries,
     watches: Watches,
+    /// Set as soon as it is made, which needs this.
+    distribution: OnceLock<Distribution>,
 }
 
 impl Wires {
@@ -162,24 +169,26 @@ impl Wires {
         self.replication.applied(batch.index);
         self.watches.applied(batch);
     }
+
+    /// Batches for the leader go to replication, refusals of ours to entry.
+    fn forwarded(&self, inbound: Inbound) -> Result<(), wire::Error> {
+        match wire::Frame::decode(&inbound.payload)? {
+            (wire::Frame::NotProposed { token, hint }, _) => self.entries.not_proposed(token, hint),
+            _ => self.replication.deliver(inbound)?,
+        }
+        Ok(())
+    }
 }
 
 impl Sink for Wires {
     fn deliver(&self, inbound: Inbound) {
-        let from = inbound.from;
-        let result = match inbound.lane {
-            Lane::Forward => match wire::Frame::decode(&inbound.payload) {
-                Ok((wire::Frame::NotProposed { token, hint }, _)) => {
-                    self.entries.not_proposed(token, hint);
-                    Ok(())
-                }
-                Ok(_) => self.replication.deliver(inbound),
-                Err(error) => Err(error),
-            },
+        let Inbound { from, lane, epoch, .. } = inbound;
+        let result = match lane {
+            Lane::Forward => self.forwarded(inbound),
             Lane::Control | Lane::Append => self.replication.deliver(inbound),
         };
-        if let Err(error) = result {
-            tracing::warn!(peer = %from, %error, "a frame could not be read and was dropped");
+        if let (Err(error), Some(distribution)) = (result, self.distribution.get()) {
+            distribution.reject(from, lane, epoch, &error.to_string());
         }
     }
 
@@ -190,10 +199,8 @@ impl Sink for Wires {
         self.replication.link(event);
     }
 
-    fn hello_refused(&self, peer: Option<NodeId>, reason: String) {
-        let peer = peer.map(NodeId::get);
-        tracing::warn!(peer, reason, "a peer was refused");
-    }
+    /// Distribution logs it once and shows it in its status.
+    fn hello_refused(&self, _: Option<NodeId>, _: String) {}
 }
 
 /// Follows from the name and the voters, so that nodes of different clusters refuse each other before either is

@@ -61,6 +61,12 @@ pub enum Error {
         /// The most that is sent.
         limit: usize,
     },
+    /// The context does not fit in a snapshot.
+    #[error("the context is too large for a snapshot of {limit} bytes: raise limits.snapshot_bytes")]
+    SnapshotTooLarge {
+        /// The configured bound.
+        limit: usize,
+    },
     /// The call could not be served. Nothing was written.
     #[error("unavailable: {reason}")]
     Unavailable {

@@ -97,6 +97,16 @@ impl Ledger {
     /// [`Error::Unavailable`] when no majority confirms a linearizable read, [`Error::ResponseTooLarge`] when the
     /// answer is past the configured bound, [`Error::DataLoss`] when stored bytes fail their checksum.
     pub async fn read(&self, context: &str, options: ReadOptions) -> Result<Page, Error> {
+        self.read_within(context, options, self.inner.response_bytes).await
+    }
+
+    /// Reads entries of at most `bytes_max` together.
+    pub(crate) async fn read_within(
+        &self,
+        context: &str,
+        options: ReadOptions,
+        bytes_max: usize,
+    ) -> Result<Page, Error> {
         self.inner.limits.check_context_id(context).map_err(limit)?;
         let deadline = deadline(options.deadline);
         if options.consistency != Consistency::Stale {
@@ -118,8 +128,8 @@ impl Ledger {
             let wanted = page.entries.into_iter().filter(|entry| entry.sequence <= latest);
             entries.extend(wanted);
             let full = options.limit != 0 && entries.len() >= options.limit as usize;
-            if bytes > self.inner.response_bytes {
-                return Err(Error::ResponseTooLarge { limit: self.inner.response_bytes });
+            if bytes > bytes_max {
+                return Err(Error::ResponseTooLarge { limit: bytes_max });
             }
             if done || full {
                 let term = self.inner.replication.view().borrow().term;

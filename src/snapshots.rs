@@ -26,13 +26,17 @@ const UNPACKED_FACTOR: usize = 4;
 
 pub(crate) async fn snapshot(ledger: &Ledger, context: &str, given: Option<Duration>) -> Result<Snapshot, Error> {
     let options = ReadOptions { consistency: Consistency::Linearizable, deadline: given, ..ReadOptions::default() };
-    let page = ledger.read(context, options).await?;
+    let limit = ledger.inner.snapshot_bytes;
+    let page = ledger
+        .read_within(context, options, limit.saturating_mul(UNPACKED_FACTOR))
+        .await
+        .map_err(|error| too_large(error, limit))?;
     let created_at_ns = (ledger.inner.clock)();
-    let (context, limit) = (context.to_owned(), ledger.inner.snapshot_bytes);
+    let context = context.to_owned();
     let (sequence, entry_count) = (page.latest, page.entries.len() as u64);
     let encoded = blocking(move || blob::encode(&context, &page.entries, created_at_ns)).await;
     if encoded.len() > limit {
-        return Err(Error::ResponseTooLarge { limit });
+        return Err(Error::SnapshotTooLarge { limit });
     }
     Ok(Snapshot { bytes: encoded.into(), sequence, created_at_ns, entry_count, version: blob::VERSION })
 }
@@ -71,6 +75,14 @@ pub(crate) async fn load(
             "context {context} kept growing while it was compared with the snapshot; nothing was loaded, try again when it is quiet"
         ),
     })
+}
+
+/// A context that cannot be unpacked again is not packed.
+fn too_large(error: Error, limit: usize) -> Error {
+    match error {
+        Error::ResponseTooLarge { .. } => Error::SnapshotTooLarge { limit },
+        other => other,
+    }
 }
 
 /// A load has no entry to give back; loading again is safe, because what is there already changes nothing.

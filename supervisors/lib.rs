@@ -78,6 +78,8 @@ compile_error!(
 );
 
 mod backoff;
+#[cfg(feature = "chaos")]
+mod chaos;
 mod exit;
 mod intensity;
 mod minder;
@@ -90,6 +92,8 @@ mod supervisor;
 mod tree;
 
 pub use backoff::Backoff;
+#[cfg(feature = "chaos")]
+pub use chaos::{Fault, NotThere};
 pub use intensity::Intensity;
 pub use node::{ChildState, Kind, TreeNode, TreeSnapshot};
 pub use ractor;

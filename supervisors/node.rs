@@ -126,7 +126,16 @@ impl Node {
             forgotten: false,
             conclusion: None,
         };
-        Arc::new(Node { path, id, kind, children, live: watch::Sender::new(0), facts: Mutex::new(facts) })
+        Arc::new(Node {
+            path,
+            id,
+            kind,
+            children,
+            #[cfg(feature = "chaos")]
+            trap: crate::chaos::Trap::default(),
+            live: watch::Sender::new(0),
+            facts: Mutex::new(facts),
+        })
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {

@@ -95,6 +95,8 @@ impl<A: Actor> Actor for Supervised<A> {
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
         let mut state = self.take();
+        #[cfg(feature = "chaos")]
+        self.berth.node.trap.spring();
         let result = self.actor.handle_supervisor_evt(myself, event, &mut state).await;
         self.put(state);
         result

@@ -132,6 +132,13 @@ impl Tree {
         self.root.node.find(path).and_then(Node::cell)
     }
 
+    #[cfg(feature = "chaos")]
+    pub(crate) fn arm(&self, path: &str) {
+        if let Some(node) = self.root.node.find(path) {
+            node.trap.arm();
+        }
+    }
+
     /// Waits until nothing of the tree runs any more.
     ///
     /// # Errors

@@ -10,8 +10,8 @@ use converge_ledger::supervisors::Fault;
 use inprocess::{Cluster, Load, cells, no_orphans, verify, whole_again};
 
 const CLIENTS: usize = 8;
-/// Acknowledgements between two deaths: no call may be in flight at two of them, or it would be given up as poison.
-const BETWEEN_DEATHS: u64 = 64;
+/// Acknowledgements of each client between two deaths: a call in flight at two of them would be given up as poison.
+const BETWEEN_DEATHS: u64 = 4;
 
 /// Everything below the root. The root's own death is the node's.
 fn paths(node: &Node) -> Vec<String> {

@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use converge_ledger_core::{AttemptId, Boot, Command, NodeId, Outcome, Refusal, Term};
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
-use converge_supervisors::{CallError, ChildSpec, Service, Shutdown};
+use converge_supervisors::{ChildSpec, Service, Shutdown};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use self::batcher::{Batcher, Effect};
 pub use self::origin::Attempt;
@@ -48,6 +48,8 @@ pub struct Args {
 const REQUEST_OVERHEAD_BYTES: usize = 1024;
 /// A request that was in flight at so many deaths of the actor is not submitted again.
 const DEATHS_MAX: u32 = 2;
+/// A pause while a dead actor leaves its slot.
+const DYING_PAUSE: Duration = Duration::from_millis(1);
 /// How often the actor looks for batches without an answer.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What an overloaded node tells its clients.
@@ -177,21 +179,32 @@ impl Entries {
         let _abandon = Abandon(&claim);
         let bytes = weight(&command);
         let mut deaths = 0;
-        loop {
+        let mut dead = None;
+        while let Some(actor) = self.service.wait(deadline).await {
+            if dead == Some(actor.get_id()) {
+                // Still in its slot while it dies; a request for it would die with it.
+                tokio::time::sleep(DYING_PAUSE).await;
+                continue;
+            }
+            let (reply, answer) = oneshot::channel();
             let request =
                 Request { command: command.clone(), bytes, claim: claim.clone(), admission: admission.clone() };
-            let answer = self.service.call(|reply| Message::Submit(Box::new(request), reply), deadline).await;
-            match answer {
+            let sent = actor.cast(Message::Submit(Box::new(request), reply));
+            match timeout_at(deadline, answer).await {
                 // Only a newer boot of this node closes an attempt for which a caller waits.
-                Ok(Done { outcome: Outcome::Refused(Refusal::Superseded), .. }) => return Err(self.unknown(attempt)),
-                Ok(done) => return Ok(done),
-                Err(CallError::Unknown) => deaths += 1,
-                Err(CallError::NotSent | CallError::Deadline) => return Err(self.give_up(attempt, &claim)),
+                Ok(Ok(Done { outcome: Outcome::Refused(Refusal::Superseded), .. })) => {
+                    return Err(self.unknown(attempt));
+                }
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(_died)) => dead = Some(actor.get_id()),
+                Err(_deadline) => break,
             }
+            deaths += u32::from(sent.is_ok());
             if deaths >= DEATHS_MAX {
-                return Err(self.give_up(attempt, &claim));
+                break;
             }
         }
+        Err(self.give_up(attempt, &claim))
     }
 
     fn give_up(&self, attempt: &Attempt, claim: &Claim) -> Error {
@@ -267,9 +280,16 @@ impl Actor for Entry {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
-        let recovered = args.storage.recover().await?;
-        let boot = *self.shared.boot.get_or_init(|| recovered.boot);
-        assert_eq!(boot, recovered.boot, "one process has one boot");
+        let boot = match args.storage.recover().await {
+            Ok(recovered) => {
+                let boot = *self.shared.boot.get_or_init(|| recovered.boot);
+                assert_eq!(boot, recovered.boot, "one process has one boot");
+                boot
+            }
+            // Without storage there is no leader to be known here, so nothing will be handed over.
+            Err(error) if error.is_fenced() => Boot(0),
+            Err(error) => return Err(error.into()),
+        };
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(args.replication.clone(), myself.clone()));
         tasks.spawn(look(myself.clone()));

@@ -1,7 +1,7 @@
 //! The Raft crate's view of the replicated log: a thin reading of [`Storage`].
 //!
-//! The log is never purged, so its first index is 1 and a snapshot is never needed. Any failure here is fatal to
-//! the incarnation: the actor dies and recovers from disk.
+//! The log is never purged, so its first index is 1 and a snapshot is never needed. Any failure here is a panic: the
+//! crate takes an unreadable term for a conflict, so the actor must die before it acts on one, and recover from disk.
 
 use converge_ledger_core::LogIndex;
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
@@ -35,7 +35,8 @@ impl raft::Storage for Log {
         _context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
         let max_bytes = usize::try_from(max_size.into().unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-        let entries = self.storage.log_entries(LogIndex(low), LogIndex(high), max_bytes).map_err(other)?;
+        let entries = self.storage.log_entries(LogIndex(low), LogIndex(high), max_bytes);
+        let entries = readable(entries);
         Ok(entries.into_iter().map(to_raft).collect())
     }
 
@@ -43,7 +44,7 @@ impl raft::Storage for Log {
         if index == 0 {
             return Ok(0);
         }
-        let term = self.storage.log_term(LogIndex(index)).map_err(other)?;
+        let term = readable(self.storage.log_term(LogIndex(index)));
         term.map(|t| t.get()).ok_or(raft::Error::Store(StorageError::Unavailable))
     }
 
@@ -60,8 +61,8 @@ impl raft::Storage for Log {
     }
 }
 
-fn other(error: crate::storage::Error) -> raft::Error {
-    raft::Error::Store(StorageError::Other(Box::new(error)))
+fn readable<T>(result: Result<T, crate::storage::Error>) -> T {
+    result.unwrap_or_else(|error| panic!("the log cannot be read: {error}"))
 }
 
 /// Our log entry as the Raft crate's.

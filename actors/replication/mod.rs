@@ -111,9 +111,19 @@ pub(crate) enum Message {
     Tick,
     Frame(inbound::Received),
     Link(LinkEvent),
-    Propose { data: Bytes, refused: Refused },
-    Read { reply: ReadReply },
-    Persisted { number: u64, result: Result<(), storage::Error> },
+    /// An append to this peer was shed.
+    Shed(NodeId),
+    Propose {
+        data: Bytes,
+        refused: Refused,
+    },
+    Read {
+        reply: ReadReply,
+    },
+    Persisted {
+        number: u64,
+        result: Result<(), storage::Error>,
+    },
     Applied(LogIndex),
 }
 
@@ -160,7 +170,9 @@ impl Replication {
             match self.service.call(|reply| Message::Read { reply }, deadline).await {
                 Ok(answer) => return answer,
                 // The actor restarted: ask the next incarnation.
-                Err(converge_supervisors::CallError::Unknown) if Instant::now() < deadline => {}
+                Err(converge_supervisors::CallError::Unknown) if Instant::now() < deadline => {
+                    tokio::task::yield_now().await
+                }
                 Err(_) => return Err(ReadError::Unavailable),
             }
         }
@@ -255,9 +267,16 @@ impl Actor for Raft {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
-        let recovered = args.storage.recover().await?;
-        let mut state = State::new(args, self.shared.clone(), myself, &recovered);
-        state.enter(recovered).await?;
+        let recovered = match args.storage.recover().await {
+            Ok(recovered) => Some(recovered),
+            // Expected trouble is a phase: this node stays up to say what happened.
+            Err(error) if error.is_fenced() => None,
+            Err(error) => return Err(error.into()),
+        };
+        let mut state = State::new(args, self.shared.clone(), myself, recovered.as_ref());
+        if let Some(recovered) = recovered {
+            state.enter(recovered).await?;
+        }
         state.publish();
         Ok(state)
     }
@@ -272,6 +291,7 @@ impl Actor for Raft {
             Message::Tick => state.tick()?,
             Message::Frame(received) => state.frame(received).await?,
             Message::Link(event) => state.link(event)?,
+            Message::Shed(peer) => drop(state.drive(|core, out| core.unreachable(peer, out))?),
             Message::Propose { data, refused } => {
                 if let Err(hint) = state.propose(data)? {
                     refused(hint);
@@ -303,9 +323,9 @@ impl Output for Shell<'_> {
             return;
         }
         let pieces = Frame::Raft(Box::new(message)).encode(self.tag);
-        // A shed append is reported when the link goes down, or when Raft probes: it counts on nothing.
+        // Only appends are counted on: Raft takes them as in flight until it is told otherwise.
         if self.args.distribution.send(to, inbound::lane_of(kind), pieces).is_err() && kind == MessageType::MsgAppend {
-            let _ = self.myself.cast(Message::Link(LinkEvent::Down { peer: to, lane: Lane::Append, epoch: 0 }));
+            let _ = self.myself.cast(Message::Shed(to));
         }
     }
 
@@ -337,13 +357,13 @@ impl Output for Shell<'_> {
 }
 
 impl State {
-    fn new(args: Args, shared: Arc<Shared>, myself: ActorRef<Message>, recovered: &Recovered) -> State {
+    fn new(args: Args, shared: Arc<Shared>, myself: ActorRef<Message>, recovered: Option<&Recovered>) -> State {
         let ticker = ticker(myself.clone(), args.heartbeat / TICKS_PER_HEARTBEAT, shared.clone());
         State {
             reads: Reads::new(rand::random()),
             phase: Phase::Silent,
-            store_id: recovered.store_id,
-            boot: recovered.boot,
+            store_id: recovered.map_or(StoreId([0; 16]), |r| r.store_id),
+            boot: recovered.map_or(Boot(0), |r| r.boot),
             started: Instant::now(),
             ticks: 0,
             epochs: Default::default(),

@@ -67,7 +67,13 @@ impl raft::Storage for SimLog {
         state.commit = state.commit.min(disk.log.len() as u64);
         Ok(RaftState::new(state, ConfState { voters: (1..=NODES).collect(), ..ConfState::default() }))
     }
-    fn entries(&self, low: u64, high: u64, _: impl Into<Option<u64>>, _: GetEntriesContext) -> raft::Result<Vec<Entry>> {
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        _: impl Into<Option<u64>>,
+        _: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
         let at = |index: u64| usize::try_from(index - 1).unwrap();
         Ok(self.0.borrow().log[at(low)..at(high)].to_vec())
     }
@@ -201,7 +207,8 @@ impl World {
         }
         for message in out.messages {
             let key = (message.from, message.to);
-            self.trace = self.trace.rotate_left(7) ^ message.index ^ (message.term << 20) ^ (key.0 << 50) ^ (key.1 << 54);
+            self.trace =
+                self.trace.rotate_left(7) ^ message.index ^ (message.term << 20) ^ (key.0 << 50) ^ (key.1 << 54);
             if !self.cut.get(&key).copied().unwrap_or(false) {
                 self.links.entry(key).or_default().push_back(message);
             }
@@ -302,7 +309,8 @@ fn run(seed: u64) -> (u64, u64) {
     for node in &world.nodes {
         assert_eq!(node.applied, last, "seed {seed}: a healed node lags");
     }
-    let newest = world.history.values().filter_map(|(_, data)| Some(u64::from_le_bytes(data[..].try_into().ok()?))).max();
+    let newest =
+        world.history.values().filter_map(|(_, data)| Some(u64::from_le_bytes(data[..].try_into().ok()?))).max();
     assert!(newest > Some(before), "seed {seed}: a healed cluster takes proposals");
     (world.trace, last)
 }

@@ -1,5 +1,5 @@
 //! Several nodes in one process, under load, for tests that kill actors.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(unreachable_pub, dead_code, reason = "each test binary uses a part")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
@@ -59,6 +59,9 @@ impl Cluster {
     }
 
     pub async fn start_with(count: u64, adjust: impl Fn(&mut Config)) -> Cluster {
+        // RUST_LOG shows what the nodes say, in a test that fails.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().with_ansi(false).try_init();
         let peers = if count == 1 { Vec::new() } else { peers(count) };
         let dirs: Vec<_> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
         let mut nodes = Vec::new();
@@ -101,7 +104,8 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// Clients that append without pause and remember what was acknowledged.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    acked: Arc<AtomicU64>,
+    /// Calls acknowledged, by client.
+    acked: Vec<Arc<AtomicU64>>,
     record: Arc<Mutex<Record>>,
     clients: JoinSet<()>,
 }
@@ -117,10 +121,11 @@ impl Load {
     /// `clients` clients, spread over the ledgers and four contexts.
     pub fn start(ledgers: &[Ledger], clients: usize) -> Load {
         let mut load =
-            Load { stop: Arc::default(), acked: Arc::default(), record: Arc::default(), clients: JoinSet::new() };
+            Load { stop: Arc::default(), acked: Vec::new(), record: Arc::default(), clients: JoinSet::new() };
         for client in 0..clients {
             let ledger = ledgers[client % ledgers.len()].clone();
-            let (stop, acked, record) = (load.stop.clone(), load.acked.clone(), load.record.clone());
+            let (stop, acked, record) = (load.stop.clone(), Arc::<AtomicU64>::default(), load.record.clone());
+            load.acked.push(acked.clone());
             load.clients.spawn(async move {
                 let context = format!("context-{}", client % 4);
                 for n in 0.. {
@@ -147,14 +152,12 @@ impl Load {
         load
     }
 
-    pub fn acked(&self) -> u64 {
-        self.acked.load(Ordering::Relaxed)
-    }
-
-    /// Waits until so many more are acknowledged.
+    /// Waits until every client had so many more calls acknowledged: none still waits in a call from before.
     pub async fn progress(&self, more: u64) {
-        let target = self.acked() + more;
-        eventually("clients make progress", || self.acked() >= target).await;
+        let targets: Vec<u64> = self.acked.iter().map(|acked| acked.load(Ordering::Relaxed) + more).collect();
+        let reached =
+            || self.acked.iter().zip(&targets).all(|(acked, target)| acked.load(Ordering::Relaxed) >= *target);
+        eventually("every client makes progress", reached).await;
     }
 
     pub async fn finish(mut self) -> Record {

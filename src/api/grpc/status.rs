@@ -46,7 +46,9 @@ fn insert(status: &mut Status, name: &'static str, value: u64) {
 pub(super) fn from_error(error: &Error) -> Status {
     let message = error.to_string();
     match error {
-        Error::PayloadTooLarge { .. } | Error::ResponseTooLarge { .. } => refused(Code::ResourceExhausted, message),
+        Error::PayloadTooLarge { .. } | Error::ResponseTooLarge { .. } | Error::SnapshotTooLarge { .. } => {
+            refused(Code::ResourceExhausted, message)
+        }
         Error::InvalidArgument(_) | Error::Rejected(_) | Error::InvalidSnapshot(_) => {
             refused(Code::InvalidArgument, message)
         }
