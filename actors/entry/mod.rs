@@ -29,7 +29,7 @@ use self::origin::{Abandon, Claim, Origin};
 use crate::distribution::{Distribution, Lane};
 use crate::replication::wire::Frame;
 use crate::replication::{Replication, View};
-use crate::storage::{AppliedBatch, Storage};
+use crate::storage::{self, AppliedBatch, Storage};
 
 /// What one incarnation is made of.
 #[derive(Clone)]
@@ -189,7 +189,8 @@ impl Entries {
             let (reply, answer) = oneshot::channel();
             let request =
                 Request { command: command.clone(), bytes, claim: claim.clone(), admission: admission.clone() };
-            let sent = actor.cast(Message::Submit(Box::new(request), reply));
+            // One that is refused comes back, and with it the reply: dropped here, or the answer would be awaited.
+            let sent = actor.cast(Message::Submit(Box::new(request), reply)).is_ok();
             match timeout_at(deadline, answer).await {
                 // Only a newer boot of this node closes an attempt for which a caller waits.
                 Ok(Ok(Done { outcome: Outcome::Refused(Refusal::Superseded), .. })) => {
@@ -199,7 +200,7 @@ impl Entries {
                 Ok(Err(_died)) => dead = Some(actor.get_id()),
                 Err(_deadline) => break,
             }
-            deaths += u32::from(sent.is_ok());
+            deaths += u32::from(sent);
             if deaths >= DEATHS_MAX {
                 break;
             }
@@ -280,15 +281,13 @@ impl Actor for Entry {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
-        let boot = match args.storage.recover().await {
-            Ok(recovered) => {
-                let boot = *self.shared.boot.get_or_init(|| recovered.boot);
-                assert_eq!(boot, recovered.boot, "one process has one boot");
-                boot
-            }
+        // Not `recover`: that applies what is committed, which is replication's to order once it runs.
+        let storage = args.storage.status();
+        let boot = match (storage.boot, storage.phase) {
             // Without storage there is no leader to be known here, so nothing will be handed over.
-            Err(error) if error.is_fenced() => Boot(0),
-            Err(error) => return Err(error.into()),
+            (_, storage::Phase::Fenced { .. }) => Boot(0),
+            (Some(boot), _) => *self.shared.boot.get_or_init(|| boot),
+            (None, _) => return Err(storage::Error::Unavailable.into()),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(args.replication.clone(), myself.clone()));

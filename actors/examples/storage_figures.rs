@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -148,7 +149,7 @@ async fn appends(dir: &Path, size: usize, contexts: u64, entries: usize) -> Outc
     let page = node.storage.read("ctx-0", query)?;
     assert!(!page.entries.is_empty(), "what was written can be read");
     node.tree.stop(WAIT).await?;
-    let file = std::fs::metadata(dir.join("ledger.redb"))?.len();
+    let file = std::fs::metadata(dir.join("ledger.redb"))?.blocks() * 512;
     println!(
         "batch {size:>4}, {contexts:>4} contexts: {rate:>9.0} appends/s, p50 {p50:>9.1?}, p99 {p99:>9.1?}, \
          {:.2} x payload",
@@ -214,5 +215,6 @@ async fn main() -> Outcome<()> {
     for (size, contexts) in [(1, 1), (1, 100), (16, 1), (16, 100), (256, 1), (256, 100)] {
         appends(dir, size, contexts, entries.max(size * 20)).await?;
     }
+    reopen(dir, megabytes / 8).await?;
     reopen(dir, megabytes).await
 }
