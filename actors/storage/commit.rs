@@ -12,8 +12,8 @@ use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 use super::journal::record::Op;
 use super::overlay::Generation;
 use super::tables::{
-    CONTEXTS, INDEX, INDEX_FORMAT, KEYS, LOG, META, META_GENESIS, META_PROGRESS, META_STATE, POSITIONS, Progress,
-    StateRow, head_value, key_value, log_rows, meta_value, run_value, segments_value,
+    Block, CONTEXTS, INDEX, INDEX_FORMAT, KEYS, LOG, META, META_GENESIS, META_PROGRESS, META_STATE, POSITIONS,
+    Progress, Run, StateRow, block_from, block_value, head_value, key_value, log_rows, meta_value, segments_value,
 };
 use super::types::{Genesis, LogEntry};
 
@@ -210,8 +210,10 @@ fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<(), redb::Err
         contexts.insert(&context[..], &head_value(context, head)[..])?;
     }
     let mut index = txn.open_table(INDEX)?;
-    for (&(context, first), run) in &rows.runs {
-        index.insert((context, first), &run_value(context, first, run)[..])?;
+    let mut runs = rows.runs.iter().peekable();
+    while let Some(context) = runs.peek().map(|((context, _), _)| *context) {
+        let of_context = std::iter::from_fn(|| runs.next_if(|((of, _), _)| *of == context));
+        store_runs(&mut index, context, of_context.map(|((_, first), run)| (*first, run.as_ref())))?;
     }
     let mut positions = txn.open_table(POSITIONS)?;
     for (&first, segments) in &rows.positions {
@@ -225,6 +227,39 @@ fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<(), redb::Err
         }
     }
     Ok(())
+}
+
+/// Adds runs to the end of a context: to its last block while that has room, then to new ones.
+fn store_runs<'a>(
+    index: &mut Table<'_, (u64, u64), &[u8]>,
+    context: u64,
+    runs: impl Iterator<Item = (u64, &'a Run)>,
+) -> Result<(), redb::Error> {
+    let (mut first, mut block) = last_block(index, context)?;
+    for (at, run) in runs {
+        let due = first + block.entries();
+        if at != due {
+            return Err(redb::Error::Corrupted(format!("index of context {context} ends before {due}, not {at}")));
+        }
+        if block.is_full() {
+            index.insert((context, first), &block_value(context, first, &block)[..])?;
+            (first, block) = (at, Block::default());
+        }
+        block.0.push(run.clone());
+    }
+    index.insert((context, first), &block_value(context, first, &block)[..])?;
+    Ok(())
+}
+
+/// The block at the end of a context, and its first sequence.
+fn last_block(index: &Table<'_, (u64, u64), &[u8]>, context: u64) -> Result<(u64, Block), redb::Error> {
+    let last = index.range((context, 0)..=(context, u64::MAX))?.next_back().transpose()?;
+    let Some((key, value)) = last else {
+        return Ok((1, Block::default()));
+    };
+    let first = key.value().1;
+    let block = block_from(context, first, value.value()).map_err(redb::Error::Corrupted)?;
+    Ok((first, block))
 }
 
 #[cfg(test)]

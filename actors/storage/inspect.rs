@@ -16,7 +16,7 @@ use super::read::{Trouble, db_log, db_log_row};
 use super::recover::{self, BootOf, Failure, Opened};
 use super::settings::Settings;
 use super::shared::Shared;
-use super::tables::{CONTEXTS, INDEX, KEYS, POSITIONS, Run, head_from, key_from, row_check, run_from, segments_from};
+use super::tables::{CONTEXTS, INDEX, KEYS, POSITIONS, Run, block_from, head_from, key_from, row_check, segments_from};
 use super::types::{EntryKind, Genesis, HardState, LogEntry};
 use super::worker::{Running, close, failure};
 
@@ -267,14 +267,16 @@ fn verify_context(txn: &ReadTransaction, context: &str, head: &[u8]) -> Result<u
     for row in index.range((number, 0)..=(number, u64::MAX))? {
         let (key, value) = row?;
         let first = key.value().1;
-        let run = run_from(number, first, value.value()).map_err(Trouble::DataLoss)?;
+        let block = block_from(number, first, value.value()).map_err(Trouble::DataLoss)?;
         if first != due {
             return Err(Trouble::DataLoss(format!("context {context:?} goes on at {first}, not at {due}")));
         }
-        for nth in 0..run.rows.len() {
-            chain = verify_entry(txn, context, first, &run, nth, &chain)?;
+        for (first, run) in block.runs(first) {
+            for nth in 0..run.rows.len() {
+                chain = verify_entry(txn, context, first, run, nth, &chain)?;
+            }
         }
-        due += run.rows.len() as u64;
+        due += block.entries();
     }
     if Sequence(due - 1) != head.latest {
         return Err(Trouble::DataLoss(format!("context {context:?} ends at {}, not at {}", due - 1, head.latest)));

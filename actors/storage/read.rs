@@ -16,7 +16,8 @@ use super::error::{Cause, Error};
 use super::overlay::TailEntry;
 use super::shared::Shared;
 use super::tables::{
-    CONTEXTS, INDEX, KEYS, LOG, LogPrefix, Run, head_from, join, key_from, parse_row0, row_check, run_covers, run_from,
+    CONTEXTS, INDEX, KEYS, LOG, LogPrefix, Run, block_from, head_from, join, key_from, parse_row0, row_check,
+    run_covers,
 };
 use super::types::{LogEntry, Page, ReadQuery};
 
@@ -258,9 +259,11 @@ impl PageReader<'_> {
                 if first >= near_first {
                     break;
                 }
-                let run = run_from(number, first, value.value()).map_err(Trouble::DataLoss)?;
-                if !self.take_run(first, &run)? {
-                    return Ok(());
+                let block = block_from(number, first, value.value()).map_err(Trouble::DataLoss)?;
+                for (first, run) in block.runs(first).take_while(|(first, _)| *first < near_first) {
+                    if !self.take_run(first, run)? {
+                        return Ok(());
+                    }
                 }
             }
         }

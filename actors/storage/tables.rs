@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `log` | (log index, row) | a row of the entry's batch; row 0 has a prefix with term, kind, number of rows, checksum of the whole entry |
 //! | `contexts` | context id | [`Head`] |
-//! | `index` | (context, sequence) | [`Run`]: where consecutive entries of one log entry are, with a checksum of each one's bytes |
+//! | `index` | (context, first sequence) | [`Block`] of [`Run`]s: where the entries from this sequence on are, with a checksum of each one's bytes |
 //! | `positions` | position | [`Segments`]: which log rows became entries from this position on |
 //! | `keys` | (context, idempotency key) | [`KeyRow`] |
 //! | `meta` | name | [`Progress`], [`Identity`], `Genesis`, `State` |
@@ -37,6 +37,9 @@ pub(crate) const META_STATE: &str = "state";
 /// Version of the tables that follow from the log; another one makes start-up rebuild them.
 pub(crate) const INDEX_FORMAT: u32 = 1;
 
+/// A block of the index this large takes no more runs.
+const BLOCK_BYTES: usize = 512;
+
 /// How far the database is. Changes with every commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Progress {
@@ -61,9 +64,8 @@ pub(crate) struct StateRow {
     pub(crate) state: converge_ledger_core::State,
 }
 
-/// Consecutive entries of a context that are consecutive rows of one log entry; keyed by the
-/// context and the first sequence. A batch of one context takes one, so that the index stays
-/// small beside the log.
+/// Consecutive entries of a context that are consecutive rows of one log entry. A batch of one
+/// context takes one, so that the index stays small beside the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub(crate) position: Position,
@@ -76,8 +78,40 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Bytes in a block, about.
+    fn weight(&self) -> usize {
+        12 + 4 * self.rows.len()
+    }
+
     pub(crate) fn lamport(&self, sequence: u64) -> Lamport {
         Lamport(sequence.wrapping_add(self.lead.cast_unsigned()))
+    }
+}
+
+/// Runs that follow one another in a context, in one row of the index: a row for each run would
+/// take three times the space when contexts take turns. The last block of a context grows until it
+/// is full.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Block(pub(crate) Vec<Run>);
+
+impl Block {
+    /// How many entries it has.
+    pub(crate) fn entries(&self) -> u64 {
+        self.0.iter().map(|run| run.rows.len() as u64).sum()
+    }
+
+    /// It is written anew with every run that joins it, so that its size has a bound.
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.iter().map(Run::weight).sum::<usize>() >= BLOCK_BYTES
+    }
+
+    /// Its runs, each with its first sequence.
+    pub(crate) fn runs(&self, first: u64) -> impl Iterator<Item = (u64, &Run)> {
+        self.0.iter().scan(first, |next, run| {
+            let at = *next;
+            *next += run.rows.len() as u64;
+            Some((at, run))
+        })
     }
 }
 
@@ -121,19 +155,19 @@ pub(crate) fn key_from(context: ContextNo, key: &str, data: &[u8]) -> Result<Key
         .map_err(|error| format!("idempotency key {key:?} of context {context}: {error}"))
 }
 
-fn run_key(context: u64, first: u64) -> [u8; 16] {
+fn block_key(context: u64, first: u64) -> [u8; 16] {
     let mut out = [0; 16];
     out[..8].copy_from_slice(&context.to_le_bytes());
     out[8..].copy_from_slice(&first.to_le_bytes());
     out
 }
 
-pub(crate) fn run_value(context: u64, first: u64, run: &Run) -> Vec<u8> {
-    encode_keyed(&run_key(context, first), run)
+pub(crate) fn block_value(context: u64, first: u64, block: &Block) -> Vec<u8> {
+    encode_keyed(&block_key(context, first), block)
 }
 
-pub(crate) fn run_from(context: u64, first: u64, data: &[u8]) -> Result<Run, String> {
-    decode_keyed(&run_key(context, first), data)
+pub(crate) fn block_from(context: u64, first: u64, data: &[u8]) -> Result<Block, String> {
+    decode_keyed(&block_key(context, first), data)
         .map_err(|error| format!("index of context {context} at {first}: {error}"))
 }
 
@@ -248,9 +282,10 @@ mod tests {
     #[test]
     fn a_row_under_another_key_is_found_out() {
         let run = Run { position: Position(9), lead: -1, index: LogIndex(4), row: 0, rows: vec![[1, 2, 3, 4]] };
-        let bytes = run_value(1, 2, &run);
-        assert_eq!(run_from(1, 2, &bytes), Ok(run));
-        assert!(run_from(1, 3, &bytes).is_err());
-        assert!(run_from(2, 2, &bytes).is_err());
+        let block = Block(vec![run]);
+        let bytes = block_value(1, 2, &block);
+        assert_eq!(block_from(1, 2, &bytes), Ok(block));
+        assert!(block_from(1, 3, &bytes).is_err());
+        assert!(block_from(2, 2, &bytes).is_err());
     }
 }
