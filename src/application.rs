@@ -101,8 +101,8 @@ pub(crate) fn build(config: &Config, validator: Option<Validator>) -> Result<App
         election: Duration::from_millis(config.raft.election_ms),
         seed: rand::random(),
         fatal: {
-            let verdict = verdict.clone();
-            Arc::new(move |reason| verdict.give(reason))
+            let (verdict, dir) = (verdict.clone(), config.node.data_dir.clone());
+            Arc::new(move |reason| verdict.give(format!("data directory {}: {reason}", dir.display())))
         },
     };
     let submission = entry::Args {

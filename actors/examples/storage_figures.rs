@@ -146,7 +146,7 @@ async fn appends(dir: &Path, size: usize, contexts: u64, entries: usize) -> Outc
     let (p50, p99) = (percentile(&mut times, 50), percentile(&mut times, 99));
     let payload = node.counter * PAYLOAD as u64;
     let query = ReadQuery { after: Sequence(0), limit: 10, key: None, max_bytes: 1 << 20 };
-    let page = node.storage.read("ctx-0", query)?;
+    let page = node.storage.read(&format!("ctx-{}", 1 % contexts), query)?;
     assert!(!page.entries.is_empty(), "what was written can be read");
     node.tree.stop(WAIT).await?;
     let file = std::fs::metadata(dir.join("ledger.redb"))?.blocks() * 512;

@@ -145,8 +145,7 @@ impl<L: raft::Storage> Core<L> {
         if self.node.raft.state != StateRole::Leader {
             return Err(NotProposed { hint: self.leader() });
         }
-        let mut entry = Entry::default();
-        entry.data = data;
+        let entry = Entry { data, ..Entry::default() };
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.node.raft.id;

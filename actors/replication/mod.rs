@@ -429,29 +429,30 @@ impl State {
         self.drive(|core, out| core.settle(out)).map(|_| ())
     }
 
+    /// Why this directory and this configuration do not belong together, and what to do.
     fn contradiction(&self, genesis: &Genesis) -> Option<String> {
         let on_disk: Vec<u64> = genesis.voters.keys().map(|id| id.get()).collect();
         let mut configured: Vec<u64> = self.args.voters.iter().map(|id| id.get()).collect();
         configured.sort_unstable();
-        if on_disk != configured {
-            return Some(format!(
-                "the voters of this directory are {on_disk:?}, the configuration names {configured:?}; voters are fixed when a cluster is formed, only their addresses may change: set cluster.peers to the voters on disk, or start with an empty data directory"
-            ));
-        }
-        if genesis.cluster_id != self.args.cluster_id {
-            return Some(format!(
-                "this directory belongs to cluster {}, the configuration makes {}; set cluster.name to the name it was formed with",
+        let owner = genesis.voters.iter().find(|(_, store)| **store == self.store_id).map(|(id, _)| *id);
+        let id = self.args.id;
+        match owner {
+            Some(owner) if owner != id => Some(format!(
+                "it belongs to node {owner}, but node.id = {id}; set node.id = {owner}, or node.data_dir to node {id}'s own directory"
+            )),
+            None => Some(format!(
+                "its store {} is none of those that the cluster was formed with; set node.data_dir to node {id}'s own directory",
+                self.store_id
+            )),
+            _ if on_disk != configured => Some(format!(
+                "its voters are {on_disk:?}, but cluster.peers names {configured:?}; voters are fixed when a cluster is formed, only their addresses may change: set cluster.peers to the voters on disk, or node.data_dir to an empty directory for a new cluster"
+            )),
+            _ if genesis.cluster_id != self.args.cluster_id => Some(format!(
+                "it belongs to cluster {}, but the configuration makes {}; set cluster.name to the name that the cluster was formed with",
                 genesis.cluster_id, self.args.cluster_id
-            ));
+            )),
+            _ => None,
         }
-        let listed = genesis.voters.get(&self.args.id);
-        if listed != Some(&self.store_id) {
-            return Some(format!(
-                "this directory's store {} is not the one that node {} formed the cluster with",
-                self.store_id, self.args.id
-            ));
-        }
-        None
     }
 
     async fn decide(&mut self, verdict: Verdict) -> Result<(), ActorProcessingErr> {
@@ -468,7 +469,7 @@ impl State {
                 self.phase = Phase::Wrong;
                 let listed = listed.map_or("no store at all".to_owned(), |id| format!("store {id}"));
                 (self.args.fatal)(format!(
-                    "the cluster was formed with {listed} for node {}, this directory is store {}: it was wiped or replaced. A lost disk cannot come back under its id yet; restore the original directory",
+                    "the cluster was formed with {listed} for node {}, this is store {}: the directory was wiped or replaced. Start the node with its own directory; a lost disk cannot come back under its id yet, and a copy must never be put back",
                     self.args.id, self.store_id
                 ));
             }

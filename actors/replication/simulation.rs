@@ -252,7 +252,10 @@ impl World {
     fn propose(&mut self, at: usize) {
         self.proposed += 1;
         let data = Bytes::from(self.proposed.to_le_bytes().to_vec());
-        self.drive(at, |core, out| drop(core.propose(data, out)));
+        // Refused where this node does not lead.
+        self.drive(at, |core, out| {
+            let _ = core.propose(data, out);
+        });
     }
 
     /// A connection breaks: what is in flight in both directions is lost, and both ends hear of it.
