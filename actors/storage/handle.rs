@@ -136,7 +136,7 @@ impl Storage {
     ///
     /// # Errors
     /// As [`Storage::log_entries`].
-    #[allow(clippy::needless_pass_by_value)] // the plan's signature; a query is small
+    #[allow(clippy::needless_pass_by_value)] // callers build a query for one call
     pub fn read(&self, context: &str, query: ReadQuery) -> Result<Page, Error> {
         self.shared.read_page(context, &query)
     }
