@@ -174,7 +174,7 @@ async fn another_node_id_on_a_data_directory_is_refused() {
     node.start().await;
     node.kill().await;
     node.id = 9;
-    refuses(node, &[node.data.clone().to_str().unwrap(), "[1]", "[9]"]).await;
+    refuses(node, &[node.data.clone().to_str().unwrap(), "node 1", "node.id"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

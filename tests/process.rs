@@ -68,8 +68,10 @@ fn report(history: &History, gaps: &[(bool, Duration)]) {
             eprintln!("{} kills of a {name}; until {CLIENTS} more acks: median {middle:?}, most {last:?}", of.len());
         }
     }
-    let (acknowledged, retries) = (history.acknowledged.len(), history.retries);
-    eprintln!("{acknowledged} acknowledged, {retries} attempts repeated, none lost, none twice");
+    let (acknowledged, retries, reads) = (history.acknowledged.len(), history.retries, history.reads);
+    eprintln!(
+        "{acknowledged} acknowledged, {retries} attempts repeated, none lost, none twice; {reads} reads, none stale"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,7 +151,7 @@ fn three_entries() -> (History, std::collections::BTreeMap<String, Vec<support::
     let history = History {
         acknowledged: entries.iter().map(|entry| (context.clone(), entry.clone())).collect(),
         attempted: [(context.clone(), entries.iter().map(|entry| entry.payload.clone()).collect())].into(),
-        retries: 0,
+        ..History::default()
     };
     history.hold_against(&[(context.clone(), entries.clone())].into());
     (history, [(context, entries)].into())

@@ -1,7 +1,12 @@
-//! Clients that append under faults and remember what they were told.
+//! Clients that append and read under faults, and remember what they were told.
+//!
+//! While they work they hold two things against each other in real time: an append gets a higher
+//! sequence than any that was acknowledged before it began, and a linearizable read of any node
+//! sees every append that was acknowledged before the read began.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -12,7 +17,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use super::wire::{self, AppendRequest, Entry};
+use super::wire::{self, AppendRequest, Entry, GetRequest};
 
 /// Deadline of one attempt; a call that meets a dead leader is sent again with its key.
 const ATTEMPT: Duration = Duration::from_secs(3);
@@ -20,6 +25,12 @@ const ATTEMPT: Duration = Duration::from_secs(3);
 const APPEND: Duration = Duration::from_secs(40);
 /// Between two attempts of one client, at most.
 const RETRY_MS: u64 = 40;
+/// Clients that only read, and how often one does.
+const READERS: usize = 2;
+const READ_EVERY: Duration = Duration::from_millis(5);
+
+/// The highest acknowledged sequence of each context.
+type Latest = Arc<BTreeMap<String, AtomicU64>>;
 
 /// What the clients did.
 #[derive(Default)]
@@ -30,6 +41,8 @@ pub struct History {
     pub attempted: BTreeMap<String, BTreeSet<Vec<u8>>>,
     /// Attempts that ended in an error and were repeated.
     pub retries: u64,
+    /// Linearizable reads that were answered.
+    pub reads: u64,
 }
 
 impl History {
@@ -39,6 +52,7 @@ impl History {
             self.attempted.entry(context).or_default().extend(payloads);
         }
         self.retries += other.retries;
+        self.reads += other.reads;
     }
 
     /// Acknowledged ⊆ stored ⊆ attempted, sequences 1..n, nothing twice, and each client's own
@@ -77,7 +91,12 @@ impl Load {
         let (stop, stopped) = watch::channel(false);
         let (count, acknowledged) = watch::channel(0);
         let count = Arc::new(count);
+        let latest: Latest = Arc::new(contexts.iter().map(|name| (name.clone(), AtomicU64::new(0))).collect());
         let mut tasks = JoinSet::new();
+        for number in 0..READERS {
+            let dice = StdRng::seed_from_u64(!seed ^ number as u64);
+            tasks.spawn(read(latest.clone(), channels.to_vec(), dice, stopped.clone()));
+        }
         for number in 0..clients {
             let client = Client {
                 name: format!("{seed:x}-client{number}"),
@@ -85,6 +104,7 @@ impl Load {
                 channels: channels.to_vec(),
                 turn: number,
                 dice: StdRng::seed_from_u64(seed ^ number as u64),
+                latest: latest.clone(),
                 history: History::default(),
             };
             tasks.spawn(client.run(stopped.clone(), count.clone()));
@@ -122,7 +142,40 @@ struct Client {
     channels: Vec<Channel>,
     turn: usize,
     dice: StdRng,
+    latest: Latest,
     history: History,
+}
+
+/// Reads of any node, until it is told to stop.
+async fn read(latest: Latest, channels: Vec<Channel>, mut dice: StdRng, stopped: watch::Receiver<bool>) -> History {
+    let mut history = History::default();
+    while !*stopped.borrow() {
+        let (context_id, acknowledged) = latest.iter().nth(dice.random_range(0..latest.len())).unwrap();
+        let channel = &channels[dice.random_range(0..channels.len())];
+        let floor = acknowledged.load(Ordering::SeqCst);
+        let query =
+            GetRequest { context_id: context_id.clone(), after_sequence: floor, limit: 1, ..Default::default() };
+        let mut request = Request::new(query);
+        request.set_timeout(ATTEMPT);
+        match wire::get(channel, request).await {
+            Ok(page) => {
+                let seen = page.into_inner().latest_sequence;
+                assert!(seen >= floor, "a read of {context_id} saw {seen}, {floor} was acknowledged before it began");
+                history.reads += 1;
+            }
+            Err(status) => assert!(is_excused(&status), "a read: {status:?}"),
+        }
+        tokio::time::sleep(READ_EVERY).await;
+    }
+    history
+}
+
+/// What a death may cause. Anything else is an answer that no fault excuses.
+fn is_excused(status: &Status) -> bool {
+    let expected = [Code::Unavailable, Code::DeadlineExceeded, Code::ResourceExhausted, Code::Cancelled, Code::Unknown];
+    // tonic's client reports a stream that was reset as `Internal`.
+    let reset = status.code() == Code::Internal && status.message().contains("h2 protocol error");
+    expected.contains(&status.code()) || reset
 }
 
 impl Client {
@@ -134,9 +187,14 @@ impl Client {
             let context = self.contexts[number as usize % self.contexts.len()].clone();
             let payload = format!("{} {number}", self.name).into_bytes();
             self.history.attempted.entry(context.clone()).or_default().insert(payload.clone());
+            let floor = self.latest[&context].load(Ordering::SeqCst);
             let append = self.append(&context, payload);
             match tokio::time::timeout(APPEND, append).await {
-                Ok(entry) => self.history.acknowledged.push((context, entry)),
+                Ok(entry) => {
+                    assert!(entry.sequence > floor, "{} was given out when {floor} had been", entry.sequence);
+                    self.latest[&context].fetch_max(entry.sequence, Ordering::SeqCst);
+                    self.history.acknowledged.push((context, entry));
+                }
                 Err(_) => panic!("{} waited {APPEND:?} for append {number}", self.name),
             }
             count.send_modify(|count| *count += 1);
@@ -170,12 +228,7 @@ impl Client {
     }
 
     async fn failed(&mut self, status: &Status) {
-        // What a death may cause. Anything else is an answer that no fault excuses.
-        let expected =
-            [Code::Unavailable, Code::DeadlineExceeded, Code::ResourceExhausted, Code::Cancelled, Code::Unknown];
-        // tonic's client reports a stream that was reset as `Internal`.
-        let reset = status.code() == Code::Internal && status.message().contains("h2 protocol error");
-        assert!(expected.contains(&status.code()) || reset, "{}: {status:?}", self.name);
+        assert!(is_excused(status), "{}: {status:?}", self.name);
         self.history.retries += 1;
         self.turn += 1;
         tokio::time::sleep(Duration::from_millis(self.dice.random_range(1..=RETRY_MS))).await;
