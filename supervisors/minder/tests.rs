@@ -9,13 +9,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use super::*;
 use crate::{ChildState, Intensity, StopError, Strategy, SupervisorSpec, Tree};
 
-/// Blocks in its handler until the test lets go of the sender.
+/// Blocks in its handler, once it has said so, until the test lets go of the sender.
 struct Blocker {
     starts: Arc<AtomicU32>,
 }
 
 impl Actor for Blocker {
-    type Msg = Receiver<()>;
+    type Msg = (Sender<()>, Receiver<()>);
     type State = ();
     type Arguments = ();
 
@@ -24,7 +24,13 @@ impl Actor for Blocker {
         Ok(())
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, gate: Receiver<()>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        (inside, gate): Self::Msg,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        let _ = inside.send(());
         let _ = gate.recv();
         Ok(())
     }
@@ -40,10 +46,12 @@ fn blocker(id: &str, starts: &Arc<AtomicU32>) -> ChildSpec {
     ChildSpec::actor(id, make).shutdown(Shutdown::BrutalKill)
 }
 
-/// Blocks the actor at `path`; dropping the sender frees it.
+/// Blocks the actor at `path`, and returns when it is blocked; dropping the sender frees it.
 fn block(tree: &Tree, path: &str) -> Sender<()> {
-    let (hold, gate) = channel();
-    tree.find(path).unwrap().send_message(gate).unwrap();
+    let (hold, gate) = channel::<()>();
+    let (inside, entered) = channel::<()>();
+    tree.find(path).unwrap().send_message((inside, gate)).unwrap();
+    entered.recv().unwrap();
     hold
 }
 
