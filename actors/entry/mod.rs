@@ -2,12 +2,12 @@
 //!
 //! Owns the open batch, the batches in flight and who waits for them. Does not order (that is `replication`),
 //! does not decide outcomes (that is apply), and keeps nothing that a crash may not take: the callers keep their
-//! requests and submit them again under the same attempt, and [`origin`] keeps the attempts.
+//! requests and submit them again under the same attempt, and `origin` keeps the attempts.
 //!
-//! The actor has one phase; what moves is each batch, see [`batcher`].
+//! The actor has one phase; what moves is each batch, see `batcher`.
 //!
 //! Invariants: 4 (an attempt is applied once), and "once handed over, the only failure is *unknown*", held by
-//! the claim of [`origin`]: either the caller gives a request up, or the actor hands it over, never both.
+//! the claim of `origin`: either the caller gives a request up, or the actor hands it over, never both.
 
 mod batcher;
 mod origin;

@@ -1,6 +1,6 @@
 //! The Raft node as an actor: it orders, replicates and commits, and nothing else.
 //!
-//! Owns the `raft` crate's state machine ([`core`](self)); no other module names that crate. Does not store (that
+//! Owns the `raft` crate's state machine (`core`); no other module names that crate. Does not store (that
 //! is `storage`), does not know entries (a batch is bytes here), and answers no client.
 //!
 //! A restart is a real restart: `pre_start` asks storage for what is durable and starts a Raft node from that.
@@ -18,7 +18,7 @@
 //! `Silent` and `Wrong` neither vote nor acknowledge. `Wrong` is reported through [`Args::fatal`] and the node
 //! stops; `Silent` stays, so that status and alarms can say why.
 //!
-//! Touches invariants S1, S2, S8 and 6, 8, 9: how is said at [`core`](self) and [`Core::persisted`].
+//! Touches invariants S1, S2, S8 and 6, 8, 9: how is said at `core` and `Core::persisted`.
 
 mod core;
 mod genesis;
