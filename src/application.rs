@@ -16,7 +16,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use converge_actors::distribution::{self, Distribution, Identity, Inbound, Lane, LinkEvent, Sink};
+use converge_actors::distribution::{self, Distribution, Identity, Inbound, Lane, LinkEvent, Sink, WeakDistribution};
 use converge_actors::entry::{self, Entries};
 use converge_actors::replication::{self, Replication, wire};
 use converge_actors::storage::{self, Storage};
@@ -69,7 +69,7 @@ pub(crate) fn build(config: &Config, validator: Option<Validator>) -> Result<App
     let links = distribution::Settings { links_intensity: config.supervision.links.into(), ..Default::default() };
     let identity = Identity { cluster_id, node_id: id };
     let distribution = Distribution::new(links, identity, voters, peer_socket, wires.clone());
-    let _ = wires.distribution.set(distribution.clone());
+    let _ = wires.distribution.set(distribution.downgrade());
 
     let ledger = Ledger {
         inner: Arc::new(Inner {
@@ -160,7 +160,7 @@ struct Wires {
     entries: Entries,
     watches: Watches,
     /// Set as soon as it is made, which needs this.
-    distribution: OnceLock<Distribution>,
+    distribution: OnceLock<WeakDistribution>,
 }
 
 impl Wires {
@@ -173,7 +173,7 @@ impl Wires {
     /// Batches for the leader go to replication, refusals of ours to entry.
     fn forwarded(&self, inbound: Inbound) -> Result<(), wire::Error> {
         match wire::Frame::decode(&inbound.payload)? {
-            (wire::Frame::NotProposed { token, hint }, _) => self.entries.not_proposed(token, hint),
+            (wire::Frame::NotProposed { token, hint }, _) => self.entries.not_proposed(inbound.from, token, hint),
             _ => self.replication.deliver(inbound)?,
         }
         Ok(())
@@ -187,13 +187,15 @@ impl Sink for Wires {
             Lane::Forward => self.forwarded(inbound),
             Lane::Control | Lane::Append => self.replication.deliver(inbound),
         };
-        if let (Err(error), Some(distribution)) = (result, self.distribution.get()) {
+        if let (Err(error), Some(distribution)) = (result, self.distribution.get().and_then(WeakDistribution::upgrade))
+        {
             distribution.reject(from, lane, epoch, &error.to_string());
         }
     }
 
     fn event(&self, event: LinkEvent) {
-        if let LinkEvent::Down { peer, lane: Lane::Forward, .. } = event {
+        let (LinkEvent::Up { peer, lane, .. } | LinkEvent::Down { peer, lane, .. }) = event;
+        if lane == Lane::Forward {
             self.entries.lost_link(peer);
         }
         self.replication.link(event);

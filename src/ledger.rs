@@ -71,7 +71,7 @@ impl Ledger {
     pub async fn append(&self, entry: NewEntry, options: AppendOptions) -> Result<Appended, Error> {
         let deadline = deadline(options.deadline);
         self.check(&entry, options.idempotency_key.as_deref())?;
-        let admission = self.admit(entry.payload.len())?;
+        let admission = self.admit(weight(&entry))?;
         let attempt = self.inner.entries.begin();
         let command = Append {
             counter: attempt.counter(),
@@ -200,10 +200,24 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn admit(&self, bytes: usize) -> Result<Admission, Error> {
+    /// The node has ended: its port is free, and nobody waits for its actors any more.
+    pub(crate) fn ended(&self) {
+        self.inner.stopped.send_replace(true);
+        self.inner.entries.end();
+        self.inner.distribution.unbind();
+    }
+
+    /// A node that has stopped or fell silent stays so until its process starts anew: nothing is worth waiting for.
+    fn serving(&self) -> Result<(), Error> {
         if *self.inner.stopped.borrow() {
             return Err(Error::Stopped);
         }
+        let silent = self.inner.replication.view().borrow().silent;
+        if silent { Err(self.no_leader()) } else { Ok(()) }
+    }
+
+    pub(crate) fn admit(&self, bytes: usize) -> Result<Admission, Error> {
+        self.serving()?;
         match self.inner.entries.admit(bytes) {
             Ok(admission) => Ok(admission),
             Err(entry::Error::Overloaded { retry_after }) => Err(Error::Overloaded { retry_after }),
@@ -222,7 +236,7 @@ impl Ledger {
             self.inner.entries.submit(attempt, command, admission, deadline).await.map_err(|error| match error {
                 entry::Error::Unknown(attempt) => Failure::Unknown(attempt),
                 entry::Error::Overloaded { retry_after } => Failure::Known(Error::Overloaded { retry_after }),
-                entry::Error::Unavailable => Failure::Known(self.no_leader()),
+                entry::Error::Unavailable => Failure::Known(self.serving().err().unwrap_or_else(|| self.no_leader())),
             })?;
         match done.outcome {
             Outcome::Refused(Refusal::LoadMoved { .. }) => Err(Failure::Moved),
@@ -256,11 +270,15 @@ impl Ledger {
 
     /// Waits until this node has applied all that was acknowledged anywhere before this call.
     pub(crate) async fn confirm(&self, deadline: Instant) -> Result<LogIndex, Error> {
-        if *self.inner.stopped.borrow() {
-            return Err(Error::Stopped);
-        }
+        self.serving()?;
         let patience = Instant::now() + self.inner.election * READ_ELECTIONS;
-        self.inner.replication.read_index(deadline.min(patience)).await.map_err(|error| match error {
+        let mut stopped = self.inner.stopped.subscribe();
+        let index = tokio::select! {
+            biased;
+            index = self.inner.replication.read_index(deadline.min(patience)) => index,
+            _ = stopped.wait_for(|stopped| *stopped) => return Err(Error::Stopped),
+        };
+        index.map_err(|error| match error {
             ReadError::Unavailable => self.no_leader(),
             ReadError::Overloaded => Error::Overloaded { retry_after: Duration::from_millis(100) },
         })
@@ -359,8 +377,14 @@ fn stored_error(error: storage::Error) -> Error {
     }
 }
 
+/// What an entry weighs while it is in flight.
+fn weight(entry: &NewEntry) -> usize {
+    let metadata: usize = entry.metadata.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+    entry.payload.len() + entry.context_id.len() + entry.key.len() + metadata
+}
+
 /// What an entry weighs in an answer.
-fn size(entry: &Entry) -> usize {
+pub(crate) fn size(entry: &Entry) -> usize {
     let metadata: usize = entry.metadata.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
     entry.payload.len() + entry.key.len() + metadata + 96
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use converge_ledger_core::NewEntry;
 use converge_supervisors::ractor::ActorCell;
 use converge_supervisors::{ChildSpec, Escalated, StopError, Tree};
+use tokio::runtime::Handle;
 
 use crate::application::{self, Application};
 use crate::ledger::{Ledger, Validator};
@@ -41,6 +42,8 @@ struct Running {
     tree: Tree,
     ledger: Ledger,
     verdict: Verdict,
+    /// Where it runs: a node may be dropped elsewhere.
+    runtime: Handle,
     grpc: Option<SocketAddr>,
     peer: Option<SocketAddr>,
 }
@@ -141,7 +144,7 @@ impl Node {
             Err(error) => return Err(StartError::new(verdict.reason().unwrap_or_else(|| error.to_string()))),
         };
         let _ = ledger.inner.tree.set(tree.clone());
-        let node = Node { running: Some(Running { tree, ledger, verdict, grpc, peer }) };
+        let node = Node { running: Some(Running { tree, ledger, verdict, runtime: Handle::current(), grpc, peer }) };
         match node.running().verdict.reason() {
             None => Ok(node),
             Some(reason) => {
@@ -186,7 +189,7 @@ impl Node {
     pub async fn wait(&self) -> Result<(), Escalated> {
         let Running { tree, ledger, verdict, .. } = self.running();
         let ended = tree.wait().await;
-        ledger.inner.stopped.send_replace(true);
+        ledger.ended();
         ended.map_err(|escalated| match verdict.reason() {
             Some(reason) => Escalated { reason, ..escalated },
             None => escalated,
@@ -201,23 +204,21 @@ impl Node {
     pub async fn stop(mut self, deadline: Duration) -> Result<(), StopError> {
         let Some(Running { tree, ledger, .. }) = self.running.take() else { return Ok(()) };
         let stopped = tree.stop(deadline).await;
-        ledger.inner.stopped.send_replace(true);
+        ledger.ended();
         stopped
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let Some(Running { tree, ledger, .. }) = self.running.take() else { return };
+        let Some(Running { tree, ledger, runtime, .. }) = self.running.take() else { return };
         if *ledger.inner.stopped.borrow() {
             return;
         }
         tracing::warn!("a node was dropped; it is asked to stop, but nobody waits for it: call Node::stop");
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let _ = tree.stop(DROP_DEADLINE).await;
-                ledger.inner.stopped.send_replace(true);
-            });
-        }
+        runtime.spawn(async move {
+            let _ = tree.stop(DROP_DEADLINE).await;
+            ledger.ended();
+        });
     }
 }

@@ -11,7 +11,7 @@ use converge_ledger_core::{Command, Entry, Head, Load, Outcome, Sequence, Stage,
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::ledger::{Failure, deadline};
+use crate::ledger::{Failure, deadline, size};
 use crate::types::{Consistency, Loaded, ReadOptions, Snapshot};
 use crate::{Error, Ledger};
 
@@ -156,7 +156,7 @@ async fn stage(ledger: &Ledger, load: u64, entries: &[Entry], deadline: Instant)
             joined(tasks.join_next().await)?;
         }
         let admission = loop {
-            match ledger.admit(entry.payload.len()) {
+            match ledger.admit(size(entry)) {
                 Err(Error::Overloaded { .. }) if Instant::now() < deadline => tokio::time::sleep(OVERLOAD_PAUSE).await,
                 other => break other?,
             }

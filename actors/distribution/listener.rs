@@ -18,7 +18,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
 use super::greeting;
-use super::shared::Shared;
+use super::shared::{Shared, lock};
 
 /// Pause after a failed accept: the usual cause, no free file descriptor, does not pass by trying.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -49,7 +49,7 @@ impl Actor for Listener {
     type Arguments = Arc<Shared>;
 
     async fn pre_start(&self, myself: ActorRef<Message>, shared: Arc<Shared>) -> Result<State, ActorProcessingErr> {
-        let listener = clone_of(shared.socket.as_ref())?;
+        let listener = clone_of(lock(&shared.socket).as_ref())?;
         let mut accepting = JoinSet::new();
         let ended = Ended(myself);
         accepting.spawn(async move {

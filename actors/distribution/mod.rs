@@ -43,7 +43,7 @@ mod status;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,7 +55,7 @@ use tokio::sync::OwnedSemaphorePermit;
 pub use settings::Settings;
 pub use status::{LaneStatus, LinkPhase, ListenerStatus, PeerStatus};
 
-use shared::Shared;
+use shared::{Shared, lock};
 
 /// A link has only tasks to drop, so it stops at once; this is for a machine under load.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -197,6 +197,20 @@ pub struct Distribution {
     shared: Arc<Shared>,
 }
 
+/// A handle that keeps nothing alive; see [`Distribution::downgrade`].
+#[derive(Clone)]
+pub struct WeakDistribution {
+    shared: Weak<Shared>,
+}
+
+impl WeakDistribution {
+    /// The links, if anyone still has them.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Distribution> {
+        self.shared.upgrade().map(|shared| Distribution { shared })
+    }
+}
+
 impl fmt::Debug for Distribution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Distribution").field("node", &self.shared.local.node).finish_non_exhaustive()
@@ -236,7 +250,7 @@ impl Distribution {
                 shutdown_grace_elder: None,
             },
         )];
-        if self.shared.socket.is_some() {
+        if lock(&self.shared.socket).is_some() {
             children.push(
                 listener::child_spec(&self.shared).restart(Restart::Permanent).shutdown(Shutdown::Timeout(STOP_GRACE)),
             );
@@ -249,6 +263,18 @@ impl Distribution {
     pub fn send(&self, peer: NodeId, lane: Lane, payload: Vec<Bytes>) -> Result<(), SendError> {
         let slot = self.shared.slots.get(&(peer, lane)).ok_or(SendError::Down)?;
         slot.send(self.shared.settings.frame_bytes_max, payload)
+    }
+
+    /// Closes the peer port for good: the node has ended, and another may listen there though handles of this one
+    /// live on.
+    pub fn unbind(&self) {
+        lock(&self.shared.socket).take();
+    }
+
+    /// For a [`Sink`] that uses the distribution it is the sink of: neither then keeps the other alive.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakDistribution {
+        WeakDistribution { shared: Arc::downgrade(&self.shared) }
     }
 
     /// The epoch of the connection that is up, if one is.

@@ -27,8 +27,8 @@ pub(super) struct Shared {
     pub(super) local: Local,
     pub(super) addresses: BTreeMap<NodeId, String>,
     pub(super) slots: BTreeMap<(NodeId, Lane), Arc<Slot>>,
-    /// Bound before the tree; every incarnation of the listener accepts on a clone.
-    pub(super) socket: Option<TcpListener>,
+    /// Bound before the tree; every incarnation of the listener accepts on a clone. Gone once the node has ended.
+    pub(super) socket: Mutex<Option<TcpListener>>,
     pub(super) arrivals: Arrivals,
     pub(super) sink: Arc<dyn Sink>,
     epochs: AtomicU64,
@@ -60,7 +60,7 @@ impl Shared {
             },
             addresses: peers,
             slots,
-            socket,
+            socket: Mutex::new(socket),
             arrivals: Arrivals::default(),
             sink,
             // Half of the range is left to count in.

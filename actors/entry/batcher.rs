@@ -25,6 +25,9 @@ const BATCHES_MAX: usize = 4;
 pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
 /// A batch holds at most so many commands.
 const BATCH_COMMANDS_MAX: usize = 4096;
+/// Batches of at most so many bytes, or one batch, are handed over at once: what a link's queue cannot take is shed,
+/// and would wait for its patience.
+const HANDED_BYTES_MAX: usize = 8 << 20;
 /// A batch without an answer is handed over again after this, and then after twice as long each time.
 const PATIENCE_MAX: Duration = Duration::from_secs(16);
 
@@ -138,8 +141,14 @@ impl Batcher {
 
     fn hand_over(&mut self, now: Duration) -> Vec<Effect> {
         let Some(leader) = self.leader else { return Vec::new() };
+        let handed = self.sealed.values().filter(|batch| batch.phase != Phase::Idle);
+        let mut handed_bytes: usize = handed.map(|batch| batch.data.len()).sum();
         let mut effects = Vec::new();
         for (token, batch) in self.sealed.iter_mut().filter(|(_, batch)| batch.phase == Phase::Idle) {
+            if handed_bytes > 0 && handed_bytes + batch.data.len() > HANDED_BYTES_MAX {
+                break;
+            }
+            handed_bytes += batch.data.len();
             batch.phase = Phase::Handed { to: leader, at: now };
             batch.tries += 1;
             let (token, data) = (*token, batch.data.clone());
@@ -166,13 +175,17 @@ impl Batcher {
     /// Another leader, or another term of the same one: what was handed to the last may be lost.
     pub(super) fn led_by(&mut self, leader: Option<NodeId>) {
         self.leader = leader;
-        self.sealed.values_mut().for_each(|batch| batch.phase = Phase::Idle);
+        self.sealed.values_mut().for_each(|batch| (batch.phase, batch.tries) = (Phase::Idle, 0));
     }
 
-    /// The batch was not taken. `hint` names a better place, if it is not the one already known.
-    pub(super) fn not_proposed(&mut self, token: u64, hint: Option<NodeId>) {
+    /// The batch was not taken by that node. `hint` names a better place, if it is not the one already known.
+    pub(super) fn not_proposed(&mut self, by: NodeId, token: u64, hint: Option<NodeId>) {
         let Some(batch) = self.sealed.get_mut(&token) else { return };
         let Phase::Handed { to, .. } = batch.phase else { return };
+        // A late refusal: the batch is with another node by now, and the hint may name one that is gone.
+        if to != by {
+            return;
+        }
         if let Some(better) = hint.filter(|hint| *hint != to) {
             self.leader = Some(better);
             batch.phase = Phase::Idle;
@@ -180,7 +193,7 @@ impl Batcher {
         // Otherwise it waits for a change of leader or for its patience: asking at once would spin.
     }
 
-    /// The forward lane to a peer broke.
+    /// The forward lane to a peer broke, or is up again: what was handed to it may be lost.
     pub(super) fn lost_link(&mut self, peer: NodeId) {
         for batch in self.sealed.values_mut() {
             if matches!(batch.phase, Phase::Handed { to, .. } if to == peer) {
@@ -191,6 +204,9 @@ impl Batcher {
 
     /// Takes back batches that waited too long, and forgets those that nobody waits for.
     pub(super) fn expire(&mut self, now: Duration, wanted: impl Fn(u64) -> bool) {
+        // Without a leader nothing is sealed, however long that lasts.
+        self.open.retain(|(command, _)| wanted(command.counter()));
+        self.open_bytes = self.open.iter().map(|(_, bytes)| bytes).sum();
         let unwanted: Vec<u64> = self.batch_of.keys().copied().filter(|counter| !wanted(*counter)).collect();
         self.resolved(unwanted);
         for batch in self.sealed.values_mut() {
@@ -332,9 +348,9 @@ mod tests {
         let mut b = batcher(Some(OTHER));
         push(&mut b, 1..=1);
         run(&mut b, T0);
-        b.not_proposed(1, None);
+        b.not_proposed(OTHER, 1, None);
         assert!(run(&mut b, T0).is_empty());
-        b.not_proposed(1, Some(NodeId(3)));
+        b.not_proposed(OTHER, 1, Some(NodeId(3)));
         assert!(matches!(run(&mut b, T0)[..], [Effect::Forward { to: NodeId(3), .. }]));
     }
 
@@ -374,5 +390,65 @@ mod tests {
         assert!(!b.is_idle());
         b.expire(T0, |_| false);
         assert!(b.is_idle());
+    }
+
+    #[test]
+    fn without_a_leader_what_nobody_waits_for_is_not_kept() {
+        let mut b = batcher(None);
+        (1..=100).for_each(|counter| b.push(command(counter), BATCH_BYTES_MAX));
+        b.expire(T0, |counter| counter == 7);
+        b.led_by(Some(ME));
+        assert_eq!(b.open.len(), 1, "the callers of the others gave up, nothing of theirs stays in memory");
+        assert_eq!(b.open_bytes, BATCH_BYTES_MAX);
+        assert_eq!(counters(&run(&mut b, T0)[0]), vec![7]);
+    }
+
+    #[test]
+    fn no_more_is_handed_over_at_once_than_a_link_takes() {
+        let mut b = batcher(Some(OTHER));
+        for counter in 1..=20 {
+            let mut large = command(counter);
+            let Command::Append(append) = &mut large else { panic!() };
+            append.entry.payload = vec![0; BATCH_BYTES_MAX].into();
+            b.push(large, BATCH_BYTES_MAX);
+        }
+        let first = run(&mut b, T0);
+        let bytes = |effect: &Effect| match effect {
+            Effect::Propose { data, .. } | Effect::Forward { data, .. } => data.len(),
+        };
+        assert!(first.iter().map(bytes).sum::<usize>() <= HANDED_BYTES_MAX);
+        assert!(run(&mut b, T0).is_empty(), "the rest waits");
+        b.resolved([1, 2]);
+        let next: Vec<Vec<u64>> = run(&mut b, T0).iter().map(counters).collect();
+        let after = first.len() as u64;
+        assert_eq!(next, vec![vec![after + 1], vec![after + 2]], "in order, as room comes");
+    }
+
+    #[test]
+    fn a_new_leader_is_asked_again_as_soon_as_the_first_was() {
+        let mut b = batcher(Some(OTHER));
+        push(&mut b, 1..=1);
+        run(&mut b, T0);
+        for second in 1..=7 {
+            b.expire(PATIENCE * second, |_| true);
+            run(&mut b, PATIENCE * second);
+        }
+        b.led_by(Some(NodeId(3)));
+        run(&mut b, PATIENCE * 8);
+        b.expire(PATIENCE * 9, |_| true);
+        assert_eq!(run(&mut b, PATIENCE * 9).len(), 1);
+    }
+
+    #[test]
+    fn a_late_refusal_of_a_former_leader_leads_nowhere() {
+        let mut b = batcher(Some(OTHER));
+        push(&mut b, 1..=1);
+        run(&mut b, T0);
+        b.led_by(Some(NodeId(3)));
+        assert_eq!(run(&mut b, T0).len(), 1);
+        b.not_proposed(OTHER, 1, Some(NodeId(4)));
+        assert!(run(&mut b, T0).is_empty(), "it is with node 3, which has not refused it");
+        push(&mut b, 2..=2);
+        assert!(matches!(run(&mut b, T0)[..], [Effect::Forward { to: NodeId(3), .. }]));
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use converge_ledger_core::{AttemptId, Boot, Command, NodeId, Outcome, Refusal, Term};
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use converge_supervisors::{ChildSpec, Service, Shutdown};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
@@ -68,6 +68,8 @@ struct Shared {
     origin: Arc<Origin>,
     credits: Arc<Semaphore>,
     credits_max: usize,
+    /// The node has ended: no actor comes any more.
+    ended: watch::Sender<bool>,
 }
 
 /// Why a command has no outcome.
@@ -104,7 +106,7 @@ pub(crate) enum Message {
     Submit(Box<Request>, oneshot::Sender<Done>),
     Applied(AppliedBatch),
     Led(View),
-    NotProposed { token: u64, hint: Option<NodeId> },
+    NotProposed { by: NodeId, token: u64, hint: Option<NodeId> },
     LostLink(NodeId),
     Look,
 }
@@ -127,6 +129,7 @@ impl Entries {
             origin: Arc::default(),
             credits: Arc::new(Semaphore::new(credits_max)),
             credits_max,
+            ended: watch::Sender::new(false),
         };
         Entries { service: Service::new("entry"), shared: Arc::new(shared) }
     }
@@ -138,7 +141,7 @@ impl Entries {
             .shutdown(Shutdown::Timeout(Duration::from_secs(5)))
     }
 
-    /// Takes credits for a request of so many bytes.
+    /// Takes credits for a request of so many bytes, all of it that is kept counted.
     ///
     /// # Errors
     /// [`Error::Overloaded`] when too much is in flight.
@@ -180,9 +183,12 @@ impl Entries {
         let bytes = weight(&command);
         let mut deaths = 0;
         let mut dead = None;
-        while let Some(actor) = self.service.wait(deadline).await {
+        while let Some(actor) = self.actor(deadline).await {
             if dead == Some(actor.get_id()) {
                 // Still in its slot while it dies; a request for it would die with it.
+                if Instant::now() >= deadline {
+                    break;
+                }
                 tokio::time::sleep(DYING_PAUSE).await;
                 continue;
             }
@@ -208,6 +214,21 @@ impl Entries {
         Err(self.give_up(attempt, &claim))
     }
 
+    /// The actor, as soon as it is there; none by the deadline, or once the node has ended.
+    async fn actor(&self, deadline: Instant) -> Option<ActorRef<Message>> {
+        let mut ended = self.shared.ended.subscribe();
+        tokio::select! {
+            biased;
+            actor = self.service.wait(deadline) => actor,
+            _ = ended.wait_for(|ended| *ended) => None,
+        }
+    }
+
+    /// The node has ended: whoever waits for the actor waits in vain.
+    pub fn end(&self) {
+        self.shared.ended.send_replace(true);
+    }
+
     fn give_up(&self, attempt: &Attempt, claim: &Claim) -> Error {
         if claim.abandon() { Error::Unavailable } else { self.unknown(attempt) }
     }
@@ -225,11 +246,11 @@ impl Entries {
     }
 
     /// A peer refused a forwarded batch.
-    pub fn not_proposed(&self, token: u64, hint: Option<NodeId>) {
-        let _ = self.service.try_cast(Message::NotProposed { token, hint });
+    pub fn not_proposed(&self, by: NodeId, token: u64, hint: Option<NodeId>) {
+        let _ = self.service.try_cast(Message::NotProposed { by, token, hint });
     }
 
-    /// The forward lane to a peer broke.
+    /// The forward lane to a peer broke, or is up again.
     pub fn lost_link(&self, peer: NodeId) {
         let _ = self.service.try_cast(Message::LostLink(peer));
     }
@@ -315,7 +336,9 @@ impl Actor for Entry {
             Message::Submit(request, reply) => state.submit(*request, reply),
             Message::Applied(batch) => state.applied(&batch),
             Message::Led(view) => state.led(view),
-            Message::NotProposed { token, hint } => state.batcher.not_proposed(token ^ state.token_base, hint),
+            Message::NotProposed { by, token, hint } => {
+                state.batcher.not_proposed(by, token ^ state.token_base, hint);
+            }
             Message::LostLink(peer) => state.batcher.lost_link(peer),
             Message::Look => {
                 let waiting = &mut state.waiting;
@@ -358,13 +381,15 @@ impl State {
         effects.into_iter().for_each(|effect| self.execute(effect));
     }
 
-    /// What cannot be handed over is taken as lost; the next look hands it over again.
+    /// What cannot be handed over is taken as lost: it is handed over again after its patience, or as soon as the
+    /// link is back.
     fn execute(&mut self, effect: Effect) {
         match effect {
             Effect::Propose { token, data } => {
                 let token = token ^ self.token_base;
                 let myself = self.myself.clone();
-                let refused = Box::new(move |hint| drop(myself.cast(Message::NotProposed { token, hint })));
+                let by = self.shared.id;
+                let refused = Box::new(move |hint| drop(myself.cast(Message::NotProposed { by, token, hint })));
                 let _ = self.args.replication.propose(data, refused);
             }
             Effect::Forward { to, token, data } => {
