@@ -43,13 +43,14 @@
 //! S1 one queue, in order (`journal`) · S2 nothing is reported before its `fdatasync`, and a
 //! failed one fences · S3 every transaction keeps applied ≤ commit ≤ last (`commit`) · S4 new
 //! entries replace all behind them, in overlay, journal and database · S5 every row is checked on
-//! every read (`read`) · S6 the threads of an old incarnation are waited for (`shared`) · S7 a
+//! every read (`read`), and so is an absence (`absent`) · S6 the threads of an old incarnation are waited for (`shared`) · S7 a
 //! journal file is reused only when it is covered (`worker`) · S8 store id and genesis
 //! (`layout`).
 //!
 //! One thing one node alone cannot tell: a flipped bit in the very last journal record before a
 //! crash from a torn write. The majority protects from it.
 
+mod absent;
 mod actor;
 mod apply;
 mod commit;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use converge_ledger_core::{ContextNo, Entry, Head, KeyRow, LogIndex, Sequence, Term, row_entry};
 use redb::{ReadTransaction, ReadableDatabase};
 
+use super::absent;
 use super::error::{Cause, Error};
 use super::overlay::TailEntry;
 use super::shared::Shared;
@@ -385,6 +386,7 @@ pub(crate) fn tail_row(found: &TailEntry, row: u32) -> Result<Bytes, Trouble> {
 pub(crate) fn db_head(txn: &ReadTransaction, context: &str) -> Result<Option<Head>, Trouble> {
     let table = txn.open_table(CONTEXTS)?;
     let Some(value) = table.get(context)? else {
+        absent::check::<&str>(&table, &context)?;
         return Ok(None);
     };
     let head = head_from(context, value.value()).map_err(Trouble::DataLoss)?;
@@ -394,6 +396,7 @@ pub(crate) fn db_head(txn: &ReadTransaction, context: &str) -> Result<Option<Hea
 pub(crate) fn db_key(txn: &ReadTransaction, context: ContextNo, key: &str) -> Result<Option<KeyRow>, Trouble> {
     let table = txn.open_table(KEYS)?;
     let Some(value) = table.get((context.get(), key))? else {
+        absent::check::<(u64, &str)>(&table, &(context.get(), key))?;
         return Ok(None);
     };
     let row = key_from(context, key, value.value()).map_err(Trouble::DataLoss)?;

@@ -1,0 +1,210 @@
+//! Flipped bits: one at a time, over every byte of every file of a small directory. Each answer of
+//! the node is the truth or an error; no context, idempotency key or log entry is silently gone.
+//!
+//! A run looks at a sample; `STORAGE_FLIPS=all` looks at one bit of each byte that is not zero.
+#![allow(missing_docs, clippy::print_stderr)]
+
+mod storage_support;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use converge_actors::storage::{Error, Executor, LogEntry, ReadQuery, Settings, Step, Worker};
+use converge_ledger_core::{Batch, Command, LogIndex, Outcome};
+use storage_support::sim::SimDisk;
+use storage_support::{Dice, Leader, Node, small, write};
+
+/// Storage's workers as tasks of a runtime with one thread.
+#[derive(Debug)]
+struct Tasks;
+
+impl Executor for Tasks {
+    fn spawn(&self, _name: &str, mut worker: Box<dyn Worker>) -> io::Result<()> {
+        tokio::spawn(async move {
+            while worker.step() != Step::Done {
+                tokio::task::yield_now().await;
+            }
+        });
+        Ok(())
+    }
+}
+
+fn settings(disk: &SimDisk) -> Settings {
+    let numbers = Mutex::new(Dice(77));
+    Settings {
+        disk: Arc::new(disk.clone()),
+        executor: Arc::new(Tasks),
+        random: Arc::new(move || numbers.lock().unwrap().roll()),
+        journal_file_bytes: 72 << 10,
+        commit_interval: Duration::from_secs(3600),
+        commit_bytes: 3000,
+        redb_cache_bytes: 1 << 20,
+        ..small("/data")
+    }
+}
+
+const CONTEXTS: u64 = 120;
+const BATCHES: u64 = 250;
+
+/// Gives every command of a batch an idempotency key.
+fn keyed(entry: LogEntry) -> LogEntry {
+    let mut batch = Batch::decode(&entry.data).unwrap();
+    for command in &mut batch.commands {
+        let Command::Append(append) = command else { unreachable!("only appends are made here") };
+        append.idempotency_key = Some(format!("request {} of {}", append.counter, append.entry.key));
+    }
+    LogEntry { data: batch.encode(), ..entry }
+}
+
+/// The same commands as a later attempt of the same client.
+fn again(entry: &LogEntry, leader: &mut Leader) -> LogEntry {
+    leader.index += 1;
+    let mut batch = Batch::decode(&entry.data).unwrap();
+    batch.low_water = leader.counter + 1;
+    for command in &mut batch.commands {
+        let Command::Append(append) = command else { unreachable!("only appends are made here") };
+        leader.counter += 1;
+        append.counter = leader.counter;
+    }
+    LogEntry { index: LogIndex(leader.index), data: batch.encode(), ..entry.clone() }
+}
+
+/// A directory whose tables have branches, closed well.
+async fn furnished() -> (SimDisk, Leader, Vec<LogEntry>) {
+    let disk = SimDisk::default();
+    let mut dice = Dice(11);
+    let mut leader = Leader::new();
+    let node = Node::start(settings(&disk)).await;
+    for _ in 0..BATCHES {
+        let mut writes = Vec::new();
+        for _ in 0..1 + dice.below(5) {
+            let context = format!("context number {:04} with a long name", dice.below(CONTEXTS));
+            let length = dice.below(60) as usize;
+            writes.push(write(&context, "k", &dice.bytes(length)));
+        }
+        let entry = keyed(leader.batch(&writes));
+        node.append(vec![entry.clone()], Some(leader.hard_state())).await.unwrap();
+        node.apply(vec![entry]).await;
+    }
+    let log = node.log().unwrap();
+    node.stop().await;
+    (disk, leader, log)
+}
+
+/// What the log made of every key: context and sequence.
+fn places(log: &[LogEntry]) -> Vec<Vec<(String, u64)>> {
+    let mut latest: BTreeMap<String, u64> = BTreeMap::new();
+    let of_entry = |entry: &LogEntry| {
+        let commands = Batch::decode(&entry.data).unwrap().commands;
+        let places = commands.into_iter().map(|command| {
+            let Command::Append(append) = command else { unreachable!("only appends are made here") };
+            let sequence = latest.entry(append.entry.context_id.clone()).or_default();
+            *sequence += 1;
+            (append.entry.context_id, *sequence)
+        });
+        places.collect()
+    };
+    log.iter().map(of_entry).collect()
+}
+
+/// Reads all there is, and asks for every key once more.
+async fn ask(node: &Node, leader: &Leader, log: &[LogEntry], places: &[Vec<(String, u64)>]) -> Result<(), Error> {
+    let recovered = node.storage.recover().await?;
+    assert_eq!(recovered.last_index, LogIndex(leader.index), "a silently shorter log");
+    assert_eq!(recovered.hard_state, leader.hard_state());
+    assert_eq!(node.log()?, log, "another log");
+    for (context, kept) in &leader.contexts {
+        let page = node.storage.read(context, ReadQuery { max_bytes: usize::MAX, ..ReadQuery::default() })?;
+        let got: Vec<_> = page.entries.iter().map(|e| (e.key.clone(), e.payload.to_vec())).collect();
+        assert_eq!(got, *kept, "wrong bytes in {context}");
+        assert_eq!(node.storage.head(context)?.map(|head| head.latest.get()), Some(kept.len() as u64));
+    }
+    let mut leader = leader.clone();
+    let retries: Vec<_> = log.iter().map(|entry| again(entry, &mut leader)).collect();
+    node.append(retries.clone(), Some(leader.hard_state())).await?;
+    node.storage.apply(retries.clone())?;
+    loop {
+        let status = node.storage.status();
+        if let converge_actors::storage::Phase::Fenced { cause } = status.phase {
+            return Err(cause.error());
+        }
+        if status.applied == LogIndex(leader.index) {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let outcomes = node.outcomes.lock().unwrap();
+    let of_retries = outcomes.iter().filter(|batch| batch.index >= retries[0].index);
+    for (batch, places) in of_retries.zip(places) {
+        for ((_, outcome), (context, sequence)) in batch.outcomes.iter().zip(places) {
+            let Outcome::Appended(place) = outcome else { panic!("{outcome:?}") };
+            assert!(place.deduplicated, "{context}/{sequence} was appended again as {}", place.sequence);
+            assert_eq!(place.sequence.get(), *sequence, "in {context}");
+        }
+    }
+    Ok(())
+}
+
+/// The database's own panics are caught: no need to print each.
+fn quiet(info: &std::panic::PanicHookInfo<'_>) {
+    if info.location().is_some_and(|at| at.file().contains("actors") || at.file().contains("ledger/")) {
+        eprintln!("{info}");
+    }
+}
+
+fn one_thread<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+#[test]
+fn no_flipped_bit_is_believed() {
+    let (disk, leader, log) = one_thread(furnished());
+    let places = places(&log);
+    one_thread(async {
+        let node = Node::start(settings(&disk.killed())).await;
+        ask(&node, &leader, &log, &places).await.unwrap();
+        node.stop().await;
+    });
+    let mut dice = Dice(5);
+    let mut flips = Vec::new();
+    for (path, _) in disk.files() {
+        let content = disk.content(&path);
+        for at in (0..content.len()).filter(|at| content[*at] != 0) {
+            flips.push((path.clone(), at as u64 * 8 + dice.below(8)));
+        }
+    }
+    let all = flips.len();
+    let wanted = std::env::var("STORAGE_FLIPS").unwrap_or_else(|_| "600".into());
+    if let Ok(wanted) = wanted.parse::<usize>() {
+        let first = dice.below(all as u64) as usize;
+        flips = (0..wanted).map(|n| flips[(first + n * all / wanted) % all].clone()).collect();
+    }
+    std::panic::set_hook(Box::new(quiet));
+    let (mut noticed, mut believed) = (0, Vec::new());
+    for (path, bit) in &flips {
+        let outcome = std::panic::catch_unwind(|| {
+            one_thread(async {
+                let disk = disk.killed();
+                disk.flip(path, *bit);
+                let Ok(node) = Node::try_start(settings(&disk)).await else { return false };
+                let sound = ask(&node, &leader, &log, &places).await.is_ok();
+                node.stop().await;
+                sound
+            })
+        });
+        match outcome {
+            Ok(true) => {}
+            Ok(false) => noticed += 1,
+            Err(_) => {
+                eprintln!("flip of bit {bit} in {}", path.display());
+                believed.push((path.clone(), *bit));
+            }
+        }
+    }
+    let _ = std::panic::take_hook();
+    eprintln!("{} flips of {all} bytes, {noticed} noticed, {} believed", flips.len(), believed.len());
+    assert!(believed.is_empty(), "believed: {believed:?}");
+    assert!(noticed > flips.len() / 10, "only {noticed} of {} flips were noticed", flips.len());
+}
