@@ -26,6 +26,8 @@ pub(crate) enum Message {
     Recover(oneshot::Sender<Result<Recovered, Error>>),
     /// The cluster is born.
     WriteGenesis(Genesis, oneshot::Sender<Result<(), Error>>),
+    /// A thread of this incarnation ended, though nobody asked it to.
+    WorkerDied,
 }
 
 pub(crate) struct StorageActor;
@@ -73,12 +75,12 @@ impl Actor for StorageActor {
     type State = State;
     type Arguments = Arc<Shared>;
 
-    async fn pre_start(&self, _myself: ActorRef<Message>, shared: Arc<Shared>) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Message>, shared: Arc<Shared>) -> Result<State, ActorProcessingErr> {
         shared.all_gone().await;
         if shared.fenced().is_some() {
             return Ok(State::Fenced(shared));
         }
-        match start(&shared).await {
+        match start(&shared, myself).await {
             Ok(serving) => Ok(State::Serving(serving)),
             Err(Failure::Fence(cause)) => {
                 shared.fence(cause);
@@ -109,6 +111,7 @@ impl Actor for StorageActor {
             (Message::WriteGenesis(_, reply), State::Fenced(shared)) => {
                 let _ = reply.send(Err(fenced(shared)));
             }
+            (Message::WorkerDied, _) => return Err("a thread of storage died, see the log".into()),
         }
         Ok(())
     }
@@ -132,18 +135,19 @@ fn spawn(shared: &Shared, name: &str, worker: Box<dyn Worker>) -> Result<(), Fai
     spawned.map_err(super::recover::io_failure("starting a thread"))
 }
 
-async fn start(shared: &Arc<Shared>) -> Result<Serving, Failure> {
-    let mut guard = LaneGuard { shared: Arc::clone(shared), lane: shared.new_lane(), writer: Ender::Guard };
+async fn start(shared: &Arc<Shared>, actor: ActorRef<Message>) -> Result<Serving, Failure> {
+    let mut guard = LaneGuard { shared: Arc::clone(shared), lane: shared.new_lane(Some(actor)), writer: Ender::Guard };
     let lane = &guard.lane;
-    let alive = || lane.alive().expect("is closed by its guard only");
+    let alive = || lane.alive().expect("nobody can have closed it yet");
+    let (alive_here, alive_there) = (alive(), alive());
     let (reply, outcome) = oneshot::channel();
-    let committer = Committer::new(Arc::clone(shared), Arc::clone(lane), reply, alive());
+    let committer = Committer::new(Arc::clone(shared), Arc::clone(lane), reply, alive_here);
     spawn(shared, "storage-redb", Box::new(committer))?;
     let tip = match outcome.await {
         Ok(outcome) => outcome?,
         Err(_) => return Err(super::recover::data_loss("recovery panicked, see the log")),
     };
-    let writer = Writer::new(Arc::clone(shared), Arc::clone(lane), tip, alive());
+    let writer = Writer::new(Arc::clone(shared), Arc::clone(lane), tip, alive_there);
     spawn(shared, "storage-journal", Box::new(writer))?;
     shared.open_lane(lane);
     guard.writer = Ender::Writer;
@@ -181,7 +185,7 @@ impl Serving {
         let LaneGuard { shared, lane, .. } = &self.guard;
         loop {
             let committed = lane.committed.notified();
-            if !shared.crowded(lane) || shared.fenced().is_some() {
+            if !shared.crowded(lane) || shared.fenced().is_some() || lane.is_closed() {
                 return;
             }
             lane.want_commit();

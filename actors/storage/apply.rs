@@ -47,9 +47,9 @@ impl Shared {
         let applied = describe(entry, batch.as_ref(), &effects);
         let mark = AppliedMark { index: state.applied, position: state.last_position, digest: state.digest };
         let (added, was_empty) = self.publish(effects, rows, mark);
+        // Before a commit can take the rows, and these bytes off again.
+        lane.backlog.fetch_add(added, std::sync::atomic::Ordering::Relaxed);
         drop(state);
-        let backlog = &lane.backlog;
-        backlog.fetch_add(added, std::sync::atomic::Ordering::Relaxed);
         if was_empty {
             lane.redb_signal.raise();
         }

@@ -347,7 +347,7 @@ pub fn rebuild_index(dir: &Path) -> Result<Summary, Error> {
     opened.state = State::default();
     let shared = Shared::new(settings, Arc::new(|_| {}));
     shared.install(&opened);
-    let lane = shared.new_lane();
+    let lane = shared.new_lane(None);
     let running = Running::start(&shared, &lane, opened).map_err(error);
     close(&shared);
     drop(running?);

@@ -123,7 +123,7 @@ pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf) -> Result<Open
     let mut set = WriteSet::new(stored.progress);
     let mut genesis = stored.genesis;
     replay(&db, &mut set, &journal, stored.state.applied, &mut genesis)?;
-    let (tip, spares) = take_up(journal)?;
+    let (tip, spares) = take_up(journal, &maker)?;
     let mut opened = Opened {
         db,
         db_file,
@@ -383,7 +383,7 @@ fn store(db: &Database, set: &mut WriteSet, applied: LogIndex) -> Result<(), Fai
 
 /// Where the journal goes on, and which files are free: all but the one with the last record, for
 /// the database covers everything now.
-fn take_up(journal: Journal) -> Result<(Tip, Spares), Failure> {
+fn take_up(journal: Journal, maker: &Maker) -> Result<(Tip, Spares), Failure> {
     let Journal { mut files, last } = journal;
     let at = files.iter().rposition(|s| !s.records.is_empty()).unwrap_or_default();
     let active = files.remove(at);
@@ -395,7 +395,7 @@ fn take_up(journal: Journal) -> Result<(Tip, Spares), Failure> {
         spares.generation = spares.generation.max(file.header.generation);
         spares.slot = spares.slot.max(file.slot);
         let newer = file.header.generation > active.file.header.generation;
-        if newer && spares.ready.is_none() {
+        if newer && maker.fits(&file) && spares.ready.is_none() {
             spares.ready = Some(file);
         } else {
             spares.retired.push((file, Lsn(0)));

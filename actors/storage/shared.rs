@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use converge_ledger_core::{Boot, LogIndex, Lsn, State, StoreId};
 use converge_supervisors::Service;
+use converge_supervisors::ractor::ActorRef;
 use redb::Database;
 use tokio::sync::{Notify, watch};
 
@@ -50,6 +51,8 @@ pub(crate) struct Durable {
 
 /// One incarnation of storage.
 pub(crate) struct Lane {
+    /// Whose incarnation it is; none in an inspection.
+    actor: Option<ActorRef<Message>>,
     pub(crate) queue: Mutex<Queue>,
     pub(crate) journal_signal: Signal,
     pub(crate) durable: Mutex<Durable>,
@@ -100,6 +103,10 @@ impl Lane {
         self.queue().closed = true;
         *self.latch.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.wake();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.queue().closed
     }
 
     pub(crate) fn wake(&self) {
@@ -180,10 +187,11 @@ impl Shared {
     }
 
     /// A lane that no one can reach yet.
-    pub(crate) fn new_lane(&self) -> Arc<Lane> {
+    pub(crate) fn new_lane(&self, actor: Option<ActorRef<Message>>) -> Arc<Lane> {
         self.live.send_modify(|n| *n += 1);
         let live = self.live.clone();
         Arc::new(Lane {
+            actor,
             queue: Mutex::default(),
             journal_signal: Signal::default(),
             durable: Mutex::default(),
@@ -245,6 +253,16 @@ impl Shared {
             lane.wake();
         }
         cause.error()
+    }
+
+    /// A worker is dropped. Unless the lane was closed, it panicked: the other worker and the actor
+    /// must neither go on without it nor wait for it.
+    pub(crate) fn worker_ended(&self, lane: &Lane) {
+        if !lane.is_closed() {
+            lane.close();
+            // The actor may be gone, or hear of it by the answer that does not come.
+            let _ = lane.actor.as_ref().map(|actor| actor.cast(Message::WorkerDied));
+        }
     }
 
     pub(crate) fn data_loss(&self, what: String) -> Error {

@@ -95,6 +95,9 @@ impl Worker for Committer {
 impl Drop for Committer {
     fn drop(&mut self) {
         close(&self.shared);
+        self.lane.spares().ended = true;
+        self.shared.worker_ended(&self.lane);
+        self.lane.wake();
     }
 }
 
@@ -287,7 +290,8 @@ impl Running {
         drop(spares);
         let salt = (shared.settings.random)();
         let ready = match old {
-            Some(old) => self.maker.renew(old, generation, salt),
+            Some(old) if self.maker.fits(&old) => self.maker.renew(old, generation, salt),
+            Some(old) => self.maker.replace(&old, slot, generation, salt),
             None => self.maker.make(slot, generation, salt),
         };
         let ready = ready.map_err(|error| Cause::of("making a journal file", &error))?;

@@ -311,6 +311,36 @@ async fn journal_files_are_reused_and_their_number_stays_small() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn journal_files_of_another_size_are_replaced_before_a_record_outgrows_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = small(dir.path());
+    let after = Settings { journal_file_bytes: 1 << 20, journal_record_bytes_max: 200 << 10, ..before.clone() };
+    let mut leader = Leader::new();
+    let mut node = Node::start(before.clone()).await;
+    for n in 0..80_u8 {
+        leader.write(&node, &[write("c", "k", &vec![n; 2000])]).await;
+    }
+    for settings in [&after, &after, &before, &after] {
+        node = reopen(node, settings).await;
+        assert_eq!(node.storage.status().phase, Phase::Serving);
+        leader.check(&node);
+        let large = settings.journal_record_bytes_max - 8000;
+        for n in 0..12_u8 {
+            leader.write(&node, &[write("c", "k", &vec![n; large])]).await;
+        }
+    }
+    let node = reopen(node, &after).await;
+    assert_eq!(node.storage.status().phase, Phase::Serving);
+    leader.check(&node);
+    node.until_covered().await;
+    node.stop().await;
+    let entries = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap());
+    let journal = entries.filter(|entry| entry.file_name().to_str().unwrap().starts_with("journal-"));
+    let sizes: Vec<u64> = journal.map(|entry| entry.metadata().unwrap().len()).collect();
+    assert!((2..=4).contains(&sizes.len()), "{sizes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_or_panicking_actor_comes_back_with_everything() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::start(small(dir.path())).await;
@@ -342,6 +372,28 @@ async fn a_killed_or_panicking_actor_comes_back_with_everything() {
                 Err(error) => panic!("round {round}: {error}"),
             }
         }
+        leader.check(&node);
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_that_dies_takes_the_actor_with_it_and_both_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(small(dir.path())).await;
+    let mut leader = Leader::new();
+    for n in 0..5_u8 {
+        leader.write(&node, &[write("c", "k", &[n])]).await;
+        let entry = leader.batch(&[write("c", "k", &[n, n])]);
+        let panics = Box::new(|_| panic!("on the journal's thread"));
+        node.storage.append(vec![entry], Some(leader.hard_state()), panics).unwrap();
+        let back = async {
+            while node.storage.recover().await.is_err() || node.log().unwrap().len() as u64 != leader.index {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            leader.write(&node, &[write("c", "k", b"after")]).await;
+        };
+        tokio::time::timeout(Duration::from_secs(10), back).await.expect("storage comes back");
         leader.check(&node);
     }
     node.stop().await;

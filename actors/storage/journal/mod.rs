@@ -32,7 +32,11 @@ pub(crate) struct Tip {
 
 impl Tip {
     /// Writes a sealed record at the tip and makes it durable.
+    ///
+    /// # Panics
+    /// When it does not fit: behind the end that the file's header names, nobody would find it.
     pub(crate) fn write(&mut self, builder: &mut Builder) -> std::io::Result<()> {
+        assert!(self.has_room(builder), "a record is larger than a journal file");
         let lsn = self.last.next();
         let record = builder.seal(self.file.header.salt, self.offset, lsn);
         self.file.file.write_at(self.offset, record)?;
@@ -169,7 +173,8 @@ impl Worker for Writer {
             return self.refuse(&cause);
         }
         if self.batch.is_empty() {
-            if self.shared.crowded(&self.lane) {
+            // A closed queue is finished past the bound: it does not grow any more.
+            if self.shared.crowded(&self.lane) && !self.lane.is_closed() {
                 self.lane.want_commit();
                 return Step::Idle(None);
             }
@@ -179,7 +184,8 @@ impl Worker for Writer {
             }
         }
         if !self.tip.has_room(&self.builder) && !self.next_file() {
-            return Step::Idle(None);
+            // Without a next file what is queued stays unwritten; `drop` lets go of it.
+            return if self.lane.spares().ended { Step::Done } else { Step::Idle(None) };
         }
         self.write();
         Step::Worked
@@ -191,9 +197,13 @@ impl Worker for Writer {
 }
 
 impl Drop for Writer {
-    /// Also after a panic in a callback: the other worker must not wait for more.
+    /// Also after a panic in a callback: the other worker must not wait for more, nor anybody for
+    /// what is still queued.
     fn drop(&mut self) {
+        self.shared.worker_ended(&self.lane);
         self.lane.durable().ended = true;
         self.lane.redb_signal.raise();
+        let unanswered = std::mem::take(&mut self.lane.queue().requests);
+        drop(unanswered);
     }
 }

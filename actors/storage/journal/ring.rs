@@ -37,6 +37,8 @@ pub(crate) struct Spares {
     pub(crate) generation: u64,
     /// The highest slot in use.
     pub(crate) slot: u64,
+    /// Nobody makes files any more.
+    pub(crate) ended: bool,
 }
 
 /// What the making of files needs.
@@ -82,6 +84,20 @@ impl Maker {
         self.disk.rename(&unfinished, &name)?;
         self.disk.sync_dir(&self.dir)?;
         Ok(JournalFile { slot, file, header })
+    }
+
+    /// Whether a file has the size that the settings ask for. One of another start may not even
+    /// have room for a record of this one.
+    pub(crate) fn fits(&self, file: &JournalFile) -> bool {
+        file.header.bytes == self.file_bytes
+    }
+
+    /// A new file in place of one that does not fit, of which nothing is needed any more.
+    pub(crate) fn replace(&self, old: &JournalFile, slot: u64, generation: u64, salt: u64) -> io::Result<JournalFile> {
+        self.disk.remove(&self.dir.join(file_name(old.slot)))?;
+        // Before any other file is used again: its records would not join those of the others.
+        self.disk.sync_dir(&self.dir)?;
+        self.make(slot, generation, salt)
     }
 
     /// A new life for a file of which nothing is needed any more.
