@@ -147,7 +147,7 @@ impl Ledger {
         let Inner { watches, storage, stopped, .. } = &*self.inner;
         let key = options.key.filter(|key| !key.is_empty());
         let follow = watches.follow(storage.clone(), context.to_owned(), options.from, key);
-        Watch { follow, stopped: stopped.subscribe() }
+        Watch { follow: Some(follow), stopped: stopped.subscribe() }
     }
 
     /// Copies a whole context into one self-contained blob.
@@ -318,18 +318,24 @@ impl Ledger {
 
 /// A subscription; dropping it ends it. Holds at most one page of entries: a slow reader reads from storage.
 pub struct Watch {
-    follow: Follow,
+    /// None after an error.
+    follow: Option<Follow>,
     stopped: watch::Receiver<bool>,
 }
 
 impl Watch {
     /// The next entry; `None` when the node stops, or after an error.
     pub async fn next(&mut self) -> Option<Result<Entry, Error>> {
-        tokio::select! {
+        let follow = self.follow.as_mut()?;
+        let entry = tokio::select! {
             biased;
-            entry = self.follow.next() => Some(entry.map_err(stored_error)),
-            _ = self.stopped.wait_for(|stopped| *stopped) => None,
+            entry = follow.next() => entry,
+            _ = self.stopped.wait_for(|stopped| *stopped) => return None,
+        };
+        if entry.is_err() {
+            self.follow = None;
         }
+        Some(entry.map_err(stored_error))
     }
 }
 

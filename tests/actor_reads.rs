@@ -6,19 +6,15 @@ mod inprocess;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use converge_ledger::supervisors::Fault;
-use converge_ledger::{AppendOptions, Ledger, Node, ReadOptions};
-use inprocess::{Cluster, entry, eventually, whole_again};
-use tokio::task::JoinSet;
+use converge_ledger::supervisors::ractor::ActorStatus;
+use converge_ledger::{AppendOptions, Ledger, Node, ReadOptions, Sequence, WatchOptions};
+use inprocess::{Cluster, Load, PATIENCE, all, entry, eventually, kill, verify};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
 const STORAGE: &str = "root/ledger/storage";
-
-async fn kill(node: &Node, path: &str) {
-    let incarnation = node.tree().snapshot().nodes.iter().find(|n| n.path == path).unwrap().incarnation;
-    node.tree().inject(path, Fault::Kill).await.unwrap();
-    whole_again(node, path, incarnation).await;
-}
 
 fn with_key(key: &str) -> AppendOptions {
     AppendOptions { idempotency_key: Some(key.into()), ..AppendOptions::default() }
@@ -66,6 +62,114 @@ async fn a_linearizable_read_misses_nothing_while_storage_dies() {
     stop.store(true, Ordering::Relaxed);
     while let Some(client) = clients.join_next().await {
         client.unwrap();
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_is_answered_as_soon_as_a_new_leader_may_answer() {
+    // So slow that nothing but the leader's first commit can be what the read waits for.
+    let slow = |config: &mut converge_ledger::Config| {
+        (config.raft.heartbeat_ms, config.raft.election_ms) = (5_000, 50_000);
+    };
+    let cluster = Cluster::start_with(1, slow).await;
+    let (node, ledger) = (&cluster.nodes[0], cluster.nodes[0].ledger());
+    ledger.append(entry("c", "x"), AppendOptions::default()).await.unwrap();
+    for _ in 0..5 {
+        let reader = ledger.clone();
+        let slot = node.tree().find("root/ledger/replication").unwrap();
+        let read = tokio::spawn(async move {
+            // Dead, but not yet followed by another: the read waits for that one's slot.
+            eventually("the actor is dead", || slot.get_status() >= ActorStatus::Stopping).await;
+            let options = ReadOptions { deadline: Some(Duration::from_secs(4)), ..ReadOptions::default() };
+            reader.read("c", options).await
+        });
+        kill(node, "root/ledger/replication").await;
+        assert_eq!(read.await.unwrap().unwrap().latest, Sequence(1));
+    }
+    cluster.stop().await;
+}
+
+/// How a subscriber behaves.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// Takes whatever comes.
+    Eager,
+    /// Takes nothing while others go a page ahead.
+    Slow,
+    /// Leaves after a few entries and comes back from where it was.
+    Leaving,
+}
+
+/// Follows "context-0" up to the sequence that `end` will name, and checks that it gets each entry once and in order.
+fn subscribe(ledger: Ledger, from: u64, pace: Pace, end: tokio::sync::watch::Receiver<Option<u64>>) -> JoinHandle<u64> {
+    tokio::spawn(async move {
+        let mut end = end;
+        let mut cursor = from;
+        let follow = |from| ledger.watch("context-0", WatchOptions { from: Sequence(from), key: None });
+        let mut watch = follow(cursor);
+        loop {
+            let last = *end.borrow_and_update();
+            if last.is_some_and(|last| cursor >= last) {
+                return cursor - from;
+            }
+            tokio::select! {
+                next = watch.next() => {
+                    let entry = next.expect("the node runs").unwrap();
+                    assert_eq!(entry.sequence.get(), cursor + 1, "each entry once, in order");
+                    cursor += 1;
+                }
+                _ = end.changed() => continue,
+            }
+            match pace {
+                Pace::Slow if cursor == from + 1 => drop(end.wait_for(Option::is_some).await),
+                Pace::Leaving if cursor % 5 == 0 => watch = follow(cursor),
+                _ => {}
+            }
+        }
+    })
+}
+
+async fn leader(nodes: &[Node]) -> &Node {
+    let mut found = None;
+    eventually("there is a leader", || {
+        found = nodes.iter().find(|node| node.ledger().status().role == "leader");
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_on_any_node_gets_each_entry_once_whoever_dies() {
+    let cluster = Cluster::start(3).await;
+    let load = Load::start(&cluster.ledgers(), 8);
+    let (tell, end) = tokio::sync::watch::channel(None);
+    load.progress(2).await;
+    let mut subscribers = Vec::new();
+    for ledger in cluster.ledgers() {
+        for (from, pace) in [(0, Pace::Eager), (0, Pace::Slow), (2, Pace::Leaving), (3, Pace::Eager)] {
+            subscribers.push((from, subscribe(ledger.clone(), from, pace, end.clone())));
+        }
+    }
+    for node in &cluster.nodes {
+        for path in ["root/ledger/watch", "root/ledger/replication", "root/ledger/storage", "root/ledger"] {
+            kill(node, path).await;
+            load.progress(2).await;
+        }
+    }
+    // Leader changes.
+    for _ in 0..2 {
+        kill(leader(&cluster.nodes).await, "root/ledger/replication").await;
+        load.progress(2).await;
+    }
+    let record = load.finish().await;
+    verify(&cluster, &record).await;
+    let last = all(&cluster.nodes[0].ledger(), "context-0").await.len() as u64;
+    tell.send_replace(Some(last));
+    for (from, subscriber) in subscribers {
+        let seen = timeout(PATIENCE, subscriber).await.expect("it gets all there is").unwrap();
+        assert_eq!(seen, last - from);
     }
     cluster.stop().await;
 }

@@ -48,7 +48,8 @@ pub(crate) struct Settings {
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 const COMMITTED_BYTES_PER_READY_MAX: u64 = 8 << 20;
-const INFLIGHT_MESSAGES_MAX: usize = 256;
+/// A peer that comes back is sent all of these in one step: they must fit a link's queue, and be read in a moment.
+const INFLIGHT_MESSAGES_MAX: usize = 16;
 
 /// Why a proposal was not taken. Nothing of it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,7 @@ pub(crate) struct Core<L: raft::Storage> {
     /// Readies whose sync has not returned, oldest first, with the messages that wait for it.
     held: VecDeque<Held>,
     timeout: Timeout,
+    stalled: bool,
 }
 
 /// The election time-out in force.
@@ -111,7 +113,7 @@ impl<L: raft::Storage> Core<L> {
         config.validate()?;
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, log, &logger)?;
-        let mut core = Core { node, settings, held: VecDeque::new(), timeout: Timeout::default() };
+        let mut core = Core { node, settings, held: VecDeque::new(), timeout: Timeout::default(), stalled: false };
         core.set_timeout();
         if core.settings.single {
             core.node.campaign()?;
@@ -124,14 +126,26 @@ impl<L: raft::Storage> Core<L> {
         self.after(out);
     }
 
+    /// Whether the disk is so slow that this leader must not lead: nothing may keep its followers from electing another,
+    /// and nothing is begun that it cannot finish.
+    pub(crate) fn stall(&mut self, stalled: bool) {
+        self.stalled = stalled;
+    }
+
     pub(crate) fn tick(&mut self, out: &mut impl Output) {
-        self.node.tick();
+        if !self.stalled {
+            self.node.tick();
+        }
         self.after(out);
     }
 
     /// A message of a peer, already checked to be from that peer, to this node, and of a kind that crosses the
     /// network.
     pub(crate) fn message(&mut self, message: Message, out: &mut impl Output) -> raft::Result<()> {
+        // It would be answered by a round of heartbeats.
+        if self.stalled && message.get_msg_type() == MessageType::MsgReadIndex {
+            return Ok(());
+        }
         let result = self.node.step(message);
         self.after(out);
         match result {
@@ -145,6 +159,9 @@ impl<L: raft::Storage> Core<L> {
         if self.node.raft.state != StateRole::Leader {
             return Err(NotProposed { hint: self.leader() });
         }
+        if self.stalled {
+            return Err(NotProposed { hint: None });
+        }
         let entry = Entry { data, ..Entry::default() };
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
@@ -157,7 +174,9 @@ impl<L: raft::Storage> Core<L> {
     }
 
     pub(crate) fn read_index(&mut self, context: Vec<u8>, out: &mut impl Output) {
-        self.node.read_index(context);
+        if !self.stalled {
+            self.node.read_index(context);
+        }
         self.after(out);
     }
 
@@ -199,6 +218,14 @@ impl<L: raft::Storage> Core<L> {
             term: Term(raft.term),
             commit: LogIndex(raft.raft_log.committed),
         }
+    }
+
+    /// Whether a read index may be asked for: the crate drops what is asked without a leader, or of one that has
+    /// committed nothing in its term yet.
+    pub(crate) fn may_read(&self) -> bool {
+        let raft = &self.node.raft;
+        let committed = raft.state != StateRole::Leader || raft.commit_to_current_term();
+        !self.stalled && committed && self.leader().is_some()
     }
 
     /// The last index that the log knows, synced or not.

@@ -522,9 +522,11 @@ impl State {
             self.introduce(None);
         }
         self.check_disk();
-        if !self.stalled {
-            self.drive(|core, out| core.tick(out))?;
-        }
+        let stalled = self.stalled;
+        self.drive(|core, out| {
+            core.stall(stalled);
+            core.tick(out);
+        })?;
         if let Phase::Running(running) = &self.phase {
             self.shared.set_matched(running.core.matched());
         }
@@ -543,9 +545,6 @@ impl State {
     }
 
     fn propose(&mut self, data: Bytes) -> Result<Result<(), Option<NodeId>>, ActorProcessingErr> {
-        if self.stalled {
-            return Ok(Err(None));
-        }
         let result = self.drive(|core, out| core.propose(data, out))?;
         Ok(result.unwrap_or(Err(core::NotProposed { hint: None })).map_err(|refused| refused.hint))
     }
@@ -558,11 +557,8 @@ impl State {
     }
 
     fn open_reads(&mut self) -> Result<(), ActorProcessingErr> {
-        let leader_known = matches!(&self.phase, Phase::Running(r) if r.core.summary().leader.is_some());
-        if leader_known
-            && !self.stalled
-            && let Some(context) = self.reads.open(self.started.elapsed())
-        {
+        let may_read = matches!(&self.phase, Phase::Running(running) if running.core.may_read());
+        if may_read && let Some(context) = self.reads.open(self.started.elapsed()) {
             self.drive(|core, out| core.read_index(context, out))?;
         }
         Ok(())

@@ -136,6 +136,8 @@ struct World {
     leaders: BTreeMap<u64, u64>,
     proposed: u64,
     trace: u64,
+    /// The most bytes of entries that one step sent to one peer.
+    most_bytes: usize,
 }
 
 impl World {
@@ -149,6 +151,7 @@ impl World {
             leaders: BTreeMap::new(),
             proposed: 0,
             trace: 0,
+            most_bytes: 0,
         };
         for id in 1..=NODES {
             let disk = Rc::default();
@@ -205,8 +208,12 @@ impl World {
             let id = at as u64 + 1;
             assert_eq!(*self.leaders.entry(summary.term.get()).or_insert(id), id, "two leaders in one term");
         }
+        let mut bytes = BTreeMap::<u64, usize>::new();
         for message in out.messages {
             let key = (message.from, message.to);
+            let sent = bytes.entry(message.to).or_default();
+            *sent += message.entries.iter().map(|entry| entry.data.len()).sum::<usize>();
+            self.most_bytes = self.most_bytes.max(*sent);
             self.trace =
                 self.trace.rotate_left(7) ^ message.index ^ (message.term << 20) ^ (key.0 << 50) ^ (key.1 << 54);
             if !self.cut.get(&key).copied().unwrap_or(false) {
@@ -329,4 +336,56 @@ fn a_seed_repeats_a_run_exactly() {
     for seed in [3, 77, 1234] {
         assert_eq!(run(seed), run(seed));
     }
+}
+
+/// A world that has elected a leader, and the leader.
+fn led(seed: u64) -> (World, usize) {
+    let mut world = World::new(seed);
+    world.heal();
+    let leads = |node: &Node| node.core.summary().role == StateRole::Leader;
+    let leader = world.nodes.iter().position(leads).unwrap();
+    (world, leader)
+}
+
+#[test]
+fn a_peer_that_comes_back_is_sent_no_more_at_once_than_its_link_takes() {
+    let (mut world, leader) = led(5);
+    let (id, lost) = (leader as u64 + 1, (leader as u64 + 1) % NODES + 1);
+    let ways = [(id, lost), (lost, id)];
+    world.cut.extend(ways.map(|way| (way, true)));
+    for _ in 0..64 {
+        let data = Bytes::from(vec![7; 1 << 20]);
+        world.drive(leader, |core, out| core.propose(data, out).unwrap());
+        for _ in 0..8 {
+            (0..world.nodes.len()).for_each(|at| world.sync(at));
+            (0..8).for_each(|_| world.deliver());
+        }
+    }
+    world.most_bytes = 0;
+    world.heal();
+    let behind = usize::try_from(lost - 1).unwrap();
+    assert_eq!(world.nodes[behind].applied, world.nodes[leader].applied);
+    let link = crate::distribution::Settings::default().queue_bytes_max;
+    assert!(world.most_bytes <= link, "{} bytes in one step, the link queues {link}", world.most_bytes);
+}
+
+#[test]
+fn a_leader_that_cannot_sync_says_nothing_that_keeps_it_in_office() {
+    let (mut world, leader) = led(9);
+    let other = (leader + 1) % world.nodes.len();
+    world.nodes[leader].core.stall(true);
+    for round in 0..200_u64 {
+        // Readers on a follower go on asking; the stalled leader's disk does nothing.
+        world.drive(other, |core, out| core.read_index(round.to_le_bytes().to_vec(), out));
+        for at in 0..world.nodes.len() {
+            world.drive(at, |core, out| core.tick(out));
+        }
+        for _ in 0..8 {
+            (0..world.nodes.len()).filter(|at| *at != leader).for_each(|at| world.sync(at));
+            (0..8).for_each(|_| world.deliver());
+        }
+    }
+    let leads = |node: &Node| node.core.summary().role == StateRole::Leader;
+    let now = world.nodes.iter().enumerate().find(|(at, node)| *at != leader && leads(node));
+    assert!(now.is_some(), "the followers elect another, though one of them asks the leader for reads");
 }

@@ -98,6 +98,8 @@ impl Follow {
             // The cell first, then the read: what is applied in between moves the cell.
             let seen = self.seen().await;
             match self.read() {
+                // A key that matches little: others want to run, too.
+                Ok(true) if self.page.is_empty() => tokio::task::yield_now().await,
                 Ok(true) => {}
                 Ok(false) => self.wait(seen).await,
                 Err(storage::Error::Unavailable) => tokio::time::sleep(RETRY_PAUSE).await,

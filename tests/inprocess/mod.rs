@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use converge_ledger::config::{Config, IntensityConfig};
 use converge_ledger::supervisors::ractor::{ActorCell, ActorStatus};
-use converge_ledger::supervisors::{ChildState, TreeSnapshot};
+use converge_ledger::supervisors::{ChildState, Fault, TreeSnapshot};
 use converge_ledger::{AppendOptions, Consistency, Entry, Error, Ledger, NewEntry, Node, ReadOptions};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -215,6 +215,13 @@ pub async fn whole_again(node: &Node, path: &str, before: u64) {
         back && snapshot.nodes.iter().all(|n| n.state == ChildState::Running)
     })
     .await;
+}
+
+/// Kills the actor at `path` and waits until its successor runs.
+pub async fn kill(node: &Node, path: &str) {
+    let incarnation = node.tree().snapshot().nodes.iter().find(|n| n.path == path).unwrap().incarnation;
+    node.tree().inject(path, Fault::Kill).await.unwrap();
+    whole_again(node, path, incarnation).await;
 }
 
 pub fn cells(node: &Node, snapshot: &TreeSnapshot) -> BTreeMap<String, ActorCell> {
