@@ -28,7 +28,8 @@ pub struct Settings {
     pub overlay_bytes_max: usize,
     /// The database's page cache; 128 MiB by default.
     pub redb_cache_bytes: usize,
-    /// How much of a context one read may look at for entries with a key; 64 MiB by default.
+    /// How much of a context one read may look at for entries with a key; 4 MiB by default, for a read
+    /// runs on the thread of its caller.
     pub scan_bytes_max: usize,
     /// The file system.
     pub disk: Arc<dyn Disk>,
@@ -50,7 +51,7 @@ impl Settings {
             commit_bytes: 1 << 20,
             overlay_bytes_max: 64 << 20,
             redb_cache_bytes: 128 << 20,
-            scan_bytes_max: 64 << 20,
+            scan_bytes_max: 4 << 20,
             disk: Arc::new(RealDisk),
             executor: Arc::new(Threads),
             random: Arc::new(rand::random::<u64>),
