@@ -123,7 +123,7 @@ fn subscribe(ledger: Ledger, from: u64, pace: Pace, end: tokio::sync::watch::Rec
             }
             match pace {
                 Pace::Slow if cursor == from + 1 => drop(end.wait_for(Option::is_some).await),
-                Pace::Leaving if cursor % 5 == 0 => watch = follow(cursor),
+                Pace::Leaving if cursor.is_multiple_of(5) => watch = follow(cursor),
                 _ => {}
             }
         }

@@ -234,6 +234,11 @@ fn raft_message(header: RaftHeader, mut rest: Bytes) -> Result<Message, Error> {
         }
         previous = (entry.index, entry.term);
     }
+    // A read's context is in its one entry; the crate takes it from there unseen.
+    let reads = matches!(message.get_msg_type(), MessageType::MsgReadIndex | MessageType::MsgReadIndexResp);
+    if reads && entries.len() != 1 {
+        return Err(Error::Malformed("a read has one context"));
+    }
     message.set_entries(entries.into());
     Ok(message)
 }
@@ -324,7 +329,8 @@ mod tests {
     fn every_kind_that_crosses_survives_the_trip() {
         let timeout_now = (TIMEOUT_NOW, MessageType::MsgTimeoutNow);
         for (_, kind) in KINDS.into_iter().chain([timeout_now]) {
-            let sent = Frame::Raft(Box::new(message(kind, 3, b"payload")));
+            let reads = matches!(kind, MessageType::MsgReadIndex | MessageType::MsgReadIndexResp);
+            let sent = Frame::Raft(Box::new(message(kind, if reads { 1 } else { 3 }, b"payload")));
             let (got, tag) = Frame::decode(&flat(sent.clone().encode(77))).unwrap();
             assert_eq!((got, tag), (sent, 77));
         }
@@ -348,6 +354,14 @@ mod tests {
         forged.mut_entries()[0].term = 10;
         let bytes = flat(Frame::Raft(Box::new(forged)).encode(1));
         assert!(Frame::decode(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_read_without_its_context_is_refused() {
+        for kind in [MessageType::MsgReadIndex, MessageType::MsgReadIndexResp] {
+            let bytes = flat(Frame::Raft(Box::new(message(kind, 0, b""))).encode(1));
+            assert!(Frame::decode(&bytes).is_err(), "the crate indexes into the entries of {kind:?}");
+        }
     }
 
     proptest! {
