@@ -287,12 +287,13 @@ impl Shared {
         }
     }
 
-    /// Whether storage may be read.
+    /// Whether storage may be read. Where a fenced node has nothing open, it never will again.
     pub(crate) fn readable(&self) -> Result<(), Error> {
+        let open = self.lane().is_some();
         match self.fenced() {
-            Some(cause) if !cause.can_read() => Err(cause.error()),
-            _ if self.lane().is_none() => Err(Error::Unavailable),
-            _ => Ok(()),
+            Some(cause) if !open || !cause.can_read() => Err(cause.error()),
+            _ if open => Ok(()),
+            _ => Err(Error::Unavailable),
         }
     }
 

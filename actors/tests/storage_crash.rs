@@ -256,6 +256,8 @@ fn a_failed_sync_fences_and_what_was_acknowledged_is_there_after_a_restart() {
                         tokio::task::yield_now().await;
                     }
                     assert!(matches!(node.storage.status().phase, Phase::Fenced { .. }));
+                    // It has nothing open, and says why rather than to wait.
+                    assert!(matches!(node.all("c0"), Err(Error::Fenced(_))), "{:?}", node.all("c0"));
                     true
                 }
                 _ => false,
