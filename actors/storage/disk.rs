@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// Names of files (made, renamed, removed) are durable after [`Disk::sync_dir`], their content
 /// after [`File::sync_data`].
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
-    /// Makes a directory and those above it; fine if it exists.
+    /// Makes a directory and those above it, and makes their names durable; fine if it exists.
     ///
     /// # Errors
     /// As the system says.
@@ -124,9 +124,20 @@ struct RealLock {
 
 impl Lock for RealLock {}
 
+fn is_here(dir: &Path) -> bool {
+    dir.as_os_str().is_empty() || dir.exists()
+}
+
 impl Disk for RealDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)
+        let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !is_here(dir)).collect();
+        fs::create_dir_all(dir)?;
+        // A name that a power cut takes away takes all below it along. The last one also where the
+        // directory exists: an earlier start may have been cut short here.
+        let parents = missing.iter().rev().filter_map(|made| made.parent());
+        parents
+            .chain(dir.parent())
+            .try_for_each(|parent| self.sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

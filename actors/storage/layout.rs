@@ -78,10 +78,6 @@ pub(crate) fn open(settings: &Settings, make: bool) -> Result<Directory, Error> 
     if make {
         let made = disk.create_dir_all(dir);
         made.map_err(failed(settings, "cannot be made"))?;
-        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-            let synced = disk.sync_dir(parent);
-            synced.map_err(failed(settings, "its parent cannot be synced"))?;
-        }
     }
     let names = disk.list(dir);
     let names = names.map_err(failed(settings, "cannot be listed"))?;

@@ -87,8 +87,18 @@ impl Node {
         tokio::time::timeout(WAIT, wait).await.expect("it is applied").unwrap();
     }
 
+    /// All of a context, a page at a time.
     pub fn all(&self, context: &str) -> Result<Page, Error> {
-        self.storage.read(context, ReadQuery { max_bytes: usize::MAX, ..ReadQuery::default() })
+        let mut all = Page::default();
+        loop {
+            let query = ReadQuery { after: all.next_after, max_bytes: usize::MAX, ..ReadQuery::default() };
+            let page = self.storage.read(context, query)?;
+            let entries = [all.entries, page.entries].concat();
+            all = Page { entries, ..page };
+            if !all.truncated {
+                return Ok(all);
+            }
+        }
     }
 
     /// All of the log.
