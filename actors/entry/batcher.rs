@@ -160,16 +160,30 @@ impl Batcher {
         effects
     }
 
-    /// Attempts that were applied, whatever their outcome.
-    pub(super) fn resolved(&mut self, counters: impl IntoIterator<Item = u64>) {
+    /// Attempts that were applied, whatever their outcome. What was handed over behind them is on its way, however
+    /// slow that is: handing it over again would make it slower.
+    pub(super) fn resolved(&mut self, now: Duration, counters: impl IntoIterator<Item = u64>) {
+        let Some(newest) = self.forget(counters) else { return };
+        for (_, batch) in self.sealed.range_mut(newest + 1..) {
+            if let Phase::Handed { at, .. } = &mut batch.phase {
+                *at = now;
+            }
+        }
+    }
+
+    /// Takes attempts out of their batches, and says which of these is the newest.
+    fn forget(&mut self, counters: impl IntoIterator<Item = u64>) -> Option<u64> {
+        let mut newest = None;
         for counter in counters {
             let Some(token) = self.batch_of.remove(&counter) else { continue };
+            newest = newest.max(Some(token));
             let batch = self.sealed.get_mut(&token).expect("an unresolved attempt is in a sealed batch");
             batch.unresolved.remove(&counter);
             if batch.unresolved.is_empty() {
                 self.sealed.remove(&token);
             }
         }
+        newest
     }
 
     /// Another leader, or another term of the same one: what was handed to the last may be lost.
@@ -208,7 +222,7 @@ impl Batcher {
         self.open.retain(|(command, _)| wanted(command.counter()));
         self.open_bytes = self.open.iter().map(|(_, bytes)| bytes).sum();
         let unwanted: Vec<u64> = self.batch_of.keys().copied().filter(|counter| !wanted(*counter)).collect();
-        self.resolved(unwanted);
+        self.forget(unwanted);
         for batch in self.sealed.values_mut() {
             let patience =
                 (self.patience * 2u32.saturating_pow(batch.tries.saturating_sub(1).min(8))).min(PATIENCE_MAX);
@@ -298,7 +312,7 @@ mod tests {
         }
         push(&mut b, next..=next + 99);
         assert!(run(&mut b, T0).is_empty());
-        b.resolved([1]);
+        b.resolved(T0, [1]);
         assert_eq!(counters(&run(&mut b, T0)[0]).len(), 100);
     }
 
@@ -418,7 +432,7 @@ mod tests {
         };
         assert!(first.iter().map(bytes).sum::<usize>() <= HANDED_BYTES_MAX);
         assert!(run(&mut b, T0).is_empty(), "the rest waits");
-        b.resolved([1, 2]);
+        b.resolved(T0, [1, 2]);
         let next: Vec<Vec<u64>> = run(&mut b, T0).iter().map(counters).collect();
         let after = first.len() as u64;
         assert_eq!(next, vec![vec![after + 1], vec![after + 2]], "in order, as room comes");
@@ -450,5 +464,21 @@ mod tests {
         assert!(run(&mut b, T0).is_empty(), "it is with node 3, which has not refused it");
         push(&mut b, 2..=2);
         assert!(matches!(run(&mut b, T0)[..], [Effect::Forward { to: NodeId(3), .. }]));
+    }
+
+    #[test]
+    fn while_earlier_ones_come_through_a_later_one_is_not_handed_over_again() {
+        let mut b = batcher(Some(ME));
+        for counter in 1..=4 {
+            b.push(command(counter), BATCH_BYTES_MAX);
+            assert_eq!(run(&mut b, T0).len(), 1);
+        }
+        let late = PATIENCE * 3 / 4;
+        b.resolved(late, [2]);
+        b.expire(PATIENCE, |_| true);
+        let again: Vec<Vec<u64>> = run(&mut b, PATIENCE).iter().map(counters).collect();
+        assert_eq!(again, vec![vec![1]], "the first was overtaken, so it is lost; the last two are behind");
+        b.expire(late + PATIENCE, |_| true);
+        assert_eq!(run(&mut b, late + PATIENCE).len(), 2, "nothing came any more");
     }
 }

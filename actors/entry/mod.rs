@@ -364,7 +364,7 @@ impl State {
                 let _ = waiting.reply.send(Done { outcome: *outcome, term: batch.term });
             }
         }
-        self.batcher.resolved(batch.outcomes.iter().map(|(counter, _)| *counter));
+        self.batcher.resolved(self.started.elapsed(), batch.outcomes.iter().map(|(counter, _)| *counter));
     }
 
     fn led(&mut self, view: View) {
