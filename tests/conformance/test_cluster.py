@@ -1,6 +1,7 @@
 """Three nodes: reads and writes anywhere, a lost majority, a lost leader, an overloaded node."""
 
 import random
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -168,6 +169,70 @@ def retried(ledger, context, payload, key):
     except RpcError as error:
         assert error.code() in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED), error
         return None
+
+
+def test_a_node_that_was_away_gets_exactly_the_missing_tail(clusters, context):
+    cluster = clusters()
+    away = cluster.followers()[0]
+    clients = [node.client() for node in cluster.nodes if node is not away]
+    clients[0].append(context, b"before")
+    away.kill()
+
+    def write(part):
+        for _ in range(125):
+            clients[part % 2].append(context, bytes(4096))
+
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(write, range(32)))
+    away.start()
+    cluster.converged()
+    expected = clients[0].pages(context, 1000)
+    assert len(expected) == 4001
+    assert away.client().pages(context, 1000) == expected
+    assert len({status["digest"] for status in cluster.converged()}) == 1
+
+
+def test_payloads_of_4_mib_through_every_node_at_once(clusters, context):
+    cluster = clusters()
+    clients = [node.client() for node in cluster.nodes]
+    payloads = [bytes([number]) * (4 << 20) for number in range(24)]
+    with ThreadPoolExecutor(6) as pool:
+        entries = list(pool.map(lambda n: clients[n % 3].append(context, payloads[n], timeout=60).entry, range(24)))
+    assert sorted(entry.sequence for entry in entries) == list(range(1, 25))
+    cluster.converged()
+    for client in clients:
+        assert sorted(entry.payload[0] for entry in client.pages(context, 4)) == list(range(24))
+
+
+def say_to(host, port, data):
+    """Sends, and waits until the other side has closed the connection."""
+    with socket.create_connection((host, port), timeout=10) as peer:
+        try:
+            peer.sendall(data)
+            peer.shutdown(socket.SHUT_WR)
+            while peer.recv(4096):
+                pass
+        except TimeoutError:
+            raise AssertionError(f"the connection stays open after {data[:16]}…") from None
+        except OSError:
+            pass  # closed in the middle of it
+
+
+def test_garbage_on_the_peer_port_ends_the_connection_and_nothing_else(clusters, context):
+    cluster = clusters()
+    dice = random.Random(SEED)
+    term = cluster.leader().status()["term"]
+    garbage = [b"\xff" * 64, bytes(4096), b"GET / HTTP/1.1\r\n\r\n", dice.randbytes(65536)]
+    garbage += [(1 << 30).to_bytes(4, order) + b"x" * 1000 for order in ("little", "big")]
+    for node in cluster.nodes:
+        host, _, port = node.peer.rpartition(":")
+        with node.peak_memory_below(64 << 20):
+            for data in garbage * 20:
+                say_to(host, int(port), data)
+    assert {node.status()["term"] for node in cluster.nodes} == {term}, "garbage forced an election"
+    for node in cluster.nodes:
+        node.client().append(context)
+    assert_gapless(cluster.nodes[0].client().get(context).entries)
 
 
 class Writer(threading.Thread):
