@@ -127,7 +127,8 @@ impl Default for LimitsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GrpcConfig {
-    /// Connections open at once; further ones wait in the backlog.
+    /// Connections open at once; further ones wait in the backlog. Well below the limit of open files (1,024 on many
+    /// systems): links and the journal need some, too, and a journal that cannot open a file fences the node.
     pub connections: u32,
     /// Calls open at once on one connection.
     pub streams: u32,
@@ -146,7 +147,7 @@ pub struct GrpcConfig {
 impl Default for GrpcConfig {
     fn default() -> Self {
         Self {
-            connections: 4096,
+            connections: 512,
             streams: 1024,
             requests: 16_384,
             request_bytes: 512 << 20,
