@@ -144,6 +144,12 @@ impl Node {
             Err(error) => return Err(StartError::new(verdict.reason().unwrap_or_else(|| error.to_string()))),
         };
         let _ = ledger.inner.tree.set(tree.clone());
+        // However it ends, and whether or not anyone waits for it.
+        let (end, of) = (tree.clone(), ledger.clone());
+        tokio::spawn(async move {
+            let _ = end.wait().await;
+            of.ended();
+        });
         let node = Node { running: Some(Running { tree, ledger, verdict, runtime: Handle::current(), grpc, peer }) };
         match node.running().verdict.reason() {
             None => Ok(node),

@@ -6,7 +6,8 @@ mod inprocess;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use converge_ledger::{AppendOptions, Error, Node, ReadOptions};
+use converge_ledger::supervisors::Fault;
+use converge_ledger::{AppendOptions, Error, Node, ReadOptions, WatchOptions};
 use inprocess::{PATIENCE, all, config, entry, eventually, peers};
 use tokio::time::{Instant, timeout};
 
@@ -50,6 +51,22 @@ async fn calls_in_flight_end_with_the_node_and_not_at_their_deadline() {
     let (append, read) = ended.expect("nobody waits for a node that has stopped");
     assert!(matches!(append, Err(Error::Stopped)), "{append:?}");
     assert!(matches!(read, Err(Error::Stopped)), "{read:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_end_with_a_node_that_gives_up_though_nobody_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(config(1, dir.path(), &[])).await.unwrap();
+    let ledger = node.ledger();
+    let mut watch = ledger.watch("c", WatchOptions::default());
+    let subscriber = tokio::spawn(async move { watch.next().await.is_none() });
+    node.tree().inject("root", Fault::Kill).await.unwrap();
+    let options = AppendOptions { deadline: Some(PATIENCE * 2), ..AppendOptions::default() };
+    let ended = timeout(PATIENCE, async {
+        while !matches!(ledger.append(entry("c", "x"), options.clone()).await, Err(Error::Stopped)) {}
+        subscriber.await.unwrap()
+    });
+    assert!(ended.await.expect("nobody waits for a node that has given up"), "the subscription is over");
 }
 
 #[test]
