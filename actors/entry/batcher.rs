@@ -25,9 +25,9 @@ const BATCHES_MAX: usize = 4;
 pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
 /// A batch holds at most so many commands.
 const BATCH_COMMANDS_MAX: usize = 4096;
-/// Batches of at most so many bytes, or one batch, are handed over at once: what a link's queue cannot take is shed,
+/// Batches of at most so many bytes (two of the largest) are handed over at once: what a link's queue cannot take is shed,
 /// and would wait for its patience.
-const HANDED_BYTES_MAX: usize = 8 << 20;
+const HANDED_BYTES_MAX: usize = 10 << 20;
 /// A batch without an answer is handed over again after this, and then after twice as long each time.
 const PATIENCE_MAX: Duration = Duration::from_secs(16);
 
