@@ -25,8 +25,10 @@ mod genesis;
 mod inbound;
 mod log;
 mod reads;
+mod shell;
 #[cfg(test)]
 mod simulation;
+mod start;
 mod view;
 pub mod wire;
 
@@ -34,22 +36,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use converge_ledger_core::{Batch, Boot, ClusterId, LogIndex, NodeId, StoreId, Term};
+use converge_ledger_core::{Batch, Boot, ClusterId, LogIndex, NodeId, StoreId};
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use converge_supervisors::{ChildSpec, Service, Shutdown};
 use raft::StateRole;
-use raft::eraftpb::{Entry, HardState, Message as RaftMessage, MessageType};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::core::{Core, Output, Settings};
-use self::genesis::{Forming, Verdict};
-use self::log::{Log, from_raft};
+use self::core::Core;
+use self::genesis::Forming;
+use self::log::Log;
 use self::reads::Reads;
+use self::shell::Shell;
 use self::view::Shared;
 pub use self::view::{Role, View};
-use self::wire::{Frame, GROUP};
 use crate::distribution::{Distribution, Inbound, Lane, LinkEvent};
 use crate::storage::{self, Genesis, Recovered, Storage};
 
@@ -306,56 +307,6 @@ impl Actor for Raft {
     }
 }
 
-/// Executes what the core decides, in order; remembers the first failure.
-struct Shell<'a> {
-    args: &'a Args,
-    myself: &'a ActorRef<Message>,
-    tag: u64,
-    syncing: &'a mut std::collections::VecDeque<(u64, Instant)>,
-    reads: Vec<(Vec<u8>, LogIndex)>,
-    failure: Option<storage::Error>,
-}
-
-impl Output for Shell<'_> {
-    fn send(&mut self, message: RaftMessage) {
-        let (to, kind) = (NodeId(message.to), message.get_msg_type());
-        if !wire::crosses_the_network(kind) {
-            return;
-        }
-        let pieces = Frame::Raft(Box::new(message)).encode(self.tag);
-        // Only appends are counted on: Raft takes them as in flight until it is told otherwise.
-        if self.args.distribution.send(to, inbound::lane_of(kind), pieces).is_err() && kind == MessageType::MsgAppend {
-            let _ = self.myself.cast(Message::Shed(to));
-        }
-    }
-
-    fn persist(&mut self, number: u64, entries: Vec<Entry>, hard_state: Option<HardState>) {
-        let entries = entries.into_iter().map(from_raft).collect();
-        let hard_state = hard_state.map(|hs| storage::HardState {
-            term: Term(hs.term),
-            vote: NodeId(hs.vote),
-            commit: LogIndex(hs.commit),
-        });
-        self.syncing.push_back((number, Instant::now()));
-        let myself = self.myself.clone();
-        // To this incarnation only: a later one has recovered what is durable by itself.
-        let done = Box::new(move |result| drop(myself.cast(Message::Persisted { number, result })));
-        if let Err(error) = self.args.storage.append(entries, hard_state, done) {
-            self.failure.get_or_insert(error);
-        }
-    }
-
-    fn apply(&mut self, entries: Vec<Entry>) {
-        if let Err(error) = self.args.storage.apply(entries.into_iter().map(from_raft).collect()) {
-            self.failure.get_or_insert(error);
-        }
-    }
-
-    fn read_state(&mut self, context: Vec<u8>, index: LogIndex) {
-        self.reads.push((context, index));
-    }
-}
-
 impl State {
     fn new(args: Args, shared: Arc<Shared>, myself: ActorRef<Message>, recovered: Option<&Recovered>) -> State {
         let ticker = ticker(myself.clone(), args.heartbeat / TICKS_PER_HEARTBEAT, shared.clone());
@@ -375,106 +326,6 @@ impl State {
             shared,
             myself,
         }
-    }
-
-    /// From what is durable to the phase it means.
-    async fn enter(&mut self, recovered: Recovered) -> Result<(), ActorProcessingErr> {
-        match recovered.genesis.clone() {
-            Some(genesis) => self.run(genesis, recovered)?,
-            None => {
-                let Args { cluster_id, id, ref voters, .. } = self.args;
-                let forming = Forming::new(cluster_id, GROUP, id, self.store_id, voters.clone());
-                let verdict = forming.verdict();
-                self.phase = Phase::Forming(forming);
-                self.decide(verdict).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Starts the Raft node, unless the configuration contradicts the genesis.
-    fn run(&mut self, genesis: Genesis, recovered: Recovered) -> Result<(), ActorProcessingErr> {
-        if let Some(reason) = self.contradiction(&genesis) {
-            self.phase = Phase::Wrong;
-            (self.args.fatal)(reason);
-            return Ok(());
-        }
-        let ticks = |interval: Duration| {
-            let tick = self.args.heartbeat / TICKS_PER_HEARTBEAT;
-            usize::try_from(interval.as_nanos() / tick.as_nanos().max(1)).unwrap_or(usize::MAX)
-        };
-        let settings = Settings {
-            id: self.args.id,
-            heartbeat_ticks: TICKS_PER_HEARTBEAT as usize,
-            election_ticks: ticks(self.args.election),
-            applied: recovered.applied,
-            seed: self.args.seed,
-            single: genesis.voters.len() == 1,
-        };
-        // Never above the last index (the crate panics), never below what is applied.
-        let commit = recovered.hard_state.commit.max(recovered.applied).min(recovered.last_index);
-        let hard_state = HardState {
-            term: recovered.hard_state.term.get(),
-            vote: recovered.hard_state.vote.get(),
-            commit: commit.get(),
-            ..HardState::default()
-        };
-        let voters = genesis.voters.keys().map(|id| id.get()).collect();
-        let core = Core::new(settings, Log::new(self.args.storage.clone(), hard_state, voters))?;
-        let tag = genesis::tag(&genesis);
-        tracing::info!(term = %recovered.hard_state.term, last = %recovered.last_index, applied = %recovered.applied, boot = %self.boot, "raft node starts");
-        self.phase = Phase::Running(Box::new(Running { core, genesis, tag }));
-        // What the crate has to say already: a lone voter's campaign.
-        self.shared.started(recovered.applied, tag);
-        self.drive(|core, out| core.settle(out)).map(|_| ())
-    }
-
-    /// Why this directory and this configuration do not belong together, and what to do.
-    fn contradiction(&self, genesis: &Genesis) -> Option<String> {
-        let on_disk: Vec<u64> = genesis.voters.keys().map(|id| id.get()).collect();
-        let mut configured: Vec<u64> = self.args.voters.iter().map(|id| id.get()).collect();
-        configured.sort_unstable();
-        let owner = genesis.voters.iter().find(|(_, store)| **store == self.store_id).map(|(id, _)| *id);
-        let id = self.args.id;
-        match owner {
-            Some(owner) if owner != id => Some(format!(
-                "it belongs to node {owner}, but node.id = {id}; set node.id = {owner}, or node.data_dir to node {id}'s own directory"
-            )),
-            None => Some(format!(
-                "its store {} is none of those that the cluster was formed with; set node.data_dir to node {id}'s own directory",
-                self.store_id
-            )),
-            _ if on_disk != configured => Some(format!(
-                "its voters are {on_disk:?}, but cluster.peers names {configured:?}; voters are fixed when a cluster is formed, only their addresses may change: set cluster.peers to the voters on disk, or node.data_dir to an empty directory for a new cluster"
-            )),
-            _ if genesis.cluster_id != self.args.cluster_id => Some(format!(
-                "it belongs to cluster {}, but the configuration makes {}; set cluster.name to the name that the cluster was formed with",
-                genesis.cluster_id, self.args.cluster_id
-            )),
-            _ => None,
-        }
-    }
-
-    async fn decide(&mut self, verdict: Verdict) -> Result<(), ActorProcessingErr> {
-        match verdict {
-            Verdict::Wait => {}
-            Verdict::Found(genesis) => {
-                self.args.storage.write_genesis(genesis.clone()).await?;
-                tracing::info!(cluster = %genesis.cluster_id, voters = ?genesis.voters.keys(), "cluster formed");
-                let recovered = self.args.storage.recover().await?;
-                self.run(genesis, recovered)?;
-                self.introduce(None);
-            }
-            Verdict::Wiped { listed } => {
-                self.phase = Phase::Wrong;
-                let listed = listed.map_or("no store at all".to_owned(), |id| format!("store {id}"));
-                (self.args.fatal)(format!(
-                    "the cluster was formed with {listed} for node {}, this is store {}: the directory was wiped or replaced. Start the node with its own directory; a lost disk cannot come back under its id yet, and a copy must never be put back",
-                    self.args.id, self.store_id
-                ));
-            }
-        }
-        Ok(())
     }
 
     /// Runs one step of the core and all that follows from it. `None` when there is no Raft node.
