@@ -6,7 +6,10 @@
 //! sides: the rows next to the gap must be sound, lie on their sides of it, and be each other's
 //! neighbours also when they are looked up themselves.
 //!
-//! What stays: a pointer whose flipped bit makes it one to an earlier version of the same page.
+//! What a table has altogether, and where it ends, is looked at when it is opened (`recover`).
+//!
+//! What stays: a pointer whose flipped bit makes it one to an earlier version of the same page, or
+//! to a page below it.
 
 use std::ops::Bound;
 

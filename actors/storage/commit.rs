@@ -7,13 +7,14 @@
 use std::collections::VecDeque;
 
 use converge_ledger_core::{LogIndex, Lsn, State};
-use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+use redb::{Database, Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use super::journal::record::Op;
 use super::overlay::Generation;
 use super::tables::{
-    Block, CONTEXTS, INDEX, INDEX_FORMAT, KEYS, LOG, META, META_GENESIS, META_PROGRESS, META_STATE, POSITIONS,
-    Progress, Run, StateRow, block_from, block_value, head_value, key_value, log_rows, meta_value, segments_value,
+    Block, CONTEXTS, Counts, INDEX, INDEX_FORMAT, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_PROGRESS,
+    META_STATE, POSITIONS, Progress, Run, StateRow, block_from, block_value, ends, head_value, key_value, log_rows,
+    meta_value, segments_value,
 };
 use super::types::{Genesis, LogEntry};
 
@@ -143,7 +144,8 @@ pub(crate) fn commit(
         }
     }
     if let Some(rows) = &rows {
-        store_rows(&txn, rows.rows)?;
+        let counts = store_rows(&txn, rows.rows)?;
+        txn.open_table(META)?.insert(META_COUNTS, &meta_value(META_COUNTS, &counts)[..])?;
     }
     txn.commit()?;
     Ok(progress)
@@ -204,7 +206,7 @@ fn insert_at_end(
     Ok(())
 }
 
-fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<(), redb::Error> {
+fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<Counts, redb::Error> {
     let mut contexts = txn.open_table(CONTEXTS)?;
     for (context, head) in &rows.heads {
         contexts.insert(&context[..], &head_value(context, head)[..])?;
@@ -226,7 +228,8 @@ fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<(), redb::Err
             keys.insert((context, &key[..]), &key_value(context_no, key, row)[..])?;
         }
     }
-    Ok(())
+    let ends = ends(&contexts, &keys)?;
+    Ok(Counts { contexts: contexts.len()?, index: index.len()?, positions: positions.len()?, keys: keys.len()?, ends })
 }
 
 /// Adds runs to the end of a context: to its last block while that has room, then to new ones.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use converge_ledger_core::{Boot, LogIndex, Lsn, State, StoreId};
-use redb::{Builder as RedbBuilder, Database, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{Builder as RedbBuilder, Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use serde::de::DeserializeOwned;
 
 use super::commit::{WriteSet, begin, commit};
@@ -28,8 +28,8 @@ use super::read::redb_cause;
 use super::settings::Settings;
 use super::shared::Shared;
 use super::tables::{
-    CONTEXTS, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_GENESIS, META_IDENTITY, META_PROGRESS, META_STATE,
-    POSITIONS, Progress, StateRow, meta_from, meta_value, parse_row0,
+    CONTEXTS, Counts, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_IDENTITY,
+    META_PROGRESS, META_STATE, POSITIONS, Progress, StateRow, ends, meta_from, meta_value, parse_row0,
 };
 use super::types::Genesis;
 
@@ -204,6 +204,7 @@ fn reset_index(txn: &redb::WriteTransaction) -> Result<(), redb::Error> {
     let row = StateRow { format: INDEX_FORMAT, state: State::default() };
     let mut meta = txn.open_table(META)?;
     meta.insert(META_STATE, &meta_value(META_STATE, &row)[..])?;
+    meta.insert(META_COUNTS, &meta_value(META_COUNTS, &Counts::default())[..])?;
     Ok(())
 }
 
@@ -296,6 +297,8 @@ fn load(db: &Database, directory: &Directory, settings: &Settings) -> Result<Sto
 type Rows = (Identity, Progress, Option<StateRow>, Option<Genesis>);
 
 fn load_rows(txn: &ReadTransaction) -> Result<Rows, Failure> {
+    check_names(txn)?;
+    check_counts(txn)?;
     let identity = meta(txn, META_IDENTITY)?.ok_or_else(|| data_loss("meta row is missing"))?;
     let progress: Progress = meta(txn, META_PROGRESS)?.ok_or_else(|| data_loss("meta row is missing"))?;
     let reading = db_failure("reading the database");
@@ -311,6 +314,42 @@ fn load_rows(txn: &ReadTransaction) -> Result<Rows, Failure> {
         parse_row0(last, row.value()).map_err(data_loss)?;
     }
     Ok((identity, progress, meta(txn, META_STATE)?, meta(txn, META_GENESIS)?))
+}
+
+/// A row whose name was damaged would look absent, and a node without a genesis makes another.
+fn check_names(txn: &ReadTransaction) -> Result<(), Failure> {
+    let reading = || db_failure("reading the database");
+    let table = txn.open_table(META).map_err(|error| data_loss(format!("{DATABASE} is not a ledger's: {error}")))?;
+    for row in table.iter().map_err(reading())? {
+        let (name, _) = row.map_err(reading())?;
+        let name = name.value();
+        if ![META_PROGRESS, META_IDENTITY, META_GENESIS, META_STATE, META_COUNTS].contains(&name) {
+            return Err(data_loss(format!("{DATABASE} has an unknown meta row {name:?}")));
+        }
+    }
+    Ok(())
+}
+
+fn check_counts(txn: &ReadTransaction) -> Result<(), Failure> {
+    // None in a directory of a program that did not count.
+    let Some(known) = meta::<Counts>(txn, META_COUNTS)? else {
+        return Ok(());
+    };
+    let count = || {
+        let (contexts, keys) = (txn.open_table(CONTEXTS)?, txn.open_table(KEYS)?);
+        Ok::<_, redb::Error>(Counts {
+            contexts: contexts.len()?,
+            index: txn.open_table(INDEX)?.len()?,
+            positions: txn.open_table(POSITIONS)?.len()?,
+            keys: keys.len()?,
+            ends: ends(&contexts, &keys)?,
+        })
+    };
+    let found = count().map_err(db_failure("reading the database"))?;
+    if found != known {
+        return Err(data_loss(format!("{DATABASE} has rows {found:?}, not {known:?}")));
+    }
+    Ok(())
 }
 
 fn meta<T: DeserializeOwned>(txn: &ReadTransaction, name: &str) -> Result<Option<T>, Failure> {

@@ -7,7 +7,7 @@
 //! | `index` | (context, first sequence) | [`Block`] of [`Run`]s: where the entries from this sequence on are, with a checksum of each one's bytes |
 //! | `positions` | position | [`Segments`]: which log rows became entries from this position on |
 //! | `keys` | (context, idempotency key) | [`KeyRow`] |
-//! | `meta` | name | [`Progress`], [`Identity`], `Genesis`, `State` |
+//! | `meta` | name | [`Progress`], [`Identity`], `Genesis`, `State`, [`Counts`] |
 //!
 //! Only `log` and `meta` are the ledger; the rest follows from the log. Every value has a checksum
 //! that covers its key, for redb verifies its own only on repair.
@@ -15,7 +15,7 @@
 use bytes::{Buf, BufMut, Bytes};
 use converge_ledger_core::codec::{decode_keyed, encode_keyed};
 use converge_ledger_core::{Boot, ContextNo, Head, KeyRow, Lamport, LogIndex, Lsn, Position, Sequence, StoreId, Term};
-use redb::TableDefinition;
+use redb::{ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,7 @@ pub(crate) const META_PROGRESS: &str = "progress";
 pub(crate) const META_IDENTITY: &str = "identity";
 pub(crate) const META_GENESIS: &str = "genesis";
 pub(crate) const META_STATE: &str = "state";
+pub(crate) const META_COUNTS: &str = "counts";
 
 /// Version of the tables that follow from the log; another one makes start-up rebuild them.
 pub(crate) const INDEX_FORMAT: u32 = 1;
@@ -49,6 +50,34 @@ pub(crate) struct Progress {
     pub(crate) last: LogIndex,
     pub(crate) hard_state: HardState,
     pub(crate) boot: Boot,
+}
+
+/// How many rows each table has that follows from the log, and where those end in which a row may
+/// be absent: a table that lost its root looks empty, and one whose root is a page below its root
+/// looks shorter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    pub(crate) contexts: u64,
+    pub(crate) index: u64,
+    pub(crate) positions: u64,
+    pub(crate) keys: u64,
+    pub(crate) ends: u32,
+}
+
+/// Checksum of the first and the last key of contexts and of idempotency keys.
+pub(crate) fn ends(
+    contexts: &impl ReadableTable<&'static str, &'static [u8]>,
+    keys: &impl ReadableTable<(u64, &'static str), &'static [u8]>,
+) -> Result<u32, redb::StorageError> {
+    let mut text = String::new();
+    for (context, _) in [contexts.first()?, contexts.last()?].into_iter().flatten() {
+        text.extend([context.value(), "\0"]);
+    }
+    for (key, _) in [keys.first()?, keys.last()?].into_iter().flatten() {
+        let (context, key) = key.value();
+        text.extend([&context.to_string(), "/", key, "\0"]);
+    }
+    Ok(crc32c::crc32c(text.as_bytes()))
 }
 
 /// Whose database this is.

@@ -8,11 +8,12 @@ mod storage_support;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use converge_actors::storage::{Error, Executor, LogEntry, ReadQuery, Settings, Step, Worker};
-use converge_ledger_core::{Batch, Command, LogIndex, Outcome};
+use converge_actors::storage::{Error, Executor, Genesis, LogEntry, ReadQuery, Settings, Step, Worker};
+use converge_ledger_core::{Batch, ClusterId, Command, LogIndex, NodeId, Outcome, StoreId};
 use storage_support::sim::SimDisk;
 use storage_support::{Dice, Leader, Node, small, write};
 
@@ -78,6 +79,8 @@ async fn furnished(killed: bool) -> (SimDisk, Leader, Vec<LogEntry>) {
     let mut dice = Dice(11);
     let mut leader = Leader::new();
     let node = Node::start(settings(&disk)).await;
+    let store_id = node.recover().await.store_id;
+    node.storage.write_genesis(genesis(store_id)).await.unwrap();
     fill(&node, &mut leader, &mut dice, BATCHES).await;
     let log = node.log().unwrap();
     node.stop().await;
@@ -90,6 +93,10 @@ async fn furnished(killed: bool) -> (SimDisk, Leader, Vec<LogEntry>) {
     let left = disk.killed();
     node.stop().await;
     (left, leader, log)
+}
+
+fn genesis(store_id: StoreId) -> Genesis {
+    Genesis { cluster_id: ClusterId([7; 16]), group: 0, voters: [(NodeId(1), store_id)].into() }
 }
 
 async fn fill(node: &Node, leader: &mut Leader, dice: &mut Dice, batches: u64) {
@@ -138,6 +145,7 @@ async fn ask(
     }
     assert_eq!(recovered.last_index, LogIndex(leader.index), "a silently shorter log");
     assert_eq!(recovered.hard_state, leader.hard_state());
+    assert_eq!(recovered.genesis, Some(genesis(recovered.store_id)));
     assert_eq!(node.log()?, log, "another log");
     for (context, kept) in &leader.contexts {
         let page = node.storage.read(context, ReadQuery { max_bytes: usize::MAX, ..ReadQuery::default() })?;
@@ -209,10 +217,25 @@ fn no_flipped_bit_is_believed(killed: bool) {
         }
     }
     let all = flips.len();
-    let wanted = std::env::var("STORAGE_FLIPS").unwrap_or_else(|_| "400".into());
+    let wanted = std::env::var("STORAGE_FLIPS").unwrap_or_else(|_| "250".into());
     if let Ok(wanted) = wanted.parse::<usize>() {
         let first = dice.below(all as u64) as usize;
         flips = (0..wanted).map(|n| flips[(first + n * all / wanted) % all].clone()).collect();
+    }
+    // Small and vital, and a sample would miss it: what the database says of itself.
+    let database = PathBuf::from("/data/ledger.redb");
+    let content = disk.content(&database);
+    for name in ["genesis", "identity", "progress", "state"] {
+        let found = (0..content.len()).filter(|at| content[*at..].starts_with(name.as_bytes()));
+        let bits = found.flat_map(|at| at * 8..(at + name.len()) * 8);
+        flips.extend(bits.step_by(5).map(|bit| (database.clone(), bit as u64)));
+    }
+    // And where its tables begin.
+    let pages = (0..content.len()).step_by(4096);
+    let has = |page: usize, name: &[u8]| content[page..page + 4096].windows(name.len()).any(|found| found == name);
+    for page in pages.filter(|page| has(*page, b"contexts") && has(*page, b"positions")) {
+        let bits = (page..page + 450).filter(|at| content[*at] != 0).flat_map(|at| at * 8..at * 8 + 8);
+        flips.extend(bits.step_by(7).map(|bit| (database.clone(), bit as u64)));
     }
     std::panic::set_hook(Box::new(quiet));
     let (mut noticed, mut believed) = (0, Vec::new());
