@@ -109,9 +109,10 @@ impl Ledger {
     ) -> Result<Page, Error> {
         self.inner.limits.check_context_id(context).map_err(limit)?;
         let deadline = deadline(options.deadline);
-        if options.consistency != Consistency::Stale {
-            self.confirm(deadline).await?;
-        }
+        let confirmed = match options.consistency {
+            Consistency::Stale => LogIndex(0),
+            Consistency::Linearizable | Consistency::Lease => self.confirm(deadline).await?,
+        };
         let mut query = ReadQuery {
             after: options.after,
             limit: options.limit as usize,
@@ -120,7 +121,12 @@ impl Ledger {
         };
         let (mut entries, mut bytes, mut latest) = (Vec::new(), 0, None);
         loop {
-            let page = self.stored(deadline, || self.inner.storage.read(context, query.clone())).await?;
+            // Storage that restarted in between may have to apply again what was confirmed.
+            let read = || match self.inner.storage.read(context, query.clone())? {
+                page if page.applied < confirmed => Err(storage::Error::Unavailable),
+                page => Ok(page),
+            };
+            let page = self.stored(deadline, read).await?;
             // What comes in while this reads belongs to the next call.
             let latest = *latest.get_or_insert(page.latest);
             bytes += page.entries.iter().map(size).sum::<usize>();
@@ -249,8 +255,9 @@ impl Ledger {
         let Outcome::Appended(place) = done.outcome else { unreachable!("an append has an append's outcome") };
         let context = command.entry.context_id.clone();
         let entry = if place.deduplicated {
-            let first = self.stored(deadline, || self.inner.storage.entry(&context, place.sequence)).await?;
-            first.ok_or_else(|| Error::DataLoss(format!("entry {} of {context} is missing", place.sequence)))?
+            // Not there yet, where storage restarted since; what is lost it says itself.
+            let first = || self.inner.storage.entry(&context, place.sequence)?.ok_or(storage::Error::Unavailable);
+            self.stored(deadline, first).await?
         } else {
             let NewEntry { context_id, key, payload, metadata } = command.entry;
             Entry {

@@ -177,7 +177,8 @@ impl Shared {
             reader.run()?;
             Ok(reader.page)
         });
-        read.map_err(|t| self.trouble(t))
+        let page = read.map_err(|t| self.trouble(t))?;
+        Ok(Page { applied: near.applied, ..page })
     }
 
     /// What the overlay has of a context: taken before the database is looked at.
@@ -188,7 +189,7 @@ impl Shared {
         };
         let overlay = self.overlay();
         let flushing = overlay.flushing.as_deref();
-        let mut near = Near::default();
+        let mut near = Near { applied: overlay.applied.index, ..Near::default() };
         let of_active = overlay.active.heads.get(context);
         near.head = of_active.or_else(|| flushing?.heads.get(context)).copied();
         let Some(head) = near.head else {
@@ -220,6 +221,8 @@ impl Shared {
 /// What the overlay knew of a context at the start of a read.
 #[derive(Debug, Default)]
 struct Near {
+    /// What was applied at that moment.
+    applied: LogIndex,
     head: Option<Head>,
     /// By first sequence.
     runs: BTreeMap<u64, Arc<Run>>,

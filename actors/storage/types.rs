@@ -127,6 +127,8 @@ pub struct Page {
     pub next_after: Sequence,
     /// A bound ended the page before `latest`.
     pub truncated: bool,
+    /// The page shows everything up to this log entry.
+    pub applied: LogIndex,
 }
 
 /// Where storage is in its life; see the state diagram of the module.
