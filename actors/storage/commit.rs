@@ -4,7 +4,7 @@
 //! writer or from a scan at start-up, and keeps what they amount to. One transaction stores it
 //! together with the rows of applied entries, so that S3 holds in every durable state.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use converge_ledger_core::{LogIndex, Lsn, State};
 use redb::{Database, Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
@@ -13,13 +13,16 @@ use super::journal::record::Op;
 use super::overlay::Generation;
 use super::tables::{
     Block, CONTEXTS, Counts, INDEX, INDEX_FORMAT, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_PROGRESS,
-    META_STATE, POSITIONS, Progress, Run, StateRow, block_from, block_value, ends, head_value, key_value, log_rows,
-    meta_value, segments_value,
+    META_STATE, POSITIONS, Progress, Run, Segments, StateRow, block_from, block_value, ends, head_value, key_value,
+    log_rows, meta_value, segments_value,
 };
 use super::types::{Genesis, LogEntry};
 
 /// From so many rows on, inserting them through a cursor is faster.
 const CURSOR_ROWS_MIN: usize = 16;
+
+/// A position row holds at most so many segments, one log entry each as a rule.
+const SEGMENTS_MAX: usize = 64;
 
 /// What the journal's operations since the last commit amount to.
 #[derive(Debug, Default)]
@@ -218,8 +221,8 @@ fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<Counts, redb:
         store_runs(&mut index, context, of_context.map(|((_, first), run)| (*first, run.as_ref())))?;
     }
     let mut positions = txn.open_table(POSITIONS)?;
-    for (&first, segments) in &rows.positions {
-        positions.insert(first, &segments_value(first, segments)[..])?;
+    for (first, segments) in joined(&rows.positions) {
+        positions.insert(first, &segments_value(first, &segments)[..])?;
     }
     let mut keys = txn.open_table(KEYS)?;
     for (&context, of_context) in &rows.keys {
@@ -230,6 +233,22 @@ fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<Counts, redb:
     }
     let ends = ends(&contexts, &keys)?;
     Ok(Counts { contexts: contexts.len()?, index: index.len()?, positions: positions.len()?, keys: keys.len()?, ends })
+}
+
+/// Position rows that run on, as few: a row for each log entry of a lone client would cost a tenth of its payload.
+fn joined(positions: &BTreeMap<u64, Segments>) -> Vec<(u64, Segments)> {
+    let mut rows: Vec<(u64, Segments)> = Vec::new();
+    let mut due = 0;
+    for (&first, segments) in positions {
+        match rows.last_mut() {
+            Some((_, row)) if first == due && row.0.len() + segments.0.len() <= SEGMENTS_MAX => {
+                row.0.extend_from_slice(&segments.0);
+            }
+            _ => rows.push((first, segments.clone())),
+        }
+        due = first + segments.entries();
+    }
+    rows
 }
 
 /// Adds runs to the end of a context: to its last block while that has room, then to new ones.
@@ -268,6 +287,26 @@ fn last_block(index: &Table<'_, (u64, u64), &[u8]>, context: u64) -> Result<(u64
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn segments(index: u64, counts: &[u32]) -> Segments {
+        Segments(counts.iter().zip(0..).map(|(count, row)| (LogIndex(index), row, *count)).collect())
+    }
+
+    #[test]
+    fn position_rows_that_run_on_are_joined_up_to_the_bound() {
+        let lone: BTreeMap<u64, Segments> = (1..=100).map(|at| (at, segments(at, &[1]))).collect();
+        let rows = joined(&lone);
+        assert_eq!(rows.iter().map(|(first, row)| (*first, row.entries())).collect::<Vec<_>>(), [(1, 64), (65, 36)]);
+        assert!(rows.iter().flat_map(|(_, row)| &row.0).map(|(index, ..)| index.get()).eq(1..=100));
+    }
+
+    #[test]
+    fn position_rows_with_a_gap_between_them_stay_apart() {
+        let apart = BTreeMap::from([(1, segments(1, &[2, 3])), (6, segments(2, &[1])), (9, segments(4, &[1]))]);
+        let joined_row = Segments([segments(1, &[2, 3]).0, segments(2, &[1]).0].concat());
+        assert_eq!(joined(&apart), [(1, joined_row), (9, segments(4, &[1]))]);
+    }
+
     use crate::storage::types::EntryKind;
     use bytes::Bytes;
     use converge_ledger_core::Term;

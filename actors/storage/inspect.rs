@@ -317,7 +317,7 @@ fn verify_positions(txn: &ReadTransaction, state: &State, verified: &mut Verifie
             verified.problems.push(format!("positions go on at {first}, not at {due}"));
         }
         let segments = segments_from(first, value.value()).map_err(Trouble::DataLoss)?;
-        due = first + segments.0.iter().map(|(_, _, count)| u64::from(*count)).sum::<u64>();
+        due = first + segments.entries();
     }
     if Position(due - 1) != state.last_position {
         verified.problems.push(format!("positions end at {}, not at {}", due - 1, state.last_position));

@@ -148,6 +148,13 @@ impl Block {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Segments(pub(crate) Vec<(LogIndex, u32, u32)>);
 
+impl Segments {
+    /// How many positions they cover.
+    pub(crate) fn entries(&self) -> u64 {
+        self.0.iter().map(|(_, _, count)| u64::from(*count)).sum()
+    }
+}
+
 /// A row's checksum in a [`Run`].
 pub(crate) fn row_check(row: &[u8]) -> [u8; 4] {
     crc32c::crc32c(row).to_le_bytes()
