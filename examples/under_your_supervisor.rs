@@ -1,5 +1,6 @@
 //! A ledger under a supervision tree of the application's own, in two ways: as a child of a supervisor of this kit,
-//! and linked to a plain `ractor` actor. In both the storage actor is killed, and nobody notices.
+//! and linked to a plain `ractor` actor. In both the storage actor is killed, and no caller notices. The Raft actor
+//! may say by a panic that it lost its log: it dies with its elder, and both come back from disk.
 //!
 //! ```text
 //! cargo run --example under_your_supervisor
