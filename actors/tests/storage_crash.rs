@@ -462,6 +462,34 @@ fn an_inspection_finds_all_well_and_a_rebuilt_index_is_the_same() {
 }
 
 #[test]
+fn a_start_that_finds_the_index_behind_makes_it_anew_from_the_log() {
+    one_thread(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut leader = Leader::new();
+        let node = Node::start(small(dir.path())).await;
+        furnish(&node, &mut leader, &mut Dice(5), 60).await;
+        let before = node.storage.status();
+        node.stop().await;
+
+        // The state says how far the index is: without it, it is nowhere.
+        let db = redb::Database::open(dir.path().join("ledger.redb")).unwrap();
+        let txn = db.begin_write().unwrap();
+        let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
+        assert!(txn.open_table(meta).unwrap().remove("state").unwrap().is_some());
+        txn.commit().unwrap();
+        drop(db);
+
+        let node = Node::start(small(dir.path())).await;
+        leader.check(&node);
+        let after = node.storage.status();
+        assert_eq!((after.digest, after.applied), (before.digest, before.applied));
+        assert_eq!(after.last_position, before.last_position);
+        node.stop().await;
+        assert_eq!(inspect::verify(dir.path()).unwrap().problems, Vec::<String>::new());
+    });
+}
+
+#[test]
 fn a_verification_names_what_is_wrong() {
     one_thread(async {
         let dir = tempfile::tempdir().unwrap();
