@@ -8,4 +8,6 @@ pub mod distribution;
 pub mod entry;
 pub mod replication;
 pub mod storage;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod watch;

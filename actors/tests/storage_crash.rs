@@ -15,8 +15,8 @@ use std::time::Duration;
 use converge_actors::storage::{
     Cause, Error, Executor, HardState, LogEntry, Phase, ReadQuery, Settings, Step, Worker, inspect,
 };
+use converge_actors::testing::{Faults, SimDisk};
 use converge_ledger_core::{Batch, Command, LogIndex, NodeId, Term};
-use storage_support::sim::{Faults, SimDisk};
 use storage_support::{Dice, Leader, Node, check_page, small, write};
 
 /// Storage's workers as tasks of a runtime with one thread: the same seed gives the same run.
@@ -203,11 +203,11 @@ async fn lives(seed: u64) -> (u64, usize) {
         }
         disk = disk.crash(&mut dice);
     }
-    let ops = disk.ops();
+    let ops = disk.counters().ops;
     let node = Node::start(settings(&disk, &mut dice)).await;
     assert!(history.check(&node, seed).await);
     node.stop().await;
-    (ops + disk.ops(), served)
+    (ops + disk.counters().ops, served)
 }
 
 fn one_thread<F: Future>(future: F) -> F::Output {
@@ -239,7 +239,7 @@ fn a_failed_sync_fences_and_what_was_acknowledged_is_there_after_a_restart() {
             let disk = SimDisk::default();
             let mut history = History::new();
             let node = Node::start(settings(&disk, &mut dice)).await;
-            let at = disk.syncs() + 1 + dice.below(25);
+            let at = disk.counters().syncs + 1 + dice.below(25);
             disk.set_faults(Faults { fail_sync: Some(at), seed: dice.roll(), ..Faults::default() });
             live(&node, &mut history, &mut dice, 80).await;
             let fenced = match node.storage.status().phase {
@@ -267,7 +267,7 @@ fn a_failed_sync_fences_and_what_was_acknowledged_is_there_after_a_restart() {
             let node = Node::start(settings(&disk, &mut dice)).await;
             assert!(history.check(&node, seed).await);
             node.stop().await;
-            assert!(fenced || disk.syncs() < at, "seed {seed}: sync {at} failed and nobody cared");
+            assert!(fenced || disk.counters().syncs < at, "seed {seed}: sync {at} failed and nobody cared");
         });
     }
 }
@@ -282,9 +282,7 @@ fn a_full_disk_fences_and_room_brings_the_node_back() {
             let mut history = History::new();
             let node = Node::start(settings(&disk, &mut dice)).await;
             live(&node, &mut history, &mut dice, 10).await;
-            let used: usize = disk.files().iter().map(|(_, len)| len).sum();
-            let capacity = Some(used as u64 + dice.below(200_000));
-            disk.set_faults(Faults { capacity, ..Faults::default() });
+            disk.set_capacity(Some(disk.used() + dice.below(200_000)));
             for _ in 0..30 {
                 live(&node, &mut history, &mut dice, 30).await;
             }
@@ -355,15 +353,15 @@ fn a_flipped_bit_gives_the_truth_or_an_error() {
         for n in 0..700 {
             let disk = disk.killed();
             let (path, len) = &files[n % files.len()];
-            let content = disk.content(path);
+            let content = disk.content(path).unwrap();
             // Flips in zeros of which nobody reads are not interesting.
             let bit = loop {
-                let bit = dice.below(*len as u64 * 8);
+                let bit = dice.below(*len * 8);
                 if content[(bit / 8) as usize] != 0 || dice.below(40) == 0 {
                     break bit;
                 }
             };
-            disk.flip(path, bit);
+            assert!(disk.flip(path, bit / 8, (bit % 8) as u8));
             match Node::try_start(settings(&disk, &mut dice)).await {
                 Err(_) => noticed += 1,
                 Ok(node) => {
@@ -403,7 +401,7 @@ fn an_older_copy_of_one_file_is_refused_or_does_no_harm() {
             node.stop().await;
             for (path, _) in old.files() {
                 let disk = disk.killed();
-                disk.put_content(&path, old.content(&path));
+                disk.put_content(&path, &old.content(&path).unwrap());
                 match Node::try_start(settings(&disk, &mut dice)).await {
                     Err(error) => refused.push(format!("{}: {error}", path.display())),
                     Ok(node) => {

@@ -1,8 +1,6 @@
 //! A storage of its own in a tree, and a driver that plays Raft to it.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
-pub mod sim;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,6 +9,7 @@ use bytes::Bytes;
 use converge_actors::storage::{
     AppliedBatch, EntryKind, Error, HardState, LogEntry, Page, Phase, ReadQuery, Recovered, Settings, Storage,
 };
+pub use converge_actors::testing::Dice;
 use converge_ledger_core::{Append, Batch, Boot, Command, EntryId, LogIndex, NewEntry, NodeId, Sequence, Term};
 use converge_supervisors::{Intensity, StartError, Strategy, SupervisorSpec, Tree};
 use tokio::sync::{oneshot, watch};
@@ -217,27 +216,4 @@ pub fn check_page(page: &Page, context: &str, kept: &[(String, Vec<u8>)]) {
 
 pub fn write(context: &str, key: &str, payload: &[u8]) -> Write {
     (context.to_owned(), key.to_owned(), payload.to_vec())
-}
-
-/// A small generator with a seed; good enough for tests.
-#[derive(Clone, Debug)]
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn roll(&mut self) -> u64 {
-        // splitmix64
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.roll() % n
-    }
-
-    pub fn bytes(&mut self, n: usize) -> Vec<u8> {
-        (0..n).map(|_| self.roll() as u8).collect()
-    }
 }
