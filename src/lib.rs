@@ -8,6 +8,8 @@ mod application;
 mod clock;
 pub mod config;
 mod error;
+#[cfg(feature = "sim")]
+pub mod history;
 mod ledger;
 mod node;
 mod snapshots;
