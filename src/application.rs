@@ -26,6 +26,7 @@ use converge_supervisors::{ChildSpec, Strategy, SupervisorSpec};
 use tokio::sync::watch;
 
 use crate::Config;
+use crate::environment::Environment;
 use crate::ledger::{Inner, Ledger, Validator};
 use crate::node::StartError;
 use crate::verdict::Verdict;
@@ -43,14 +44,19 @@ pub(crate) struct Application {
 }
 
 /// Binds the sockets and lays out the tree.
-pub(crate) fn build(config: &Config, validator: Option<Validator>) -> Result<Application, StartError> {
+pub(crate) fn build(
+    config: &Config,
+    validator: Option<Validator>,
+    environment: Environment,
+) -> Result<Application, StartError> {
     config.validate().map_err(StartError::new)?;
     let voters = config.voters().map_err(StartError::new)?;
     let id = NodeId(config.node.id);
     let ids: Vec<NodeId> = voters.keys().copied().collect();
     let cluster_id = cluster_id(&config.cluster.name, &ids);
     let alone = config.cluster.peers.is_empty();
-    let peer_socket = if alone { None } else { Some(bind("listen.peer", &config.listen.peer)?) };
+    let by_sockets = !alone && environment.network.is_none();
+    let peer_socket = if by_sockets { Some(bind("listen.peer", &config.listen.peer)?) } else { None };
     let grpc_socket = config.listen.grpc_addr().map(|address| bind("listen.grpc", address)).transpose()?;
     let (grpc, peer) = (address(grpc_socket.as_ref()), address(peer_socket.as_ref()));
 
@@ -61,14 +67,19 @@ pub(crate) fn build(config: &Config, validator: Option<Validator>) -> Result<App
         entries: entries.clone(),
         watches: watches.clone(),
         distribution: OnceLock::new(),
+        observer: environment.observer,
     });
     let storage = {
         let wires = wires.clone();
-        Storage::new(storage::Settings::new(&config.node.data_dir), Arc::new(move |batch| wires.applied(&batch)))
+        let settings = storage::Settings { dir: config.node.data_dir.clone(), ..environment.storage.clone() };
+        Storage::new(settings, Arc::new(move |batch| wires.applied(&batch)))
     };
     let links = distribution::Settings { links_intensity: config.supervision.links.into(), ..Default::default() };
     let identity = Identity { cluster_id, node_id: id };
-    let distribution = Distribution::new(links, identity, voters, peer_socket, wires.clone());
+    let distribution = match &environment.network {
+        None => Distribution::new(links, identity, voters, peer_socket, wires.clone()),
+        Some(network) => Distribution::elsewhere(network.join(identity, wires.clone())),
+    };
     let _ = wires.distribution.set(distribution.downgrade());
 
     let ledger = Ledger {
@@ -85,7 +96,9 @@ pub(crate) fn build(config: &Config, validator: Option<Validator>) -> Result<App
             watches: watches.clone(),
             distribution: distribution.clone(),
             validator,
-            clock: crate::clock::now_ns,
+            clock: environment.clock,
+            random: environment.random.clone(),
+            offload: environment.offload,
             tree: OnceLock::new(),
             stopped: watch::Sender::new(false),
         }),
@@ -99,7 +112,8 @@ pub(crate) fn build(config: &Config, validator: Option<Validator>) -> Result<App
         cluster_id,
         heartbeat: Duration::from_millis(config.raft.heartbeat_ms),
         election: Duration::from_millis(config.raft.election_ms),
-        seed: rand::random(),
+        random: environment.random.clone(),
+        bounds: environment.raft,
         fatal: {
             let (verdict, dir) = (verdict.clone(), config.node.data_dir.clone());
             Arc::new(move |reason| verdict.give(format!("data directory {}: {reason}", dir.display())))
@@ -110,6 +124,8 @@ pub(crate) fn build(config: &Config, validator: Option<Validator>) -> Result<App
         replication: replication.clone(),
         distribution: distribution.clone(),
         patience: Duration::from_millis(config.raft.election_ms),
+        bounds: environment.entry,
+        random: environment.random,
     };
     let supervision = &config.supervision;
     let mut children = vec![
@@ -129,7 +145,7 @@ pub(crate) fn build(config: &Config, validator: Option<Validator>) -> Result<App
             },
         ),
     ];
-    if !alone {
+    if by_sockets {
         children.push(one_for_one("distribution", supervision.distribution, distribution.children()));
     }
     #[cfg(feature = "grpc")]
@@ -161,10 +177,14 @@ struct Wires {
     watches: Watches,
     /// Set as soon as it is made, which needs this.
     distribution: OnceLock<WeakDistribution>,
+    observer: Option<Arc<dyn Fn(&storage::AppliedBatch) + Send + Sync>>,
 }
 
 impl Wires {
     fn applied(&self, batch: &storage::AppliedBatch) {
+        if let Some(observer) = &self.observer {
+            observer(batch);
+        }
         self.entries.applied(batch);
         self.replication.applied(batch.index);
         self.watches.applied(batch);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use converge_actors::distribution::Distribution;
 use converge_actors::entry::{self, Admission, Attempt, Done, Entries};
 use converge_actors::replication::{ReadError, Replication};
-use converge_actors::storage::{self, ReadQuery, Storage};
+use converge_actors::storage::{self, Random, ReadQuery, Storage};
 use converge_actors::watch::{Follow, Watches};
 use converge_ledger_core::{
     Append, AttemptId, ClusterId, Command, Entry, EntryId, LimitError, Limits, LogIndex, NewEntry, NodeId, Outcome,
@@ -21,6 +21,7 @@ use converge_supervisors::{Tree, TreeSnapshot};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::environment::{Clock, Offload};
 use crate::error::Unknown;
 use crate::types::{AppendOptions, Appended, Consistency, Loaded, Page, ReadOptions, Snapshot, WatchOptions};
 use crate::{Error, Rejection, Status};
@@ -57,7 +58,9 @@ pub(crate) struct Inner {
     pub(crate) watches: Watches,
     pub(crate) distribution: Distribution,
     pub(crate) validator: Option<Validator>,
-    pub(crate) clock: fn() -> u64,
+    pub(crate) clock: Clock,
+    pub(crate) random: Random,
+    pub(crate) offload: Offload,
     /// The tree, where this crate started it.
     pub(crate) tree: OnceLock<Tree>,
     pub(crate) stopped: watch::Sender<bool>,
@@ -75,7 +78,7 @@ impl Ledger {
         let attempt = self.inner.entries.begin();
         let command = Append {
             counter: attempt.counter(),
-            id: EntryId(rand::random()),
+            id: self.entry_id(),
             appended_at_ns: (self.inner.clock)(),
             idempotency_key: options.idempotency_key,
             expected_sequence: options.expected_sequence,
@@ -190,6 +193,11 @@ impl Ledger {
     #[must_use]
     pub fn tree(&self) -> TreeSnapshot {
         self.inner.tree.get().map_or_else(|| TreeSnapshot { nodes: Vec::new() }, Tree::snapshot)
+    }
+
+    fn entry_id(&self) -> EntryId {
+        let random = &self.inner.random;
+        EntryId(((u128::from(random()) << 64) | u128::from(random())).to_be_bytes())
     }
 
     fn check(&self, entry: &NewEntry, idempotency_key: Option<&str>) -> Result<(), Error> {

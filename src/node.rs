@@ -10,6 +10,7 @@ use converge_supervisors::{ChildSpec, Escalated, StopError, Tree};
 use tokio::runtime::Handle;
 
 use crate::application::{self, Application};
+use crate::environment::Environment;
 use crate::ledger::{Ledger, Validator};
 use crate::verdict::Verdict;
 use crate::{Config, Rejection};
@@ -52,6 +53,7 @@ struct Running {
 pub struct Builder {
     config: Config,
     validator: Option<Validator>,
+    environment: Environment,
 }
 
 impl Builder {
@@ -60,6 +62,13 @@ impl Builder {
     #[must_use]
     pub fn validator(mut self, rule: impl Fn(&NewEntry) -> Result<(), Rejection> + Send + Sync + 'static) -> Builder {
         self.validator = Some(Arc::new(rule));
+        self
+    }
+
+    /// Puts another world in place of the machine's.
+    #[cfg(feature = "sim")]
+    pub(crate) fn environment(mut self, environment: Environment) -> Builder {
+        self.environment = environment;
         self
     }
 
@@ -97,7 +106,7 @@ impl Builder {
     }
 
     fn build(self) -> Result<Application, StartError> {
-        application::build(&self.config, self.validator)
+        application::build(&self.config, self.validator, self.environment)
     }
 }
 
@@ -105,7 +114,7 @@ impl Node {
     /// A node to be started with more than a configuration.
     #[must_use]
     pub fn builder(config: Config) -> Builder {
-        Builder { config, validator: None }
+        Builder { config, validator: None, environment: Environment::default() }
     }
 
     /// See [`Builder::start`].

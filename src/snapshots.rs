@@ -34,7 +34,7 @@ pub(crate) async fn snapshot(ledger: &Ledger, context: &str, given: Option<Durat
     let created_at_ns = (ledger.inner.clock)();
     let context = context.to_owned();
     let (sequence, entry_count) = (page.latest, page.entries.len() as u64);
-    let encoded = blocking(move || blob::encode(&context, &page.entries, created_at_ns)).await;
+    let encoded = ledger.inner.offload.run(move || blob::encode(&context, &page.entries, created_at_ns)).await;
     if encoded.len() > limit {
         return Err(Error::SnapshotTooLarge { limit });
     }
@@ -132,7 +132,7 @@ async fn unpack(ledger: &Ledger, context: &str, snapshot: Bytes) -> Result<Blob,
         )));
     }
     let (context, limits) = (context.to_owned(), ledger.inner.limits.clone());
-    blocking(move || {
+    let work = move || {
         let decoded = blob::decode(&snapshot, bound.saturating_mul(UNPACKED_FACTOR))
             .map_err(|error| Error::InvalidSnapshot(error.to_string()))?;
         let mut entries = decoded.entries;
@@ -144,8 +144,8 @@ async fn unpack(ledger: &Ledger, context: &str, snapshot: Bytes) -> Result<Blob,
         }
         let chain = blob::chain(&entries);
         Ok(Blob { entries, chain })
-    })
-    .await
+    };
+    ledger.inner.offload.run(work).await
 }
 
 /// Puts entries into the log, invisibly; in order of submission, a bounded number at a time.
@@ -214,12 +214,4 @@ async fn commit(
     let done = ledger.submit(&attempt, Command::Load(command), admission, deadline).await?;
     let Outcome::Loaded { restored, latest, .. } = done.outcome else { unreachable!("a load has a load's outcome") };
     Ok(Loaded { entries_restored: restored, latest })
-}
-
-/// Work that would hold up other tasks.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }

@@ -54,7 +54,8 @@ impl Trap {
     /// # Panics
     /// When armed; once.
     pub(crate) fn spring(&self) {
-        assert!(!self.0.swap(false, Ordering::SeqCst), "injected fault");
+        let armed = self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::SeqCst);
+        assert!(!armed, "injected fault");
     }
 }
 

@@ -31,6 +31,8 @@
 mod backoff;
 mod connection;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod greeting;
 mod handshake;
 mod link;
@@ -191,29 +193,54 @@ pub enum SendError {
     TooLong,
 }
 
+/// What carries frames in place of this module's links: a simulated network.
+///
+/// It calls the [`Sink`] under the rules that this module keeps.
+pub trait Carrier: Send + Sync + 'static {
+    /// See [`Distribution::send`].
+    ///
+    /// # Errors
+    /// [`SendError`]: nothing was sent.
+    fn send(&self, peer: NodeId, lane: Lane, payload: Vec<Bytes>) -> Result<(), SendError>;
+    /// See [`Distribution::reject`].
+    fn reject(&self, peer: NodeId, lane: Lane, epoch: u64, reason: &str);
+}
+
 /// Handle on the links of a node. Made before the supervision tree, valid across all restarts.
 #[derive(Clone)]
 pub struct Distribution {
-    shared: Arc<Shared>,
+    carried: Carried<Arc<Shared>>,
+}
+
+/// By this module's links, or by something else.
+#[derive(Clone)]
+enum Carried<Links> {
+    Links(Links),
+    Elsewhere(Arc<dyn Carrier>),
 }
 
 /// A handle that keeps nothing alive; see [`Distribution::downgrade`].
 #[derive(Clone)]
 pub struct WeakDistribution {
-    shared: Weak<Shared>,
+    carried: Carried<Weak<Shared>>,
 }
 
 impl WeakDistribution {
     /// The links, if anyone still has them.
     #[must_use]
     pub fn upgrade(&self) -> Option<Distribution> {
-        self.shared.upgrade().map(|shared| Distribution { shared })
+        let carried = match &self.carried {
+            Carried::Links(shared) => Carried::Links(shared.upgrade()?),
+            Carried::Elsewhere(carrier) => Carried::Elsewhere(carrier.clone()),
+        };
+        Some(Distribution { carried })
     }
 }
 
 impl fmt::Debug for Distribution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Distribution").field("node", &self.shared.local.node).finish_non_exhaustive()
+        let node = self.links().map(|shared| shared.local.node);
+        f.debug_struct("Distribution").field("node", &node).finish_non_exhaustive()
     }
 }
 
@@ -228,31 +255,44 @@ impl Distribution {
         socket: Option<TcpListener>,
         sink: Arc<dyn Sink>,
     ) -> Distribution {
-        Distribution { shared: Arc::new(Shared::new(settings, identity, peers, socket, sink)) }
+        Distribution { carried: Carried::Links(Arc::new(Shared::new(settings, identity, peers, socket, sink))) }
+    }
+
+    /// Frames go elsewhere; there are no links, and nothing to supervise.
+    #[must_use]
+    pub fn elsewhere(carrier: Arc<dyn Carrier>) -> Distribution {
+        Distribution { carried: Carried::Elsewhere(carrier) }
+    }
+
+    fn links(&self) -> Option<&Arc<Shared>> {
+        match &self.carried {
+            Carried::Links(shared) => Some(shared),
+            Carried::Elsewhere(_) => None,
+        }
     }
 
     /// The children of the `distribution` supervisor, in start order.
     pub fn children(&self) -> Vec<ChildSpec> {
-        let links = self
-            .shared
+        let Some(shared) = self.links() else { return Vec::new() };
+        let links = shared
             .slots
             .values()
             .map(|slot| {
-                link::child_spec(&self.shared, slot).restart(Restart::Permanent).shutdown(Shutdown::Timeout(STOP_GRACE))
+                link::child_spec(shared, slot).restart(Restart::Permanent).shutdown(Shutdown::Timeout(STOP_GRACE))
             })
             .collect();
         let mut children = vec![ChildSpec::supervisor(
             "links",
             SupervisorSpec {
                 strategy: Strategy::OneForOne,
-                intensity: self.shared.settings.links_intensity,
+                intensity: shared.settings.links_intensity,
                 children: links,
                 shutdown_grace_elder: None,
             },
         )];
-        if lock(&self.shared.socket).is_some() {
+        if lock(&shared.socket).is_some() {
             children.push(
-                listener::child_spec(&self.shared).restart(Restart::Permanent).shutdown(Shutdown::Timeout(STOP_GRACE)),
+                listener::child_spec(shared).restart(Restart::Permanent).shutdown(Shutdown::Timeout(STOP_GRACE)),
             );
         }
         children
@@ -261,25 +301,34 @@ impl Distribution {
     /// Queues one frame, made of `payload` in order. Never blocks and never waits: `Ok` says that it is
     /// queued on the connection that is up now, not that it will arrive.
     pub fn send(&self, peer: NodeId, lane: Lane, payload: Vec<Bytes>) -> Result<(), SendError> {
-        let slot = self.shared.slots.get(&(peer, lane)).ok_or(SendError::Down)?;
-        slot.send(self.shared.settings.frame_bytes_max, payload)
+        match &self.carried {
+            Carried::Links(shared) => {
+                let slot = shared.slots.get(&(peer, lane)).ok_or(SendError::Down)?;
+                slot.send(shared.settings.frame_bytes_max, payload)
+            }
+            Carried::Elsewhere(carrier) => carrier.send(peer, lane, payload),
+        }
     }
 
     /// Closes the peer port for good: the node has ended, and another may listen there though handles of this one
     /// live on.
     pub fn unbind(&self) {
-        lock(&self.shared.socket).take();
+        let _ = self.links().map(|shared| lock(&shared.socket).take());
     }
 
     /// For a [`Sink`] that uses the distribution it is the sink of: neither then keeps the other alive.
     #[must_use]
     pub fn downgrade(&self) -> WeakDistribution {
-        WeakDistribution { shared: Arc::downgrade(&self.shared) }
+        let carried = match &self.carried {
+            Carried::Links(shared) => Carried::Links(Arc::downgrade(shared)),
+            Carried::Elsewhere(carrier) => Carried::Elsewhere(carrier.clone()),
+        };
+        WeakDistribution { carried }
     }
 
     /// The epoch of the connection that is up, if one is.
     pub fn epoch(&self, peer: NodeId, lane: Lane) -> Option<u64> {
-        self.shared.slots.get(&(peer, lane))?.epoch()
+        self.links()?.slots.get(&(peer, lane))?.epoch()
     }
 
     /// Closes the connection that brought a frame which its consumer cannot accept: the bytes are those
@@ -287,18 +336,23 @@ impl Distribution {
     /// reconnects after its backoff. May be called from within [`Sink::deliver`]; without effect once
     /// `epoch` is over.
     pub fn reject(&self, peer: NodeId, lane: Lane, epoch: u64, reason: &str) {
-        if let Some(slot) = self.shared.slots.get(&(peer, lane)) {
-            slot.reject(epoch, reason);
+        match &self.carried {
+            Carried::Links(shared) => {
+                if let Some(slot) = shared.slots.get(&(peer, lane)) {
+                    slot.reject(epoch, reason);
+                }
+            }
+            Carried::Elsewhere(carrier) => carrier.reject(peer, lane, epoch, reason),
         }
     }
 
     /// Every peer, by id, read from shared state without asking an actor.
     pub fn status(&self) -> Vec<PeerStatus> {
-        self.shared.status()
+        self.links().map_or_else(Vec::new, |shared| shared.status())
     }
 
     /// What happened at the peer port.
     pub fn listener_status(&self) -> ListenerStatus {
-        self.shared.arrivals.status()
+        self.links().map_or_else(ListenerStatus::default, |shared| shared.arrivals.status())
     }
 }

@@ -1,6 +1,6 @@
 //! Adaptive group commit, decided purely.
 //!
-//! A batch is sealed when nothing is in flight, or when fewer than [`BATCHES_MAX`] batches are in flight and at
+//! A batch is sealed when nothing is in flight, or when fewer than [`Bounds::batches_max`] batches are in flight and at
 //! least as many commands wait as are in flight, or when a size bound is reached. There is no timer: one client
 //! alone gets no added delay, and many clients fill the next batch while the last one syncs.
 //!
@@ -19,17 +19,34 @@ use std::time::Duration;
 use bytes::Bytes;
 use converge_ledger_core::{Batch, Boot, Command, NodeId};
 
-/// Batches in flight at once, unless a batch is full.
-const BATCHES_MAX: usize = 4;
-/// A batch holds at most so many bytes, or one command.
-pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
-/// A batch holds at most so many commands.
-const BATCH_COMMANDS_MAX: usize = 4096;
-/// Batches of at most so many bytes (two of the largest) are handed over at once: what a link's queue cannot take is shed,
-/// and would wait for its patience.
-const HANDED_BYTES_MAX: usize = 10 << 20;
-/// A batch without an answer is handed over again after this, and then after twice as long each time.
-const PATIENCE_MAX: Duration = Duration::from_secs(16);
+/// What a batch, and all that are handed over at once, may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Batches in flight at once, unless a batch is full; 4 by default.
+    pub batches_max: usize,
+    /// A batch holds at most so many bytes, or one command; 1 MiB by default.
+    pub batch_bytes_max: usize,
+    /// A batch holds at most so many commands; 4096 by default.
+    pub batch_commands_max: usize,
+    /// Batches of at most so many bytes are handed over at once, or one: what a link's queue cannot take is shed, and
+    /// would wait for its patience. Two of the largest, 10 MiB, by default.
+    pub handed_bytes_max: usize,
+    /// A batch without an answer is handed over again after its patience, and then after twice as long each time, at
+    /// most this; 16 s by default.
+    pub patience_max: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            batches_max: 4,
+            batch_bytes_max: 1 << 20,
+            batch_commands_max: 4096,
+            handed_bytes_max: 10 << 20,
+            patience_max: Duration::from_secs(16),
+        }
+    }
+}
 
 /// Where a batch goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +63,7 @@ pub(super) struct Batcher {
     me: NodeId,
     boot: Boot,
     patience: Duration,
+    bounds: Bounds,
     leader: Option<NodeId>,
     open: VecDeque<(Command, usize)>,
     open_bytes: usize,
@@ -71,11 +89,12 @@ enum Phase {
 }
 
 impl Batcher {
-    pub(super) fn new(me: NodeId, boot: Boot, patience: Duration) -> Batcher {
+    pub(super) fn new(me: NodeId, boot: Boot, patience: Duration, bounds: Bounds) -> Batcher {
         Batcher {
             me,
             boot,
             patience,
+            bounds,
             leader: None,
             open: VecDeque::new(),
             open_bytes: 0,
@@ -110,15 +129,15 @@ impl Batcher {
         if self.open.is_empty() {
             return false;
         }
-        let full = self.open_bytes >= BATCH_BYTES_MAX || self.open.len() >= BATCH_COMMANDS_MAX;
-        let worth_it = self.sealed.len() < BATCHES_MAX && self.open.len() >= self.batch_of.len();
+        let full = self.open_bytes >= self.bounds.batch_bytes_max || self.open.len() >= self.bounds.batch_commands_max;
+        let worth_it = self.sealed.len() < self.bounds.batches_max && self.open.len() >= self.batch_of.len();
         self.sealed.is_empty() || full || worth_it
     }
 
     fn seal(&mut self, low_water: u64, claim: &mut impl FnMut(u64) -> bool) {
         let (mut commands, mut bytes) = (Vec::new(), 0);
         while let Some((_, size)) = self.open.front() {
-            if !commands.is_empty() && (bytes + size > BATCH_BYTES_MAX || commands.len() >= BATCH_COMMANDS_MAX) {
+            if !commands.is_empty() && (bytes + size > self.bounds.batch_bytes_max || commands.len() >= self.bounds.batch_commands_max) {
                 break;
             }
             bytes += size;
@@ -145,7 +164,7 @@ impl Batcher {
         let mut handed_bytes: usize = handed.map(|batch| batch.data.len()).sum();
         let mut effects = Vec::new();
         for (token, batch) in self.sealed.iter_mut().filter(|(_, batch)| batch.phase == Phase::Idle) {
-            if handed_bytes > 0 && handed_bytes + batch.data.len() > HANDED_BYTES_MAX {
+            if handed_bytes > 0 && handed_bytes + batch.data.len() > self.bounds.handed_bytes_max {
                 break;
             }
             handed_bytes += batch.data.len();
@@ -225,7 +244,7 @@ impl Batcher {
         self.forget(unwanted);
         for batch in self.sealed.values_mut() {
             let patience =
-                (self.patience * 2u32.saturating_pow(batch.tries.saturating_sub(1).min(8))).min(PATIENCE_MAX);
+                (self.patience * 2u32.saturating_pow(batch.tries.saturating_sub(1).min(8))).min(self.bounds.patience_max);
             if matches!(batch.phase, Phase::Handed { at, .. } if now.saturating_sub(at) >= patience) {
                 batch.phase = Phase::Idle;
             }
@@ -248,6 +267,8 @@ mod tests {
     const OTHER: NodeId = NodeId(2);
     const T0: Duration = Duration::ZERO;
     const PATIENCE: Duration = Duration::from_secs(1);
+    const BATCH_BYTES_MAX: usize = 1 << 20;
+    const HANDED_BYTES_MAX: usize = 10 << 20;
 
     fn command(counter: u64) -> Command {
         let entry =
@@ -264,7 +285,7 @@ mod tests {
     }
 
     fn batcher(leader: Option<NodeId>) -> Batcher {
-        let mut batcher = Batcher::new(ME, Boot(1), PATIENCE);
+        let mut batcher = Batcher::new(ME, Boot(1), PATIENCE, Bounds::default());
         batcher.led_by(leader);
         batcher
     }

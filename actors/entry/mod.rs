@@ -23,13 +23,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+pub use self::batcher::Bounds;
 use self::batcher::{Batcher, Effect};
 pub use self::origin::Attempt;
 use self::origin::{Abandon, Claim, Origin};
 use crate::distribution::{Distribution, Lane};
 use crate::replication::wire::Frame;
 use crate::replication::{Replication, View};
-use crate::storage::{self, AppliedBatch, Storage};
+use crate::storage::{self, AppliedBatch, Random, Storage};
 
 /// What one incarnation is made of.
 #[derive(Clone)]
@@ -42,6 +43,10 @@ pub struct Args {
     pub distribution: Distribution,
     /// A batch without an answer is handed over again after this.
     pub patience: Duration,
+    /// What a batch, and all that are handed over at once, may take.
+    pub bounds: Bounds,
+    /// Chance: tells the tokens of one incarnation from those of others.
+    pub random: Random,
 }
 
 /// What a request is charged besides its bytes, so that a flood of empty ones is bounded, too.
@@ -314,9 +319,9 @@ impl Actor for Entry {
         tasks.spawn(follow(args.replication.clone(), myself.clone()));
         tasks.spawn(look(myself.clone()));
         Ok(State {
-            batcher: Batcher::new(self.shared.id, boot, args.patience),
+            batcher: Batcher::new(self.shared.id, boot, args.patience, args.bounds),
             waiting: BTreeMap::new(),
-            token_base: rand::random::<u64>() & !u64::from(u32::MAX),
+            token_base: (args.random)() & !u64::from(u32::MAX),
             view: View::default(),
             started: Instant::now(),
             shared: self.shared.clone(),

@@ -42,14 +42,33 @@ pub(crate) struct Settings {
     pub(crate) applied: LogIndex,
     pub(crate) seed: u64,
     pub(crate) single: bool,
+    pub(crate) bounds: Bounds,
 }
 
-/// Largest Raft message and the bounds that fit it; see `ARCHITECTURE.md`, "Bounds".
-const MESSAGE_BYTES_MAX: u64 = 1 << 20;
-const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
-const COMMITTED_BYTES_PER_READY_MAX: u64 = 8 << 20;
-/// A peer that comes back is sent all of these in one step: they must fit a link's queue, and be read in a moment.
-const INFLIGHT_MESSAGES_MAX: usize = 16;
+/// What the crate leaves unbounded; see `ARCHITECTURE.md`, "Bounds", for how they fit together.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Largest Raft message, unless it is one entry; 1 MiB by default.
+    pub message_bytes_max: u64,
+    /// Messages with entries on their way to one peer. One that comes back is sent all of these in one step: they
+    /// must fit a link's queue, and be read in a moment. 16 by default.
+    pub inflight_messages_max: usize,
+    /// Past this a leader refuses proposals; 64 MiB by default.
+    pub uncommitted_bytes_max: u64,
+    /// Committed entries that one step hands to apply; 8 MiB by default.
+    pub committed_bytes_max: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            message_bytes_max: 1 << 20,
+            inflight_messages_max: 16,
+            uncommitted_bytes_max: 64 << 20,
+            committed_bytes_max: 8 << 20,
+        }
+    }
+}
 
 /// Why a proposal was not taken. Nothing of it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,16 +117,16 @@ impl<L: raft::Storage> Core<L> {
             election_tick: settings.election_ticks,
             heartbeat_tick: settings.heartbeat_ticks,
             applied: settings.applied.get(),
-            max_size_per_msg: MESSAGE_BYTES_MAX,
-            max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
+            max_size_per_msg: settings.bounds.message_bytes_max,
+            max_inflight_msgs: settings.bounds.inflight_messages_max,
             check_quorum: true,
             pre_vote: true,
             // Not even a partial lease: rule 14 of the crate.
             read_only_option: raft::ReadOnlyOption::Safe,
             skip_bcast_commit: false,
             batch_append: false,
-            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
-            max_committed_size_per_ready: COMMITTED_BYTES_PER_READY_MAX,
+            max_uncommitted_size: settings.bounds.uncommitted_bytes_max,
+            max_committed_size_per_ready: settings.bounds.committed_bytes_max,
             ..Config::default()
         };
         config.validate()?;

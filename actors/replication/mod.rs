@@ -25,6 +25,7 @@ mod genesis;
 mod inbound;
 mod log;
 mod reads;
+pub mod said;
 mod shell;
 #[cfg(test)]
 mod simulation;
@@ -44,6 +45,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+pub use self::core::Bounds;
 use self::core::Core;
 use self::genesis::Forming;
 use self::log::Log;
@@ -52,7 +54,7 @@ use self::shell::Shell;
 use self::view::Shared;
 pub use self::view::{Role, View};
 use crate::distribution::{Distribution, Inbound, Lane, LinkEvent};
-use crate::storage::{self, Genesis, Recovered, Storage};
+use crate::storage::{self, Genesis, Random, Recovered, Storage};
 
 /// Reports that this node must not run with this directory and configuration.
 pub type Fatal = Arc<dyn Fn(String) + Send + Sync>;
@@ -76,8 +78,10 @@ pub struct Args {
     pub heartbeat: Duration,
     /// Shortest election time-out; a node waits between this and twice this.
     pub election: Duration,
-    /// Seed of the election time-outs.
-    pub seed: u64,
+    /// Chance: seeds the election time-outs of each incarnation, and tells its reads from those of others.
+    pub random: Random,
+    /// What one step and one peer may take.
+    pub bounds: Bounds,
     /// Where a reason goes for which this node must stop.
     pub fatal: Fatal,
 }
@@ -311,7 +315,7 @@ impl State {
     fn new(args: Args, shared: Arc<Shared>, myself: ActorRef<Message>, recovered: Option<&Recovered>) -> State {
         let ticker = ticker(myself.clone(), args.heartbeat / TICKS_PER_HEARTBEAT, shared.clone());
         State {
-            reads: Reads::new(rand::random()),
+            reads: Reads::new((args.random)()),
             phase: Phase::Silent,
             store_id: recovered.map_or(StoreId([0; 16]), |r| r.store_id),
             boot: recovered.map_or(Boot(0), |r| r.boot),

@@ -14,7 +14,7 @@ use converge_ledger_core::{LogIndex, NodeId};
 use raft::eraftpb::{ConfState, Entry, HardState, Message, Snapshot};
 use raft::{GetEntriesContext, RaftState, StateRole, StorageError};
 
-use super::core::{Core, Output, Settings};
+use super::core::{Bounds, Core, Output, Settings};
 
 const NODES: u64 = 3;
 
@@ -169,6 +169,7 @@ impl World {
             applied: LogIndex(0),
             seed,
             single: false,
+            bounds: Bounds::default(),
         };
         Core::new(settings, SimLog(disk.clone())).unwrap()
     }

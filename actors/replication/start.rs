@@ -45,8 +45,9 @@ impl State {
             heartbeat_ticks: TICKS_PER_HEARTBEAT as usize,
             election_ticks: ticks(self.args.election),
             applied: recovered.applied,
-            seed: self.args.seed,
+            seed: (self.args.random)(),
             single: genesis.voters.len() == 1,
+            bounds: self.args.bounds,
         };
         // Never above the last index (the crate panics), never below what is applied.
         let commit = recovered.hard_state.commit.max(recovered.applied).min(recovered.last_index);

@@ -6,8 +6,10 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 /// What a step of a worker came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +27,8 @@ pub trait Worker: Send {
     /// Does what there is to do now; may block on the disk, never on other work.
     fn step(&mut self) -> Step;
 
-    /// Blocks until there may be something to do.
-    fn park(&mut self, at_most: Option<Duration>);
+    /// Raised when there may be something to do.
+    fn signal(&self) -> Arc<Signal>;
 }
 
 /// Runs workers.
@@ -45,10 +47,11 @@ pub struct Threads;
 impl Executor for Threads {
     fn spawn(&self, name: &str, mut worker: Box<dyn Worker>) -> io::Result<()> {
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let signal = worker.signal();
             loop {
                 match worker.step() {
                     Step::Worked => {}
-                    Step::Idle(at_most) => worker.park(at_most),
+                    Step::Idle(at_most) => signal.wait(at_most),
                     Step::Done => break,
                 }
             }
@@ -57,11 +60,12 @@ impl Executor for Threads {
     }
 }
 
-/// Wakes a parked worker; a signal given while nobody is parked is kept.
+/// Wakes whoever drives a worker; a signal given while nobody waits is kept.
 #[derive(Debug, Default)]
-pub(crate) struct Signal {
+pub struct Signal {
     raised: Mutex<bool>,
     changed: Condvar,
+    told: Notify,
 }
 
 impl Signal {
@@ -70,10 +74,18 @@ impl Signal {
         if !*raised {
             *raised = true;
             self.changed.notify_one();
+            self.told.notify_one();
         }
     }
 
-    pub(crate) fn wait(&self, at_most: Option<Duration>) {
+    /// As [`Signal::wait`], for a task; it may also return for nothing.
+    pub async fn raised(&self) {
+        self.told.notified().await;
+        *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    /// Blocks the thread until the signal is raised, or for so long.
+    pub fn wait(&self, at_most: Option<Duration>) {
         let deadline = at_most.map(|wait| Instant::now() + wait);
         let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
         while !*raised {

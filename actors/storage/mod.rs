@@ -57,6 +57,8 @@ mod commit;
 mod disk;
 mod error;
 mod executor;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod handle;
 pub mod inspect;
 mod journal;
@@ -72,7 +74,7 @@ mod worker;
 
 pub use disk::{Disk, File, Lock, RealDisk};
 pub use error::{Cause, Error};
-pub use executor::{Executor, Step, Threads, Worker};
+pub use executor::{Executor, Signal, Step, Threads, Worker};
 pub use handle::Storage;
 pub use settings::{Random, Settings};
 pub use types::{

@@ -120,10 +120,12 @@ pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf) -> Result<Open
         return Err(data_loss("the journal's files are missing"));
     }
     let journal = scan::scan(files, stored.progress.covered)?;
+    // First, for a database that covers more than the journal has means that records are missing.
+    scan::make_durable(&journal).map_err(io_failure("syncing the journal"))?;
     let mut set = WriteSet::new(stored.progress);
     let mut genesis = stored.genesis;
     replay(&db, &mut set, &journal, stored.state.applied, &mut genesis)?;
-    let (tip, spares) = take_up(journal, &maker)?;
+    let (tip, spares) = take_up(journal, &maker);
     let mut opened = Opened {
         db,
         db_file,
@@ -422,12 +424,10 @@ fn store(db: &Database, set: &mut WriteSet, applied: LogIndex) -> Result<(), Fai
 
 /// Where the journal goes on, and which files are free: all but the one with the last record, for
 /// the database covers everything now.
-fn take_up(journal: Journal, maker: &Maker) -> Result<(Tip, Spares), Failure> {
+fn take_up(journal: Journal, maker: &Maker) -> (Tip, Spares) {
     let Journal { mut files, last } = journal;
     let at = files.iter().rposition(|s| !s.records.is_empty()).unwrap_or_default();
     let active = files.remove(at);
-    // What was found there may not have been durable, and what follows is written behind it.
-    active.file.file.sync_data().map_err(io_failure("syncing the journal"))?;
     let mut spares = Spares { generation: active.file.header.generation, slot: active.file.slot, ..Spares::default() };
     for scanned in files {
         let file = scanned.file;
@@ -441,7 +441,7 @@ fn take_up(journal: Journal, maker: &Maker) -> Result<(Tip, Spares), Failure> {
         }
     }
     let tip = Tip { file: active.file, offset: active.end, last };
-    Ok((tip, spares))
+    (tip, spares)
 }
 
 impl Opened {
@@ -461,7 +461,7 @@ impl Opened {
         if !self.tip.has_room(&builder) {
             self.next_file(settings)?;
         }
-        let written = self.tip.write(&mut builder);
+        let written = self.tip.write(&mut builder).and_then(|()| self.tip.sync(&builder));
         written.map_err(io_failure("writing the journal"))?;
         let weight = op.weight();
         let absorbed = self.set.absorb(self.tip.last, vec![op], weight);

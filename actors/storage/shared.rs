@@ -54,9 +54,9 @@ pub(crate) struct Lane {
     /// Whose incarnation it is; none in an inspection.
     actor: Option<ActorRef<Message>>,
     pub(crate) queue: Mutex<Queue>,
-    pub(crate) journal_signal: Signal,
+    pub(crate) journal_signal: Arc<Signal>,
     pub(crate) durable: Mutex<Durable>,
-    pub(crate) redb_signal: Signal,
+    pub(crate) redb_signal: Arc<Signal>,
     pub(crate) spares: Mutex<Spares>,
     /// Bytes that the database could take: durable log entries and rows of applied ones. Writers
     /// and apply wait while it is past its bound, so that memory is bounded by the disk's pace.
@@ -193,9 +193,9 @@ impl Shared {
         Arc::new(Lane {
             actor,
             queue: Mutex::default(),
-            journal_signal: Signal::default(),
+            journal_signal: Arc::default(),
             durable: Mutex::default(),
-            redb_signal: Signal::default(),
+            redb_signal: Arc::default(),
             spares: Mutex::default(),
             backlog: AtomicUsize::new(0),
             committed: Notify::new(),

@@ -6,16 +6,17 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use converge_ledger_core::{LogIndex, Lsn, State};
 use redb::Database;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::commit::{AppliedRows, WriteSet, commit};
 use super::disk::{File, Lock};
 use super::error::Cause;
-use super::executor::{Step, Worker};
+use super::executor::{Signal, Step, Worker};
 use super::journal::Tip;
 use super::journal::ring::Maker;
 use super::overlay::Generation;
@@ -87,8 +88,8 @@ impl Worker for Committer {
         }
     }
 
-    fn park(&mut self, at_most: Option<Duration>) {
-        self.lane.redb_signal.wait(at_most);
+    fn signal(&self) -> Arc<Signal> {
+        Arc::clone(&self.lane.redb_signal)
     }
 }
 

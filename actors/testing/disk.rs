@@ -80,6 +80,24 @@ impl SimDisk {
         self.model().set_faults(faults);
     }
 
+    /// What is to go wrong, as it was set last.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        self.model().faults.clone()
+    }
+
+    /// The power is off: every operation fails.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.model().off
+    }
+
+    /// It has failed an operation, whatever the reason.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.model().failed
+    }
+
     /// How many bytes files may take from now on, none for as many as they like; other faults stay.
     pub fn set_capacity(&self, capacity: Option<u64>) {
         self.model().faults.capacity = capacity;
@@ -126,6 +144,12 @@ impl SimDisk {
     #[must_use]
     pub fn recorded(&self) -> Vec<Moment> {
         self.model().moments.take().unwrap_or_default()
+    }
+
+    /// How many changes of files and names are not synced, and could be lost.
+    #[must_use]
+    pub fn unsynced(&self) -> usize {
+        self.model().unsynced()
     }
 
     /// All files and their lengths, by name.

@@ -140,6 +140,8 @@ pub(super) struct Model {
     chance: Dice,
     /// The power was cut.
     pub(super) off: bool,
+    /// It has failed an operation.
+    pub(super) failed: bool,
     pub(super) moments: Option<Vec<Moment>>,
 }
 
@@ -161,7 +163,7 @@ impl Model {
     pub(super) fn operation(&mut self) -> io::Result<()> {
         self.counters.ops += 1;
         if self.off || self.faults.cut_at.is_some_and(|at| self.counters.ops >= at) {
-            self.off = true;
+            (self.off, self.failed) = (true, true);
             return Err(power_is_off());
         }
         Ok(())
@@ -203,6 +205,10 @@ impl Model {
             inodes.insert(inode, Inode { now: content.clone(), durable: content, ..Inode::default() });
         }
         Model { inodes, durable_names: names.clone(), names, next: self.next, ..Model::default() }
+    }
+
+    pub(super) fn unsynced(&self) -> usize {
+        self.naming.len() + self.inodes.values().map(|inode| inode.pending.len()).sum::<usize>()
     }
 
     pub(super) fn used(&self) -> u64 {
@@ -257,6 +263,7 @@ impl Model {
         self.operation()?;
         self.counters.reads += 1;
         if self.faults.fail_read == Some(self.counters.reads) {
+            self.failed = true;
             return Err(broken("read"));
         }
         let whole = self.inodes[&inode].now.read(offset, into);
@@ -273,9 +280,11 @@ impl Model {
         if fails {
             let done = usize::try_from(self.chance.below(data.len() as u64 + 1)).expect("part of a length");
             file.write(offset, &data[..done]);
+            self.failed = true;
             return Err(broken("write"));
         }
         file.write(offset, &data[..room]);
+        self.failed |= room < data.len();
         if room < data.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
@@ -307,6 +316,7 @@ impl Model {
         if self.faults.fail_sync == Some(self.counters.syncs) {
             file.durable = file.torn(&mut self.chance);
             file.pending.clear();
+            self.failed = true;
             return Err(broken("sync"));
         }
         file.sync();

@@ -7,30 +7,14 @@
 mod storage_support;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use converge_actors::storage::{Error, Executor, Genesis, LogEntry, ReadQuery, Settings, Step, Worker};
+use converge_actors::storage::{Error, Genesis, LogEntry, ReadQuery, Settings};
 use converge_actors::testing::SimDisk;
 use converge_ledger_core::{Batch, ClusterId, Command, LogIndex, NodeId, Outcome, StoreId};
-use storage_support::{Dice, Leader, Node, small, write};
-
-/// Storage's workers as tasks of a runtime with one thread.
-#[derive(Debug)]
-struct Tasks;
-
-impl Executor for Tasks {
-    fn spawn(&self, _name: &str, mut worker: Box<dyn Worker>) -> io::Result<()> {
-        tokio::spawn(async move {
-            while worker.step() != Step::Done {
-                tokio::task::yield_now().await;
-            }
-        });
-        Ok(())
-    }
-}
+use storage_support::{Dice, Leader, Node, Tasks, one_thread, small, write};
 
 fn settings(disk: &SimDisk) -> Settings {
     let numbers = Mutex::new(Dice(77));
@@ -184,10 +168,6 @@ fn quiet(info: &std::panic::PanicHookInfo<'_>) {
     if info.location().is_some_and(|at| at.file().contains("actors") || at.file().contains("ledger/")) {
         eprintln!("{info}");
     }
-}
-
-fn one_thread<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 #[test]

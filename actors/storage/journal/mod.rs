@@ -11,12 +11,11 @@ pub(crate) mod scan;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use converge_ledger_core::Lsn;
 
 use super::error::Cause;
-use super::executor::{Step, Worker};
+use super::executor::{Signal, Step, Worker};
 use super::shared::{Lane, Request, Shared, WorkerAlive};
 use record::{Builder, FIRST_RECORD, Op};
 use ring::JournalFile;
@@ -31,18 +30,21 @@ pub(crate) struct Tip {
 }
 
 impl Tip {
-    /// Writes a sealed record at the tip and makes it durable.
+    /// Writes a sealed record at the tip; it is the last one once it is synced.
     ///
     /// # Panics
     /// When it does not fit: behind the end that the file's header names, nobody would find it.
-    pub(crate) fn write(&mut self, builder: &mut Builder) -> std::io::Result<()> {
+    pub(crate) fn write(&self, builder: &mut Builder) -> std::io::Result<()> {
         assert!(self.has_room(builder), "a record is larger than a journal file");
-        let lsn = self.last.next();
-        let record = builder.seal(self.file.header.salt, self.offset, lsn);
-        self.file.file.write_at(self.offset, record)?;
+        let record = builder.seal(self.file.header.salt, self.offset, self.last.next());
+        self.file.file.write_at(self.offset, record)
+    }
+
+    /// Makes the record that was written durable.
+    pub(crate) fn sync(&mut self, builder: &Builder) -> std::io::Result<()> {
         self.file.file.sync_data()?;
-        self.offset += record.len() as u64;
-        self.last = lsn;
+        self.offset += builder.padded_len();
+        self.last = self.last.next();
         Ok(())
     }
 
@@ -57,15 +59,17 @@ pub(crate) struct Writer {
     lane: Arc<Lane>,
     tip: Tip,
     builder: Builder,
-    /// In the builder, not yet in the file.
+    /// In the builder, not yet durable.
     batch: Vec<Request>,
+    /// The builder's record is in the file, and not synced yet.
+    written: bool,
     // Dropped last: the next incarnation starts after it.
     _alive: Arc<WorkerAlive>,
 }
 
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, lane: Arc<Lane>, tip: Tip, alive: Arc<WorkerAlive>) -> Writer {
-        Writer { shared, lane, tip, builder: Builder::default(), batch: Vec::new(), _alive: alive }
+        Writer { shared, lane, tip, builder: Builder::default(), batch: Vec::new(), written: false, _alive: alive }
     }
 
     /// Takes as much of the queue as a record may hold. Says whether the queue was closed.
@@ -105,16 +109,37 @@ impl Writer {
         true
     }
 
+    /// Puts the record into the file. Where there is nothing to write, there is nothing to sync.
     fn write(&mut self) {
-        let batch = std::mem::take(&mut self.batch);
-        let empty = batch.iter().all(|request| request.ops.is_empty());
-        if !empty && let Err(error) = self.tip.write(&mut self.builder) {
-            let error = self.shared.fence(Cause::of("writing the journal", &error));
-            for done in batch.into_iter().filter_map(|request| request.done) {
-                done(Err(error.clone()));
-            }
-            return;
+        if self.batch.iter().all(|request| request.ops.is_empty()) {
+            return self.finish(false);
         }
+        match self.tip.write(&mut self.builder) {
+            Ok(()) => self.written = true,
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Makes the record durable, and says so.
+    fn sync(&mut self) {
+        self.written = false;
+        match self.tip.sync(&self.builder) {
+            Ok(()) => self.finish(true),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// A write or a sync failed: what is on the disk is unknown (S2).
+    fn failed(&mut self, error: &std::io::Error) {
+        let error = self.shared.fence(Cause::of("writing the journal", error));
+        for done in self.batch.drain(..).filter_map(|request| request.done) {
+            done(Err(error.clone()));
+        }
+    }
+
+    /// The batch is durable: first the database's worker takes it, then everybody hears of it.
+    fn finish(&mut self, wrote: bool) {
+        let batch = std::mem::take(&mut self.batch);
         let mut dones = Vec::with_capacity(batch.len());
         let mut ops = Vec::with_capacity(batch.len());
         let mut weight = 0;
@@ -123,7 +148,7 @@ impl Writer {
             dones.extend(request.done);
             weight += request.weight;
         }
-        if !empty {
+        if wrote {
             self.hand_on(ops, weight);
         }
         for done in dones {
@@ -172,6 +197,10 @@ impl Worker for Writer {
         if let Some(cause) = self.shared.fenced() {
             return self.refuse(&cause);
         }
+        if self.written {
+            self.sync();
+            return Step::Worked;
+        }
         if self.batch.is_empty() {
             // A closed queue is finished past the bound: it does not grow any more.
             if self.shared.crowded(&self.lane) && !self.lane.is_closed() {
@@ -191,8 +220,8 @@ impl Worker for Writer {
         Step::Worked
     }
 
-    fn park(&mut self, at_most: Option<Duration>) {
-        self.lane.journal_signal.wait(at_most);
+    fn signal(&self) -> Arc<Signal> {
+        Arc::clone(&self.lane.journal_signal)
     }
 }
 

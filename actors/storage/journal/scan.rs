@@ -146,6 +146,20 @@ fn record_beyond(file: &JournalFile, gap: u64) -> io::Result<Option<Place>> {
     Ok(None)
 }
 
+/// Makes the last record durable, before anything follows from it. A process in front of this one
+/// may have been killed before its sync, or have failed to sync: then the page cache shows a record
+/// of which the disk has any part, and only what is written again is sure to reach the disk.
+pub(crate) fn make_durable(journal: &Journal) -> io::Result<()> {
+    let last = journal.files.iter().rev().find_map(|s| s.records.last().map(|place| (&s.file.file, place)));
+    let Some((file, place)) = last else {
+        return Ok(());
+    };
+    let mut record = vec![0; RECORD_HEADER + place.length as usize];
+    file.read_at(place.offset, &mut record)?;
+    file.write_at(place.offset, &record)?;
+    file.sync_data()
+}
+
 /// The operations of a record that [`scan`] found.
 pub(crate) fn read(file: &JournalFile, place: Place) -> Result<Vec<Op>, ScanError> {
     let mut head = [0; RECORD_HEADER];

@@ -1,13 +1,18 @@
 //! A storage of its own in a tree, and a driver that plays Raft to it.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, unused_imports, missing_docs, unreachable_pub)]
+
+pub mod images;
+pub mod workload;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use converge_actors::storage::{
-    AppliedBatch, EntryKind, Error, HardState, LogEntry, Page, Phase, ReadQuery, Recovered, Settings, Storage,
+    AppliedBatch, EntryKind, Error, Executor, HardState, LogEntry, Page, Phase, ReadQuery, Recovered, Settings, Step,
+    Storage, Worker,
 };
 pub use converge_actors::testing::Dice;
 use converge_ledger_core::{Append, Batch, Boot, Command, EntryId, LogIndex, NewEntry, NodeId, Sequence, Term};
@@ -32,6 +37,25 @@ pub fn small(dir: impl Into<std::path::PathBuf>) -> Settings {
         commit_interval: Duration::from_millis(2),
         ..Settings::new(dir)
     }
+}
+
+/// Storage's workers as tasks of a runtime with one thread: the same seed gives the same run.
+#[derive(Debug)]
+pub struct Tasks;
+
+impl Executor for Tasks {
+    fn spawn(&self, _name: &str, mut worker: Box<dyn Worker>) -> io::Result<()> {
+        tokio::spawn(async move {
+            while worker.step() != Step::Done {
+                tokio::task::yield_now().await;
+            }
+        });
+        Ok(())
+    }
+}
+
+pub fn one_thread<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 impl Node {

@@ -1,0 +1,254 @@
+//! Clients: they append, read and watch without pause, and remember what they were told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use converge_actors::testing::Dice;
+use tokio::time::Instant;
+
+use super::facts::Facts;
+use super::plan::ClientPlan;
+use super::trace::{Trace, digest};
+use super::world::{Life, World};
+use crate::history::{self, Done, Operation, Outcome, Refused, Seen, Time};
+use crate::{AppendOptions, Consistency, Entry, Error, Ledger, NewEntry, ReadOptions, Sequence, WatchOptions};
+
+/// One client's task.
+pub(super) struct Client {
+    pub(super) id: u64,
+    pub(super) plan: ClientPlan,
+    pub(super) dice: Dice,
+    pub(super) world: Arc<World>,
+    pub(super) facts: Facts,
+    pub(super) trace: Trace,
+    written: u64,
+    /// What it knows of each context's latest sequence.
+    latest: BTreeMap<String, u64>,
+}
+
+/// What a client wants to be written, over all tries.
+struct Wish {
+    context: String,
+    value: String,
+    key: Option<String>,
+    expected: Option<Sequence>,
+    padding: usize,
+}
+
+impl Client {
+    pub(super) fn new(id: u64, plan: ClientPlan, dice: Dice, world: Arc<World>) -> Client {
+        let (facts, trace) = (world.facts.clone(), world.trace.clone());
+        Client { id, plan, dice, world, facts, trace, written: 0, latest: BTreeMap::new() }
+    }
+
+    /// Goes on until the world says that it is enough.
+    pub(super) async fn run(mut self) {
+        while !self.world.ending() {
+            let think = Duration::from_millis(self.dice.below(self.plan.think_ms + 1));
+            tokio::time::sleep(think).await;
+            let Some(life) = self.world.some_life(&mut self.dice) else {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            let context = format!("c{}", self.dice.below(self.plan.contexts));
+            if self.dice.one_in(self.plan.watch_one_in) {
+                self.watch(&life, &context).await;
+            } else if self.dice.one_in(self.plan.read_one_in) {
+                self.read(&life, &context).await;
+            } else {
+                self.append(life, context).await;
+            }
+        }
+    }
+
+    fn deadline(&mut self) -> Duration {
+        let (least, most) = self.plan.deadline_ms;
+        Duration::from_millis(least + self.dice.below(most - least + 1))
+    }
+
+    async fn append(&mut self, mut life: Arc<Life>, context: String) {
+        self.written += 1;
+        let value = format!("{}/{}", self.id, self.written);
+        let expect = self.dice.one_in(self.plan.expect_one_in);
+        let known = self.latest.get(&context).copied();
+        let expected = known.filter(|_| expect).map(|latest| Sequence(latest + self.dice.below(2)));
+        let key = self.dice.one_in(self.plan.key_one_in).then(|| format!("key {value}"));
+        let padding = self.dice.below(self.plan.payload_bytes + 1) as usize;
+        let wish = Wish { context, value, key, expected, padding };
+        // What ended as unknown is tried again under its key, on any node, or left as it is.
+        for _ in 0..4 {
+            let outcome = self.try_append(&life, &wish).await;
+            if outcome != Outcome::Unknown || wish.key.is_none() || self.world.ending() || self.dice.one_in(4) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(self.dice.below(50))).await;
+            match self.world.some_life(&mut self.dice) {
+                Some(another) => life = another,
+                None => return,
+            }
+        }
+    }
+
+    async fn try_append(&mut self, life: &Life, wish: &Wish) -> Outcome {
+        let payload = format!("{}|{}", wish.value, "x".repeat(wish.padding));
+        let entry = NewEntry {
+            context_id: wish.context.clone(),
+            key: format!("k{}", wish.value.len() % 3),
+            payload: Bytes::from(payload),
+            metadata: BTreeMap::new(),
+        };
+        let options = AppendOptions {
+            idempotency_key: wish.key.clone(),
+            expected_sequence: wish.expected,
+            deadline: Some(self.deadline()),
+        };
+        let start = Time(self.trace.stamp());
+        let outcome = tokio::select! {
+            biased;
+            () = life.over() => Outcome::Unknown,
+            answer = life.ledger().append(entry, options) => self.outcome(wish, answer),
+        };
+        let end = Time(self.trace.stamp());
+        self.trace.note(&[5, self.id, digest(format!("{outcome:?}").as_bytes())], || {
+            format!("client {} appends {} to {} on node {}: {outcome:?}", self.id, wish.value, wish.context, life.id)
+        });
+        self.facts.record(Operation::Append(history::Append {
+            client: self.id,
+            start,
+            end: Some(end),
+            context: wish.context.clone(),
+            value: wish.value.clone(),
+            idempotency_key: wish.key.clone(),
+            expected: wish.expected,
+            outcome: outcome.clone(),
+        }));
+        outcome
+    }
+
+    fn outcome(&mut self, wish: &Wish, answer: Result<crate::Appended, Error>) -> Outcome {
+        match answer {
+            Ok(done) => {
+                self.latest.insert(wish.context.clone(), done.entry.sequence.get());
+                if value_of(&done.entry) != wish.value {
+                    self.facts.violated(format!("{} was answered with {}", wish.value, value_of(&done.entry)));
+                }
+                Outcome::Done(Done {
+                    sequence: done.entry.sequence,
+                    position: Some(done.entry.position),
+                    deduplicated: done.deduplicated,
+                })
+            }
+            Err(Error::Unknown(_)) => Outcome::Unknown,
+            Err(error) => {
+                let actual = match &error {
+                    Error::ExpectedSequence { actual } => Some(*actual),
+                    _ => None,
+                };
+                if let Some(actual) = actual {
+                    self.latest.insert(wish.context.clone(), actual.get());
+                }
+                Outcome::Refused(Refused { reason: error.to_string(), actual })
+            }
+        }
+    }
+
+    async fn read(&mut self, life: &Life, context: &str) {
+        let consistency = if self.dice.one_in(4) { Consistency::Stale } else { Consistency::Linearizable };
+        let after = match self.latest.get(context) {
+            Some(latest) if !self.dice.one_in(4) => Sequence(self.dice.below(latest + 1)),
+            _ => Sequence(0),
+        };
+        let limit = if self.dice.one_in(3) { self.dice.below(10) as u32 } else { 0 };
+        let deadline = Some(self.deadline());
+        let options = ReadOptions { after, limit, key: None, consistency, deadline };
+        let start = Time(self.trace.stamp());
+        let answer = tokio::select! {
+            biased;
+            () = life.over() => return,
+            answer = life.ledger().read(context, options) => answer,
+        };
+        let end = Time(self.trace.stamp());
+        let count = answer.as_ref().map_or(0, |page| page.entries.len());
+        self.trace.note(&[6, self.id, count as u64], || {
+            let came = answer.as_ref().map(|page| page.latest.get());
+            format!("client {} reads {context} behind {after} on node {}: {count}, {came:?}", self.id, life.id)
+        });
+        let page = match answer {
+            Ok(page) => page,
+            Err(error) => return self.judge(life, &error),
+        };
+        self.latest.insert(context.to_owned(), page.latest.get());
+        self.facts.record(Operation::Read(history::Read {
+            client: self.id,
+            start,
+            end,
+            context: context.to_owned(),
+            consistency: match consistency {
+                Consistency::Stale => history::Consistency::Stale,
+                _ => history::Consistency::Linearizable,
+            },
+            after,
+            latest: page.latest,
+            entries: page.entries.iter().map(seen).collect(),
+            limited: limit != 0,
+        }));
+    }
+
+    /// Data loss is only for a node whose disk rotted.
+    fn judge(&self, life: &Life, error: &Error) {
+        if let Error::DataLoss(what) = error
+            && !self.world.is_rotten(life.id)
+        {
+            self.facts.violated(format!("node {} reports data loss without cause: {what}", life.id));
+        }
+    }
+
+    async fn watch(&mut self, life: &Life, context: &str) {
+        let after = Sequence(self.latest.get(context).map_or(0, |latest| self.dice.below(latest + 1)));
+        let start = Time(self.trace.stamp());
+        let mut entries = Vec::new();
+        let mut watch = life.ledger().watch(context, WatchOptions { from: after, key: None });
+        let until = Instant::now() + Duration::from_millis(self.dice.below(3000));
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = life.over() => break,
+                () = tokio::time::sleep_until(until) => break,
+                next = watch.next() => next,
+            };
+            match next {
+                Some(Ok(entry)) => entries.push(seen(&entry)),
+                Some(Err(error)) => {
+                    self.judge(life, &error);
+                    break;
+                }
+                None => break,
+            }
+        }
+        self.trace.note(&[7, self.id, entries.len() as u64], || {
+            format!("client {} watched {context} behind {after} on node {}: {}", self.id, life.id, entries.len())
+        });
+        let end = Time(self.trace.stamp());
+        let (client, context) = (self.id, context.to_owned());
+        self.facts.record(Operation::Watch(history::Watch { client, start, end, context, after, entries }));
+    }
+}
+
+/// All of a context on a node, once nothing goes wrong any more.
+pub(super) async fn whole(ledger: &Ledger, context: &str) -> Result<Vec<Seen>, Error> {
+    let deadline = Some(Duration::from_secs(10));
+    let options = ReadOptions { consistency: Consistency::Stale, deadline, ..ReadOptions::default() };
+    let page = ledger.read(context, options).await?;
+    Ok(page.entries.iter().map(seen).collect())
+}
+
+fn seen(entry: &Entry) -> Seen {
+    Seen { sequence: entry.sequence, value: value_of(entry), position: Some(entry.position) }
+}
+
+fn value_of(entry: &Entry) -> String {
+    let text = String::from_utf8_lossy(&entry.payload);
+    text.split_once('|').map_or_else(|| text.to_string(), |(value, _)| value.to_owned())
+}

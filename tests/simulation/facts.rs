@@ -1,0 +1,178 @@
+//! What is known about a run, and held against it as it goes on.
+//!
+//! Votes, terms and acknowledged entries are taken from the frames themselves, as the other nodes take them: what a
+//! node said before a crash it must still know after it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use converge_actors::replication::said::{Said, said};
+use converge_actors::storage::AppliedBatch;
+use converge_ledger_core::NodeId;
+
+use super::trace::{Trace, digest};
+use crate::history::Operation;
+
+/// Shared by everything in a run.
+#[derive(Clone)]
+pub(super) struct Facts(Arc<Mutex<Inner>>, Trace);
+
+#[derive(Default)]
+struct Inner {
+    violations: Vec<String>,
+    /// What was applied at each index, by whoever applied it first: its term and what came of it.
+    log: BTreeMap<u64, (u64, u64)>,
+    leaders: BTreeMap<u64, NodeId>,
+    /// The state's digest at each applied index that somebody was seen at.
+    digests: BTreeMap<u64, [u8; 32]>,
+    promises: BTreeMap<NodeId, Promises>,
+    history: Vec<Operation>,
+    appended: u64,
+}
+
+/// What a node has told others.
+#[derive(Default)]
+struct Promises {
+    term: u64,
+    votes: BTreeMap<u64, NodeId>,
+    /// The last term in which it acknowledged entries, and up to where.
+    acknowledged: (u64, u64),
+    /// What this incarnation of the process has applied.
+    applied: u64,
+}
+
+/// Past this many, one more is not worth its memory.
+const VIOLATIONS_MAX: usize = 50;
+
+impl Facts {
+    pub(super) fn new(trace: Trace) -> Facts {
+        Facts(Arc::default(), trace)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// An invariant does not hold.
+    pub(super) fn violated(&self, what: String) {
+        self.1.note(&[9], || format!("VIOLATED: {what}"));
+        let mut inner = self.lock();
+        if inner.violations.len() < VIOLATIONS_MAX {
+            inner.violations.push(what);
+        }
+    }
+
+    fn expect(&self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.violated(what());
+        }
+    }
+
+    pub(super) fn violations(&self) -> Vec<String> {
+        self.lock().violations.clone()
+    }
+
+    pub(super) fn record(&self, operation: Operation) {
+        self.lock().history.push(operation);
+    }
+
+    pub(super) fn history(&self) -> Vec<Operation> {
+        self.lock().history.clone()
+    }
+
+    /// Log entries applied anywhere.
+    pub(super) fn applied_max(&self) -> u64 {
+        self.lock().log.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// Entries of the ledger, as those who applied them say.
+    pub(super) fn appended(&self) -> u64 {
+        self.lock().appended
+    }
+
+    /// A frame leaves a node: invariants 8 and 9, and what 6 is held to after a crash.
+    pub(super) fn sent(&self, from: NodeId, to: NodeId, payload: &Bytes) {
+        let said = match said(payload) {
+            Ok(said) => said,
+            Err(error) => return self.violated(format!("node {from} sends what is no frame: {error}")),
+        };
+        match said {
+            Said::Append { term, .. } | Said::Heartbeat { term, .. } => {
+                let leader = *self.lock().leaders.entry(term.get()).or_insert(from);
+                self.expect(leader == from, || format!("nodes {leader} and {from} both lead term {term}"));
+                self.promised(from, term.get());
+            }
+            Said::VoteRequest { term } => self.voted(from, from, term.get()),
+            Said::VoteAnswer { term, granted: true } => self.voted(from, to, term.get()),
+            Said::AppendAnswer { term, index, rejected: false } => {
+                self.promised(from, term.get());
+                let mut inner = self.lock();
+                let promises = inner.promises.entry(from).or_default();
+                promises.acknowledged = promises.acknowledged.max((term.get(), index.get()));
+            }
+            Said::AppendAnswer { .. } | Said::VoteAnswer { .. } | Said::Other(_) => {}
+        }
+    }
+
+    fn voted(&self, voter: NodeId, candidate: NodeId, term: u64) {
+        self.promised(voter, term);
+        let first = *self.lock().promises.entry(voter).or_default().votes.entry(term).or_insert(candidate);
+        self.expect(first == candidate, || {
+            format!("node {voter} voted for {first} and for {candidate} in term {term}")
+        });
+    }
+
+    fn promised(&self, node: NodeId, term: u64) {
+        let mut inner = self.lock();
+        let promises = inner.promises.entry(node).or_default();
+        promises.term = promises.term.max(term);
+    }
+
+    /// A process has recovered: it knows what it had promised before.
+    pub(super) fn recovered(&self, node: NodeId, term: u64, last: u64) {
+        let (promised, acknowledged) = {
+            let mut inner = self.lock();
+            let promises = inner.promises.entry(node).or_default();
+            promises.applied = 0;
+            (promises.term, promises.acknowledged)
+        };
+        self.expect(term >= promised, || {
+            format!("node {node} recovered in term {term}, after it had spoken in term {promised}")
+        });
+        let (in_term, index) = acknowledged;
+        self.expect(term != in_term || last >= index, || {
+            format!("node {node} recovered a log that ends at {last}, after it had acknowledged {index} in term {term}")
+        });
+    }
+
+    /// A node applied a log entry.
+    pub(super) fn applied(&self, node: NodeId, batch: &AppliedBatch) {
+        let (index, term) = (batch.index.get(), batch.term.get());
+        let came = digest(format!("{:?} {:?} {:?}", batch.origin, batch.outcomes, batch.heads).as_bytes());
+        self.1.note(&[4, node.get(), index, term, came], || format!("node {node} applies {index} of term {term}"));
+        let mut inner = self.lock();
+        let grown = batch.heads.len() as u64;
+        let fresh = !inner.log.contains_key(&index);
+        let first = *inner.log.entry(index).or_insert((term, came));
+        inner.appended += if fresh { grown } else { 0 };
+        let promises = inner.promises.entry(node).or_default();
+        let before = promises.applied;
+        promises.applied = before.max(index);
+        drop(inner);
+        self.expect(first == (term, came), || {
+            format!(
+                "log entry {index} was applied by node {node} with term {term} or outcomes that differ from another's"
+            )
+        });
+        self.expect(before == 0 || index <= before + 1, || {
+            format!("node {node} applied {index} after {before}: a gap")
+        });
+    }
+
+    /// A look at a node's state.
+    pub(super) fn seen(&self, node: NodeId, applied: u64, digest: [u8; 32]) {
+        let first = *self.lock().digests.entry(applied).or_insert(digest);
+        self.expect(first == digest, || format!("node {node} at {applied} has another state than one before it"));
+    }
+}

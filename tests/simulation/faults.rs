@@ -1,0 +1,122 @@
+//! Carries out a plan's faults.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use converge_ledger_core::NodeId;
+use tokio::time::{Instant, sleep};
+
+use super::plan::{Fault, Timed};
+use super::world::{End, World};
+use crate::supervisors::Fault as ActorFault;
+
+/// Carries out all of them, each at its time.
+pub(super) async fn drive(world: Arc<World>, faults: Vec<Timed>, until_ms: u64) {
+    let began = Instant::now();
+    let mut running = tokio::task::JoinSet::new();
+    for Timed { at_ms, fault } in faults {
+        tokio::time::sleep_until(began + Duration::from_millis(at_ms)).await;
+        world.trace.note(&[20, at_ms], || format!("FAULT {fault:?}"));
+        running.spawn(carry_out(world.clone(), fault));
+    }
+    tokio::time::sleep_until(began + Duration::from_millis(until_ms)).await;
+    // What was to be mended later is mended by the healing.
+    running.abort_all();
+}
+
+async fn carry_out(world: Arc<World>, fault: Fault) {
+    match fault {
+        Fault::Crash { node, power, down_ms } => {
+            if world.crash(NodeId(node), end(power)) {
+                come_back(world, node, down_ms).await;
+            }
+        }
+        Fault::CrashWithin { node, operations, .. } => {
+            world.arm(NodeId(node), |ops, _, _, faults| faults.cut_at = Some(ops + operations));
+        }
+        Fault::Restart { node, tuning, down_ms } => {
+            let stopped = world.stop(NodeId(node)).await;
+            world.retune(NodeId(node), *tuning);
+            if stopped {
+                come_back(world, node, down_ms).await;
+            }
+        }
+        Fault::Kill { node, place, panic } => kill(&world, node, place, panic).await,
+        Fault::OneWay { from, to, for_ms } => cut(&world, vec![(from, to)], for_ms).await,
+        Fault::Apart { a, b, for_ms } => cut(&world, vec![(a, b), (b, a)], for_ms).await,
+        Fault::Split { side, for_ms } => {
+            let others: Vec<u64> = world.ids().iter().map(|id| id.get()).filter(|id| !side.contains(id)).collect();
+            let ways = side.iter().flat_map(|a| others.iter().flat_map(|b| [(*a, *b), (*b, *a)]));
+            cut(&world, ways.collect(), for_ms).await;
+        }
+        Fault::Reset { a, b } => world.network.reset(NodeId(a), NodeId(b)),
+        Fault::Weather { weather, for_ms } => {
+            world.network.set_weather(weather);
+            sleep(Duration::from_millis(for_ms)).await;
+            world.network.set_weather(super::network::Weather::default());
+        }
+        Fault::SlowDisk { node, step_ms: (least, most), for_ms } => {
+            world.set_pace(NodeId(node), Some((least * 1000, most * 1000)));
+            sleep(Duration::from_millis(for_ms)).await;
+            world.set_pace(NodeId(node), None);
+        }
+        Fault::FailSync { node, nth, operator_ms } => {
+            world.arm(NodeId(node), |_, _, syncs, faults| faults.fail_sync = Some(syncs + nth));
+            operator(world, node, operator_ms).await;
+        }
+        Fault::FailWrite { node, nth, operator_ms } => {
+            world.arm(NodeId(node), |_, writes, _, faults| faults.fail_write = Some(writes + nth));
+            operator(world, node, operator_ms).await;
+        }
+        Fault::Full { node, room_bytes, for_ms } => {
+            world.set_room(NodeId(node), Some(room_bytes));
+            sleep(Duration::from_millis(for_ms)).await;
+            world.set_room(NodeId(node), None);
+            operator(world, node, 0).await;
+        }
+        Fault::Rot { node, place_permille, bit } => drop(world.rot(NodeId(node), place_permille, bit)),
+        Fault::Clock { node, by_ms } => world.jump(NodeId(node), by_ms),
+    }
+}
+
+fn end(power: bool) -> End {
+    if power { End::PowerCut } else { End::Kill }
+}
+
+async fn come_back(world: Arc<World>, node: u64, down_ms: u64) {
+    sleep(Duration::from_millis(down_ms)).await;
+    // Not within this task: that one ends with the faults, a start does not.
+    tokio::spawn(world.start(NodeId(node)));
+}
+
+/// Looks after a while, and starts a fenced node anew.
+async fn operator(world: Arc<World>, node: u64, after_ms: u64) {
+    sleep(Duration::from_millis(after_ms)).await;
+    if world.is_fenced(NodeId(node)) && world.crash(NodeId(node), End::Kill) {
+        tokio::spawn(world.start(NodeId(node)));
+    }
+}
+
+async fn cut(world: &World, ways: Vec<(u64, u64)>, for_ms: u64) {
+    for (from, to) in &ways {
+        world.network.cut(NodeId(*from), NodeId(*to));
+    }
+    sleep(Duration::from_millis(for_ms)).await;
+    for (from, to) in &ways {
+        world.network.mend(NodeId(*from), NodeId(*to));
+    }
+}
+
+async fn kill(world: &World, node: u64, place: u64, panic: bool) {
+    let Some(tree) = world.tree(NodeId(node)) else { return };
+    // Everything below the root, whose death is the node's.
+    let paths: Vec<String> = tree.snapshot().nodes.into_iter().skip(1).map(|node| node.path).collect();
+    if paths.is_empty() {
+        return;
+    }
+    let path = &paths[usize::try_from(place % paths.len() as u64).expect("small")];
+    world.trace.note(&[21, node, place % paths.len() as u64], || format!("node {node}: {path} dies"));
+    let fault = if panic { ActorFault::Panic } else { ActorFault::Kill };
+    // It may be between two incarnations.
+    let _ = tree.inject(path, fault).await;
+}

@@ -1,0 +1,505 @@
+//! The network between simulated nodes.
+//!
+//! One connection per pair and lane, as the real links keep them: frames of a connection arrive in order and at most
+//! once, a connection that is cut off stalls and then breaks, both ends hear of it in their own time, and a new one
+//! has a new epoch. On top of that, worse than any TCP: weather that loses, doubles and reorders single frames. What
+//! the replication protocol may not be given (frames of an older epoch, frames after their `Down`) is never given.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use converge_actors::distribution::{Carrier, Identity, Inbound, Lane, LinkEvent, Permit, SendError, Sink};
+use converge_actors::testing::Dice;
+use converge_ledger_core::NodeId;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::trace::{Trace, digest};
+use crate::environment::Network;
+
+/// What holds for a whole run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct NetworkPlan {
+    /// Latency of a frame when the weather is fine, from and to.
+    pub(super) latency_us: (u64, u64),
+    /// A connection to a peer that answers nothing breaks after this.
+    pub(super) keepalive_ms: (u64, u64),
+    /// A broken connection is dialed again after this.
+    pub(super) redial_ms: (u64, u64),
+    /// Bytes on their way from one node to another over one lane; more are shed.
+    pub(super) queue_bytes_max: usize,
+}
+
+/// What single frames suffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Weather {
+    pub(super) loss_permille: u64,
+    pub(super) duplicate_permille: u64,
+    pub(super) reorder_permille: u64,
+    /// Added to the latency, at most.
+    pub(super) delay_ms: u64,
+}
+
+/// What happened, for the report.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) delivered: u64,
+    pub(super) lost: u64,
+    pub(super) duplicated: u64,
+    pub(super) reordered: u64,
+    pub(super) broken: u64,
+}
+
+/// Who may look at every frame that leaves a node.
+pub(super) type Tap = Arc<dyn Fn(NodeId, NodeId, &Bytes) + Send + Sync>;
+
+#[derive(Clone)]
+pub(super) struct SimNetwork(Arc<Net>);
+
+struct Net {
+    inner: Mutex<Inner>,
+    wake: Notify,
+    trace: Trace,
+    tap: Tap,
+}
+
+struct Inner {
+    plan: NetworkPlan,
+    dice: Dice,
+    weather: Weather,
+    cuts: BTreeSet<(NodeId, NodeId)>,
+    members: BTreeMap<NodeId, Member>,
+    links: BTreeMap<(NodeId, NodeId, Lane), Link>,
+    queue: BTreeMap<(Instant, u64), Event>,
+    order: u64,
+    joined: u64,
+    counts: Counts,
+}
+
+#[derive(Clone)]
+struct Member {
+    sink: Arc<dyn Sink>,
+    /// Tells one process of a node from the next.
+    life: u64,
+}
+
+/// A connection that is up.
+struct Link {
+    epoch: u64,
+    /// By direction, low to high first: when the last frame arrives, bytes on their way, and what a cut holds back.
+    ways: [Way; 2],
+    breaking: bool,
+}
+
+#[derive(Default)]
+struct Way {
+    last: Option<Instant>,
+    bytes: usize,
+    held: Vec<Bytes>,
+}
+
+enum Event {
+    Dial {
+        a: NodeId,
+        b: NodeId,
+        lane: Lane,
+    },
+    Frame {
+        from: NodeId,
+        to: NodeId,
+        lane: Lane,
+        epoch: u64,
+        payload: Bytes,
+    },
+    /// A connection that was cut off for too long.
+    Break {
+        a: NodeId,
+        b: NodeId,
+        lane: Lane,
+        epoch: u64,
+    },
+    /// One end hears that a connection is over.
+    Down {
+        at: NodeId,
+        life: u64,
+        peer: NodeId,
+        lane: Lane,
+        epoch: u64,
+    },
+}
+
+/// A call that has to be made without the lock.
+enum Call {
+    Deliver(Arc<dyn Sink>, Inbound),
+    Event(Arc<dyn Sink>, LinkEvent),
+}
+
+impl SimNetwork {
+    pub(super) fn new(plan: NetworkPlan, dice: Dice, trace: Trace, tap: Tap) -> SimNetwork {
+        let inner = Inner {
+            plan,
+            dice,
+            weather: Weather::default(),
+            cuts: BTreeSet::new(),
+            members: BTreeMap::new(),
+            links: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            order: 0,
+            joined: 0,
+            counts: Counts::default(),
+        };
+        SimNetwork(Arc::new(Net { inner: Mutex::new(inner), wake: Notify::new(), trace, tap }))
+    }
+
+    /// Moves frames for as long as it is polled.
+    pub(super) async fn run(self) {
+        loop {
+            let next = self.lock().queue.keys().next().map(|(at, _)| *at);
+            let more = self.0.wake.notified();
+            match next {
+                None => more.await,
+                Some(at) if at > Instant::now() => {
+                    tokio::select! {
+                        biased;
+                        () = more => {}
+                        () = tokio::time::sleep_until(at) => {}
+                    }
+                }
+                Some(_) => self.due(),
+            }
+        }
+    }
+
+    fn due(&self) {
+        let now = Instant::now();
+        loop {
+            let calls = {
+                let mut inner = self.lock();
+                match inner.queue.first_entry() {
+                    Some(entry) if entry.key().0 <= now => {
+                        let event = entry.remove();
+                        inner.handle(event, &self.0.trace)
+                    }
+                    _ => return,
+                }
+            };
+            calls.into_iter().for_each(make);
+        }
+    }
+
+    /// The process of a node is gone: at once for its kernel's peers, or, after a power cut, without a word.
+    pub(super) fn leave(&self, id: NodeId, silently: bool) {
+        let mut inner = self.lock();
+        inner.members.remove(&id);
+        let mine: Vec<_> = inner.links.keys().copied().filter(|(a, b, _)| *a == id || *b == id).collect();
+        for key in mine {
+            let link = inner.links.remove(&key).expect("a key just listed");
+            let peer = if key.0 == id { key.1 } else { key.0 };
+            let (from, to) = if silently { inner.plan.keepalive_ms } else { (0, 3) };
+            let after = inner.between_ms(from, to);
+            inner.tell_down(peer, id, key.2, link.epoch, after);
+        }
+        drop(inner);
+        self.0.wake.notify_one();
+    }
+
+    pub(super) fn cut(&self, from: NodeId, to: NodeId) {
+        let mut inner = self.lock();
+        inner.cuts.insert((from, to));
+        // It breaks when nobody hears anything for too long.
+        let (a, b) = pair(from, to);
+        for lane in Lane::ALL {
+            inner.stall(a, b, lane);
+        }
+        drop(inner);
+        self.0.wake.notify_one();
+    }
+
+    pub(super) fn mend(&self, from: NodeId, to: NodeId) {
+        let mut inner = self.lock();
+        inner.cuts.remove(&(from, to));
+        // What was sent meanwhile was sent again and again, and comes through now.
+        for lane in Lane::ALL {
+            inner.release(from, to, lane);
+        }
+        drop(inner);
+        self.0.wake.notify_one();
+    }
+
+    /// Breaks all connections between two nodes.
+    pub(super) fn reset(&self, a: NodeId, b: NodeId) {
+        let (a, b) = pair(a, b);
+        let mut inner = self.lock();
+        for lane in Lane::ALL {
+            inner.break_link(a, b, lane);
+        }
+        drop(inner);
+        self.0.wake.notify_one();
+    }
+
+    pub(super) fn set_weather(&self, weather: Weather) {
+        self.lock().weather = weather;
+    }
+
+    pub(super) fn mend_all(&self) {
+        self.set_weather(Weather::default());
+        let cuts: Vec<_> = self.lock().cuts.iter().copied().collect();
+        cuts.into_iter().for_each(|(from, to)| self.mend(from, to));
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.lock().counts
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.inner.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+impl Network for SimNetwork {
+    fn join(&self, identity: Identity, sink: Arc<dyn Sink>) -> Arc<dyn Carrier> {
+        let id = identity.node_id;
+        let mut inner = self.lock();
+        inner.joined += 1;
+        let life = inner.joined;
+        inner.members.insert(id, Member { sink, life });
+        let peers: Vec<NodeId> = inner.members.keys().copied().filter(|peer| *peer != id).collect();
+        for peer in peers {
+            let (a, b) = pair(id, peer);
+            for lane in Lane::ALL {
+                inner.dial_later(a, b, lane);
+            }
+        }
+        drop(inner);
+        self.0.wake.notify_one();
+        Arc::new(Port { id, life, network: self.clone() })
+    }
+}
+
+/// A node's way into the network, for one life.
+struct Port {
+    id: NodeId,
+    life: u64,
+    network: SimNetwork,
+}
+
+impl Carrier for Port {
+    fn send(&self, peer: NodeId, lane: Lane, payload: Vec<Bytes>) -> Result<(), SendError> {
+        let mut inner = self.network.lock();
+        if inner.members.get(&self.id).is_none_or(|member| member.life != self.life) {
+            return Err(SendError::Down);
+        }
+        let payload = Bytes::from(payload.concat());
+        let sent = inner.send(self.id, peer, lane, payload.clone());
+        drop(inner);
+        if sent.is_ok() {
+            (self.network.0.tap)(self.id, peer, &payload);
+            self.network.0.wake.notify_one();
+        }
+        sent
+    }
+
+    fn reject(&self, peer: NodeId, lane: Lane, epoch: u64, reason: &str) {
+        panic!("frames of {peer} on {} (connection {epoch}) were rejected: {reason}", lane.name());
+    }
+}
+
+impl Inner {
+    fn send(&mut self, from: NodeId, to: NodeId, lane: Lane, payload: Bytes) -> Result<(), SendError> {
+        let (a, b) = pair(from, to);
+        let max = self.plan.queue_bytes_max;
+        let way = usize::from(from == b);
+        let link = self.links.get_mut(&(a, b, lane)).ok_or(SendError::Down)?;
+        if link.ways[way].bytes > 0 && link.ways[way].bytes + payload.len() > max {
+            return Err(SendError::Full);
+        }
+        link.ways[way].bytes += payload.len();
+        let epoch = link.epoch;
+        if self.cuts.contains(&(from, to)) {
+            link.ways[way].held.push(payload);
+            self.stall(a, b, lane);
+            return Ok(());
+        }
+        self.carry(from, to, lane, epoch, payload);
+        Ok(())
+    }
+
+    /// Decides what becomes of a frame.
+    fn carry(&mut self, from: NodeId, to: NodeId, lane: Lane, epoch: u64, payload: Bytes) {
+        let weather = self.weather;
+        let (a, b) = pair(from, to);
+        let way = usize::from(from == b);
+        if self.chance(weather.loss_permille) {
+            self.counts.lost += 1;
+            let link = self.links.get_mut(&(a, b, lane)).expect("it is up");
+            link.ways[way].bytes -= payload.len();
+            return;
+        }
+        let (least, most) = self.plan.latency_us;
+        let latency = least + self.dice.below(most - least + 1) + 1000 * self.dice.below(weather.delay_ms + 1);
+        let mut at = Instant::now() + Duration::from_micros(latency);
+        let reordered = self.chance(weather.reorder_permille);
+        let link = self.links.get_mut(&(a, b, lane)).expect("it is up");
+        if reordered {
+            self.counts.reordered += 1;
+        } else {
+            at = link.ways[way].last.map_or(at, |last| last.max(at));
+            link.ways[way].last = Some(at);
+        }
+        if self.chance(weather.duplicate_permille) {
+            self.counts.duplicated += 1;
+            let again = at + Duration::from_millis(self.dice.below(50));
+            let link = self.links.get_mut(&(a, b, lane)).expect("it is up");
+            link.ways[way].bytes += payload.len();
+            self.push(again, Event::Frame { from, to, lane, epoch, payload: payload.clone() });
+        }
+        self.push(at, Event::Frame { from, to, lane, epoch, payload });
+    }
+
+    fn handle(&mut self, event: Event, trace: &Trace) -> Vec<Call> {
+        match event {
+            Event::Dial { a, b, lane } => self.dial(a, b, lane, trace),
+            Event::Frame { from, to, lane, epoch, payload } => self.arrive(from, to, lane, epoch, payload, trace),
+            Event::Break { a, b, lane, epoch } => {
+                let cut = self.cuts.contains(&(a, b)) || self.cuts.contains(&(b, a));
+                if let Some(link) = self.links.get_mut(&(a, b, lane)).filter(|link| link.epoch == epoch) {
+                    link.breaking = false;
+                    if cut {
+                        self.break_link(a, b, lane);
+                    }
+                }
+                Vec::new()
+            }
+            Event::Down { at, life, peer, lane, epoch } => {
+                let member = self.members.get(&at).filter(|member| member.life == life);
+                let Some(member) = member else { return Vec::new() };
+                trace.note(&[1, at.get(), peer.get(), epoch], || {
+                    format!("node {at} hears that its {} link to {peer} is down", lane.name())
+                });
+                vec![Call::Event(member.sink.clone(), LinkEvent::Down { peer, lane, epoch })]
+            }
+        }
+    }
+
+    fn dial(&mut self, a: NodeId, b: NodeId, lane: Lane, trace: &Trace) -> Vec<Call> {
+        let (Some(low), Some(high)) = (self.members.get(&a).cloned(), self.members.get(&b).cloned()) else {
+            return Vec::new();
+        };
+        if self.links.contains_key(&(a, b, lane)) {
+            return Vec::new();
+        }
+        if self.cuts.contains(&(a, b)) || self.cuts.contains(&(b, a)) {
+            self.dial_later(a, b, lane);
+            return Vec::new();
+        }
+        // Whoever has not heard of the last connection's end yet hears of it first.
+        let mut calls = Vec::new();
+        let ended = |event: &Event| match event {
+            Event::Down { at, peer, lane: of, .. } => *of == lane && pair(*at, *peer) == (a, b),
+            _ => false,
+        };
+        let early: Vec<_> = self.queue.iter().filter(|(_, event)| ended(event)).map(|(key, _)| *key).collect();
+        for key in early {
+            let event = self.queue.remove(&key).expect("a key just listed");
+            calls.extend(self.handle(event, trace));
+        }
+        self.order += 1;
+        let epoch = self.order;
+        self.links.insert((a, b, lane), Link { epoch, ways: Default::default(), breaking: false });
+        trace.note(&[2, a.get(), b.get(), epoch], || format!("{} link between {a} and {b} is up", lane.name()));
+        calls.push(Call::Event(high.sink, LinkEvent::Up { peer: a, lane, epoch }));
+        calls.push(Call::Event(low.sink, LinkEvent::Up { peer: b, lane, epoch }));
+        calls
+    }
+
+    fn arrive(&mut self, from: NodeId, to: NodeId, lane: Lane, epoch: u64, payload: Bytes, trace: &Trace) -> Vec<Call> {
+        let (a, b) = pair(from, to);
+        let way = usize::from(from == b);
+        let cut = self.cuts.contains(&(from, to));
+        let Some(link) = self.links.get_mut(&(a, b, lane)).filter(|link| link.epoch == epoch) else {
+            return Vec::new();
+        };
+        if cut {
+            link.ways[way].held.push(payload);
+            self.stall(a, b, lane);
+            return Vec::new();
+        }
+        link.ways[way].bytes -= payload.len();
+        self.counts.delivered += 1;
+        let sink = self.members.get(&to).expect("a link is up between members").sink.clone();
+        trace.note(&[3, from.get(), to.get(), digest(&payload)], || {
+            format!("{from} -> {to} {}: {}", lane.name(), super::frames::describe(&payload))
+        });
+        vec![Call::Deliver(sink, Inbound { from, lane, epoch, payload, permit: Permit::none() })]
+    }
+
+    fn break_link(&mut self, a: NodeId, b: NodeId, lane: Lane) {
+        let Some(link) = self.links.remove(&(a, b, lane)) else { return };
+        self.counts.broken += 1;
+        for (at, peer) in [(a, b), (b, a)] {
+            let after = self.between_ms(0, 20);
+            self.tell_down(at, peer, lane, link.epoch, after);
+        }
+        self.dial_later(a, b, lane);
+    }
+
+    fn tell_down(&mut self, at: NodeId, peer: NodeId, lane: Lane, epoch: u64, after: Duration) {
+        if let Some(life) = self.members.get(&at).map(|member| member.life) {
+            self.push(Instant::now() + after, Event::Down { at, life, peer, lane, epoch });
+        }
+    }
+
+    fn dial_later(&mut self, a: NodeId, b: NodeId, lane: Lane) {
+        let (least, most) = self.plan.redial_ms;
+        let after = self.between_ms(least, most);
+        self.push(Instant::now() + after, Event::Dial { a, b, lane });
+    }
+
+    /// A cut connection breaks after a while, unless it is mended before.
+    fn stall(&mut self, a: NodeId, b: NodeId, lane: Lane) {
+        let (least, most) = self.plan.keepalive_ms;
+        let after = self.between_ms(least, most);
+        let Some(link) = self.links.get_mut(&(a, b, lane)) else { return };
+        if !std::mem::replace(&mut link.breaking, true) {
+            let epoch = link.epoch;
+            self.push(Instant::now() + after, Event::Break { a, b, lane, epoch });
+        }
+    }
+
+    fn release(&mut self, from: NodeId, to: NodeId, lane: Lane) {
+        let (a, b) = pair(from, to);
+        let way = usize::from(from == b);
+        let Some(link) = self.links.get_mut(&(a, b, lane)) else { return };
+        let (held, epoch) = (std::mem::take(&mut link.ways[way].held), link.epoch);
+        for payload in held {
+            self.carry(from, to, lane, epoch, payload);
+        }
+    }
+
+    fn push(&mut self, at: Instant, event: Event) {
+        self.order += 1;
+        self.queue.insert((at, self.order), event);
+    }
+
+    fn between_ms(&mut self, least: u64, most: u64) -> Duration {
+        Duration::from_millis(least + self.dice.below(most.saturating_sub(least) + 1))
+    }
+
+    fn chance(&mut self, permille: u64) -> bool {
+        permille > 0 && self.dice.below(1000) < permille
+    }
+}
+
+fn make(call: Call) {
+    match call {
+        Call::Deliver(sink, inbound) => sink.deliver(inbound),
+        Call::Event(sink, event) => sink.event(event),
+    }
+}
+
+fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
+    (a.min(b), a.max(b))
+}

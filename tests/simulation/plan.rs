@@ -1,0 +1,311 @@
+//! What a run is to be: drawn from a seed, written down, and cut shorter by whoever looks for the cause of a failure.
+
+use converge_actors::testing::Dice;
+use serde::{Deserialize, Serialize};
+
+use super::network::{NetworkPlan, Weather};
+use super::trace::mix;
+
+/// Everything that a run depends on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Chance within the run: latencies, what clients do.
+    pub seed: u64,
+    pub(super) nodes: Vec<Tuning>,
+    pub(super) network: NetworkPlan,
+    pub(super) clients: Vec<ClientPlan>,
+    /// In order of time.
+    pub(super) faults: Vec<Timed>,
+    /// How long faults and clients go on; then everything is healed.
+    pub(super) faults_ms: u64,
+}
+
+/// Settings of one node; drawn anew for a restart with other ones.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Tuning {
+    pub(super) heartbeat_ms: u64,
+    pub(super) election_ms: u64,
+    pub(super) journal_record_bytes: usize,
+    pub(super) journal_file_records: u64,
+    pub(super) commit_interval_ms: u64,
+    pub(super) commit_bytes: usize,
+    pub(super) overlay_bytes: usize,
+    pub(super) scan_bytes: usize,
+    pub(super) redb_cache_bytes: usize,
+    pub(super) message_bytes: u64,
+    pub(super) inflight_messages: usize,
+    pub(super) uncommitted_bytes: u64,
+    pub(super) committed_bytes: u64,
+    pub(super) batches: usize,
+    pub(super) batch_bytes: usize,
+    pub(super) batch_commands: usize,
+    pub(super) handed_bytes: usize,
+    pub(super) inflight_bytes: u64,
+    /// Latency of a step of the disk, from and to.
+    pub(super) disk_us: (u64, u64),
+}
+
+/// One client.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ClientPlan {
+    pub(super) contexts: u64,
+    /// Pause between its calls, at most.
+    pub(super) think_ms: u64,
+    pub(super) deadline_ms: (u64, u64),
+    pub(super) payload_bytes: u64,
+    /// Once in so many calls it reads, watches, appends at an expected sequence.
+    pub(super) read_one_in: u64,
+    pub(super) watch_one_in: u64,
+    pub(super) expect_one_in: u64,
+    /// It gives an idempotency key to once in so many, and tries those again that ended as unknown.
+    pub(super) key_one_in: u64,
+}
+
+/// A fault and when it comes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Timed {
+    pub(super) at_ms: u64,
+    pub(super) fault: Fault,
+}
+
+/// What goes wrong. Nodes are named by their ids.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Fault {
+    /// The process is gone; after a power cut, so is what was not synced.
+    Crash { node: u64, power: bool, down_ms: u64 },
+    /// The same at the n-th operation of its disk from now: within a write, a sync, a commit, a recovery.
+    CrashWithin { node: u64, operations: u64, power: bool, down_ms: u64 },
+    /// Stopped in order, and started with other settings.
+    Restart { node: u64, tuning: Box<Tuning>, down_ms: u64 },
+    /// An actor or supervisor of the node dies.
+    Kill { node: u64, place: u64, panic: bool },
+    /// Nothing passes one way.
+    OneWay { from: u64, to: u64, for_ms: u64 },
+    /// Nothing passes between these and the others.
+    Split { side: Vec<u64>, for_ms: u64 },
+    /// Nothing passes between two nodes that others still reach.
+    Apart { a: u64, b: u64, for_ms: u64 },
+    /// Connections between two nodes break.
+    Reset { a: u64, b: u64 },
+    /// Frames are lost, late, doubled, out of order.
+    Weather { weather: Weather, for_ms: u64 },
+    /// Every step of the disk takes so long.
+    SlowDisk { node: u64, step_ms: (u64, u64), for_ms: u64 },
+    /// The n-th sync from now fails; an operator restarts the node later.
+    FailSync { node: u64, nth: u64, operator_ms: u64 },
+    /// The n-th write from now fails; an operator restarts the node later.
+    FailWrite { node: u64, nth: u64, operator_ms: u64 },
+    /// The disk has so many bytes left, and room again later, when an operator restarts the node.
+    Full { node: u64, room_bytes: u64, for_ms: u64 },
+    /// One bit of the database's file turns over.
+    Rot { node: u64, place_permille: u64, bit: u8 },
+    /// The wall clock jumps.
+    Clock { node: u64, by_ms: i64 },
+}
+
+impl Fault {
+    /// The kind, as the report counts it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Fault::Crash { power: true, .. } => "power cut",
+            Fault::Crash { .. } => "process killed",
+            Fault::CrashWithin { power: true, .. } => "power cut within an operation",
+            Fault::CrashWithin { .. } => "process killed within an operation",
+            Fault::Restart { .. } => "restart with other settings",
+            Fault::Kill { panic: true, .. } => "actor panics",
+            Fault::Kill { .. } => "actor killed",
+            Fault::OneWay { .. } => "one-way partition",
+            Fault::Split { .. } => "whole partition",
+            Fault::Apart { .. } => "partial partition",
+            Fault::Reset { .. } => "connections reset",
+            Fault::Weather { .. } => "loss, delay, reordering, duplication",
+            Fault::SlowDisk { .. } => "slow disk",
+            Fault::FailSync { .. } => "sync error",
+            Fault::FailWrite { .. } => "write error",
+            Fault::Full { .. } => "disk full",
+            Fault::Rot { .. } => "bit rot",
+            Fault::Clock { .. } => "clock jump",
+        }
+    }
+}
+
+/// How much of what.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Faults of a run.
+    pub faults: u64,
+    /// Simulated time in which they come, in milliseconds.
+    pub faults_ms: u64,
+}
+
+impl Default for Shape {
+    /// 60 faults in 60 s.
+    fn default() -> Shape {
+        Shape { faults: 60, faults_ms: 60_000 }
+    }
+}
+
+impl Plan {
+    /// The plan that a seed means.
+    #[must_use]
+    pub fn draw(seed: u64, shape: Shape) -> Plan {
+        let mut draw = Draw(Dice(mix(seed ^ 0x5eed)));
+        let count = draw.pick(&[3, 3, 3, 3, 3, 5, 1]);
+        let (heartbeat, factor) = (draw.between(20, 120), draw.between(5, 12));
+        let nodes = (0..count).map(|_| draw.tuning(heartbeat, factor)).collect();
+        let network = draw.network();
+        let clients = (0..draw.between(2, 8)).map(|_| draw.client()).collect();
+        let rotten = draw.one_in(4).then(|| draw.between(1, count)).filter(|_| count > 1);
+        let world = Fleet { count, heartbeat, factor, rotten };
+        let mut faults: Vec<Timed> = (0..shape.faults)
+            .map(|_| Timed { at_ms: draw.between(0, shape.faults_ms), fault: draw.fault(&world) })
+            .collect();
+        faults.sort_by_key(|fault| fault.at_ms);
+        Plan { seed, nodes, network, clients, faults, faults_ms: shape.faults_ms }
+    }
+
+    /// How many faults come.
+    #[must_use]
+    pub fn faults(&self) -> usize {
+        self.faults.len()
+    }
+}
+
+/// What faults are drawn for.
+struct Fleet {
+    count: u64,
+    heartbeat: u64,
+    factor: u64,
+    /// The one node whose disk may rot: a majority must stay whole.
+    rotten: Option<u64>,
+}
+
+struct Draw(Dice);
+
+impl Draw {
+    fn between(&mut self, least: u64, most: u64) -> u64 {
+        least + self.0.below(most - least + 1)
+    }
+
+    fn size(&mut self, least: u64, most: u64) -> usize {
+        usize::try_from(self.between(least, most)).expect("bounds are small")
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.0.one_in(n)
+    }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[usize::try_from(self.0.below(of.len() as u64)).expect("small")]
+    }
+
+    /// Settings around those of the cluster: clocks that drift up to a tenth, bounds that are often met.
+    fn tuning(&mut self, heartbeat: u64, factor: u64) -> Tuning {
+        let drift = self.between(90, 110);
+        let heartbeat_ms = (heartbeat * drift / 100).max(10);
+        let record = self.pick(&[16 << 10, 32 << 10, 64 << 10]);
+        let batch_bytes = self.size(512, 8 << 10);
+        Tuning {
+            heartbeat_ms,
+            election_ms: (heartbeat * factor * drift / 100).max(heartbeat_ms * 4),
+            journal_record_bytes: record,
+            journal_file_records: self.between(5, 12),
+            commit_interval_ms: self.pick(&[1, 5, 20, 50, 200, 1000]),
+            commit_bytes: self.size(1 << 10, 64 << 10),
+            overlay_bytes: self.size(16 << 10, 256 << 10),
+            scan_bytes: self.size(1 << 10, 64 << 10),
+            redb_cache_bytes: self.pick(&[0, 64 << 10, 1 << 20]),
+            message_bytes: self.between(512, 16 << 10),
+            inflight_messages: self.size(1, 16),
+            uncommitted_bytes: self.between(16 << 10, 256 << 10),
+            committed_bytes: self.between(1 << 10, 64 << 10),
+            batches: self.size(1, 6),
+            batch_bytes,
+            batch_commands: self.size(1, 64),
+            handed_bytes: batch_bytes + self.size(0, 16 << 10),
+            inflight_bytes: self.between(136 << 10, 400 << 10),
+            disk_us: self.pick(&[(0, 0), (0, 1000), (500, 2000), (1000, 5000), (0, 20_000)]),
+        }
+    }
+
+    fn network(&mut self) -> NetworkPlan {
+        let latency = self.pick(&[(50, 300), (100, 2000), (1000, 10_000), (0, 30_000)]);
+        let keepalive = self.between(200, 2000);
+        NetworkPlan {
+            latency_us: latency,
+            keepalive_ms: (keepalive, keepalive * 3),
+            redial_ms: (1, self.between(5, 500)),
+            queue_bytes_max: self.size(32 << 10, 512 << 10),
+        }
+    }
+
+    fn client(&mut self) -> ClientPlan {
+        ClientPlan {
+            contexts: self.between(1, 4),
+            think_ms: self.pick(&[5, 20, 100, 500]),
+            deadline_ms: self.pick(&[(50, 500), (200, 2000), (1000, 10_000)]),
+            payload_bytes: self.pick(&[16, 64, 300, 2000]),
+            read_one_in: self.between(2, 8),
+            watch_one_in: self.between(10, 60),
+            expect_one_in: self.between(3, 20),
+            key_one_in: self.between(1, 3),
+        }
+    }
+
+    fn fault(&mut self, world: &Fleet) -> Fault {
+        let node = self.between(1, world.count);
+        let for_ms = self.pick(&[50, 300, 1500, 4000]) + self.between(0, 500);
+        let down_ms = self.pick(&[0, 100, 1000, 4000]) + self.between(0, 300);
+        let other = (node + self.between(0, world.count.max(2) - 2)) % world.count + 1;
+        match self.0.below(100) {
+            0..=9 => Fault::Crash { node, power: self.one_in(2), down_ms },
+            10..=21 => {
+                let operations = self.pick(&[1, 3, 10, 40, 150]);
+                let operations = self.between(1, operations);
+                Fault::CrashWithin { node, operations, power: !self.one_in(4), down_ms }
+            }
+            22..=26 => {
+                let tuning = Box::new(self.tuning(world.heartbeat, world.factor));
+                Fault::Restart { node, tuning, down_ms }
+            }
+            27..=41 => Fault::Kill { node, place: self.0.roll(), panic: self.one_in(2) },
+            42..=47 if world.count > 1 => Fault::OneWay { from: node, to: other, for_ms },
+            48..=54 if world.count > 1 => {
+                let side = (1..=world.count).filter(|_| self.one_in(2)).collect();
+                Fault::Split { side, for_ms }
+            }
+            55..=59 if world.count > 2 => Fault::Apart { a: node, b: other, for_ms },
+            60..=64 if world.count > 1 => Fault::Reset { a: node, b: other },
+            65..=73 if world.count > 1 => Fault::Weather { weather: self.weather(), for_ms },
+            74..=80 => {
+                let least = self.pick(&[1, 20, 200]);
+                Fault::SlowDisk { node, step_ms: (least, least * self.between(1, 10)), for_ms }
+            }
+            81..=84 => Fault::FailSync { node, nth: self.between(1, 12), operator_ms: for_ms },
+            85..=87 => Fault::FailWrite { node, nth: self.between(1, 30), operator_ms: for_ms },
+            88..=91 => Fault::Full { node, room_bytes: self.between(0, 200 << 10), for_ms },
+            92..=94 => match world.rotten {
+                Some(node) => {
+                    let (place_permille, bit) = (self.0.below(1000), self.0.roll() as u8 % 8);
+                    Fault::Rot { node, place_permille, bit }
+                }
+                None => Fault::Kill { node, place: self.0.roll(), panic: false },
+            },
+            _ => {
+                let size = self.pick(&[10, 1000, 3_600_000]);
+                let by = self.between(0, 2 * size) as i64 - size as i64;
+                Fault::Clock { node, by_ms: by }
+            }
+        }
+    }
+
+    fn weather(&mut self) -> Weather {
+        Weather {
+            loss_permille: self.pick(&[0, 10, 100, 300]),
+            duplicate_permille: self.pick(&[0, 20, 200]),
+            reorder_permille: self.pick(&[0, 20, 200]),
+            delay_ms: self.pick(&[0, 5, 50, 400]),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! One run of a plan, from fresh directories to the verdict.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use converge_actors::testing::Dice;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::client::{Client, whole};
+use super::facts::Facts;
+use super::network::{Counts, SimNetwork};
+use super::plan::Plan;
+use super::trace::{Trace, mix};
+use super::world::{Life, World};
+use super::{faults, panics};
+use crate::history::{self, Operation};
+use crate::{AppendOptions, NewEntry};
+
+/// After the last fault, all nodes have to agree within this.
+const HEAL_MS_MAX: u64 = 120_000;
+/// Clients finish their last calls within this.
+const CLIENTS_MS_MAX: u64 = 60_000;
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What did not hold; empty when all did.
+    pub violations: Vec<String>,
+    /// Of everything that happened, in order: equal for equal runs.
+    pub digest: u64,
+    /// Simulated time in milliseconds.
+    pub simulated_ms: u64,
+    /// Appends that were acknowledged, ended as unknown, were refused.
+    pub appends: (u64, u64, u64),
+    /// Reads answered.
+    pub reads: u64,
+    /// Log entries applied.
+    pub log_entries: u64,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Frames delivered, lost, doubled, reordered.
+    pub frames: (u64, u64, u64, u64),
+    /// What happened, line by line, where that was asked for.
+    pub lines: Vec<String>,
+    /// The clients' history.
+    pub history: Vec<Operation>,
+}
+
+/// Runs a plan; `verbose` keeps a line for everything that happens.
+#[must_use]
+pub fn run(plan: &Plan, verbose: bool) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without I/O needs nothing from the system");
+    let (mut outcome, panics) = panics::watching(|| {
+        let outcome = runtime.block_on(live(plan, verbose));
+        // Everything that still runs ends here, within what is watched.
+        drop(runtime);
+        outcome
+    });
+    outcome.violations.extend(panics);
+    outcome
+}
+
+async fn live(plan: &Plan, verbose: bool) -> Outcome {
+    let trace = Trace::new(verbose);
+    let facts = Facts::new(trace.clone());
+    let mut dice = Dice(mix(plan.seed ^ 0xc0de));
+    let tap = facts.clone();
+    let tap = Arc::new(move |from, to, payload: &bytes::Bytes| tap.sent(from, to, payload));
+    let network = SimNetwork::new(plan.network.clone(), Dice(dice.roll()), trace.clone(), tap);
+    let moving = tokio::spawn(network.clone().run());
+    let world = World::new(plan, network.clone(), facts.clone(), trace.clone());
+    for id in world.ids() {
+        tokio::spawn(world.clone().start(id));
+    }
+    let mut clients = tokio::task::JoinSet::new();
+    for (client, id) in plan.clients.iter().zip(1..) {
+        clients.spawn(Client::new(id, client.clone(), Dice(dice.roll()), world.clone()).run());
+    }
+    faults::drive(world.clone(), plan.faults.clone(), plan.faults_ms).await;
+    trace.note(&[30], || "no more faults".into());
+    world.heal().await;
+    world.end();
+    let finished = async { while clients.join_next().await.is_some() {} };
+    if timeout(Duration::from_millis(CLIENTS_MS_MAX), finished).await.is_err() {
+        facts.violated(format!("clients still wait {CLIENTS_MS_MAX} ms after the last fault"));
+    }
+    converge(&world).await;
+    record_states(&world, plan).await;
+    moving.abort();
+    let history = facts.history();
+    for violation in history::check(&history).violations {
+        facts.violated(format!("history: {violation}"));
+    }
+    summary(plan, &trace, &facts, network.counts(), history)
+}
+
+/// Nodes that are to be whole: all but one whose disk rotted and that says so.
+fn whole_lives(world: &World) -> Vec<Arc<Life>> {
+    let well = |id: &_| !(world.is_rotten(*id) && (world.is_fenced(*id) || world.life(*id).is_none()));
+    world.ids().into_iter().filter(well).filter_map(|id| world.life(id)).collect()
+}
+
+/// Invariant 3 and liveness: a new append is acknowledged, and all nodes apply the same.
+async fn converge(world: &Arc<World>) {
+    let until = Instant::now() + Duration::from_millis(HEAL_MS_MAX);
+    let mut acknowledged = false;
+    while Instant::now() < until {
+        if !acknowledged {
+            acknowledged = probe(world).await;
+        }
+        let lives = whole_lives(world);
+        let statuses: Vec<_> = lives.iter().map(|life| life.ledger().status()).collect();
+        let last = statuses.iter().map(|status| status.commit_index).max().unwrap_or(0);
+        let same = statuses.iter().all(|s| s.applied_index == last && s.leader_id != 0);
+        let digests: BTreeSet<_> = statuses.iter().map(|status| &status.digest).collect();
+        let everybody =
+            lives.len() + usize::from(world.ids().iter().any(|id| world.is_rotten(*id))) >= world.ids().len();
+        if acknowledged && same && digests.len() == 1 && everybody && last == world.facts.applied_max() {
+            return;
+        }
+        if same && digests.len() > 1 {
+            return world.facts.violated(format!("nodes that applied {last} differ: {digests:?}"));
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    let status = |life: &Arc<Life>| {
+        let s = life.ledger().status();
+        format!(
+            "node {} {} leader {} term {} commit {} applied {}",
+            life.id, s.role, s.leader_id, s.term, s.commit_index, s.applied_index
+        )
+    };
+    let lives: Vec<String> = whole_lives(world).iter().map(status).collect();
+    world.facts.violated(format!(
+        "no convergence within {HEAL_MS_MAX} ms after the last fault (a new append acknowledged: {acknowledged}, applied anywhere: {}): {lives:?}",
+        world.facts.applied_max()
+    ));
+}
+
+async fn probe(world: &Arc<World>) -> bool {
+    for life in whole_lives(world) {
+        let entry = NewEntry {
+            context_id: "probe".into(),
+            key: String::new(),
+            payload: bytes::Bytes::new(),
+            metadata: BTreeMap::new(),
+        };
+        let options = AppendOptions { deadline: Some(Duration::from_secs(5)), ..AppendOptions::default() };
+        if life.ledger().append(entry, options).await.is_ok() {
+            return true;
+        }
+    }
+    false
+}
+
+/// What every node holds in the end goes into the history.
+async fn record_states(world: &Arc<World>, plan: &Plan) {
+    let contexts = plan.clients.iter().map(|client| client.contexts).max().unwrap_or(0);
+    for life in whole_lives(world) {
+        for context in (0..contexts).map(|n| format!("c{n}")) {
+            match whole(life.ledger(), &context).await {
+                Ok(entries) => {
+                    world.facts.record(Operation::State(history::State { node: life.id, context, entries }));
+                }
+                Err(error) if world.is_rotten(life.id) => {
+                    world.trace.note(&[31], || format!("node {} cannot be read: {error}", life.id));
+                }
+                Err(error) => world.facts.violated(format!("node {} cannot be read in the end: {error}", life.id)),
+            }
+        }
+    }
+}
+
+fn summary(plan: &Plan, trace: &Trace, facts: &Facts, counts: Counts, history: Vec<Operation>) -> Outcome {
+    let mut appends = (0, 0, 0);
+    let mut reads = 0;
+    for operation in &history {
+        match operation {
+            Operation::Append(append) => match append.outcome {
+                history::Outcome::Done(_) => appends.0 += 1,
+                history::Outcome::Unknown => appends.1 += 1,
+                history::Outcome::Refused(_) => appends.2 += 1,
+            },
+            Operation::Read(_) => reads += 1,
+            _ => {}
+        }
+    }
+    let mut faults = BTreeMap::new();
+    for timed in &plan.faults {
+        *faults.entry(timed.fault.name()).or_default() += 1;
+    }
+    Outcome {
+        violations: facts.violations(),
+        digest: trace.digest(),
+        simulated_ms: trace.elapsed_ms(),
+        appends,
+        reads,
+        log_entries: facts.applied_max(),
+        faults,
+        frames: (counts.delivered, counts.lost, counts.duplicated, counts.reordered),
+        lines: trace.lines(),
+        history,
+    }
+}
