@@ -7,11 +7,18 @@ pub mod api;
 mod application;
 mod clock;
 pub mod config;
+mod environment;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "sim")]
 pub mod history;
 mod ledger;
 mod node;
+#[cfg(feature = "sim")]
+#[path = "../tests/simulation/mod.rs"]
+pub mod simulation;
 mod snapshots;
 mod status;
 mod types;

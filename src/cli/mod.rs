@@ -2,9 +2,10 @@
 //!
 //! Owns arguments, what people and programs get to see, and exit codes. Talks
 //! to nodes over gRPC like any other client; only `start` and `inspect` touch a
-//! node's own parts.
+//! node's own parts, and `check-history` needs none.
 
 mod append;
+mod check_history;
 mod client;
 mod demo;
 mod failure;
@@ -13,6 +14,7 @@ mod inspect;
 mod lines;
 mod load;
 mod output;
+mod sim;
 mod snapshot;
 mod start;
 mod status;
@@ -99,6 +101,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Look into the data directory of a node that is not running.
     Inspect(inspect::Arguments),
+    /// Run whole nodes in a simulated world that tries to make them lose a write.
+    Sim(sim::Arguments),
 }
 
 /// Runs the command of this process's arguments.
@@ -138,6 +142,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Tree => tree::run(&global).await,
         Command::Demo(arguments) => demo::run(&global, arguments).await,
         Command::Inspect(arguments) => inspect::run(&global, arguments),
+        Command::Sim(arguments) => tokio::task::block_in_place(|| sim::run(&global, &arguments)),
     }
 }
 
