@@ -101,6 +101,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Look into the data directory of a node that is not running.
     Inspect(inspect::Arguments),
+    /// Check what clients saw, as a test run wrote it down, for linearizability.
+    CheckHistory(check_history::Arguments),
     /// Run whole nodes in a simulated world that tries to make them lose a write.
     Sim(sim::Arguments),
 }
@@ -142,6 +144,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Tree => tree::run(&global).await,
         Command::Demo(arguments) => demo::run(&global, arguments).await,
         Command::Inspect(arguments) => inspect::run(&global, arguments),
+        Command::CheckHistory(arguments) => check_history::run(&global, &arguments),
         Command::Sim(arguments) => tokio::task::block_in_place(|| sim::run(&global, &arguments)),
     }
 }
