@@ -16,6 +16,9 @@ const GRPC_PORT: &str = "GRPC_PORT";
 /// A configuration file larger than this is not one.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// No key has so many parts, and no value so many lists and tables in it: their depth is the depth of a recursion.
+const NESTING_MAX: usize = 16;
+
 /// Settings whose text must stay text, whatever it looks like.
 const TEXTS: [&str; 5] = ["node.data_dir", "listen.grpc", "listen.peer", "cluster.name", "cluster.peers"];
 
@@ -55,13 +58,22 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         flags: Overrides,
     ) -> Result<Config, ConfigError> {
+        let file = file.map(|path| Ok((format!("file {}", path.display()), read(path)?))).transpose()?;
+        Config::from_sources(file, environment, flags)
+    }
+
+    /// As [`Config::load_from`], with the name and the text of the file given.
+    pub(crate) fn from_sources(
+        file: Option<(String, String)>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: Overrides,
+    ) -> Result<Config, ConfigError> {
         let (settings, port) = split_environment(environment)?;
         let grpc_is_explicit = flags.grpc.is_some() || settings.iter().any(|(key, _)| key == "listen.grpc");
 
         let mut figment = Figment::from(Serialized::defaults(Config::default()));
-        if let Some(path) = file {
-            figment =
-                figment.merge(Named { name: format!("file {}", path.display()), inner: Toml::string(&read(path)?) });
+        if let Some((name, text)) = file {
+            figment = figment.merge(Named { name, inner: Toml::string(&text) });
         }
         figment = figment.merge(Environment(settings));
         let mut config: Config = figment.extract().map_err(|error| explain(&error))?;
@@ -127,7 +139,16 @@ fn split_environment(
     let mut port = None;
     for (name, value) in environment {
         if let Some(key) = name.strip_prefix(PREFIX) {
-            settings.push((key.to_lowercase().replace("__", "."), value));
+            let key = key.to_lowercase().replace("__", ".");
+            if key.split('.').count() > NESTING_MAX {
+                return Err(malformed(format!("unknown key {key} in the environment; no key has so many parts")));
+            }
+            if is_parsed(&key, &value) && value.bytes().filter(|b| matches!(b, b'[' | b'{')).count() > NESTING_MAX {
+                return Err(malformed(format!(
+                    "{key} in the environment holds more lists and tables than any setting"
+                )));
+            }
+            settings.push((key, value));
         } else if name == GRPC_PORT && !value.is_empty() {
             let number = value.parse().map_err(|_| ConfigError::Impossible {
                 key: GRPC_PORT,
@@ -139,6 +160,12 @@ fn split_environment(
     }
     settings.sort();
     Ok((settings, port))
+}
+
+/// Whether a value of the environment is a number, a list or a table, and not a text as it stands.
+fn is_parsed(key: &str, text: &str) -> bool {
+    let is_list = key == "cluster.peers" && text.trim_start().starts_with('[');
+    is_list || !TEXTS.contains(&key)
 }
 
 /// Settings of the environment. figment's own provider would turn a directory
@@ -153,11 +180,10 @@ impl Provider for Environment {
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
         let mut dict = Dict::new();
         for (key, text) in &self.0 {
-            let is_list = key == "cluster.peers" && text.trim_start().starts_with('[');
-            let value = if TEXTS.contains(&key.as_str()) && !is_list {
-                Value::from(text.as_str())
-            } else {
+            let value = if is_parsed(key, text) {
                 text.parse().unwrap_or_else(|_| Value::from(text.as_str()))
+            } else {
+                Value::from(text.as_str())
             };
             insert(&mut dict, key, value);
         }

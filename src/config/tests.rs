@@ -152,6 +152,26 @@ fn a_bad_environment_is_refused_by_key() {
     }
 }
 
+/// The environment's parser, and the drop of what it makes, follow the depth of the text.
+#[test]
+fn no_depth_of_keys_or_values_overflows_the_stack() {
+    let deep_key = "CONVERGE_LEDGER__".to_owned() + &"a__".repeat(40_000);
+    let error = load("", &[(&deep_key, "1")], Overrides::default()).unwrap_err().to_string();
+    assert!(error.contains("a.a.a"), "{error}");
+    for (name, value) in [
+        ("CONVERGE_LEDGER__NODE__ID", "[".repeat(100_000)),
+        ("CONVERGE_LEDGER__CLUSTER__PEERS", "[".repeat(100_000)),
+        ("CONVERGE_LEDGER__RAFT", "{a=".repeat(30_000)),
+    ] {
+        let error = load("", &[(name, &value)], Overrides::default()).unwrap_err().to_string();
+        let key = name.to_lowercase()["converge_ledger__".len()..].replace("__", ".");
+        assert!(error.contains(&key), "{error}");
+    }
+    for file in ["a = ".to_owned() + &"[".repeat(100_000), "a.".repeat(100_000) + "a = 1", "a = {".repeat(50_000)] {
+        load(&file, &[], Overrides::default()).unwrap_err();
+    }
+}
+
 #[test]
 fn an_unreadable_file_is_refused_by_path() {
     let dir = tempfile::tempdir().unwrap();
