@@ -6,6 +6,9 @@
 
 pub mod distribution;
 pub mod entry;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod replication;
 pub mod storage;
 #[cfg(feature = "testing")]

@@ -17,6 +17,8 @@ mod body;
 mod connections;
 mod context;
 mod convert;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod health;
 mod listener;
 mod metadata;

@@ -158,7 +158,7 @@ macro_rules! version {
                 }
             }
 
-            pub(super) fn answer(
+            pub(in super::super) fn answer(
                 index: &Index,
                 asked: proto::ServerReflectionRequest,
             ) -> proto::ServerReflectionResponse {
