@@ -215,7 +215,7 @@ impl Draw {
             commit_bytes: self.size(1 << 10, 64 << 10),
             overlay_bytes: self.size(16 << 10, 256 << 10),
             scan_bytes: self.size(1 << 10, 64 << 10),
-            redb_cache_bytes: self.pick(&[0, 64 << 10, 1 << 20]),
+            redb_cache_bytes: self.pick(&[1 << 20, 4 << 20, 16 << 20]),
             message_bytes: self.between(512, 16 << 10),
             inflight_messages: self.size(1, 16),
             uncommitted_bytes: self.between(16 << 10, 256 << 10),
