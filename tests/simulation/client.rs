@@ -15,6 +15,35 @@ use super::world::{Life, World};
 use crate::history::{self, Done, Operation, Outcome, Refused, Seen, Time};
 use crate::{AppendOptions, Consistency, Entry, Error, Ledger, NewEntry, ReadOptions, Sequence, WatchOptions};
 
+/// Contexts with more entries than this are not copied.
+const COPY_ENTRIES_MAX: u64 = 60;
+
+/// A copy of a context that was asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Copied {
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) came: Came,
+}
+
+/// What a load was answered with: so many entries of the original, from the first on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    Whole(u64),
+    WholeOrNothing(u64),
+    Nothing,
+}
+
+impl Came {
+    pub(super) fn allows(self, entries: u64) -> bool {
+        match self {
+            Came::Whole(all) => entries == all,
+            Came::WholeOrNothing(all) => entries == all || entries == 0,
+            Came::Nothing => entries == 0,
+        }
+    }
+}
+
 /// One client's task.
 pub(super) struct Client {
     pub(super) id: u64,
@@ -53,7 +82,9 @@ impl Client {
                 continue;
             };
             let context = format!("c{}", self.dice.below(self.plan.contexts));
-            if self.dice.one_in(self.plan.watch_one_in) {
+            if self.dice.one_in(self.plan.load_one_in) {
+                self.copy(&life, &context).await;
+            } else if self.dice.one_in(self.plan.watch_one_in) {
                 self.watch(&life, &context).await;
             } else if self.dice.one_in(self.plan.read_one_in) {
                 self.read(&life, &context).await;
@@ -194,6 +225,39 @@ impl Client {
             entries: page.entries.iter().map(seen).collect(),
             limited: limit != 0,
         }));
+    }
+
+    /// Copies a context into a new one, all or nothing.
+    async fn copy(&mut self, life: &Life, context: &str) {
+        if self.latest.get(context).is_none_or(|latest| *latest > COPY_ENTRIES_MAX) {
+            return;
+        }
+        let deadline = Some(self.deadline());
+        let snapshot = tokio::select! {
+            biased;
+            () = life.over() => return,
+            snapshot = life.ledger().snapshot(context, deadline) => snapshot,
+        };
+        let Ok(snapshot) = snapshot else { return };
+        self.written += 1;
+        let to = format!("copy-{}-{}", self.id, self.written);
+        let answer = tokio::select! {
+            biased;
+            () = life.over() => None,
+            answer = life.ledger().load(&to, snapshot.bytes, true, deadline) => Some(answer),
+        };
+        let came = match answer {
+            Some(Ok(loaded)) => Came::Whole(loaded.entries_restored),
+            // Also where the call ended in between: the first parts are there, invisibly.
+            None | Some(Err(Error::Unknown(_) | Error::Unavailable { .. })) => {
+                Came::WholeOrNothing(snapshot.entry_count)
+            }
+            Some(Err(_)) => Came::Nothing,
+        };
+        self.trace.note(&[8, self.id, snapshot.entry_count], || {
+            format!("client {} copies {context} to {to} on node {}: {came:?}", self.id, life.id)
+        });
+        self.facts.copied(Copied { from: context.to_owned(), to, came });
     }
 
     /// Data loss is only for a node whose disk rotted.

@@ -11,6 +11,7 @@ use converge_actors::replication::said::{Said, said};
 use converge_actors::storage::AppliedBatch;
 use converge_ledger_core::NodeId;
 
+use super::client::Copied;
 use super::trace::{Trace, digest};
 use crate::history::Operation;
 
@@ -28,7 +29,7 @@ struct Inner {
     digests: BTreeMap<u64, [u8; 32]>,
     promises: BTreeMap<NodeId, Promises>,
     history: Vec<Operation>,
-    appended: u64,
+    copies: Vec<Copied>,
 }
 
 /// What a node has told others.
@@ -86,9 +87,12 @@ impl Facts {
         self.lock().log.keys().next_back().copied().unwrap_or(0)
     }
 
-    /// Entries of the ledger, as those who applied them say.
-    pub(super) fn appended(&self) -> u64 {
-        self.lock().appended
+    pub(super) fn copied(&self, copied: Copied) {
+        self.lock().copies.push(copied);
+    }
+
+    pub(super) fn copies(&self) -> Vec<Copied> {
+        self.lock().copies.clone()
     }
 
     /// A frame leaves a node: invariants 8 and 9, and what 6 is held to after a crash.
@@ -152,10 +156,7 @@ impl Facts {
         let came = digest(format!("{:?} {:?} {:?}", batch.origin, batch.outcomes, batch.heads).as_bytes());
         self.1.note(&[4, node.get(), index, term, came], || format!("node {node} applies {index} of term {term}"));
         let mut inner = self.lock();
-        let grown = batch.heads.len() as u64;
-        let fresh = !inner.log.contains_key(&index);
         let first = *inner.log.entry(index).or_insert((term, came));
-        inner.appended += if fresh { grown } else { 0 };
         let promises = inner.promises.entry(node).or_default();
         let before = promises.applied;
         promises.applied = before.max(index);

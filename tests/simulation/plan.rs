@@ -56,6 +56,8 @@ pub(super) struct ClientPlan {
     /// Once in so many calls it reads, watches, appends at an expected sequence.
     pub(super) read_one_in: u64,
     pub(super) watch_one_in: u64,
+    /// Once in so many calls it copies a context by snapshot and load.
+    pub(super) load_one_in: u64,
     pub(super) expect_one_in: u64,
     /// It gives an idempotency key to once in so many, and tries those again that ended as unknown.
     pub(super) key_one_in: u64,
@@ -248,6 +250,7 @@ impl Draw {
             payload_bytes: self.pick(&[16, 64, 300, 2000]),
             read_one_in: self.between(2, 8),
             watch_one_in: self.between(10, 60),
+            load_one_in: self.between(20, 100),
             expect_one_in: self.between(3, 20),
             key_one_in: self.between(1, 3),
         }

@@ -1,0 +1,75 @@
+//! Seeds that lose nothing, in every build; and that a seed is a run.
+#![cfg(feature = "cli")]
+#![allow(missing_docs, clippy::print_stderr)]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use converge_ledger::simulation::{Campaign, Plan, Shape, campaign, run};
+
+/// Seeds of the default run; `SIMULATION_SEEDS` asks for more, from `SIMULATION_SEED` on.
+const SEEDS: u64 = 40;
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
+}
+
+#[test]
+fn no_seed_loses_an_acknowledged_write() {
+    let seeds = number("SIMULATION_SEEDS", SEEDS);
+    let first = number("SIMULATION_SEED", 1);
+    let totals = campaign(Campaign { first, seeds, time: None, threads: 2, shape: Shape::default() }, |_, _, _| {});
+    eprintln!(
+        "{} seeds, {:.1} simulated hours, {} appends acknowledged, faults: {:?}",
+        totals.seeds,
+        totals.simulated_ms as f64 / 3_600_000.0,
+        totals.acknowledged,
+        totals.faults
+    );
+    for (seed, violations) in &totals.failed {
+        eprintln!("again: converge-ledger sim --seed {seed} --trace\n  {violations:#?}");
+    }
+    assert_eq!(totals.stuck, None, "a seed does not end");
+    assert!(totals.failed.is_empty(), "seeds fail: {:?}", totals.failed.keys());
+    assert_eq!(totals.seeds, seeds);
+    assert!(totals.faults.values().sum::<u64>() >= seeds * 50, "every run has its faults");
+    assert!(totals.acknowledged > seeds * 100, "the runs did work");
+    // What never happens is never shown to be survived.
+    assert!(seeds < SEEDS || totals.faults.len() == 18, "every kind of fault came: {:?}", totals.faults);
+}
+
+/// The digest of everything that happened, from a process of its own.
+fn digest(arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_converge-ledger"));
+    let output = command.arg("sim").args(arguments).args(["--output", "json"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    answer["digest"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_seed_is_the_same_run_in_every_process() {
+    let of = |seed: &str| digest(&["--seed", seed]);
+    for seed in ["3", "8"] {
+        assert_eq!(of(seed), of(seed), "seed {seed}");
+    }
+    assert_ne!(of("3"), of("4"), "another seed is another run");
+}
+
+/// Plans that failed once, cut down to what made them fail.
+#[test]
+fn what_failed_once_does_not_fail_again() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simulation/regressions");
+    let mut count = 0;
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let plan: Plan = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+            let violations = run(&plan, false).violations;
+            assert!(violations.is_empty(), "{}: {violations:#?}", path.display());
+            count += 1;
+        }
+    }
+    eprintln!("{count} plans");
+}
