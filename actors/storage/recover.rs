@@ -172,7 +172,8 @@ fn fill(settings: &Settings, directory: &Directory) -> Result<(), Failure> {
     let db = db.map_err(db_failure(making))?;
     let identity = Identity { store_id: directory.store_id };
     init_tables(&db, &identity).map_err(|error| Failure::Fence(redb_cause(making, &error)))?;
-    drop(db);
+    // Dropped, it would keep a failure to itself, and a sync behind that one proves nothing.
+    db.close().map_err(db_failure(making))?;
     file.sync_data().map_err(io_failure(making))?;
     let maker = maker(settings, directory.store_id);
     maker.make(FIRST_SLOT, 1, (settings.random)()).map_err(io_failure(making))?;

@@ -186,14 +186,14 @@ fn failures(seeds: std::ops::Range<u64>, test: &str, each: (Change, usize), faul
 #[test]
 fn every_sync_that_fails() {
     let faults = |nth| Faults { fail_sync: Some(nth), ..Faults::default() };
-    let fenced = failures(seeds(200, 4), "every_sync_that_fails", (Change::Sync, 1), faults);
+    let fenced = failures(seeds(1000, 4), "every_sync_that_fails", (Change::Sync, 1), faults);
     report(fenced, 200, "failed syncs that fenced a node");
 }
 
 #[test]
 fn writes_that_fail() {
     let faults = |nth| Faults { fail_write: Some(nth), ..Faults::default() };
-    let fenced = failures(seeds(200, 2), "writes_that_fail", (Change::Write, 3), faults);
+    let fenced = failures(seeds(1000, 2), "writes_that_fail", (Change::Write, 3), faults);
     report(fenced, 150, "failed writes that fenced a node");
 }
 
