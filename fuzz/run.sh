@@ -59,7 +59,10 @@ done
 
 if [ "$#" = 0 ]; then
     "${fuzz[@]}" build "${flags[@]}"
+else
+    for target in "${targets[@]}"; do "${fuzz[@]}" build "${flags[@]}" "$target"; done
 fi
+echo "built after $SECONDS s"
 failed=()
 for target in "${targets[@]}"; do
     found="fuzz/found/$target"
