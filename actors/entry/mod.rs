@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{AttemptId, Boot, Command, NodeId, Outcome, Refusal, Term};
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use converge_supervisors::{ChildSpec, Service, Shutdown};
@@ -235,7 +236,7 @@ impl Entries {
     }
 
     fn give_up(&self, attempt: &Attempt, claim: &Claim) -> Error {
-        if claim.abandon() { Error::Unavailable } else { self.unknown(attempt) }
+        if claim.abandon() || planted::is(Bug::UnknownAsRefused) { Error::Unavailable } else { self.unknown(attempt) }
     }
 
     fn unknown(&self, attempt: &Attempt) -> Error {

@@ -9,6 +9,8 @@
 
 pub mod checksum;
 pub mod codec;
+#[doc(hidden)]
+pub mod planted;
 pub mod snapshot;
 
 #[cfg(any(test, feature = "testing"))]

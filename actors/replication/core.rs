@@ -17,6 +17,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{LogIndex, NodeId, Term};
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{Config, RawNode, StateRole};
@@ -122,7 +123,10 @@ impl<L: raft::Storage> Core<L> {
             check_quorum: true,
             pre_vote: true,
             // Not even a partial lease: rule 14 of the crate.
-            read_only_option: raft::ReadOnlyOption::Safe,
+            read_only_option: match planted::is(Bug::ReadByLease) {
+                false => raft::ReadOnlyOption::Safe,
+                true => raft::ReadOnlyOption::LeaseBased,
+            },
             skip_bcast_commit: false,
             batch_append: false,
             max_uncommitted_size: settings.bounds.uncommitted_bytes_max,
@@ -225,6 +229,10 @@ impl<L: raft::Storage> Core<L> {
         }
         if let Some(last) = last {
             self.node.on_persist_ready(last);
+            if planted::is(Bug::QuorumOfOne) && self.node.raft.state == StateRole::Leader {
+                let synced = self.node.raft.raft_log.persisted;
+                self.node.raft.raft_log.commit_to(synced);
+            }
             self.after(out);
         }
     }
@@ -287,7 +295,10 @@ impl<L: raft::Storage> Core<L> {
             out.read_state(read.request_ctx, LogIndex(read.index));
         }
         let committed = ready.take_committed_entries();
-        let messages = ready.take_persisted_messages();
+        let mut messages = ready.take_persisted_messages();
+        if planted::is(Bug::AnswerBeforeSync) {
+            messages.drain(..).for_each(|message| out.send(message));
+        }
         let syncs = ready.must_sync();
         if syncs {
             // A change of commit alone needs no sync: applied, stored later, stands for it.

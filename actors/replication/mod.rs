@@ -37,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{Batch, Boot, ClusterId, LogIndex, NodeId, StoreId};
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use converge_supervisors::{ChildSpec, Service, Shutdown};
@@ -405,6 +406,10 @@ impl State {
     }
 
     fn read(&mut self, reply: ReadReply) -> Result<(), ActorProcessingErr> {
+        if planted::is(Bug::ReadUnconfirmed) {
+            let _ = reply.send(Ok(self.shared.applied()));
+            return Ok(());
+        }
         if let Err(reply) = self.reads.add(reply) {
             let _ = reply.send(Err(ReadError::Overloaded));
         }

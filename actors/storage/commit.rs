@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{LogIndex, Lsn, State};
 use redb::{Database, Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
@@ -79,7 +80,7 @@ impl WriteSet {
         let kept = self.entries.front().map_or(last.next(), |e| e.index);
         if first < kept {
             let from = self.truncate.map_or(first, |t| t.min(first));
-            if first <= self.stored.last {
+            if first <= self.stored.last && !planted::is(Bug::StaleRows) {
                 self.truncate = Some(from);
             }
             self.entries.clear();
@@ -112,6 +113,9 @@ impl WriteSet {
         let commit = progress.hard_state.commit.min(progress.last).max(applied);
         assert!(commit <= progress.last, "applied {applied} is not durable, the log ends at {}", progress.last);
         progress.hard_state.commit = commit;
+        if planted::is(Bug::CoveredAhead) {
+            progress.covered = progress.covered.next();
+        }
         progress
     }
 }
@@ -142,7 +146,10 @@ pub(crate) fn commit(
             meta.insert(META_GENESIS, &meta_value(META_GENESIS, genesis)[..])?;
         }
         if let Some(rows) = &rows {
-            let row = StateRow { format: INDEX_FORMAT, state: rows.state.clone() };
+            let mut row = StateRow { format: INDEX_FORMAT, state: rows.state.clone() };
+            if planted::is(Bug::AppliedAhead) {
+                row.state.applied = row.state.applied.next();
+            }
             meta.insert(META_STATE, &meta_value(META_STATE, &row)[..])?;
         }
     }
@@ -225,7 +232,7 @@ fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<Counts, redb:
         positions.insert(first, &segments_value(first, &segments)[..])?;
     }
     let mut keys = txn.open_table(KEYS)?;
-    for (&context, of_context) in &rows.keys {
+    for (&context, of_context) in rows.keys.iter().filter(|_| !planted::is(Bug::KeyUnstored)) {
         for (key, row) in of_context {
             let context_no = converge_ledger_core::ContextNo(context);
             keys.insert((context, &key[..]), &key_value(context_no, key, row)[..])?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{Entry, Head, LogIndex, Lsn, Sequence, Term};
 use converge_supervisors::{CallError, ChildSpec, Shutdown};
 use tokio::sync::oneshot;
@@ -94,6 +95,7 @@ impl Storage {
         }
         let known = self.shared.overlay().hard_state;
         let vital = hard_state.filter(|s| (s.term, s.vote) != (known.term, known.vote));
+        let vital = vital.filter(|_| !planted::is(Bug::VoteUnwritten));
         let state = if entries.is_empty() { vital } else { hard_state };
         let requests = split(&entries, state, max, done);
         self.shared.submit(requests, &entries, hard_state)
@@ -208,6 +210,8 @@ fn entry_weight(entry: &LogEntry) -> usize {
 /// state goes first: its term covers the entries (S3).
 fn split(entries: &[LogEntry], hard_state: Option<HardState>, max: usize, done: Done) -> Vec<Request> {
     let mut requests = Vec::with_capacity(1);
+    let late = hard_state.filter(|_| planted::is(Bug::HardStateLast));
+    let hard_state = hard_state.filter(|_| late.is_none());
     let mut ops: Vec<Op> = hard_state.map(Op::HardState).into_iter().collect();
     let mut weight: usize = ops.iter().map(Op::weight).sum();
     let mut part: Vec<LogEntry> = Vec::with_capacity(entries.len());
@@ -223,6 +227,7 @@ fn split(entries: &[LogEntry], hard_state: Option<HardState>, max: usize, done: 
     if !part.is_empty() {
         ops.push(Op::Entries(part));
     }
+    ops.extend(late.map(Op::HardState));
     requests.push(Request { ops, weight, done: Some(done) });
     requests
 }

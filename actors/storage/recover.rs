@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{Boot, LogIndex, Lsn, State, StoreId};
 use redb::{Builder as RedbBuilder, Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use serde::de::DeserializeOwned;
@@ -121,7 +122,9 @@ pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf) -> Result<Open
     }
     let journal = scan::scan(files, stored.progress.covered)?;
     // First, for a database that covers more than the journal has means that records are missing.
-    scan::make_durable(&journal).map_err(io_failure("syncing the journal"))?;
+    if !planted::is(Bug::LastUnsure) {
+        scan::make_durable(&journal).map_err(io_failure("syncing the journal"))?;
+    }
     let mut set = WriteSet::new(stored.progress);
     let mut genesis = stored.genesis;
     replay(&db, &mut set, &journal, stored.state.applied, &mut genesis)?;
@@ -392,7 +395,8 @@ fn replay(
 ) -> Result<(), Failure> {
     let covered = set.progress().covered;
     for scanned in &journal.files {
-        for &place in scanned.records.iter().filter(|r| r.lsn > covered) {
+        let early = |lsn| planted::is(Bug::TailLost) && lsn == journal.last;
+        for &place in scanned.records.iter().filter(|r| r.lsn > covered && !early(r.lsn)) {
             let ops = scan::read(&scanned.file, place)?;
             for op in &ops {
                 match op {
@@ -493,7 +497,11 @@ impl Opened {
         let mark =
             AppliedMark { index: self.state.applied, position: self.state.last_position, digest: self.state.digest };
         let genesis = self.genesis.clone();
-        Overlay::new(progress.last, progress.hard_state, mark, genesis)
+        let mut hard_state = progress.hard_state;
+        if planted::is(Bug::VoteForgotten) {
+            hard_state.vote = converge_ledger_core::NodeId(0);
+        }
+        Overlay::new(progress.last, hard_state, mark, genesis)
     }
 }
 

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{Entry, Sequence};
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use converge_supervisors::{ChildSpec, Service, Shutdown};
@@ -126,6 +127,13 @@ impl Follow {
             let deadline = Instant::now() + SUBSCRIBE_WAIT;
             let subscribe = |reply| Message::Subscribe { context, reply };
             self.grown = self.watches.service.call(subscribe, deadline).await.ok();
+            match &self.grown {
+                Some(grown) if planted::is(Bug::WatchSkips) => self.cursor = self.cursor.max(*grown.borrow()),
+                Some(_) if planted::is(Bug::WatchRepeats) => {
+                    self.cursor = Sequence(self.cursor.get().saturating_sub(1));
+                }
+                _ => {}
+            }
         }
         self.grown.as_mut().map(|grown| *grown.borrow_and_update())
     }

@@ -5,6 +5,7 @@ use crate::command::Append;
 use crate::entry::chain_link;
 use crate::ids::{ContextNo, Lamport};
 use crate::outcome::{Appended, Outcome, Refusal};
+use crate::planted::{self, Bug};
 use crate::state::{Head, IndexRow, KeyRow, View};
 
 impl<'a, V: View> Step<'a, V> {
@@ -18,7 +19,8 @@ impl<'a, V: View> Step<'a, V> {
         {
             return Ok(repeated(&head, &first, &content));
         }
-        if append.expected_sequence.is_some_and(|expected| expected != head.latest) {
+        let ignored = planted::is(Bug::ExpectedIgnored);
+        if append.expected_sequence.is_some_and(|expected| expected != head.latest && !ignored) {
             let actual = head.latest;
             return Ok(Outcome::Refused(Refusal::ExpectedSequence { actual }));
         }
@@ -37,7 +39,9 @@ impl<'a, V: View> Step<'a, V> {
         self.effects.heads.insert(append.entry.context_id.clone(), head);
         let index = self.index;
         self.effects.entries.push(IndexRow { context, sequence, position, lamport, index, row });
-        if let Some(key) = &append.idempotency_key {
+        if let Some(key) = &append.idempotency_key
+            && !planted::is(Bug::KeyUnrecorded)
+        {
             let key_row = KeyRow { sequence, position, lamport, content };
             self.keys.insert((context, key), key_row);
             self.effects.keys.push((context, key.clone(), key_row));
@@ -51,6 +55,7 @@ impl<'a, V: View> Step<'a, V> {
         }
         match self.keys.get(&(context, key)) {
             Some(row) => Ok(Some(*row)),
+            None if planted::is(Bug::KeyOfBatchOnly) => Ok(None),
             None => self.view.key(context, key),
         }
     }

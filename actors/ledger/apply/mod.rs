@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use crate::command::{Batch, Command};
 use crate::ids::{ContextNo, LogIndex, Position};
 use crate::outcome::{Outcome, Refusal};
+use crate::planted::{self, Bug};
 use crate::state::{Effects, Head, KeyRow, Origin, Part, State, View};
 
 /// Applies the next log entry; `None` stands for one without commands of ours: a leader's empty
@@ -128,7 +129,9 @@ impl<'a, V: View> Step<'a, V> {
         if matches!(self.standing, Standing::Older) || counter < self.low_water {
             return Ok(Outcome::Refused(Refusal::Superseded));
         }
-        if let Some(first) = self.first_outcome(counter) {
+        if let Some(first) = self.first_outcome(counter)
+            && !planted::is(Bug::RetryApplies)
+        {
             return Ok(first);
         }
         let outcome = match command {
@@ -211,7 +214,8 @@ fn commit(state: &mut State, index: LogIndex, batch: &Batch, digest: [u8; 32], c
     }
     if low_water > origin.low_water {
         origin.low_water = low_water;
-        origin.outcomes = origin.outcomes.split_off(&low_water);
+        let kept = low_water.saturating_add(u64::from(planted::is(Bug::OutcomeForgotten)));
+        origin.outcomes = origin.outcomes.split_off(&kept);
         origin.staged = origin.staged.split_off(&low_water);
     }
     effects

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use converge_ledger_core::Lsn;
+use converge_ledger_core::planted::{self, Bug};
 
 use super::error::Cause;
 use super::executor::{Signal, Step, Worker};
@@ -43,9 +44,14 @@ impl Tip {
     /// Makes the record that was written durable.
     pub(crate) fn sync(&mut self, builder: &Builder) -> std::io::Result<()> {
         self.file.file.sync_data()?;
+        self.pass(builder);
+        Ok(())
+    }
+
+    /// The record that was written is the last one.
+    fn pass(&mut self, builder: &Builder) {
         self.offset += builder.padded_len();
         self.last = self.last.next();
-        Ok(())
     }
 
     pub(crate) fn has_room(&self, builder: &Builder) -> bool {
@@ -115,14 +121,27 @@ impl Writer {
             return self.finish(false);
         }
         match self.tip.write(&mut self.builder) {
+            Ok(()) if planted::is(Bug::AckBeforeSync) => self.finish_early(),
             Ok(()) => self.written = true,
             Err(error) => self.failed(&error),
         }
     }
 
+    /// What [`Bug::AckBeforeSync`] does.
+    fn finish_early(&mut self) {
+        self.written = true;
+        self.batch.iter_mut().filter_map(|request| request.done.take()).for_each(|done| done(Ok(())));
+    }
+
     /// Makes the record durable, and says so.
     fn sync(&mut self) {
         self.written = false;
+        let mut ops = self.batch.iter().flat_map(|request| &request.ops);
+        let vote = planted::is(Bug::VoteUnsynced) && ops.all(|op| matches!(op, Op::HardState(_)));
+        if vote || planted::is(Bug::SyncSkipped) {
+            self.tip.pass(&self.builder);
+            return self.finish(true);
+        }
         match self.tip.sync(&self.builder) {
             Ok(()) => self.finish(true),
             Err(error) => self.failed(&error),

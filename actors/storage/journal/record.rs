@@ -10,6 +10,7 @@
 //! record of an earlier life of the file, or of another place, is never taken for one of this.
 
 use bytes::{Buf, BufMut, Bytes};
+use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{Boot, LogIndex, Lsn, NodeId, StoreId, Term};
 
 use crate::storage::types::{EntryKind, Genesis, HardState, LogEntry};
@@ -222,7 +223,7 @@ impl RecordHead {
 
     /// Whether this is the body that was written.
     pub(crate) fn vouches_for(&self, body: &[u8]) -> bool {
-        crc32c::crc32c_append(self.head_crc, body) == self.crc
+        crc32c::crc32c_append(self.head_crc, body) == self.crc || planted::is(Bug::TornTaken)
     }
 }
 

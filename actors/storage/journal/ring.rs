@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{Lsn, StoreId};
 
 use super::record::{BLOCK, FIRST_RECORD, FileHeader};
@@ -82,7 +83,9 @@ impl Maker {
         file.write_at(BLOCK, &header.encode())?;
         file.sync_data()?;
         self.disk.rename(&unfinished, &name)?;
-        self.disk.sync_dir(&self.dir)?;
+        if !planted::is(Bug::NameUnsynced) {
+            self.disk.sync_dir(&self.dir)?;
+        }
         Ok(JournalFile { slot, file, header })
     }
 
@@ -102,6 +105,7 @@ impl Maker {
 
     /// A new life for a file of which nothing is needed any more.
     pub(crate) fn renew(&self, old: JournalFile, generation: u64, salt: u64) -> io::Result<JournalFile> {
+        let salt = if planted::is(Bug::SaltKept) { old.header.salt } else { salt };
         let header = FileHeader { store_id: self.store_id, generation, salt, bytes: old.header.bytes };
         write_header(old.file.as_ref(), &header)?;
         Ok(JournalFile { header, ..old })
