@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use converge_ledger_core::{NodeId, Sequence};
 
-use super::contexts::Context;
+use super::contexts::{Context, Place};
 use super::operation::{Append, Consistency, Operation, Outcome, Read, Refused, Seen, State, Time, Watch};
 use super::order;
 use super::verdict::{Counts, Line, Rule, Verdict};
@@ -106,8 +106,8 @@ impl<'h> Check<'h> {
         match &append.outcome {
             Outcome::Done(done) => {
                 let (sequence, position) = (done.sequence, done.position);
-                let seen = Seen { sequence, value: append.value.clone(), position };
-                context.seen(&seen, line, verdict, |_| Rule::Place);
+                let seen = Place { sequence, value: &append.value, position };
+                context.seen(seen, line, verdict, |_| Rule::Place);
             }
             Outcome::Refused(Refused { actual: Some(actual), .. }) => context.exists(actual.get(), line, verdict),
             Outcome::Refused(_) | Outcome::Unknown => {}
@@ -141,7 +141,7 @@ impl<'h> Check<'h> {
                 context.broken(verdict, Rule::Gap, &[line], || format!("sequence {} follows {before}", seen.sequence));
             }
             before = seen.sequence;
-            context.seen(seen, line, verdict, |other| match is_state(line) && is_state(other) {
+            context.seen(seen.into(), line, verdict, |other| match is_state(line) && is_state(other) {
                 true => Rule::Diverged,
                 false => Rule::Place,
             });

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use converge_ledger_core::Position;
+use converge_ledger_core::{Position, Sequence};
 
 use super::operation::{Append, Operation, Outcome, Refused, Seen, Time};
 use super::verdict::{Line, Rule, Verdict};
@@ -40,6 +40,20 @@ impl Slot {
         if self.high.is_none_or(|high| high.time > time) {
             self.high = Some(Bound { time, line });
         }
+    }
+}
+
+/// An entry as somebody saw it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'s> {
+    pub(super) sequence: Sequence,
+    pub(super) value: &'s str,
+    pub(super) position: Option<Position>,
+}
+
+impl<'s> From<&'s Seen> for Place<'s> {
+    fn from(seen: &'s Seen) -> Self {
+        Place { sequence: seen.sequence, value: &seen.value, position: seen.position }
     }
 }
 
@@ -148,8 +162,8 @@ impl<'h> Context<'h> {
     }
 
     /// Takes note of an entry that somebody saw. `differ` is the rule that two values at one place break.
-    pub(super) fn seen(&mut self, seen: &Seen, line: Line, verdict: &mut Verdict, differ: impl Fn(Line) -> Rule) {
-        let (sequence, text) = (seen.sequence.get(), seen.value.as_str());
+    pub(super) fn seen(&mut self, seen: Place<'_>, line: Line, verdict: &mut Verdict, differ: impl Fn(Line) -> Rule) {
+        let (sequence, text) = (seen.sequence.get(), seen.value);
         let Some(value) = self.value_at(sequence, text) else {
             return self.broken(verdict, Rule::Uninvoked, &[line], || {
                 format!("{text:?} stands at sequence {sequence}, and nobody appended it")

@@ -1,7 +1,7 @@
 //! Histories: what clients of a ledger saw, and whether a correct ledger could have shown it to them.
 //!
 //! A history is a file of JSON lines, one operation each ([`Operation`]). Clients write down what they did; whoever
-//! runs them adds what the nodes hold in the end. [`check`] accepts a history if and only if it is one of the model
+//! runs them adds what the nodes hold in the end. [`check()`] accepts a history if and only if it is one of the model
 //! below, and names the lines that contradict each other where it is not. It knows nothing of nodes, terms or disks.
 //!
 //! # The model

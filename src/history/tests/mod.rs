@@ -27,7 +27,7 @@ fn histories() -> impl Strategy<Value = Vec<Operation>> {
     (any::<u64>(), 1..9_usize, 1..3_usize, 0..5_usize).prop_map(|(seed, operations, contexts, wrong)| {
         let mut dice = Dice::new(seed);
         let mut history = run(&mut dice, small(operations, contexts));
-        if dice.one_in(3) {
+        if dice.one_in(2) {
             blur(&mut history, &mut dice);
         }
         (0..wrong).for_each(|_| disturb(&mut history, &mut dice));
@@ -38,7 +38,7 @@ fn histories() -> impl Strategy<Value = Vec<Operation>> {
 /// `HISTORY_CASES` sets how many.
 #[test]
 fn the_check_agrees_with_a_search_of_all_orders() {
-    let cases = std::env::var("HISTORY_CASES").map_or(8000, |count| count.parse().unwrap());
+    let cases = std::env::var("HISTORY_CASES").map_or(20_000, |count| count.parse().unwrap());
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let (good, bad) = (std::cell::Cell::new(0), std::cell::Cell::new(0));

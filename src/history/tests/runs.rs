@@ -247,27 +247,13 @@ pub(super) fn disturb(history: &mut Vec<Operation>, dice: &mut Dice) {
         history.remove(at);
         return;
     }
+    if dice.one_in(8) {
+        let one = 1 + dice.below(5) as u64;
+        swap_positions(history, one, one + 1 + dice.below(2) as u64);
+        return;
+    }
     match &mut history[at] {
-        Operation::Append(append) => match dice.below(6) {
-            0 => append.start = Time(shift(dice, append.start.0)),
-            1 => append.end = append.end.map(|end| Time(shift(dice, end.0))),
-            2 => append.expected = append.expected.map(|expected| Sequence(shift(dice, expected.get()))),
-            3 => append.outcome = Outcome::Unknown,
-            4 => {
-                if let Operation::Append(other) = other {
-                    append.outcome = other.outcome;
-                    append.end = other.end.or(append.end);
-                }
-            }
-            _ => match &mut append.outcome {
-                Outcome::Done(done) if dice.one_in(2) => done.sequence = Sequence(shift(dice, done.sequence.get())),
-                Outcome::Done(done) => done.deduplicated ^= true,
-                Outcome::Refused(refused) => {
-                    refused.actual = refused.actual.map(|actual| Sequence(shift(dice, actual.get())));
-                }
-                Outcome::Unknown => append.idempotency_key = None,
-            },
-        },
+        Operation::Append(append) => disturb_append(append, other, dice),
         Operation::Read(read) => match dice.below(5) {
             0 => (read.start, read.end) = moved(dice, read.start, read.end),
             1 => read.end = Time(shift(dice, read.end.0)),
@@ -282,6 +268,58 @@ pub(super) fn disturb(history: &mut Vec<Operation>, dice: &mut Dice) {
         },
         Operation::State(state) => spoil(&mut state.entries, dice),
         Operation::End(end) => end.position = Position(shift(dice, end.position.get())),
+    }
+}
+
+/// Two entries have changed their places in the ledger, and everybody says so.
+fn swap_positions(history: &mut [Operation], one: u64, other: u64) {
+    let swap = |position: &mut Option<Position>| match position {
+        Some(position) if position.get() == one => *position = Position(other),
+        Some(position) if position.get() == other => *position = Position(one),
+        _ => {}
+    };
+    for operation in history {
+        match operation {
+            Operation::Append(Append { outcome: Outcome::Done(done), .. }) => swap(&mut done.position),
+            Operation::Read(Read { entries, .. })
+            | Operation::Watch(Watch { entries, .. })
+            | Operation::State(State { entries, .. }) => entries.iter_mut().for_each(|seen| swap(&mut seen.position)),
+            Operation::Append(_) | Operation::End(_) => {}
+        }
+    }
+}
+
+fn disturb_append(append: &mut Append, other: Operation, dice: &mut Dice) {
+    let shift = |dice: &mut Dice, number: u64| (number + dice.below(5) as u64).saturating_sub(2);
+    let other = match other {
+        Operation::Append(other) => other,
+        _ => append.clone(),
+    };
+    match dice.below(11) {
+        0 => append.start = Time((append.start.0 + dice.below(12) as u64).saturating_sub(4)),
+        1 => append.end = append.end.map(|end| Time(shift(dice, end.0))),
+        2 => append.expected = append.expected.map(|expected| Sequence(shift(dice, expected.get()))),
+        3 => append.outcome = Outcome::Unknown,
+        4 => (append.end, append.outcome) = (other.end.or(append.end), other.outcome),
+        5 => append.idempotency_key = other.idempotency_key,
+        6 => (append.value, append.idempotency_key) = (other.value, other.idempotency_key),
+        7 => {
+            let (expected, actual) = (dice.below(4) as u64, dice.below(4) as u64);
+            append.expected = Some(Sequence(expected));
+            append.end = append.end.or(Some(Time(append.start.0 + 4)));
+            append.outcome = Outcome::Refused(Refused { reason: "expected".into(), actual: Some(Sequence(actual)) });
+        }
+        _ => match &mut append.outcome {
+            Outcome::Done(done) => match dice.below(3) {
+                0 => done.sequence = Sequence(shift(dice, done.sequence.get())),
+                1 => done.deduplicated ^= true,
+                _ => done.position = done.position.map(|position| Position(shift(dice, position.get()))),
+            },
+            Outcome::Refused(refused) => {
+                refused.actual = refused.actual.map(|actual| Sequence(shift(dice, actual.get())));
+            }
+            Outcome::Unknown => append.idempotency_key = None,
+        },
     }
 }
 
