@@ -248,7 +248,6 @@ impl Client {
         };
         let came = match answer {
             Some(Ok(loaded)) => Came::Whole(loaded.entries_restored),
-            // Also where the call ended in between: the first parts are there, invisibly.
             None | Some(Err(Error::Unknown(_) | Error::Unavailable { .. })) => {
                 Came::WholeOrNothing(snapshot.entry_count)
             }

@@ -31,15 +31,20 @@ async fn carry_out(world: Arc<World>, fault: Fault) {
                 come_back(world, node, down_ms).await;
             }
         }
-        Fault::CrashWithin { node, operations, .. } => {
+        Fault::Blackout { power, down_ms } => {
+            let gone: Vec<NodeId> = world.ids().into_iter().filter(|id| world.crash(*id, end(power))).collect();
+            for (id, n) in gone.into_iter().zip(0..) {
+                tokio::spawn(come_back(world.clone(), id.get(), down_ms + n * 37));
+            }
+        }
+        Fault::CrashWithin { node, operations, power, .. } => {
+            world.falls_by(NodeId(node), end(power));
             world.arm(NodeId(node), |ops, _, _, faults| faults.cut_at = Some(ops + operations));
         }
         Fault::Restart { node, tuning, down_ms } => {
-            let stopped = world.stop(NodeId(node)).await;
+            world.stop(NodeId(node)).await;
             world.retune(NodeId(node), *tuning);
-            if stopped {
-                come_back(world, node, down_ms).await;
-            }
+            come_back(world, node, down_ms).await;
         }
         Fault::Kill { node, place, panic } => kill(&world, node, place, panic).await,
         Fault::OneWay { from, to, for_ms } => cut(&world, vec![(from, to)], for_ms).await,

@@ -250,6 +250,15 @@ impl SimNetwork {
         cuts.into_iter().for_each(|(from, to)| self.mend(from, to));
     }
 
+    /// Lets go of everything: it and the nodes keep each other alive.
+    pub(super) fn close(&self) {
+        let mut inner = self.lock();
+        let gone = (std::mem::take(&mut inner.members), std::mem::take(&mut inner.queue));
+        inner.links.clear();
+        drop(inner);
+        drop(gone);
+    }
+
     pub(super) fn counts(&self) -> Counts {
         self.lock().counts
     }

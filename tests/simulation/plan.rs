@@ -76,7 +76,9 @@ pub(super) struct Timed {
 pub(super) enum Fault {
     /// The process is gone; after a power cut, so is what was not synced.
     Crash { node: u64, power: bool, down_ms: u64 },
-    /// The same at the n-th operation of its disk from now: within a write, a sync, a commit, a recovery.
+    /// All processes are gone in the same moment.
+    Blackout { power: bool, down_ms: u64 },
+    /// A process is gone at the n-th operation of its disk from now: within a write, a sync, a commit, a recovery.
     CrashWithin { node: u64, operations: u64, power: bool, down_ms: u64 },
     /// Stopped in order, and started with other settings.
     Restart { node: u64, tuning: Box<Tuning>, down_ms: u64 },
@@ -112,6 +114,8 @@ impl Fault {
         match self {
             Fault::Crash { power: true, .. } => "power cut",
             Fault::Crash { .. } => "process killed",
+            Fault::Blackout { power: true, .. } => "power cut of all nodes",
+            Fault::Blackout { .. } => "all processes killed",
             Fault::CrashWithin { power: true, .. } => "power cut within an operation",
             Fault::CrashWithin { .. } => "process killed within an operation",
             Fault::Restart { .. } => "restart with other settings",
@@ -161,7 +165,7 @@ impl Plan {
         let rotten = draw.one_in(4).then(|| draw.between(1, count)).filter(|_| count > 1);
         let world = Fleet { count, heartbeat, factor, rotten };
         let mut faults: Vec<Timed> = (0..shape.faults)
-            .map(|_| Timed { at_ms: draw.between(0, shape.faults_ms), fault: draw.fault(&world) })
+            .map(|_| Timed { at_ms: draw.moment(shape.faults_ms), fault: draw.fault(&world) })
             .collect();
         faults.sort_by_key(|fault| fault.at_ms);
         Plan { seed, nodes, network, clients, faults, faults_ms: shape.faults_ms }
@@ -188,6 +192,12 @@ struct Draw(Dice);
 impl Draw {
     fn between(&mut self, least: u64, most: u64) -> u64 {
         least + self.0.below(most - least + 1)
+    }
+
+    /// Any time; once in a while the first seconds, when a cluster is formed.
+    fn moment(&mut self, faults_ms: u64) -> u64 {
+        let within = if self.one_in(10) { faults_ms.min(2000) } else { faults_ms };
+        self.between(0, within)
     }
 
     fn size(&mut self, least: u64, most: u64) -> usize {
@@ -262,7 +272,8 @@ impl Draw {
         let down_ms = self.pick(&[0, 100, 1000, 4000]) + self.between(0, 300);
         let other = (node + self.between(0, world.count.max(2) - 2)) % world.count + 1;
         match self.0.below(100) {
-            0..=9 => Fault::Crash { node, power: self.one_in(2), down_ms },
+            0..=7 => Fault::Crash { node, power: self.one_in(2), down_ms },
+            8..=9 => Fault::Blackout { power: !self.one_in(3), down_ms },
             10..=21 => {
                 let operations = self.pick(&[1, 3, 10, 40, 150]);
                 let operations = self.between(1, operations);

@@ -94,7 +94,13 @@ async fn live(plan: &Plan, verbose: bool) -> Outcome {
     converge(&world).await;
     record_states(&world, plan).await;
     check_copies(&world).await;
+    for id in world.ids() {
+        if !world.stop(id).await && !world.is_rotten(id) {
+            facts.violated(format!("node {id} does not stop in order, with nothing wrong"));
+        }
+    }
     moving.abort();
+    network.close();
     let history = facts.history();
     for violation in history::check(&history).violations {
         facts.violated(format!("history: {violation}"));

@@ -53,6 +53,8 @@ struct Host {
     busy: bool,
     rotten: bool,
     lives: u64,
+    /// How it ends at the operation that is chosen for it.
+    falls_by: End,
 }
 
 /// A process.
@@ -110,6 +112,7 @@ impl World {
                 busy: false,
                 rotten: false,
                 lives: 0,
+                falls_by: End::PowerCut,
             };
             host.pace.set(tuning.disk_us);
             (NodeId(id), host)
@@ -191,7 +194,8 @@ impl World {
             }
             self.network.leave(id, false);
             over.cancel();
-            self.take_disk(id, End::PowerCut, fell.is_cancelled());
+            let how = self.with(id, |host| host.falls_by);
+            self.take_disk(id, how);
             let pause = self.with(id, |host| host.dice.below(500));
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
@@ -228,7 +232,7 @@ impl World {
         loop {
             let how = tokio::select! {
                 biased;
-                () = fell.cancelled() => End::PowerCut,
+                () = fell.cancelled() => self.with(life.id, |host| host.falls_by),
                 () = life.over() => return,
                 ended = tree.wait() => {
                     if life.stopping.load(Ordering::Relaxed) {
@@ -283,20 +287,19 @@ impl World {
         self.trace.note(&[13, life.id.get(), life.number], || format!("node {} is gone: {end:?}", life.id));
         self.network.leave(life.id, end == End::PowerCut);
         life.over.cancel();
-        self.take_disk(life.id, end, false);
+        self.take_disk(life.id, end);
         let node = life.node.lock().expect("unpoisoned").take();
         node.map(drop_node);
         true
     }
 
     /// The disk as the next process finds it; nothing of the last one reaches it any more.
-    fn take_disk(&self, id: NodeId, end: End, fell: bool) {
+    fn take_disk(&self, id: NodeId, end: End) {
         self.with(id, |host| {
             let old = host.disk.clone();
-            // A cut within an operation says by itself what was lost.
             host.disk = match end {
-                End::Kill if !fell => old.killed(),
-                _ => old.crash(&mut host.dice),
+                End::Kill => old.killed(),
+                End::PowerCut => old.crash(&mut host.dice),
             };
             old.cut();
             host.pace.set(host.tuning.disk_us);
@@ -318,7 +321,7 @@ impl World {
         if stopped.is_err() {
             self.trace.note(&[15, id.get()], || format!("node {id} does not stop in time"));
         }
-        self.finish(&life, End::Kill)
+        self.finish(&life, End::Kill) && stopped.is_ok()
     }
 
     pub(super) fn retune(&self, id: NodeId, tuning: Tuning) {
@@ -330,6 +333,10 @@ impl World {
 
     pub(super) fn set_pace(&self, id: NodeId, us: Option<(u64, u64)>) {
         self.with(id, |host| host.pace.set(us.unwrap_or(host.tuning.disk_us)));
+    }
+
+    pub(super) fn falls_by(&self, id: NodeId, end: End) {
+        self.with(id, |host| host.falls_by = end);
     }
 
     /// Something is to go wrong at an operation of the disk to come.
