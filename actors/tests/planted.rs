@@ -1,0 +1,179 @@
+//! Planted bugs of storage: each is found by the crash images or the flipped bits that are there to find it.
+//!
+//! The control is the same search in the same places without a bug, which finds nothing.
+#![allow(missing_docs, clippy::print_stderr)]
+
+mod storage_support;
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use converge_actors::storage::{LogEntry, Phase, Settings};
+use converge_actors::testing::{Change, Faults, Moment, SimDisk};
+use converge_ledger_core::planted::{self, Bug, Level};
+use storage_support::images::Start;
+use storage_support::{Dice, Leader, Node, Tasks, one_thread, small, write};
+
+/// The life in which a bug shows, if that is not life 0.
+const FIRST: &[(Bug, u64)] = &[(Bug::VoteUnsynced, 5), (Bug::VoteUnwritten, 2)];
+/// Lives behind the first one, before a bug counts as not found.
+const LIVES_MORE: u64 = 12;
+
+/// What a panic says, on one line.
+fn text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+    text.lines().next().unwrap_or_default().chars().take(150).collect()
+}
+
+/// How a level finds fault with a life or a flip, if it does.
+fn fault(look: impl FnOnce()) -> Option<String> {
+    catch_unwind(AssertUnwindSafe(look)).err().map(|panic| text(panic.as_ref()))
+}
+
+fn subsets(moment: &Moment) -> u64 {
+    match (moment.disk.unsynced(), moment.change) {
+        (0, _) => 1,
+        (_, Change::Sync) => 3,
+        _ => 2,
+    }
+}
+
+/// A life with the power cut in front of every change, and with every third sync failing.
+fn crashes(seed: u64) {
+    let start = Start::draw(seed);
+    let ended = start.live(Faults::default());
+    assert_eq!(ended.phase, Some(Phase::Serving), "nothing failed");
+    let life = ended.life;
+    for moment in &life.moments {
+        for subset in 0..subsets(moment) {
+            let mut dice = Dice(moment.op.wrapping_mul(31).wrapping_add(subset));
+            let disk = moment.disk.crash(&mut dice);
+            match dice.below(12) {
+                0 => life.check_twice(&disk, moment.op, &mut dice),
+                1 | 2 => life.check_onward(&disk, moment.op, &mut dice),
+                _ => drop(one_thread(life.check(&disk, moment.op, dice.roll()))),
+            }
+        }
+    }
+    let syncs = life.moments.iter().filter(|moment| moment.change == Change::Sync).count() as u64;
+    for nth in (1..=syncs).step_by(3) {
+        let ended = start.live(Faults { fail_sync: Some(nth), seed: nth, ..Faults::default() });
+        let left = ended.disk.killed();
+        ended.disk.cut();
+        ended.life.check_onward(&left, u64::MAX, &mut Dice(nth));
+    }
+}
+
+/// The first life in which the bug shows, and how.
+fn crash_finds(bug: Bug) -> Option<(u64, String)> {
+    let _planted = planted::plant(bug);
+    let first = FIRST.iter().find(|(of, _)| *of == bug).map_or(0, |(_, life)| *life);
+    (first..=first + LIVES_MORE).find_map(|life| Some((life, fault(|| crashes(life))?)))
+}
+
+fn settings(disk: &SimDisk, commit_bytes: usize) -> Settings {
+    let numbers = Mutex::new(Dice(77));
+    Settings {
+        disk: Arc::new(disk.clone()),
+        executor: Arc::new(Tasks),
+        random: Arc::new(move || numbers.lock().unwrap().roll()),
+        commit_interval: Duration::from_secs(3600),
+        commit_bytes,
+        ..small("/data")
+    }
+}
+
+/// A directory as a kill leaves it: some of its entries are in the database, the others in the journal alone.
+async fn furnished() -> (SimDisk, Leader, Vec<LogEntry>) {
+    let (disk, mut leader, mut dice) = (SimDisk::default(), Leader::new(), Dice(11));
+    for commit_bytes in [1, 1 << 30] {
+        let node = Node::start(settings(&disk, commit_bytes)).await;
+        for n in 0..8 {
+            let writes = [write(&format!("c{}", n % 3), "k", &dice.bytes(100)), write("c", "k", &dice.bytes(100))];
+            leader.write(&node, &writes).await;
+        }
+        let log = node.log().unwrap();
+        if commit_bytes == 1 {
+            node.stop().await;
+        } else {
+            return (disk.killed(), leader, log);
+        }
+    }
+    unreachable!("the second round returns")
+}
+
+/// Turns over one bit in the middle of each copy of each payload: the truth, or an error.
+fn flips() {
+    let (disk, leader, log) = one_thread(furnished());
+    let payloads: Vec<_> = leader.contexts.values().flatten().map(|(_, payload)| payload.clone()).collect();
+    let mut flips = Vec::new();
+    for (path, _) in disk.files() {
+        let content = disk.content(&path).unwrap();
+        for payload in &payloads {
+            let found = content.windows(payload.len()).enumerate().filter(|(_, window)| window == payload);
+            flips.extend(found.map(|(at, _)| (path.clone(), at + payload.len() / 2)));
+        }
+    }
+    assert!(flips.len() > payloads.len(), "all are in the journal, and some in the database as well");
+    for (path, at) in flips {
+        let disk = disk.killed();
+        assert!(disk.flip(&path, at as u64, 3));
+        one_thread(async {
+            let Ok(node) = Node::try_start(settings(&disk, 1)).await else { return };
+            for (context, kept) in &leader.contexts {
+                let Ok(page) = node.all(context) else { continue };
+                let mut pairs = page.entries.iter().zip(kept);
+                assert!(pairs.all(|(entry, (_, payload))| entry.payload == payload), "wrong bytes in {context}");
+                assert!(page.entries.len() + 1 >= kept.len(), "{context} is shorter than the last record explains");
+            }
+            // Last, for data loss that it finds ends all reading.
+            let believed = node.log().is_ok_and(|found| found != log[..found.len()] || found.len() + 1 < log.len());
+            assert!(!believed, "another log for a bit at {at} of {}", path.display());
+            disk.cut();
+        });
+    }
+}
+
+fn flips_find(bug: Bug) -> Option<String> {
+    let _planted = planted::plant(bug);
+    fault(flips)
+}
+
+fn of_level(level: Level) -> impl Iterator<Item = Bug> {
+    Bug::ALL.iter().copied().filter(move |bug| bug.levels().contains(&level))
+}
+
+/// Every panic here is looked for; each is reported with its bug.
+fn quietly<R>(act: impl FnOnce() -> R) -> R {
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = act();
+    std::panic::set_hook(loud);
+    result
+}
+
+#[test]
+fn crash_images_and_flipped_bits_find_every_bug_of_theirs_and_nothing_else() {
+    let (mut missed, mut lives) = (Vec::new(), BTreeSet::new());
+    quietly(|| {
+        for bug in of_level(Level::Crash) {
+            let began = Instant::now();
+            let found = crash_finds(bug);
+            eprintln!("{:>18} {:>5.1} s, crash: {found:?}", bug.name(), began.elapsed().as_secs_f64());
+            missed.extend(found.is_none().then_some((Level::Crash, bug)));
+            lives.extend(found.map(|(life, _)| life));
+        }
+        for bug in of_level(Level::Flips) {
+            let found = flips_find(bug);
+            eprintln!("{:>18}          flips: {found:?}", bug.name());
+            missed.extend(found.is_none().then_some((Level::Flips, bug)));
+        }
+    });
+    assert!(missed.is_empty(), "not found: {missed:?}");
+    // The control, aloud.
+    lives.into_iter().for_each(crashes);
+    flips();
+}
