@@ -111,7 +111,7 @@ fn cuts(seeds: std::ops::Range<u64>, test: &str, each: impl Fn(&Life, &Moment, I
 #[test]
 fn every_power_cut_of_a_life() {
     let images = cuts(seeds(0, 16), "every_power_cut_of_a_life", look);
-    report(images, 10_000, "crash images of lives");
+    report(images, 14_000, "crash images of lives");
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn every_power_cut_of_a_recovery() {
         }
         life.check_recovery(&moment.disk.crash(&mut dice), Left::ByPowerCut, moment.op, &mut dice)
     });
-    report(images, 5_000, "crash images of recoveries");
+    report(images, 6_000, "crash images of recoveries");
 }
 
 #[test]

@@ -62,6 +62,8 @@ struct Client {
     staging: Option<(u64, String, u64)>,
     loads: u64,
     batches: Vec<Bytes>,
+    /// The batches of this append are large.
+    large: bool,
 }
 
 impl History {
@@ -177,7 +179,12 @@ impl History {
         if term == Term(0) || dice.one_in(6) {
             (term, vote) = (term.next(), NodeId(dice.below(4)));
         }
-        let count = if dice.one_in(4) { 0 } else { 1 + dice.below(4) };
+        let mut count = if dice.one_in(4) { 0 } else { 1 + dice.below(4) };
+        self.client.large = dice.one_in(10);
+        if self.client.large {
+            // More than a record of the journal holds.
+            count = 3;
+        }
         let committed = self.committed();
         if count > 0 && dice.one_in(5) {
             // There is no truncation without entries (S4), and the new ones are of a new term.
@@ -257,7 +264,8 @@ impl Client {
         let open = self.staging.as_ref().map_or(u64::MAX, |(load, ..)| *load);
         let least = (self.counter + 1).saturating_sub(dice.below(12));
         self.low_water = self.low_water.max(least.min(open));
-        let commands = (0..1 + dice.below(4)).map(|_| self.command(dice)).collect();
+        let count = if self.large { 3 } else { 1 + dice.below(4) };
+        let commands = (0..count).map(|_| self.command(dice)).collect();
         Batch { origin: NodeId(1), boot: Boot(1), low_water: self.low_water, commands }.encode()
     }
 
@@ -300,7 +308,7 @@ impl Client {
 
     fn client_append(&mut self, dice: &mut Dice) -> Command {
         let counter = self.next();
-        let length = if dice.one_in(12) { 2500 } else { dice.below(500) as usize };
+        let length = if self.large || dice.one_in(12) { 2500 } else { dice.below(500) as usize };
         // Some come again, and then mostly with another content, which is refused.
         let idempotency_key = dice.one_in(3).then(|| {
             self.keys += 1;
