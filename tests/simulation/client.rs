@@ -246,15 +246,14 @@ impl Client {
             () = life.over() => None,
             answer = life.ledger().load(&to, snapshot.bytes, true, deadline) => Some(answer),
         };
+        let said = answer.as_ref().map(|answer| answer.as_ref().map_err(ToString::to_string).cloned());
         let came = match answer {
             Some(Ok(loaded)) => Came::Whole(loaded.entries_restored),
-            None | Some(Err(Error::Unknown(_) | Error::Unavailable { .. })) => {
-                Came::WholeOrNothing(snapshot.entry_count)
-            }
+            None | Some(Err(Error::LoadUnknown)) => Came::WholeOrNothing(snapshot.entry_count),
             Some(Err(_)) => Came::Nothing,
         };
         self.trace.note(&[8, self.id, snapshot.entry_count], || {
-            format!("client {} copies {context} to {to} on node {}: {came:?}", self.id, life.id)
+            format!("client {} copies {context} to {to} on node {}: {came:?}, {said:?}", self.id, life.id)
         });
         self.facts.copied(Copied { from: context.to_owned(), to, came });
     }
