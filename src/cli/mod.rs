@@ -14,6 +14,7 @@ mod inspect;
 mod lines;
 mod load;
 mod output;
+mod processes;
 mod sim;
 mod snapshot;
 mod start;

@@ -2,17 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use converge_ledger::api::grpc::names;
-use converge_ledger::api::grpc::pb::context::{Entry, GetRequest};
-use tonic::Request;
-use tonic::metadata::MetadataValue;
+use converge_ledger::api::grpc::pb::context::Entry;
 
-use super::super::client::{Client, Node};
+use super::super::client::Client;
+use super::super::processes::look::read_all;
 use super::events::{Acknowledged, Appends, EVENT};
 use super::{CALL, Failure};
-
-/// Entries read at once.
-const PAGE: u32 = 500;
 
 /// What is wrong, summed over the nodes.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -65,7 +60,7 @@ pub(super) async fn audit(client: &Client, appends: &Appends) -> Result<Audit, F
     for node in client.nodes() {
         let mut contexts = Contexts::new();
         for name in &names {
-            contexts.insert(name.clone(), read(node, name).await?);
+            contexts.insert(name.clone(), read_all(node, name, CALL).await?);
         }
         audit.add(&contexts, &acknowledged);
         match &first {
@@ -75,25 +70,4 @@ pub(super) async fn audit(client: &Client, appends: &Appends) -> Result<Audit, F
         }
     }
     Ok(audit)
-}
-
-/// Everything that this very node has of a context.
-async fn read(node: &Node, context_id: &str) -> Result<Vec<Entry>, Failure> {
-    let mut entries: Vec<Entry> = Vec::new();
-    loop {
-        let mut request = Request::new(GetRequest {
-            context_id: context_id.to_owned(),
-            key: String::new(),
-            after_sequence: entries.last().map_or(0, |entry| entry.sequence),
-            limit: PAGE,
-        });
-        request.set_timeout(CALL);
-        request.metadata_mut().insert(names::CONSISTENCY, MetadataValue::from_static("stale"));
-        let answer = node.context.clone().get(request).await;
-        let page = answer.map_err(|status| Failure::from_status("get", &node.endpoint, &status))?.into_inner();
-        if page.entries.is_empty() {
-            return Ok(entries);
-        }
-        entries.extend(page.entries);
-    }
 }

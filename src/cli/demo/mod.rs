@@ -6,7 +6,6 @@
 
 mod audit;
 mod events;
-mod processes;
 #[cfg(test)]
 mod tests;
 
@@ -20,12 +19,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Client;
-use super::status::ask;
+use super::processes::look::{self, statuses};
+use super::processes::{Cluster, Directory, on_loopback};
 use super::{Failure, Format, Global, Kind, output};
 use audit::Audit;
 use events::Appends;
-use processes::Cluster;
 
+const NODES: u64 = 3;
 /// A call of the demo may take this long, an election included.
 const CALL: Duration = Duration::from_secs(30);
 /// The nodes agree on a leader, or hold the same, within this time.
@@ -57,11 +57,14 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
 async fn demo(format: Format, arguments: Arguments) -> Result<(), Failure> {
     let events = events::read().await?;
     output::note(format!("{} events: {}", events.len(), events::SOURCE));
-    let mut cluster = Cluster::start(arguments.keep).await?;
+    let directory = Directory::new("demo", arguments.keep, "--keep")?;
+    // Dropped before the directory, in which its processes write.
+    let mut cluster = Cluster::new(directory.path(), on_loopback(directory.path(), NODES)?);
+    cluster.start().await?;
     let endpoints = cluster.endpoints();
     let client = Client::new(&endpoints, CALL)?;
     let leader = leader(&client, None).await?;
-    output::note(format!("three nodes run below {}; node {leader} leads", cluster.directory().display()));
+    output::note(format!("three nodes run below {}; node {leader} leads", directory.path().display()));
 
     let half = events.len() / 2;
     let appends = Arc::new(Appends::new(events));
@@ -76,7 +79,8 @@ async fn demo(format: Format, arguments: Arguments) -> Result<(), Failure> {
     let next = self::leader(&client, Some(leader)).await?;
     let leaderless = killed.elapsed();
     output::note(format!("node {next} leads after {} ms; starting node {leader} again", leaderless.as_millis()));
-    cluster.restart(leader).await?;
+    cluster.spawn(leader)?;
+    cluster.ready(leader).await?;
     let refused = running.finish().await;
 
     output::note("reading every node");
@@ -92,22 +96,16 @@ async fn demo(format: Format, arguments: Arguments) -> Result<(), Failure> {
         audit,
     };
     report.print(format)?;
-    report.verdict()?;
-    cluster.remove().await
+    report.verdict()
 }
 
 /// The id of the node that leads, by its own word; not the one that was killed.
 async fn leader(client: &Client, killed: Option<u64>) -> Result<u64, Failure> {
     let look = async {
         loop {
-            for node in client.nodes() {
-                let answer = timeout(Duration::from_millis(500), ask(client, node)).await;
-                if let Ok(Ok(status)) = answer
-                    && status.role == "leader"
-                    && Some(status.node_id) != killed
-                {
-                    return status.node_id;
-                }
+            let found = look::leader(&statuses(client).await);
+            if let Some(id) = found.filter(|id| Some(*id) != killed) {
+                return id;
             }
             sleep(LOOK).await;
         }
@@ -120,16 +118,9 @@ async fn leader(client: &Client, killed: Option<u64>) -> Result<u64, Failure> {
 async fn converge(client: &Client) -> Result<bool, Failure> {
     let look = async {
         loop {
-            let mut states = Vec::new();
-            for node in client.nodes() {
-                if let Ok(status) = ask(client, node).await {
-                    states.push((status.commit_index, status.applied_index, status.digest));
-                }
-            }
-            let (commit, applied, digest) = states.first().cloned().unwrap_or_default();
-            let level = states.iter().all(|(c, a, _)| *c == commit && *a == applied);
-            if states.len() == client.nodes().len() && level && commit == applied {
-                return states.iter().all(|(_, _, other)| *other == digest);
+            let statuses = statuses(client).await;
+            if look::are_level(&statuses, client.nodes().len()) {
+                return look::digests_agree(&statuses);
             }
             sleep(LOOK * 10).await;
         }

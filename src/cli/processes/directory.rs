@@ -1,0 +1,49 @@
+//! A directory of a command's own.
+
+use std::path::{Path, PathBuf};
+
+use super::super::Failure;
+
+/// Removed when it is dropped, unless it is the user's.
+pub(crate) struct Directory {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if !self.keep {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+impl Directory {
+    /// A new one in the system's place for such, or the empty one that the user named with `flag`.
+    pub(crate) fn new(command: &str, keep: Option<PathBuf>, flag: &str) -> Result<Self, Failure> {
+        let (path, keep) = match keep {
+            Some(path) => (path, true),
+            None => {
+                let name = format!("converge-ledger-{command}-{:08x}", rand::random::<u32>());
+                (std::env::temp_dir().join(name), false)
+            }
+        };
+        let failed = |why: String| Failure::error(format!("{}: {why}; name another one with {flag}", path.display()));
+        std::fs::create_dir_all(&path).map_err(|error| failed(error.to_string()))?;
+        let mut files = std::fs::read_dir(&path).map_err(|error| failed(error.to_string()))?;
+        match files.next() {
+            // What stands there is somebody's: nothing is made of it that would remove it.
+            Some(_) => Err(failed("the directory is not empty".into())),
+            None => Ok(Directory { path, keep }),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// There is something to be seen in it.
+    pub(crate) fn keep(&mut self) {
+        self.keep = true;
+    }
+}
