@@ -223,6 +223,6 @@ fn retry_after(status: &Status) -> Option<Duration> {
     number(status.metadata(), names::RETRY_AFTER_MS).map(Duration::from_millis)
 }
 
-fn number(metadata: &MetadataMap, name: &str) -> Option<u64> {
+pub(crate) fn number(metadata: &MetadataMap, name: &str) -> Option<u64> {
     metadata.get(name)?.to_str().ok()?.parse().ok()
 }

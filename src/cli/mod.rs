@@ -5,6 +5,7 @@
 //! node's own parts, and `check-history` needs none.
 
 mod append;
+mod chaos;
 mod check_history;
 mod client;
 mod demo;
@@ -100,6 +101,8 @@ enum Command {
     Tree,
     /// Start three nodes, kill the leader in the middle of real appends, count.
     Demo(demo::Arguments),
+    /// Run nodes and clients, kill, stop, cut off and fill up nodes, and check what the clients saw.
+    Chaos(chaos::Arguments),
     /// Look into the data directory of a node that is not running.
     Inspect(inspect::Arguments),
     /// Check what clients saw, as a test run wrote it down, for linearizability.
@@ -144,6 +147,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status => status::run(&global).await,
         Command::Tree => tree::run(&global).await,
         Command::Demo(arguments) => demo::run(&global, arguments).await,
+        Command::Chaos(arguments) => chaos::run(&global, arguments).await,
         Command::Inspect(arguments) => inspect::run(&global, arguments),
         Command::CheckHistory(arguments) => check_history::run(&global, &arguments),
         Command::Sim(arguments) => tokio::task::block_in_place(|| sim::run(&global, &arguments)),

@@ -1,0 +1,203 @@
+//! `chaos`: real nodes, real clients, real faults; then everything that the clients saw is checked.
+//!
+//! Starts processes of this very executable, lets clients work on them over gRPC while faults come and go that a seed
+//! drew, heals, reads every node, and holds the history of all clients against the model of [`converge_ledger::history`].
+//!
+//! Where the machine lets it, all this happens in namespaces of its own ([`isolate`]), in which packets can be lost and
+//! disks be full, and which leave nothing behind. Where it does not, it says so and does without. A seed repeats the
+//! faults and what clients intend; what comes of them is up to the kernel's scheduling.
+
+mod clients;
+mod disk;
+mod faults;
+mod isolate;
+mod network;
+mod record;
+mod report;
+mod settle;
+mod system;
+#[cfg(test)]
+mod tests;
+mod world;
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use converge_actors::testing::Dice;
+use converge_ledger::history::Operation;
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use tokio::io::AsyncReadExt as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval};
+
+use super::client::Client;
+use super::processes::Directory;
+use super::{Failure, Global, Kind, output, parse_duration};
+use clients::Worker;
+use record::Record;
+use report::Report;
+use world::World;
+
+/// Clients set a deadline for each call; this one is for looks at the nodes.
+const CALL: Duration = Duration::from_secs(3);
+const HISTORY: &str = "history.jsonl";
+const PROGRESS: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// How long faults come: 60s, 10m.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
+    time: Duration,
+    /// Nodes of the cluster.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(3..=7))]
+    nodes: u64,
+    /// Clients that work at the same time.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=256))]
+    clients: u64,
+    /// Draws the faults; one is made up and printed where none is given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Write what the clients saw to this file; `check-history` reads it.
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+    /// Keep the nodes' data and logs in this directory.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Set by the command itself: it runs in namespaces of its own, and works here.
+    #[arg(long, hide = true, value_name = "DIR")]
+    inside: Option<PathBuf>,
+}
+
+pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+    if let Some(directory) = &arguments.inside {
+        return tokio::select! {
+            outcome = chaos(global, &arguments, directory, Ok(())) => outcome,
+            () = told_to_end()? => Err(Failure::error("interrupted")),
+            // Whoever started us holds the other end as long as it lives.
+            _ = async { tokio::io::stdin().read(&mut [0]).await } => Err(Failure::error("interrupted")),
+        };
+    }
+    let mut directory = Directory::new("chaos", arguments.data_dir.clone(), "--data-dir")?;
+    let here = Path::new(".");
+    let paths = [directory.path(), arguments.history.as_deref().unwrap_or(here), here];
+    let outcome = match isolate::flags(&paths).await {
+        Ok(flags) => {
+            let code = isolate::run(&flags, directory.path(), told_to_end()?).await?;
+            if code == Kind::Integrity as i32 {
+                directory.keep();
+            }
+            drop(directory);
+            // What ran inside has said everything.
+            std::process::exit(code);
+        }
+        Err(why) => tokio::select! {
+            outcome = chaos(global, &arguments, directory.path(), Err(why)) => outcome,
+            () = told_to_end()? => Err(Failure::error("interrupted")),
+        },
+    };
+    if outcome.as_ref().is_err_and(|failure| failure.kind() == Kind::Integrity) {
+        directory.keep();
+    }
+    outcome
+}
+
+/// Returns when a signal tells us to end.
+fn told_to_end() -> Result<impl Future<Output = ()>, Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::error(format!("cannot handle signals: {error}")));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// The run itself. Dropped half-way, it kills its nodes.
+async fn chaos(
+    global: &Global,
+    arguments: &Arguments,
+    directory: &Path,
+    isolated: Result<(), String>,
+) -> Result<(), Failure> {
+    let seed = arguments.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let mut skipped = Vec::new();
+    if let Err(why) = &isolated {
+        skipped.push(format!("partitions and full disks: {why}"));
+        output::note(format!("skipped: {}", skipped[0]));
+    }
+    output::note(format!("seed {seed}; the nodes run below {}", directory.display()));
+    let record = Arc::new(Record::new());
+    let mut world = World::start(directory, arguments.nodes, isolated.is_ok(), record.clone(), &mut skipped).await?;
+    let endpoints = world.cluster.endpoints();
+    let client = Client::new(&endpoints, CALL)?;
+    let mut workers = work(arguments, seed, &endpoints, &record)?;
+    let plan = faults::draw(seed, arguments.time, arguments.nodes, world.abilities());
+    output::note("the nodes serve, and clients work");
+    let until = Instant::now() + arguments.time;
+    tokio::select! {
+        driven = world.drive(&plan, &client, until) => driven?,
+        () = show(arguments.time, until, &record) => {}
+    }
+    output::note("no more faults: waiting for the nodes to be equal, and reading all of them");
+    settle::settle(&mut world, &client, &mut workers, &record).await?;
+    settle::panics(directory, arguments.nodes, &record);
+
+    let operations = record.operations();
+    let mut report = Report::new(&operations, record.troubles());
+    report.seed = seed;
+    report.time = arguments.time;
+    report.nodes = arguments.nodes;
+    report.clients = arguments.clients;
+    report.faults = std::mem::take(&mut world.faults);
+    report.skipped = skipped;
+    report.history = match &arguments.history {
+        None if report.holds() => None,
+        asked => Some(asked.clone().unwrap_or_else(|| directory.join(HISTORY))),
+    };
+    world.end(arguments.data_dir.is_some() || !report.holds()).await?;
+    if let Some(file) = &report.history {
+        write(file, &operations)
+            .map_err(|error| Failure::error(format!("cannot write {}: {error}", file.display())))?;
+        output::note(format!("the history is in {}", file.display()));
+    }
+    report.print(global.output)?;
+    report.verdict(directory)
+}
+
+/// Starts the clients.
+fn work(arguments: &Arguments, seed: u64, endpoints: &[String], record: &Arc<Record>) -> Result<JoinSet<()>, Failure> {
+    let mut dice = Dice(!seed);
+    let think_ms = clients::think_ms(arguments.time, arguments.clients);
+    let mut workers = JoinSet::new();
+    for id in 1..=arguments.clients {
+        let client = Client::new(endpoints, CALL)?.prefer(id as usize);
+        let dice = Dice(dice.roll());
+        workers.spawn(Worker::new(id, client, dice, think_ms, record.clone()).run());
+    }
+    Ok(workers)
+}
+
+/// One line on a terminal, for as long as it is polled.
+async fn show(time: Duration, until: Instant, record: &Record) {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+    let mut ticks = interval(PROGRESS);
+    loop {
+        ticks.tick().await;
+        let left = until.saturating_duration_since(Instant::now());
+        let (done, acknowledged) = (time.saturating_sub(left).as_secs(), record.acknowledged());
+        bar.set_message(format!("{done} of {} s, {acknowledged} appends acknowledged", time.as_secs()));
+        bar.tick();
+    }
+}
+
+fn write(file: &Path, operations: &[Operation]) -> std::io::Result<()> {
+    let mut to = BufWriter::new(File::create(file)?);
+    operations.iter().try_for_each(|operation| operation.write(&mut to))?;
+    to.flush()
+}
