@@ -26,7 +26,7 @@ use converge_supervisors::{ChildSpec, Strategy, SupervisorSpec};
 use tokio::sync::watch;
 
 use crate::Config;
-use crate::environment::Environment;
+use crate::environment::{Environment, Observer};
 use crate::ledger::{Inner, Ledger, Validator};
 use crate::node::StartError;
 use crate::verdict::Verdict;
@@ -177,7 +177,7 @@ struct Wires {
     watches: Watches,
     /// Set as soon as it is made, which needs this.
     distribution: OnceLock<WeakDistribution>,
-    observer: Option<Arc<dyn Fn(&storage::AppliedBatch) + Send + Sync>>,
+    observer: Option<Observer>,
 }
 
 impl Wires {

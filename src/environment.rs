@@ -12,6 +12,9 @@ use converge_actors::{entry, replication};
 /// Nanoseconds since 1970.
 pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// Hears of every applied batch.
+pub(crate) type Observer = Arc<dyn Fn(&storage::AppliedBatch) + Send + Sync>;
+
 /// Where frames go instead of over sockets.
 pub(crate) trait Network: Send + Sync {
     /// A node joins; its frames and link events go to `sink`.
@@ -54,7 +57,7 @@ pub(crate) struct Environment {
     pub(crate) network: Option<Arc<dyn Network>>,
     pub(crate) offload: Offload,
     /// Hears of every applied batch.
-    pub(crate) observer: Option<Arc<dyn Fn(&storage::AppliedBatch) + Send + Sync>>,
+    pub(crate) observer: Option<Observer>,
 }
 
 impl Default for Environment {

@@ -289,7 +289,9 @@ impl World {
         life.over.cancel();
         self.take_disk(life.id, end);
         let node = life.node.lock().expect("unpoisoned").take();
-        node.map(drop_node);
+        if let Some(node) = node {
+            drop_node(node);
+        }
         true
     }
 
