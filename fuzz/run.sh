@@ -43,7 +43,7 @@ if [ "${FUZZ_SANITIZER:-}" != none ] && cargo +nightly --version >/dev/null 2>&1
 else
     fuzz=(cargo fuzz)
     flags=(--sanitizer none)
-    echo "fuzzing with $(rustc --version), no sanitizer (it needs 'cargo +nightly')"
+    echo "fuzzing with $(rustc --version), no sanitizer (that needs 'cargo +nightly', and no FUZZ_SANITIZER=none)"
 fi
 # Each flavour keeps its own build. More units build faster and run a little slower.
 flags+=(--codegen-units 16 --target-dir "fuzz/target/${flags[1]}")

@@ -113,17 +113,19 @@ fn explained(error: &ConfigError, file: &str, environment: &[(String, String)]) 
     match error {
         ConfigError::Unreadable { .. } => panic!("nothing is read here: {message}"),
         ConfigError::Impossible { key, .. } => assert!(message.contains(key), "no key is named: {message}"),
-        ConfigError::Malformed { .. } => match Toml::string(file).data() {
-            Err(_) => assert!(message.contains("fuzzed.toml"), "no file is named: {message}"),
-            Ok(sections) => {
-                let mut keys = BTreeSet::new();
-                sections.values().for_each(|dict| collect(dict, &mut keys));
-                for (name, _) in environment {
-                    keys.extend(name.to_lowercase().replace("__", ".").split('.').map(str::to_owned));
-                }
-                assert!(keys.iter().any(|key| message.contains(key.as_str())), "no key is named: {message}");
+        ConfigError::Malformed { .. } => {
+            let mut names = BTreeSet::new();
+            match Toml::string(file).data() {
+                Ok(sections) => sections.values().for_each(|dict| collect(dict, &mut names)),
+                Err(_) => _ = names.insert("fuzzed.toml".to_owned()),
             }
-        },
+            for (name, _) in environment {
+                names.insert(name.clone());
+                let parts = name.to_lowercase().replace("__", ".");
+                names.extend(parts.split('.').filter(|part| !part.is_empty()).map(str::to_owned));
+            }
+            assert!(names.iter().any(|name| message.contains(name.as_str())), "nothing is named: {message}");
+        }
     }
 }
 
@@ -151,6 +153,12 @@ pub fn seeds() -> Vec<Seed> {
         ("unknown_key", "[node]\nids = 1", ""),
         ("wrong_type", "[node]\nid = \"one\"", ""),
         ("no_toml", "[node", ""),
+        (
+            "no_toml_and_deep_environment",
+            "[node",
+            "\n---\nCONVERGE_LEDGER__A__B__C__D__E__F__G__H__I__J__K__L__M__N__O__P__Q=1",
+        ),
+        ("no_key", "", "\n---\nCONVERGE_LEDGER__=60"),
         ("bad_environment", "", "\n---\nCONVERGE_LEDGER__NODE__ID=[1, {a=\"b\"}]"),
     ] {
         seeds.push(Seed::new("config", name, &[text.as_bytes(), environment.as_bytes()]));

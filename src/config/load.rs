@@ -140,6 +140,9 @@ fn split_environment(
     for (name, value) in environment {
         if let Some(key) = name.strip_prefix(PREFIX) {
             let key = key.to_lowercase().replace("__", ".");
+            if key.split('.').any(str::is_empty) {
+                return Err(malformed(format!("{name} names no key; a variable is called {PREFIX}SECTION__KEY")));
+            }
             if key.split('.').count() > NESTING_MAX {
                 return Err(malformed(format!("unknown key {key} in the environment; no key has so many parts")));
             }

@@ -139,6 +139,8 @@ fn a_bad_environment_is_refused_by_key() {
     let cases = [
         ("CONVERGE_LEDGER__NODE__IDENT", "1", "node.ident"),
         ("CONVERGE_LEDGER__NODE", "1", "node"),
+        ("CONVERGE_LEDGER__", "1", "CONVERGE_LEDGER__ names no key"),
+        ("CONVERGE_LEDGER____ID", "1", "CONVERGE_LEDGER____ID names no key"),
         ("CONVERGE_LEDGER__NODE__ID__MORE", "1", "node.id"),
         ("CONVERGE_LEDGER__NODE__ID", "", "node.id"),
         ("CONVERGE_LEDGER__RAFT__ELECTION_MS", "5", "raft.election_ms"),
@@ -155,7 +157,7 @@ fn a_bad_environment_is_refused_by_key() {
 /// The environment's parser, and the drop of what it makes, follow the depth of the text.
 #[test]
 fn no_depth_of_keys_or_values_overflows_the_stack() {
-    let deep_key = "CONVERGE_LEDGER__".to_owned() + &"a__".repeat(40_000);
+    let deep_key = "CONVERGE_LEDGER__".to_owned() + &"a__".repeat(40_000) + "a";
     let error = load("", &[(&deep_key, "1")], Overrides::default()).unwrap_err().to_string();
     assert!(error.contains("a.a.a"), "{error}");
     for (name, value) in [
