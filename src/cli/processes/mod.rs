@@ -5,6 +5,8 @@
 
 mod directory;
 pub(crate) mod look;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
