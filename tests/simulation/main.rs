@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use converge_ledger::simulation::{Campaign, Plan, Shape, campaign, run};
 
@@ -55,6 +55,28 @@ fn a_seed_is_the_same_run_in_every_process() {
         assert_eq!(of(seed), of(seed), "seed {seed}");
     }
     assert_ne!(of("3"), of("4"), "another seed is another run");
+}
+
+fn sim(planted: Option<&str>, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_converge-ledger"));
+    command.envs(planted.map(|bug| ("CONVERGE_PLANTED", bug))).arg("sim").args(arguments).output().unwrap()
+}
+
+#[test]
+fn a_failure_names_its_seed_and_is_cut_down_to_what_matters() {
+    const BUG: &str = "watch-repeats";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("plan.json");
+    let file = file.to_str().unwrap();
+    let short = ["--seed", "1", "--faults", "8", "--faults-for", "8s"];
+    let output = sim(Some(BUG), &[&short[..], &["--shrink", file]].concat());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("again: converge-ledger sim --seed 1 --faults 8 --faults-for 8000ms --trace"), "{said}");
+    let plan: Plan = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    assert!(plan.faults() < 8, "{} faults are left", plan.faults());
+    assert_eq!(sim(Some(BUG), &["--plan", file]).status.code(), Some(5), "the shorter plan fails, too");
+    assert_eq!(sim(None, &["--plan", file]).status.code(), Some(0), "and holds without the bug");
 }
 
 /// Plans that failed once, cut down to what made them fail.
