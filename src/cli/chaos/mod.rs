@@ -29,7 +29,7 @@ use std::time::Duration;
 use clap::Args;
 use converge_actors::testing::Dice;
 use converge_ledger::history::Operation;
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -186,6 +186,9 @@ fn work(arguments: &Arguments, seed: u64, endpoints: &[String], record: &Arc<Rec
 /// One line on a terminal, for as long as it is polled.
 async fn show(time: Duration, until: Instant, record: &Record) {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        bar.set_style(style);
+    }
     let mut ticks = interval(PROGRESS);
     loop {
         ticks.tick().await;

@@ -8,7 +8,7 @@ use converge_ledger::api::grpc::pb::admin::StatusResponse;
 use converge_ledger::history::{End, Operation, State};
 use converge_ledger::{NodeId, Position};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::super::Failure;
 use super::super::client::Client;
@@ -33,49 +33,77 @@ pub(super) async fn settle(
 ) -> Result<(), Failure> {
     // One more than there are clients: at least one of these appends began after the last fault.
     let enough = record.acknowledged() + workers.len() as u64 + 1;
-    if !within(async || record.acknowledged() >= enough, world).await? {
+    if within(async || (record.acknowledged() >= enough).then_some(()), world).await?.is_none() {
         record.trouble(format!("no appends are acknowledged within {} s after the last fault", SETTLE.as_secs()));
     }
+    end_clients(workers, record).await;
+    read_when_level(world, client, record).await
+}
+
+/// Lets them finish what they do.
+async fn end_clients(workers: &mut JoinSet<()>, record: &Record) {
     record.end();
     let finished = async {
         while let Some(worker) = workers.join_next().await {
-            worker.map_err(|error| Failure::error(format!("a client failed: {error}")))?;
+            if let Err(error) = worker {
+                record.trouble(format!("a client failed: {error}"));
+            }
         }
-        Ok(())
     };
-    match timeout(SETTLE, finished).await {
-        Ok(finished) => finished?,
-        Err(_) => record.trouble(format!("clients still wait {} s after the last fault", SETTLE.as_secs())),
+    if timeout(SETTLE, finished).await.is_err() {
+        record.trouble(format!("clients still wait {} s after the last fault", SETTLE.as_secs()));
     }
     workers.abort_all();
-    let nodes = client.nodes().len();
-    if !within(async || are_level(&statuses(client).await, nodes), world).await? {
-        let now: Vec<String> = statuses(client).await.iter().map(shown).collect();
-        record.trouble(format!("no convergence within {} s: {}", SETTLE.as_secs(), now.join("; ")));
-        return Ok(());
-    }
-    let statuses = statuses(client).await;
-    if !digests_agree(&statuses) {
-        let states: Vec<String> =
-            statuses.iter().map(|status| format!("{} {}", status.node_id, status.digest)).collect();
-        record.trouble(format!("nodes that applied the same differ: {}", states.join(", ")));
-    }
-    states(client, &statuses, record).await
 }
 
-/// Waits for it while the nodes are looked after.
-async fn within(mut holds: impl AsyncFnMut() -> bool, world: &mut World) -> Result<bool, Failure> {
-    let look = async {
-        while !holds().await {
-            world.look_after().await?;
-            sleep(LOOK).await;
+async fn read_when_level(world: &mut World, client: &Client, record: &Record) -> Result<(), Failure> {
+    let mut settled = None;
+    // What ended as unknown may still be on its way: nothing may come while the nodes are read.
+    while settled.is_none() {
+        let Some(level) = within(async || level(client).await, world).await? else {
+            let now: Vec<String> = statuses(client).await.iter().map(shown).collect();
+            record.trouble(format!("no convergence within {} s: {}", SETTLE.as_secs(), now.join("; ")));
+            return Ok(());
+        };
+        if !digests_agree(&level) {
+            let states: Vec<String> = level.iter().map(|node| format!("{} {}", node.node_id, node.digest)).collect();
+            record.trouble(format!("nodes that applied the same differ: {}", states.join(", ")));
         }
-        Ok(())
-    };
-    match timeout(SETTLE, look).await {
-        Ok(done) => done.map(|()| true),
-        Err(_) => Ok(false),
+        let states = match states(client).await {
+            Ok(states) => states,
+            Err(failure) => {
+                record.trouble(format!("a node cannot be read in the end: {failure}"));
+                return Ok(());
+            }
+        };
+        let end = Position(level[0].last_position);
+        let same = statuses(client).await.iter().all(|status| status.last_position == end.get());
+        settled = same.then_some((states, end));
     }
+    let (states, position) = settled.unwrap_or_default();
+    states.into_iter().for_each(|state| record.add(Operation::State(state)));
+    record.add(Operation::End(End { position }));
+    Ok(())
+}
+
+/// What the nodes say, once all of them have applied the same, and there is nothing else in their logs.
+async fn level(client: &Client) -> Option<Vec<StatusResponse>> {
+    let statuses = statuses(client).await;
+    let whole = statuses.iter().all(|status| status.last_index == status.commit_index);
+    (whole && are_level(&statuses, client.nodes().len())).then_some(statuses)
+}
+
+/// Waits for it while the nodes are looked after; gives nothing where it does not come.
+async fn within<T>(mut look: impl AsyncFnMut() -> Option<T>, world: &mut World) -> Result<Option<T>, Failure> {
+    let until = Instant::now() + SETTLE;
+    while Instant::now() < until {
+        if let Some(found) = look().await {
+            return Ok(Some(found));
+        }
+        world.look_after().await?;
+        sleep(LOOK).await;
+    }
+    Ok(None)
 }
 
 fn shown(status: &StatusResponse) -> String {
@@ -83,18 +111,16 @@ fn shown(status: &StatusResponse) -> String {
     format!("node {node_id} {role} term {term} commit {commit_index} applied {applied_index} {phase} {alarms:?}")
 }
 
-/// All that every node holds, and how much that is.
-async fn states(client: &Client, statuses: &[StatusResponse], record: &Record) -> Result<(), Failure> {
-    let last = statuses.first().map_or(0, |status| status.last_position);
+/// All that every node holds.
+async fn states(client: &Client) -> Result<Vec<State>, Failure> {
+    let mut states = Vec::new();
     for (node, id) in client.nodes().iter().zip(1..) {
         for context in contexts() {
             let entries = read_all(node, &context, PAGE_TIME).await?;
-            let entries = entries.iter().map(seen).collect();
-            record.add(Operation::State(State { node: NodeId(id), context, entries }));
+            states.push(State { node: NodeId(id), context, entries: entries.iter().map(seen).collect() });
         }
     }
-    record.add(Operation::End(End { position: Position(last) }));
-    Ok(())
+    Ok(states)
 }
 
 /// Panics that the nodes logged.
