@@ -36,7 +36,7 @@ impl Origin {
     pub(super) fn low_water(&self) -> u64 {
         let inner = self.lock();
         if planted::is(Bug::LowWaterPasses) {
-            return inner.in_flight.last().copied().unwrap_or(inner.last + 1);
+            return inner.last + 1;
         }
         inner.in_flight.first().copied().unwrap_or(inner.last + 1)
     }
