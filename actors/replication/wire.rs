@@ -21,6 +21,8 @@ pub const GROUP: u64 = 1;
 /// Longest header that is read; the entries of one message are bounded by the frame, this by their number.
 const HEADER_BYTES_MAX: usize = 4 << 20;
 const PREFIX: usize = 5;
+/// A leader puts at most a mebibyte of entries into a message, of which each takes at least four bytes.
+const ENTRIES_MAX: usize = (1 << 20) / 4;
 
 /// Why a frame could not be read, or must not be acted on.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -131,7 +133,8 @@ impl Frame {
     /// Reads a frame; payloads are slices of `bytes`. The number is the sender's genesis tag.
     ///
     /// # Errors
-    /// [`Error`] for anything that is not a frame of this version; nothing is allocated beyond the input's size.
+    /// [`Error`] for anything that is not a frame of this version. What is allocated is bounded by the bytes of the header
+    /// and, where it describes entries without data, by their number: a few dozen MiB.
     pub fn decode(bytes: &Bytes) -> Result<(Frame, u64), Error> {
         let prefix = bytes.get(..PREFIX).ok_or(Error::Truncated)?;
         if prefix[0] != FRAME_VERSION {
@@ -196,7 +199,11 @@ fn raft_header(mut message: Message, payloads: &mut Vec<Bytes>) -> RaftHeader {
 
 fn raft_message(header: RaftHeader, mut rest: Bytes) -> Result<Message, Error> {
     let mut message = Message::default();
-    message.set_msg_type(message_kind(header.kind)?);
+    let kind = message_kind(header.kind)?;
+    if header.entries.len() > entries_max(kind) {
+        return Err(Error::Malformed("more entries than its kind has"));
+    }
+    message.set_msg_type(kind);
     message.to = header.to.get();
     message.from = header.from.get();
     message.term = header.term.get();
@@ -257,6 +264,15 @@ const KINDS: [(u8, MessageType); 10] = [
     (10, MessageType::MsgRequestPreVoteResponse),
 ];
 const TIMEOUT_NOW: u8 = 11;
+
+/// Only an append carries entries of the log; a read's context is in its one entry.
+fn entries_max(kind: MessageType) -> usize {
+    match kind {
+        MessageType::MsgAppend => ENTRIES_MAX,
+        MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => 1,
+        _ => 0,
+    }
+}
 
 fn message_code(kind: MessageType) -> u8 {
     if kind == MessageType::MsgTimeoutNow {
@@ -329,8 +345,7 @@ mod tests {
     fn every_kind_that_crosses_survives_the_trip() {
         let timeout_now = (TIMEOUT_NOW, MessageType::MsgTimeoutNow);
         for (_, kind) in KINDS.into_iter().chain([timeout_now]) {
-            let reads = matches!(kind, MessageType::MsgReadIndex | MessageType::MsgReadIndexResp);
-            let sent = Frame::Raft(Box::new(message(kind, if reads { 1 } else { 3 }, b"payload")));
+            let sent = Frame::Raft(Box::new(message(kind, entries_max(kind).min(3) as u64, b"payload")));
             let (got, tag) = Frame::decode(&flat(sent.clone().encode(77))).unwrap();
             assert_eq!((got, tag), (sent, 77));
         }
@@ -346,6 +361,17 @@ mod tests {
         gapped.mut_entries()[1].index += 1;
         let bytes = flat(Frame::Raft(Box::new(gapped)).encode(1));
         assert_eq!(Frame::decode(&bytes), Err(Error::Malformed("entries are not consecutive")));
+    }
+
+    /// An entry without data takes four bytes of a header and some hundred of memory.
+    #[test]
+    fn more_entries_than_a_message_can_have_are_refused() {
+        let refused = Err(Error::Malformed("more entries than its kind has"));
+        let crowd = |kind, count| flat(Frame::Raft(Box::new(message(kind, count, b""))).encode(1));
+        assert!(Frame::decode(&crowd(MessageType::MsgAppend, ENTRIES_MAX as u64)).is_ok());
+        assert_eq!(Frame::decode(&crowd(MessageType::MsgAppend, ENTRIES_MAX as u64 + 1)), refused);
+        assert_eq!(Frame::decode(&crowd(MessageType::MsgAppendResponse, 1)), refused);
+        assert_eq!(Frame::decode(&crowd(MessageType::MsgReadIndex, 2)), refused);
     }
 
     #[test]
