@@ -56,14 +56,14 @@ async fn carry_out(world: Arc<World>, fault: Fault) {
         }
         Fault::Reset { a, b } => world.network.reset(NodeId(a), NodeId(b)),
         Fault::Weather { weather, for_ms } => {
-            world.network.set_weather(weather);
+            let number = world.network.worsen(weather);
             sleep(Duration::from_millis(for_ms)).await;
-            world.network.set_weather(super::network::Weather::default());
+            world.network.clear_up(number);
         }
         Fault::SlowDisk { node, step_ms: (least, most), for_ms } => {
-            world.set_pace(NodeId(node), Some((least * 1000, most * 1000)));
+            world.slow_down(NodeId(node), (least * 1000, most * 1000));
             sleep(Duration::from_millis(for_ms)).await;
-            world.set_pace(NodeId(node), None);
+            world.speed_up(NodeId(node));
         }
         Fault::FailSync { node, nth, operator_ms } => {
             world.arm(NodeId(node), |_, _, syncs, faults| faults.fail_sync = Some(syncs + nth));

@@ -5,7 +5,7 @@
 //! has a new epoch. On top of that, worse than any TCP: weather that loses, doubles and reorders single frames. What
 //! the replication protocol may not be given (frames of an older epoch, frames after their `Down`) is never given.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -69,10 +69,15 @@ struct Net {
 struct Inner {
     plan: NetworkPlan,
     dice: Dice,
-    weather: Weather,
-    cuts: BTreeSet<(NodeId, NodeId)>,
+    /// What frames suffer now, by number: the worst of each counts.
+    weathers: BTreeMap<u64, Weather>,
+    /// How many faults cut each way; it is mended when the last of them is.
+    cuts: BTreeMap<(NodeId, NodeId), u32>,
     members: BTreeMap<NodeId, Member>,
     links: BTreeMap<(NodeId, NodeId, Lane), Link>,
+    /// Connections that are over, but not for one end: by who sent, who has not heard yet, and epoch. True where what
+    /// is on its way still arrives.
+    ending: BTreeMap<(NodeId, NodeId, Lane, u64), bool>,
     queue: BTreeMap<(Instant, u64), Event>,
     order: u64,
     joined: u64,
@@ -142,10 +147,11 @@ impl SimNetwork {
         let inner = Inner {
             plan,
             dice,
-            weather: Weather::default(),
-            cuts: BTreeSet::new(),
+            weathers: BTreeMap::new(),
+            cuts: BTreeMap::new(),
             members: BTreeMap::new(),
             links: BTreeMap::new(),
+            ending: BTreeMap::new(),
             queue: BTreeMap::new(),
             order: 0,
             joined: 0,
@@ -194,12 +200,16 @@ impl SimNetwork {
     pub(super) fn leave(&self, id: NodeId, silently: bool) {
         let mut inner = self.lock();
         inner.members.remove(&id);
+        inner.ending.retain(|(_, to, _, _), _| *to != id);
         let mine: Vec<_> = inner.links.keys().copied().filter(|(a, b, _)| *a == id || *b == id).collect();
         for key in mine {
             let link = inner.links.remove(&key).expect("a key just listed");
             let peer = if key.0 == id { key.1 } else { key.0 };
             let (from, to) = if silently { inner.plan.keepalive_ms } else { (0, 3) };
             let after = inner.between_ms(from, to);
+            // A kernel sends what it was given before it says that the process is gone.
+            let sent = link.ways[usize::from(id == key.1)].last.filter(|_| inner.dice.one_in(2));
+            let after = after.max(sent.map_or(Duration::ZERO, |last| last.duration_since(Instant::now())));
             inner.tell_down(peer, id, key.2, link.epoch, after);
         }
         drop(inner);
@@ -208,7 +218,7 @@ impl SimNetwork {
 
     pub(super) fn cut(&self, from: NodeId, to: NodeId) {
         let mut inner = self.lock();
-        inner.cuts.insert((from, to));
+        *inner.cuts.entry((from, to)).or_default() += 1;
         // It breaks when nobody hears anything for too long.
         let (a, b) = pair(from, to);
         for lane in Lane::ALL {
@@ -220,6 +230,11 @@ impl SimNetwork {
 
     pub(super) fn mend(&self, from: NodeId, to: NodeId) {
         let mut inner = self.lock();
+        let Some(cuts) = inner.cuts.get_mut(&(from, to)) else { return };
+        *cuts -= 1;
+        if *cuts > 0 {
+            return;
+        }
         inner.cuts.remove(&(from, to));
         // What was sent meanwhile was sent again and again, and comes through now.
         for lane in Lane::ALL {
@@ -240,13 +255,26 @@ impl SimNetwork {
         self.0.wake.notify_one();
     }
 
-    pub(super) fn set_weather(&self, weather: Weather) {
-        self.lock().weather = weather;
+    /// Weather comes up; the number ends it.
+    pub(super) fn worsen(&self, weather: Weather) -> u64 {
+        let mut inner = self.lock();
+        inner.order += 1;
+        let number = inner.order;
+        inner.weathers.insert(number, weather);
+        number
+    }
+
+    pub(super) fn clear_up(&self, number: u64) {
+        self.lock().weathers.remove(&number);
     }
 
     pub(super) fn mend_all(&self) {
-        self.set_weather(Weather::default());
-        let cuts: Vec<_> = self.lock().cuts.iter().copied().collect();
+        let cuts: Vec<_> = {
+            let mut inner = self.lock();
+            inner.weathers.clear();
+            inner.cuts.values_mut().for_each(|cuts| *cuts = 1);
+            inner.cuts.keys().copied().collect()
+        };
         cuts.into_iter().for_each(|(from, to)| self.mend(from, to));
     }
 
@@ -255,6 +283,7 @@ impl SimNetwork {
         let mut inner = self.lock();
         let gone = (std::mem::take(&mut inner.members), std::mem::take(&mut inner.queue));
         inner.links.clear();
+        inner.ending.clear();
         drop(inner);
         drop(gone);
     }
@@ -321,13 +350,18 @@ impl Inner {
         let (a, b) = pair(from, to);
         let max = self.plan.queue_bytes_max;
         let way = usize::from(from == b);
+        // Who has not heard that the other end is gone sends into the void.
+        if !self.links.contains_key(&(a, b, lane)) && self.is_ending(to, from, lane) {
+            self.counts.lost += 1;
+            return Ok(());
+        }
         let link = self.links.get_mut(&(a, b, lane)).ok_or(SendError::Down)?;
         if link.ways[way].bytes > 0 && link.ways[way].bytes + payload.len() > max {
             return Err(SendError::Full);
         }
         link.ways[way].bytes += payload.len();
         let epoch = link.epoch;
-        if self.cuts.contains(&(from, to)) {
+        if self.cuts.contains_key(&(from, to)) {
             link.ways[way].held.push(payload);
             self.stall(a, b, lane);
             return Ok(());
@@ -338,7 +372,7 @@ impl Inner {
 
     /// Decides what becomes of a frame.
     fn carry(&mut self, from: NodeId, to: NodeId, lane: Lane, epoch: u64, payload: Bytes) {
-        let weather = self.weather;
+        let weather = self.weather();
         let (a, b) = pair(from, to);
         let way = usize::from(from == b);
         if self.chance(weather.loss_permille) {
@@ -354,6 +388,8 @@ impl Inner {
         let link = self.links.get_mut(&(a, b, lane)).expect("it is up");
         if reordered {
             self.counts.reordered += 1;
+            // Late enough for others to overtake it, or early enough to overtake some.
+            at += Duration::from_micros(self.dice.below(latency + 20_000));
         } else {
             at = link.ways[way].last.map_or(at, |last| last.max(at));
             link.ways[way].last = Some(at);
@@ -373,7 +409,7 @@ impl Inner {
             Event::Dial { a, b, lane } => self.dial(a, b, lane, trace),
             Event::Frame { from, to, lane, epoch, payload } => self.arrive(from, to, lane, epoch, payload, trace),
             Event::Break { a, b, lane, epoch } => {
-                let cut = self.cuts.contains(&(a, b)) || self.cuts.contains(&(b, a));
+                let cut = self.is_cut(a, b);
                 if let Some(link) = self.links.get_mut(&(a, b, lane)).filter(|link| link.epoch == epoch) {
                     link.breaking = false;
                     if cut {
@@ -383,6 +419,7 @@ impl Inner {
                 Vec::new()
             }
             Event::Down { at, life, peer, lane, epoch } => {
+                self.ending.remove(&(peer, at, lane, epoch));
                 let member = self.members.get(&at).filter(|member| member.life == life);
                 let Some(member) = member else { return Vec::new() };
                 trace.note(&[1, at.get(), peer.get(), epoch], || {
@@ -400,7 +437,7 @@ impl Inner {
         if self.links.contains_key(&(a, b, lane)) {
             return Vec::new();
         }
-        if self.cuts.contains(&(a, b)) || self.cuts.contains(&(b, a)) {
+        if self.is_cut(a, b) {
             self.dial_later(a, b, lane);
             return Vec::new();
         }
@@ -427,7 +464,11 @@ impl Inner {
     fn arrive(&mut self, from: NodeId, to: NodeId, lane: Lane, epoch: u64, payload: Bytes, trace: &Trace) -> Vec<Call> {
         let (a, b) = pair(from, to);
         let way = usize::from(from == b);
-        let cut = self.cuts.contains(&(from, to));
+        let cut = self.cuts.contains_key(&(from, to));
+        let late = !cut && self.ending.get(&(from, to, lane, epoch)) == Some(&true);
+        if late {
+            return vec![self.deliver(from, to, lane, epoch, payload, trace)];
+        }
         let Some(link) = self.links.get_mut(&(a, b, lane)).filter(|link| link.epoch == epoch) else {
             return Vec::new();
         };
@@ -437,12 +478,16 @@ impl Inner {
             return Vec::new();
         }
         link.ways[way].bytes -= payload.len();
+        vec![self.deliver(from, to, lane, epoch, payload, trace)]
+    }
+
+    fn deliver(&mut self, from: NodeId, to: NodeId, lane: Lane, epoch: u64, payload: Bytes, trace: &Trace) -> Call {
         self.counts.delivered += 1;
         let sink = self.members.get(&to).expect("a link is up between members").sink.clone();
         trace.note(&[3, from.get(), to.get(), digest(&payload)], || {
             format!("{from} -> {to} {}: {}", lane.name(), super::frames::describe(&payload))
         });
-        vec![Call::Deliver(sink, Inbound { from, lane, epoch, payload, permit: Permit::none() })]
+        Call::Deliver(sink, Inbound { from, lane, epoch, payload, permit: Permit::none() })
     }
 
     fn break_link(&mut self, a: NodeId, b: NodeId, lane: Lane) {
@@ -457,8 +502,28 @@ impl Inner {
 
     fn tell_down(&mut self, at: NodeId, peer: NodeId, lane: Lane, epoch: u64, after: Duration) {
         if let Some(life) = self.members.get(&at).map(|member| member.life) {
+            let arrives = self.dice.one_in(2);
+            self.ending.insert((peer, at, lane, epoch), arrives);
             self.push(Instant::now() + after, Event::Down { at, life, peer, lane, epoch });
         }
+    }
+
+    /// Whether `at` has still to hear that a connection to `peer` is over.
+    fn is_ending(&self, peer: NodeId, at: NodeId, lane: Lane) -> bool {
+        self.ending.range((peer, at, lane, 0)..=(peer, at, lane, u64::MAX)).next().is_some()
+    }
+
+    fn is_cut(&self, a: NodeId, b: NodeId) -> bool {
+        self.cuts.contains_key(&(a, b)) || self.cuts.contains_key(&(b, a))
+    }
+
+    fn weather(&self) -> Weather {
+        self.weathers.values().fold(Weather::default(), |worst, weather| Weather {
+            loss_permille: worst.loss_permille.max(weather.loss_permille),
+            duplicate_permille: worst.duplicate_permille.max(weather.duplicate_permille),
+            reorder_permille: worst.reorder_permille.max(weather.reorder_permille),
+            delay_ms: worst.delay_ms.max(weather.delay_ms),
+        })
     }
 
     fn dial_later(&mut self, a: NodeId, b: NodeId, lane: Lane) {

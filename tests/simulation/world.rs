@@ -47,6 +47,8 @@ struct Host {
     pace: Arc<Pace>,
     wall: Arc<AtomicI64>,
     tuning: Tuning,
+    /// How many faults slow the disk down.
+    slow: u32,
     dice: Dice,
     life: Option<Arc<Life>>,
     /// Somebody is starting or ending it.
@@ -55,6 +57,15 @@ struct Host {
     lives: u64,
     /// How it ends at the operation that is chosen for it.
     falls_by: End,
+}
+
+impl Host {
+    /// Its disk is as fast as it is meant to be, unless something slows it down.
+    fn steady(&self) {
+        if self.slow == 0 {
+            self.pace.set(self.tuning.disk_us);
+        }
+    }
 }
 
 /// A process.
@@ -107,6 +118,7 @@ impl World {
                 pace: Arc::new(Pace::default()),
                 wall: Arc::default(),
                 tuning: tuning.clone(),
+                slow: 0,
                 dice: Dice(mix(plan.seed ^ mix(id))),
                 life: None,
                 busy: false,
@@ -303,8 +315,10 @@ impl World {
                 End::Kill => old.killed(),
                 End::PowerCut => old.crash(&mut host.dice),
             };
+            // A disk does not get room by the death of a process, nor speed.
+            host.disk.set_capacity(old.faults().capacity);
             old.cut();
-            host.pace.set(host.tuning.disk_us);
+            host.steady();
         });
     }
 
@@ -328,13 +342,23 @@ impl World {
 
     pub(super) fn retune(&self, id: NodeId, tuning: Tuning) {
         self.with(id, |host| {
-            host.pace.set(tuning.disk_us);
             host.tuning = tuning;
+            host.steady();
         });
     }
 
-    pub(super) fn set_pace(&self, id: NodeId, us: Option<(u64, u64)>) {
-        self.with(id, |host| host.pace.set(us.unwrap_or(host.tuning.disk_us)));
+    pub(super) fn slow_down(&self, id: NodeId, us: (u64, u64)) {
+        self.with(id, |host| {
+            host.slow += 1;
+            host.pace.set(us);
+        });
+    }
+
+    pub(super) fn speed_up(&self, id: NodeId) {
+        self.with(id, |host| {
+            host.slow = host.slow.saturating_sub(1);
+            host.steady();
+        });
     }
 
     pub(super) fn falls_by(&self, id: NodeId, end: End) {
@@ -391,7 +415,10 @@ impl World {
         self.network.mend_all();
         for id in self.ids() {
             self.arm(id, |_, _, _, faults| *faults = Faults { seed: faults.seed, ..Faults::default() });
-            self.set_pace(id, None);
+            self.with(id, |host| {
+                host.slow = 0;
+                host.steady();
+            });
         }
         for id in self.ids() {
             if self.is_fenced(id) {
