@@ -18,6 +18,9 @@ use crate::{AppendOptions, Consistency, Entry, Error, Ledger, NewEntry, ReadOpti
 /// Contexts with more entries than this are not copied.
 const COPY_ENTRIES_MAX: u64 = 60;
 
+/// A call ends so soon after its deadline.
+const LATE_MAX: Duration = Duration::from_millis(100);
+
 /// A copy of a context that was asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Copied {
@@ -123,25 +126,27 @@ impl Client {
     }
 
     async fn try_append(&mut self, life: &Life, wish: &Wish) -> Outcome {
-        let payload = format!("{}|{}", wish.value, "x".repeat(wish.padding));
+        let payload = format!("{}|{}|{}", wish.value, wish.padding, "x".repeat(wish.padding));
         let entry = NewEntry {
             context_id: wish.context.clone(),
-            key: format!("k{}", wish.value.len() % 3),
+            key: key_of(&wish.value),
             payload: Bytes::from(payload),
-            metadata: BTreeMap::new(),
+            metadata: metadata_of(&wish.value),
         };
+        let deadline = self.deadline();
         let options = AppendOptions {
             idempotency_key: wish.key.clone(),
             expected_sequence: wish.expected,
-            deadline: Some(self.deadline()),
+            deadline: Some(deadline),
         };
         let start = Time(self.trace.stamp());
         let outcome = tokio::select! {
             biased;
             () = life.over() => Outcome::Unknown,
-            answer = life.ledger().append(entry, options) => self.outcome(wish, answer),
+            answer = life.ledger().append(entry, options) => self.outcome(life, wish, answer),
         };
         let end = Time(self.trace.stamp());
+        self.in_time(life, "append", deadline, start, end);
         self.trace.note(&[5, self.id, digest(format!("{outcome:?}").as_bytes())], || {
             format!("client {} appends {} to {} on node {}: {outcome:?}", self.id, wish.value, wish.context, life.id)
         });
@@ -158,7 +163,7 @@ impl Client {
         outcome
     }
 
-    fn outcome(&mut self, wish: &Wish, answer: Result<crate::Appended, Error>) -> Outcome {
+    fn outcome(&mut self, life: &Life, wish: &Wish, answer: Result<crate::Appended, Error>) -> Outcome {
         match answer {
             Ok(done) => {
                 self.latest.insert(wish.context.clone(), done.entry.sequence.get());
@@ -173,6 +178,7 @@ impl Client {
             }
             Err(Error::Unknown(_)) => Outcome::Unknown,
             Err(error) => {
+                self.judge(life, &error);
                 let actual = match &error {
                     Error::ExpectedSequence { actual } => Some(*actual),
                     _ => None,
@@ -192,8 +198,8 @@ impl Client {
             _ => Sequence(0),
         };
         let limit = if self.dice.one_in(3) { self.dice.below(10) as u32 } else { 0 };
-        let deadline = Some(self.deadline());
-        let options = ReadOptions { after, limit, key: None, consistency, deadline };
+        let deadline = self.deadline();
+        let options = ReadOptions { after, limit, key: None, consistency, deadline: Some(deadline) };
         let start = Time(self.trace.stamp());
         let answer = tokio::select! {
             biased;
@@ -201,6 +207,7 @@ impl Client {
             answer = life.ledger().read(context, options) => answer,
         };
         let end = Time(self.trace.stamp());
+        self.in_time(life, "read", deadline, start, end);
         let count = answer.as_ref().map_or(0, |page| page.entries.len());
         self.trace.note(&[6, self.id, count as u64], || {
             let came = answer.as_ref().map(|page| page.latest.get());
@@ -238,7 +245,10 @@ impl Client {
             () = life.over() => return,
             snapshot = life.ledger().snapshot(context, deadline) => snapshot,
         };
-        let Ok(snapshot) = snapshot else { return };
+        let snapshot = match snapshot {
+            Ok(snapshot) => snapshot,
+            Err(error) => return self.judge(life, &error),
+        };
         self.written += 1;
         let to = format!("copy-{}-{}", self.id, self.written);
         let answer = tokio::select! {
@@ -246,6 +256,9 @@ impl Client {
             () = life.over() => None,
             answer = life.ledger().load(&to, snapshot.bytes, true, deadline) => Some(answer),
         };
+        if let Some(Err(error)) = &answer {
+            self.judge(life, error);
+        }
         let said = answer.as_ref().map(|answer| answer.as_ref().map_err(ToString::to_string).cloned());
         let came = match answer {
             Some(Ok(loaded)) => Came::Whole(loaded.entries_restored),
@@ -256,6 +269,17 @@ impl Client {
             format!("client {} copies {context} to {to} on node {}: {came:?}, {said:?}", self.id, life.id)
         });
         self.facts.copied(Copied { from: context.to_owned(), to, came });
+    }
+
+    /// Liveness: whatever goes wrong, a call ends with its deadline.
+    fn in_time(&self, life: &Life, what: &str, deadline: Duration, start: Time, end: Time) {
+        let took = Duration::from_nanos(end.0.saturating_sub(start.0));
+        if took > deadline + LATE_MAX {
+            self.facts.violated(format!(
+                "node {}: {what} of client {} ended after {took:?}, its deadline was {deadline:?}",
+                life.id, self.id
+            ));
+        }
     }
 
     /// Data loss is only for a node whose disk rotted.
@@ -312,5 +336,22 @@ fn seen(entry: &Entry) -> Seen {
 
 fn value_of(entry: &Entry) -> String {
     let text = String::from_utf8_lossy(&entry.payload);
-    text.split_once('|').map_or_else(|| text.to_string(), |(value, _)| value.to_owned())
+    let mut parts = text.splitn(3, '|');
+    let value = parts.next().unwrap_or_default().to_owned();
+    let (length, padding) = (parts.next(), parts.next().unwrap_or_default());
+    let whole = length.is_none_or(|length| *length == padding.len().to_string()) && padding.bytes().all(|x| x == b'x');
+    // The entry of a probe says nothing.
+    if value.is_empty() || whole && entry.key == key_of(&value) && entry.metadata == metadata_of(&value) {
+        return value;
+    }
+    format!("{value}, spoiled: {text} {} {:?}", entry.key, entry.metadata)
+}
+
+/// What else an entry holds follows from its value, so that it can be seen whether it came through.
+fn key_of(value: &str) -> String {
+    format!("k{}", value.len() % 3)
+}
+
+fn metadata_of(value: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([("of".to_owned(), value.to_owned())])
 }

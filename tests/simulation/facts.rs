@@ -41,6 +41,8 @@ struct Promises {
     acknowledged: (u64, u64),
     /// What this incarnation of the process has applied.
     applied: u64,
+    /// What any of them has.
+    applied_ever: u64,
 }
 
 /// Past this many, one more is not worth its memory.
@@ -128,19 +130,28 @@ impl Facts {
     }
 
     fn promised(&self, node: NodeId, term: u64) {
-        let mut inner = self.lock();
-        let promises = inner.promises.entry(node).or_default();
-        promises.term = promises.term.max(term);
+        let before = {
+            let mut inner = self.lock();
+            let promises = inner.promises.entry(node).or_default();
+            let before = promises.term;
+            promises.term = before.max(term);
+            before
+        };
+        self.expect(term >= before, || format!("node {node} speaks in term {term}, after it had in term {before}"));
     }
 
     /// A process has recovered: it knows what it had promised before.
     pub(super) fn recovered(&self, node: NodeId, term: u64, last: u64) {
-        let (promised, acknowledged) = {
+        let (promised, acknowledged, applied) = {
             let mut inner = self.lock();
             let promises = inner.promises.entry(node).or_default();
             promises.applied = 0;
-            (promises.term, promises.acknowledged)
+            (promises.term, promises.acknowledged, promises.applied_ever)
         };
+        // Whatever the term: what was applied was committed, and on this disk.
+        self.expect(last >= applied, || {
+            format!("node {node} recovered a log that ends at {last}, after it had applied {applied}")
+        });
         self.expect(term >= promised, || {
             format!("node {node} recovered in term {term}, after it had spoken in term {promised}")
         });
@@ -160,6 +171,7 @@ impl Facts {
         let promises = inner.promises.entry(node).or_default();
         let before = promises.applied;
         promises.applied = before.max(index);
+        promises.applied_ever = promises.applied_ever.max(index);
         drop(inner);
         self.expect(first == (term, came), || {
             format!(

@@ -1,7 +1,7 @@
 //! Panics of the nodes: kept for the verdict instead of printed.
 
 use std::cell::RefCell;
-use std::panic::{self, PanicHookInfo};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 
 thread_local! {
@@ -11,8 +11,8 @@ thread_local! {
 /// Panics that faults are expected to cause. An actor that finds its elder gone dies, and recovers from the disk.
 const EXPECTED: [&str; 2] = ["injected fault", "the log cannot be read"];
 
-/// Runs `body`; gives what it returns, and the panics of this thread that no fault explains.
-pub(super) fn watching<R>(body: impl FnOnce() -> R) -> (R, Vec<String>) {
+/// Runs `body`; gives what it returns, unless it panics, and the panics of this thread that no fault explains.
+pub(super) fn watching<R>(body: impl FnOnce() -> R) -> (Option<R>, Vec<String>) {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = panic::take_hook();
@@ -23,7 +23,7 @@ pub(super) fn watching<R>(body: impl FnOnce() -> R) -> (R, Vec<String>) {
         }));
     });
     CAUGHT.with(|caught| *caught.borrow_mut() = Some(Vec::new()));
-    let result = body();
+    let result = panic::catch_unwind(AssertUnwindSafe(body)).ok();
     let caught = CAUGHT.with(|caught| caught.borrow_mut().take()).unwrap_or_default();
     (result, caught)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use converge_actors::testing::Dice;
+use converge_ledger_core::NodeId;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::{Client, Copied, whole};
@@ -15,15 +16,15 @@ use super::trace::{Trace, mix};
 use super::world::{Life, World};
 use super::{faults, panics};
 use crate::history::{self, Operation};
-use crate::{AppendOptions, NewEntry};
+use crate::{AppendOptions, NewEntry, Position};
 
 /// After the last fault, all nodes have to agree within this.
-const HEAL_MS_MAX: u64 = 120_000;
+const HEAL_MS_MAX: u64 = 30_000;
 /// Clients finish their last calls within this.
 const CLIENTS_MS_MAX: u64 = 60_000;
 
 /// What a run came to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// What did not hold; empty when all did.
     pub violations: Vec<String>,
@@ -55,12 +56,15 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
         .start_paused(true)
         .build()
         .expect("a runtime without I/O needs nothing from the system");
-    let (mut outcome, panics) = panics::watching(|| {
+    let (outcome, panics) = panics::watching(|| {
         let outcome = runtime.block_on(live(plan, verbose));
         // Everything that still runs ends here, within what is watched.
         drop(runtime);
         outcome
     });
+    // The simulator, or what of a node runs in its task, panicked: the rest of the run is not known.
+    let mut outcome = outcome
+        .unwrap_or_else(|| Outcome { violations: vec!["the run ended with a panic".into()], ..Outcome::default() });
     // redb trips over rotten pages; storage catches that, and has to call it data loss.
     let rots = plan.faults.iter().any(|timed| matches!(timed.fault, Fault::Rot { .. }));
     outcome.violations.extend(panics.into_iter().filter(|panic| !(rots && panic.contains("/redb-"))));
@@ -94,6 +98,7 @@ async fn live(plan: &Plan, verbose: bool) -> Outcome {
     converge(&world).await;
     record_states(&world, plan).await;
     check_copies(&world).await;
+    check_positions(&world, plan).await;
     for id in world.ids() {
         if !world.stop(id).await && !world.is_rotten(id) {
             facts.violated(format!("node {id} does not stop in order, with nothing wrong"));
@@ -109,9 +114,14 @@ async fn live(plan: &Plan, verbose: bool) -> Outcome {
 }
 
 /// Nodes that are to be whole: all but one whose disk rotted and that says so.
-fn whole_lives(world: &World) -> Vec<Arc<Life>> {
+fn whole_ids(world: &World) -> Vec<NodeId> {
     let well = |id: &_| !(world.is_rotten(*id) && (world.is_fenced(*id) || world.life(*id).is_none()));
-    world.ids().into_iter().filter(well).filter_map(|id| world.life(id)).collect()
+    world.ids().into_iter().filter(well).collect()
+}
+
+/// Those of them that run: all, in the end.
+fn whole_lives(world: &World) -> Vec<Arc<Life>> {
+    whole_ids(world).into_iter().filter_map(|id| world.life(id)).collect()
 }
 
 /// Invariant 3 and liveness: a new append is acknowledged, and all nodes apply the same.
@@ -127,8 +137,7 @@ async fn converge(world: &Arc<World>) {
         let last = statuses.iter().map(|status| status.commit_index).max().unwrap_or(0);
         let same = statuses.iter().all(|s| s.applied_index == last && s.leader_id != 0);
         let digests: BTreeSet<_> = statuses.iter().map(|status| &status.digest).collect();
-        let everybody =
-            lives.len() + usize::from(world.ids().iter().any(|id| world.is_rotten(*id))) >= world.ids().len();
+        let everybody = lives.len() == whole_ids(world).len();
         if acknowledged && same && digests.len() == 1 && everybody && last == world.facts.applied_max() {
             return;
         }
@@ -167,11 +176,15 @@ async fn probe(world: &Arc<World>) -> bool {
     false
 }
 
+/// Contexts that clients write to.
+fn contexts(plan: &Plan) -> impl Iterator<Item = String> {
+    (0..plan.clients.iter().map(|client| client.contexts).max().unwrap_or(0)).map(|n| format!("c{n}"))
+}
+
 /// What every node holds in the end goes into the history.
 async fn record_states(world: &Arc<World>, plan: &Plan) {
-    let contexts = plan.clients.iter().map(|client| client.contexts).max().unwrap_or(0);
     for life in whole_lives(world) {
-        for context in (0..contexts).map(|n| format!("c{n}")) {
+        for context in contexts(plan) {
             match whole(life.ledger(), &context).await {
                 Ok(entries) => {
                     world.facts.record(Operation::State(history::State { node: life.id, context, entries }));
@@ -190,8 +203,10 @@ async fn check_copies(world: &Arc<World>) {
     for life in whole_lives(world) {
         for Copied { from, to, came } in world.facts.copies() {
             let (Ok(original), Ok(copy)) = (whole(life.ledger(), &from).await, whole(life.ledger(), &to).await) else {
-                // Said by whoever reads the states.
-                return;
+                if !world.is_rotten(life.id) {
+                    world.facts.violated(format!("node {} cannot read {from} or its copy {to} in the end", life.id));
+                }
+                continue;
             };
             let same = copy.iter().zip(&original).all(|(a, b)| (a.sequence, &a.value) == (b.sequence, &b.value));
             if !same || !came.allows(copy.len() as u64) {
@@ -201,6 +216,24 @@ async fn check_copies(world: &Arc<World>) {
                     life.id
                 ));
             }
+        }
+    }
+}
+
+/// Invariant 2: the entries of all contexts together have the positions 1 to the last, on every node.
+async fn check_positions(world: &Arc<World>, plan: &Plan) {
+    let copies: BTreeSet<String> = world.facts.copies().into_iter().map(|copied| copied.to).collect();
+    let all: Vec<String> = contexts(plan).chain(copies).chain(["probe".to_owned()]).collect();
+    for life in whole_lives(world).into_iter().filter(|life| !world.is_rotten(life.id)) {
+        let mut positions = Vec::new();
+        for context in &all {
+            let entries = whole(life.ledger(), context).await.unwrap_or_default();
+            positions.extend(entries.into_iter().filter_map(|seen| seen.position).map(Position::get));
+        }
+        positions.sort_unstable();
+        if let Some((expected, found)) = (1..).zip(positions).find(|(expected, found)| expected != found) {
+            let id = life.id;
+            world.facts.violated(format!("node {id} has position {found} where {expected} should be"));
         }
     }
 }
