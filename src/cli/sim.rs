@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use converge_ledger::simulation::{Campaign, Outcome, Plan, Shape, Totals, campaign, run as run_plan, shrink};
+use converge_ledger::simulation::{Campaign, Outcome, Plan, REPEATS, Shape, Totals, campaign, run as run_plan, shrink};
 use serde_json::json;
 
 use super::{Failure, Format, Global, Kind, output, parse_duration};
@@ -50,6 +50,11 @@ pub(crate) struct Arguments {
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<(), Failure> {
     let faults_ms = u64::try_from(arguments.faults_for.as_millis()).unwrap_or(u64::MAX);
     let shape = Shape { faults: arguments.faults, faults_ms };
+    if !REPEATS {
+        output::note(
+            "this build does not repeat a seed exactly: build it in its repository, without RUSTFLAGS of your own",
+        );
+    }
     if let Some(file) = &arguments.plan {
         let text = fs::read_to_string(file).map_err(|error| cannot("read", file, &error))?;
         let plan = serde_json::from_str(&text).map_err(|error| cannot("understand", file, &error))?;
@@ -199,6 +204,7 @@ fn show_many(format: Format, totals: &Totals) -> Result<(), Failure> {
             "frames": totals.frames,
             "frames_spoiled": totals.frames_spoiled,
             "faults": totals.faults,
+            "faults_min": totals.faults_min,
             "failed": totals.failed,
             "stuck": totals.stuck,
         }));
@@ -216,7 +222,10 @@ fn show_many(format: Format, totals: &Totals) -> Result<(), Failure> {
         ("reads", totals.reads.to_string()),
         ("log entries", totals.log_entries.to_string()),
         ("frames", format!("{}, {} of them lost, doubled or out of order", totals.frames, totals.frames_spoiled)),
-        ("faults", totals.faults.values().sum::<u64>().to_string()),
+        (
+            "faults that did something",
+            format!("{}, at least {} in each run", totals.faults.values().sum::<u64>(), totals.faults_min),
+        ),
     ];
     rows.extend(totals.faults.iter().map(|(kind, count)| (*kind, count.to_string())));
     rows.push(("seeds that fail", totals.failed.len().to_string()));

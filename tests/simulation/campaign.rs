@@ -50,8 +50,10 @@ pub struct Totals {
     pub frames: u64,
     /// Frames lost, doubled or out of order.
     pub frames_spoiled: u64,
-    /// Faults by kind.
+    /// Faults that did something, by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// The fewest faults that did something in one run.
+    pub faults_min: u64,
     /// Seeds that failed, each with what did not hold.
     pub failed: BTreeMap<u64, Vec<String>>,
     /// A seed that did not end, if one did not.
@@ -71,6 +73,8 @@ impl Totals {
         let (delivered, lost, doubled, reordered) = outcome.frames;
         self.frames += delivered;
         self.frames_spoiled += lost + doubled + reordered;
+        let faults = outcome.faults.values().sum();
+        self.faults_min = if self.seeds == 1 { faults } else { self.faults_min.min(faults) };
         for (kind, count) in &outcome.faults {
             *self.faults.entry(kind).or_default() += count;
         }

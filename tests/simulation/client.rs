@@ -80,7 +80,7 @@ impl Client {
         while !self.world.ending() {
             let think = Duration::from_millis(self.dice.below(self.plan.think_ms + 1));
             tokio::time::sleep(think).await;
-            let Some(life) = self.world.some_life(&mut self.dice) else {
+            let Some(life) = self.world.life_for(self.plan.home, &mut self.dice) else {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             };
@@ -114,6 +114,11 @@ impl Client {
         // What ended as unknown is tried again under its key, on any node, or left as it is.
         for _ in 0..4 {
             let outcome = self.try_append(&life, &wish).await;
+            if let Outcome::Done(_) = outcome
+                && self.dice.one_in(6)
+            {
+                return self.again(&life, wish).await;
+            }
             if outcome != Outcome::Unknown || wish.key.is_none() || self.world.ending() || self.dice.one_in(4) {
                 return;
             }
@@ -122,6 +127,32 @@ impl Client {
                 Some(another) => life = another,
                 None => return,
             }
+        }
+    }
+
+    /// What is done already: under its key it is found again, and its key holds nothing else.
+    async fn again(&mut self, life: &Life, mut wish: Wish) {
+        let Some(key) = wish.key.clone() else { return };
+        wish.expected = None;
+        if self.dice.one_in(2) {
+            self.try_append(life, &wish).await;
+            return;
+        }
+        let entry = NewEntry {
+            context_id: wish.context.clone(),
+            key: "another".into(),
+            payload: Bytes::new(),
+            metadata: BTreeMap::new(),
+        };
+        let options =
+            AppendOptions { idempotency_key: Some(key), deadline: Some(self.deadline()), ..AppendOptions::default() };
+        let answer = tokio::select! {
+            biased;
+            () = life.over() => return,
+            answer = life.ledger().append(entry, options) => answer,
+        };
+        if answer.is_ok() {
+            self.facts.violated(format!("the key of {} was taken for another entry", wish.value));
         }
     }
 

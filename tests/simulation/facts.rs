@@ -30,6 +30,8 @@ struct Inner {
     promises: BTreeMap<NodeId, Promises>,
     history: Vec<Operation>,
     copies: Vec<Copied>,
+    /// Faults that did something, by kind.
+    took: BTreeMap<&'static str, u64>,
 }
 
 /// What a node has told others.
@@ -87,6 +89,22 @@ impl Facts {
     /// Log entries applied anywhere.
     pub(super) fn applied_max(&self) -> u64 {
         self.lock().log.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// A fault did what it is for.
+    pub(super) fn took(&self, kind: &'static str) {
+        *self.lock().took.entry(kind).or_default() += 1;
+    }
+
+    pub(super) fn effects(&self) -> BTreeMap<&'static str, u64> {
+        self.lock().took.clone()
+    }
+
+    /// Invariant 8: within a process, what is committed stays committed.
+    pub(super) fn commit_grows(&self, node: NodeId, before: u64, now: u64) {
+        self.expect(now == 0 || now >= before, || {
+            format!("the commit index of node {node} fell from {before} to {now}")
+        });
     }
 
     pub(super) fn copied(&self, copied: Copied) {

@@ -17,42 +17,91 @@ pub(super) async fn drive(world: Arc<World>, faults: Vec<Timed>, until_ms: u64) 
     for Timed { at_ms, fault } in faults {
         tokio::time::sleep_until(began + Duration::from_millis(at_ms)).await;
         world.trace.note(&[20, at_ms], || format!("FAULT {fault:?}"));
-        running.spawn(carry_out(world.clone(), fault));
+        let restart = matches!(fault, Fault::Restart { .. });
+        let carried = carry_out(world.clone(), fault);
+        if restart {
+            // A stop that has begun is not called off.
+            tokio::spawn(carried);
+        } else {
+            running.spawn(carried);
+        }
     }
     tokio::time::sleep_until(began + Duration::from_millis(until_ms)).await;
     // What was to be mended later is mended by the healing.
     running.abort_all();
 }
 
+/// What a fault did is counted where it is known: what the disk is armed for, when it happens.
 async fn carry_out(world: Arc<World>, fault: Fault) {
+    let kind = fault.name();
+    let took = |world: &World| world.facts.took(kind);
     match fault {
         Fault::Crash { node, power, down_ms } => {
             if world.crash(NodeId(node), end(power)) {
+                took(&world);
                 come_back(world, node, down_ms).await;
             }
         }
         Fault::Blackout { power, down_ms } => {
+            took(&world);
             let gone: Vec<NodeId> = world.ids().into_iter().filter(|id| world.crash(*id, end(power))).collect();
             for (id, n) in gone.into_iter().zip(0..) {
                 tokio::spawn(come_back(world.clone(), id.get(), down_ms + n * 37));
             }
         }
-        Fault::CrashWithin { node, operations, power, .. } => {
+        Fault::CrashWithin { node, operations, power } => {
             world.falls_by(NodeId(node), end(power));
             world.arm(NodeId(node), |ops, _, _, faults| faults.cut_at = Some(ops + operations));
         }
         Fault::Restart { node, tuning, down_ms } => {
-            world.stop(NodeId(node)).await;
+            if world.stop(NodeId(node)).await {
+                took(&world);
+            }
             world.retune(NodeId(node), *tuning);
             come_back(world, node, down_ms).await;
         }
-        Fault::Kill { node, place, panic } => kill(&world, node, place, panic).await,
-        Fault::OneWay { from, to, for_ms } => cut(&world, vec![(from, to)], for_ms).await,
-        Fault::Apart { a, b, for_ms } => cut(&world, vec![(a, b), (b, a)], for_ms).await,
-        Fault::Split { side, for_ms } => {
-            let others: Vec<u64> = world.ids().iter().map(|id| id.get()).filter(|id| !side.contains(id)).collect();
-            let ways = side.iter().flat_map(|a| others.iter().flat_map(|b| [(*a, *b), (*b, *a)]));
-            cut(&world, ways.collect(), for_ms).await;
+        Fault::Kill { node, place, panic } => {
+            if kill(&world, node, place, panic).await {
+                took(&world);
+            }
+        }
+        Fault::FailSync { node, nth, operator_ms } => {
+            world.arm(NodeId(node), |_, _, syncs, faults| faults.fail_sync = Some(syncs + nth));
+            operator(world, node, operator_ms, kind).await;
+        }
+        Fault::FailWrite { node, nth, operator_ms } => {
+            world.arm(NodeId(node), |_, writes, _, faults| faults.fail_write = Some(writes + nth));
+            operator(world, node, operator_ms, kind).await;
+        }
+        Fault::Full { node, room_bytes, for_ms } => {
+            world.set_room(NodeId(node), Some(room_bytes));
+            sleep(Duration::from_millis(for_ms)).await;
+            world.set_room(NodeId(node), None);
+            operator(world, node, 0, kind).await;
+        }
+        Fault::Rot { node, place_permille, bit } => {
+            if world.rot(NodeId(node), place_permille, bit) {
+                took(&world);
+            }
+        }
+        simple => {
+            took(&world);
+            for_a_while(&world, simple).await;
+        }
+    }
+}
+
+/// Faults that always do what they say, and that end.
+async fn for_a_while(world: &World, fault: Fault) {
+    match fault {
+        Fault::OneWay { from, to, for_ms } => cut(world, vec![(from, to)], for_ms).await,
+        Fault::Apart { a, b, for_ms } => cut(world, vec![(a, b), (b, a)], for_ms).await,
+        Fault::Split { side, for_ms } => cut(world, between(world, &side), for_ms).await,
+        Fault::Isolate { for_ms } => {
+            if let Some(leader) = world.leader() {
+                world.trace.note(&[22, leader.get()], || format!("node {leader} leads, and is cut off"));
+                cut(world, between(world, &[leader.get()]), for_ms).await;
+            }
         }
         Fault::Reset { a, b } => world.network.reset(NodeId(a), NodeId(b)),
         Fault::Weather { weather, for_ms } => {
@@ -65,23 +114,15 @@ async fn carry_out(world: Arc<World>, fault: Fault) {
             sleep(Duration::from_millis(for_ms)).await;
             world.speed_up(NodeId(node));
         }
-        Fault::FailSync { node, nth, operator_ms } => {
-            world.arm(NodeId(node), |_, _, syncs, faults| faults.fail_sync = Some(syncs + nth));
-            operator(world, node, operator_ms).await;
-        }
-        Fault::FailWrite { node, nth, operator_ms } => {
-            world.arm(NodeId(node), |_, writes, _, faults| faults.fail_write = Some(writes + nth));
-            operator(world, node, operator_ms).await;
-        }
-        Fault::Full { node, room_bytes, for_ms } => {
-            world.set_room(NodeId(node), Some(room_bytes));
-            sleep(Duration::from_millis(for_ms)).await;
-            world.set_room(NodeId(node), None);
-            operator(world, node, 0).await;
-        }
-        Fault::Rot { node, place_permille, bit } => drop(world.rot(NodeId(node), place_permille, bit)),
         Fault::Clock { node, by_ms } => world.jump(NodeId(node), by_ms),
+        other => unreachable!("{other:?} is carried out elsewhere"),
     }
+}
+
+/// All ways between one side and the others.
+fn between(world: &World, side: &[u64]) -> Vec<(u64, u64)> {
+    let others: Vec<u64> = world.ids().iter().map(|id| id.get()).filter(|id| !side.contains(id)).collect();
+    side.iter().flat_map(|a| others.iter().flat_map(|b| [(*a, *b), (*b, *a)])).collect()
 }
 
 fn end(power: bool) -> End {
@@ -95,9 +136,10 @@ async fn come_back(world: Arc<World>, node: u64, down_ms: u64) {
 }
 
 /// Looks after a while, and starts a fenced node anew.
-async fn operator(world: Arc<World>, node: u64, after_ms: u64) {
+async fn operator(world: Arc<World>, node: u64, after_ms: u64, kind: &'static str) {
     sleep(Duration::from_millis(after_ms)).await;
     if world.is_fenced(NodeId(node)) && world.crash(NodeId(node), End::Kill) {
+        world.facts.took(kind);
         tokio::spawn(world.start(NodeId(node)));
     }
 }
@@ -112,16 +154,17 @@ async fn cut(world: &World, ways: Vec<(u64, u64)>, for_ms: u64) {
     }
 }
 
-async fn kill(world: &World, node: u64, place: u64, panic: bool) {
-    let Some(tree) = world.tree(NodeId(node)) else { return };
+/// Says whether somebody was there to die.
+async fn kill(world: &World, node: u64, place: u64, panic: bool) -> bool {
+    let Some(tree) = world.tree(NodeId(node)) else { return false };
     // Everything below the root, whose death is the node's.
     let paths: Vec<String> = tree.snapshot().nodes.into_iter().skip(1).map(|node| node.path).collect();
     if paths.is_empty() {
-        return;
+        return false;
     }
     let path = &paths[usize::try_from(place % paths.len() as u64).expect("small")];
     world.trace.note(&[21, node, place % paths.len() as u64], || format!("node {node}: {path} dies"));
     let fault = if panic { ActorFault::Panic } else { ActorFault::Kill };
     // It may be between two incarnations.
-    let _ = tree.inject(path, fault).await;
+    tree.inject(path, fault).await.is_ok()
 }

@@ -32,5 +32,5 @@ mod world;
 
 pub use campaign::{Campaign, Totals, campaign};
 pub use plan::{Plan, Shape};
-pub use run::{Outcome, run};
+pub use run::{Outcome, REPEATS, run};
 pub use shrink::shrink;

@@ -14,6 +14,8 @@ pub struct Plan {
     pub(super) nodes: Vec<Tuning>,
     pub(super) network: NetworkPlan,
     pub(super) clients: Vec<ClientPlan>,
+    /// Faults touch only these, fewer than half: the others have to go on within a bounded time.
+    pub(super) victims: Option<Vec<u64>>,
     /// In order of time.
     pub(super) faults: Vec<Timed>,
     /// How long faults and clients go on; then everything is healed.
@@ -49,6 +51,8 @@ pub(super) struct Tuning {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ClientPlan {
     pub(super) contexts: u64,
+    /// Its own node, while that runs; otherwise any.
+    pub(super) home: Option<u64>,
     /// Pause between its calls, at most.
     pub(super) think_ms: u64,
     pub(super) deadline_ms: (u64, u64),
@@ -79,7 +83,7 @@ pub(super) enum Fault {
     /// All processes are gone in the same moment.
     Blackout { power: bool, down_ms: u64 },
     /// A process is gone at the n-th operation of its disk from now: within a write, a sync, a commit, a recovery.
-    CrashWithin { node: u64, operations: u64, power: bool, down_ms: u64 },
+    CrashWithin { node: u64, operations: u64, power: bool },
     /// Stopped in order, and started with other settings.
     Restart { node: u64, tuning: Box<Tuning>, down_ms: u64 },
     /// An actor or supervisor of the node dies.
@@ -90,6 +94,8 @@ pub(super) enum Fault {
     Split { side: Vec<u64>, for_ms: u64 },
     /// Nothing passes between two nodes that others still reach.
     Apart { a: u64, b: u64, for_ms: u64 },
+    /// Whoever leads is cut off from all others.
+    Isolate { for_ms: u64 },
     /// Connections between two nodes break.
     Reset { a: u64, b: u64 },
     /// Frames are lost, late, doubled, out of order.
@@ -124,6 +130,7 @@ impl Fault {
             Fault::OneWay { .. } => "one-way partition",
             Fault::Split { .. } => "whole partition",
             Fault::Apart { .. } => "partial partition",
+            Fault::Isolate { .. } => "leader cut off",
             Fault::Reset { .. } => "connections reset",
             Fault::Weather { .. } => "loss, delay, reordering, duplication",
             Fault::SlowDisk { .. } => "slow disk",
@@ -146,9 +153,9 @@ pub struct Shape {
 }
 
 impl Default for Shape {
-    /// 60 faults in 60 s.
+    /// 75 faults in 60 s.
     fn default() -> Shape {
-        Shape { faults: 60, faults_ms: 60_000 }
+        Shape { faults: 75, faults_ms: 60_000 }
     }
 }
 
@@ -161,14 +168,16 @@ impl Plan {
         let (heartbeat, factor) = (draw.between(20, 120), draw.between(5, 12));
         let nodes = (0..count).map(|_| draw.tuning(heartbeat, factor)).collect();
         let network = draw.network();
-        let clients = (0..draw.between(2, 8)).map(|_| draw.client()).collect();
+        let clients = (0..draw.between(2, 8)).map(|_| draw.client(count)).collect();
         let rotten = draw.one_in(4).then(|| draw.between(1, count)).filter(|_| count > 1);
-        let world = Fleet { count, heartbeat, factor, rotten };
+        let victims = (count > 2 && draw.one_in(4)).then(|| draw.minority(count));
+        let rotten = rotten.filter(|node| victims.as_ref().is_none_or(|victims| victims.contains(node)));
+        let world = Fleet { count, heartbeat, factor, rotten, victims: victims.clone() };
         let mut faults: Vec<Timed> = (0..shape.faults)
             .map(|_| Timed { at_ms: draw.moment(shape.faults_ms), fault: draw.fault(&world) })
             .collect();
         faults.sort_by_key(|fault| fault.at_ms);
-        Plan { seed, nodes, network, clients, faults, faults_ms: shape.faults_ms }
+        Plan { seed, nodes, network, clients, victims, faults, faults_ms: shape.faults_ms }
     }
 
     /// How many faults come.
@@ -185,6 +194,7 @@ struct Fleet {
     factor: u64,
     /// The one node whose disk may rot: a majority must stay whole.
     rotten: Option<u64>,
+    victims: Option<Vec<u64>>,
 }
 
 struct Draw(Dice);
@@ -252,8 +262,9 @@ impl Draw {
         }
     }
 
-    fn client(&mut self) -> ClientPlan {
+    fn client(&mut self, count: u64) -> ClientPlan {
         ClientPlan {
+            home: self.one_in(2).then(|| self.between(1, count)),
             contexts: self.between(1, 4),
             think_ms: self.pick(&[5, 20, 100, 500]),
             deadline_ms: self.pick(&[(50, 500), (200, 2000), (1000, 10_000)]),
@@ -266,8 +277,32 @@ impl Draw {
         }
     }
 
+    /// Fewer than half of the nodes, but one.
+    fn minority(&mut self, count: u64) -> Vec<u64> {
+        let (first, most) = (self.between(1, count), self.between(1, (count - 1) / 2));
+        (0..most).map(|n| (first + n - 1) % count + 1).collect()
+    }
+
     fn fault(&mut self, world: &Fleet) -> Fault {
-        let node = self.between(1, world.count);
+        match (&world.victims, self.any_fault(world)) {
+            (None, fault) => fault,
+            // What touches all, or the others, is replaced.
+            (Some(victims), fault) => match fault {
+                Fault::Blackout { power, down_ms } => Fault::Crash { node: self.pick(victims), power, down_ms },
+                Fault::Weather { for_ms, .. } | Fault::Isolate { for_ms } => {
+                    Fault::OneWay { from: self.pick(victims), to: self.between(1, world.count), for_ms }
+                }
+                Fault::Split { for_ms, .. } => Fault::Split { side: victims.clone(), for_ms },
+                other => other,
+            },
+        }
+    }
+
+    fn any_fault(&mut self, world: &Fleet) -> Fault {
+        let node = match &world.victims {
+            Some(victims) => self.pick(victims),
+            None => self.between(1, world.count),
+        };
         let for_ms = self.pick(&[50, 300, 1500, 4000]) + self.between(0, 500);
         let down_ms = self.pick(&[0, 100, 1000, 4000]) + self.between(0, 300);
         let other = (node + self.between(0, world.count.max(2) - 2)) % world.count + 1;
@@ -277,7 +312,7 @@ impl Draw {
             10..=21 => {
                 let operations = self.pick(&[1, 3, 10, 40, 150]);
                 let operations = self.between(1, operations);
-                Fault::CrashWithin { node, operations, power: !self.one_in(4), down_ms }
+                Fault::CrashWithin { node, operations, power: !self.one_in(4) }
             }
             22..=26 => {
                 let tuning = Box::new(self.tuning(world.heartbeat, world.factor));
@@ -285,8 +320,11 @@ impl Draw {
             }
             27..=41 => Fault::Kill { node, place: self.0.roll(), panic: self.one_in(2) },
             42..=47 if world.count > 1 => Fault::OneWay { from: node, to: other, for_ms },
-            48..=54 if world.count > 1 => {
-                let side = (1..=world.count).filter(|_| self.one_in(2)).collect();
+            48..=49 if world.count > 1 => Fault::Isolate { for_ms },
+            50..=54 if world.count > 1 => {
+                // Neither nobody nor everybody.
+                let (first, many) = (self.between(1, world.count), self.between(1, world.count - 1));
+                let side = (0..many).map(|n| (first + n - 1) % world.count + 1).collect();
                 Fault::Split { side, for_ms }
             }
             55..=59 if world.count > 2 => Fault::Apart { a: node, b: other, for_ms },

@@ -16,12 +16,17 @@ use super::trace::{Trace, mix};
 use super::world::{Life, World};
 use super::{faults, panics};
 use crate::history::{self, Operation};
-use crate::{AppendOptions, NewEntry, Position};
+use crate::{AppendOptions, Error, NewEntry, Position};
 
 /// After the last fault, all nodes have to agree within this.
 const HEAL_MS_MAX: u64 = 30_000;
+/// A healthy majority acknowledges within this, whatever happens to the others.
+const GO_ON_MS_MAX: u64 = 20_000;
 /// Clients finish their last calls within this.
 const CLIENTS_MS_MAX: u64 = 60_000;
+
+/// Whether this build can seed all chance: only then is a seed the same run in every process.
+pub const REPEATS: bool = cfg!(tokio_unstable);
 
 /// What a run came to.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +43,7 @@ pub struct Outcome {
     pub reads: u64,
     /// Log entries applied.
     pub log_entries: u64,
-    /// Faults by kind.
+    /// Faults that did something, by kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// Frames delivered, lost, doubled, reordered.
     pub frames: (u64, u64, u64, u64),
@@ -51,11 +56,12 @@ pub struct Outcome {
 /// Runs a plan; `verbose` keeps a line for everything that happens.
 #[must_use]
 pub fn run(plan: &Plan, verbose: bool) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime without I/O needs nothing from the system");
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().start_paused(true);
+    // Whom a watch channel wakes first is tokio's chance.
+    #[cfg(tokio_unstable)]
+    builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&plan.seed.to_le_bytes()));
+    let runtime = builder.build().expect("a runtime without I/O needs nothing from the system");
     let (outcome, panics) = panics::watching(|| {
         let outcome = runtime.block_on(live(plan, verbose));
         // Everything that still runs ends here, within what is watched.
@@ -87,7 +93,9 @@ async fn live(plan: &Plan, verbose: bool) -> Outcome {
     for (client, id) in plan.clients.iter().zip(1..) {
         clients.spawn(Client::new(id, client.clone(), Dice(dice.roll()), world.clone()).run());
     }
+    let going_on = tokio::spawn(go_on(world.clone(), plan.victims.clone()));
     faults::drive(world.clone(), plan.faults.clone(), plan.faults_ms).await;
+    going_on.abort();
     trace.note(&[30], || "no more faults".into());
     world.heal().await;
     world.end();
@@ -110,7 +118,37 @@ async fn live(plan: &Plan, verbose: bool) -> Outcome {
     for violation in history::check(&history).violations {
         facts.violated(format!("history: {violation}"));
     }
-    summary(plan, &trace, &facts, network.counts(), history)
+    summary(&trace, &facts, network.counts(), history)
+}
+
+/// Liveness: where faults touch only a minority, each of the others acknowledges within a bounded time, once there is a
+/// cluster.
+async fn go_on(world: Arc<World>, victims: Option<Vec<u64>>) {
+    let Some(victims) = victims else { return };
+    let others: Vec<NodeId> = world.ids().into_iter().filter(|id| !victims.contains(&id.get())).collect();
+    let mut formed = false;
+    loop {
+        for id in &others {
+            sleep(Duration::from_millis(500)).await;
+            let Some(life) = world.life(*id) else { continue };
+            formed |= life.ledger().status().leader_id != 0;
+            if !formed {
+                continue;
+            }
+            let deadline = Some(Duration::from_millis(GO_ON_MS_MAX));
+            let options = AppendOptions { deadline, ..AppendOptions::default() };
+            match life.ledger().append(probe_entry(), options).await {
+                Ok(_) | Err(Error::Overloaded { .. }) => {}
+                Err(error) => world.facts.violated(format!(
+                    "node {id} acknowledges nothing within {GO_ON_MS_MAX} ms, though faults touch only {victims:?}: {error}"
+                )),
+            }
+        }
+    }
+}
+
+fn probe_entry() -> NewEntry {
+    NewEntry { context_id: "probe".into(), key: String::new(), payload: bytes::Bytes::new(), metadata: BTreeMap::new() }
 }
 
 /// Nodes that are to be whole: all but one whose disk rotted and that says so.
@@ -162,14 +200,8 @@ async fn converge(world: &Arc<World>) {
 
 async fn probe(world: &Arc<World>) -> bool {
     for life in whole_lives(world) {
-        let entry = NewEntry {
-            context_id: "probe".into(),
-            key: String::new(),
-            payload: bytes::Bytes::new(),
-            metadata: BTreeMap::new(),
-        };
         let options = AppendOptions { deadline: Some(Duration::from_secs(5)), ..AppendOptions::default() };
-        if life.ledger().append(entry, options).await.is_ok() {
+        if life.ledger().append(probe_entry(), options).await.is_ok() {
             return true;
         }
     }
@@ -238,7 +270,7 @@ async fn check_positions(world: &Arc<World>, plan: &Plan) {
     }
 }
 
-fn summary(plan: &Plan, trace: &Trace, facts: &Facts, counts: Counts, history: Vec<Operation>) -> Outcome {
+fn summary(trace: &Trace, facts: &Facts, counts: Counts, history: Vec<Operation>) -> Outcome {
     let mut appends = (0, 0, 0);
     let mut reads = 0;
     for operation in &history {
@@ -252,10 +284,6 @@ fn summary(plan: &Plan, trace: &Trace, facts: &Facts, counts: Counts, history: V
             _ => {}
         }
     }
-    let mut faults = BTreeMap::new();
-    for timed in &plan.faults {
-        *faults.entry(timed.fault.name()).or_default() += 1;
-    }
     Outcome {
         violations: facts.violations(),
         digest: trace.digest(),
@@ -263,7 +291,7 @@ fn summary(plan: &Plan, trace: &Trace, facts: &Facts, counts: Counts, history: V
         appends,
         reads,
         log_entries: facts.applied_max(),
-        faults,
+        faults: facts.effects(),
         frames: (counts.delivered, counts.lost, counts.duplicated, counts.reordered),
         lines: trace.lines(),
         history,

@@ -53,6 +53,8 @@ struct Host {
     life: Option<Arc<Life>>,
     /// Somebody is starting or ending it.
     busy: bool,
+    /// Ends the start that is on its way.
+    starting: Option<CancellationToken>,
     rotten: bool,
     lives: u64,
     /// How it ends at the operation that is chosen for it.
@@ -122,6 +124,7 @@ impl World {
                 dice: Dice(mix(plan.seed ^ mix(id))),
                 life: None,
                 busy: false,
+                starting: None,
                 rotten: false,
                 lives: 0,
                 falls_by: End::PowerCut,
@@ -165,6 +168,18 @@ impl World {
         self.with(id, |host| host.life.clone())
     }
 
+    /// The node that leads, as it says itself.
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        let lives: Vec<Arc<Life>> = self.hosts().values().filter_map(|host| host.life.clone()).collect();
+        let leads = lives.iter().map(|life| life.ledger.status()).filter(|status| status.role == "leader");
+        leads.max_by_key(|status| status.term).map(|status| NodeId(status.node_id))
+    }
+
+    /// The client's own node, if it has one and that runs; any other otherwise.
+    pub(super) fn life_for(&self, home: Option<u64>, dice: &mut Dice) -> Option<Arc<Life>> {
+        home.and_then(|home| self.life(NodeId(home))).or_else(|| self.some_life(dice))
+    }
+
     /// Any node that runs.
     pub(super) fn some_life(&self, dice: &mut Dice) -> Option<Arc<Life>> {
         let lives: Vec<Arc<Life>> = self.hosts().values().filter_map(|host| host.life.clone()).collect();
@@ -190,23 +205,34 @@ impl World {
                 host.lives += 1;
                 (host.disk.clone(), CancellationToken::new(), CancellationToken::new(), host.lives)
             });
-            let (config, environment) = self.with(id, |host| self.settings(id, host, &over, &fell, number));
+            let (config, environment) = self.with(id, |host| {
+                host.starting = Some(fell.clone());
+                self.settings(id, host, &over, &fell, number)
+            });
             self.trace.note(&[10, id.get(), number], || format!("node {id} starts, life {number}"));
-            let starting = Node::builder(config).environment(environment).start();
+            // In a task of its own: whatever it has begun when the power fails has to be ended.
+            let mut starting = tokio::spawn(Node::builder(config).environment(environment).start());
             let started = tokio::select! {
                 biased;
                 () = fell.cancelled() => None,
-                started = starting => Some(started),
+                started = &mut starting => Some(started.expect("a start is not aborted, nor does it panic")),
             };
             match started {
                 Some(Ok(node)) if !fell.is_cancelled() => return self.runs(id, number, node, over, fell),
                 Some(Ok(node)) => drop_node(node),
                 Some(Err(error)) => self.start_failed(id, &disk, &error.to_string()),
-                None => {}
+                None => drop(tokio::spawn(async move {
+                    if let Ok(Ok(node)) = starting.await {
+                        drop_node(node);
+                    }
+                })),
             }
             self.network.leave(id, false);
             over.cancel();
             let how = self.with(id, |host| host.falls_by);
+            if disk.is_off() {
+                self.facts.took("power or process fails in an operation of a start");
+            }
             self.take_disk(id, how);
             let pause = self.with(id, |host| host.dice.below(500));
             tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -231,6 +257,7 @@ impl World {
         }
         self.with(id, |host| {
             host.busy = false;
+            host.starting = None;
             host.life = Some(life.clone());
         });
         tokio::spawn(self.clone().watch_over(life, fell));
@@ -241,6 +268,7 @@ impl World {
         let tree = life.node.lock().expect("unpoisoned").as_ref().map(Node::tree);
         let Some(tree) = tree else { return };
         let mut looks = tokio::time::interval(Duration::from_millis(53));
+        let mut committed = 0;
         loop {
             let how = tokio::select! {
                 biased;
@@ -258,10 +286,19 @@ impl World {
                     if status.phase == Phase::Serving {
                         self.facts.seen(life.id, status.applied.get(), status.digest);
                     }
+                    let commit = life.ledger.status().commit_index;
+                    self.facts.commit_grows(life.id, committed, commit);
+                    committed = commit;
                     continue;
                 }
             };
             let down = self.with(life.id, |host| host.dice.below(1000));
+            if fell.is_cancelled() {
+                self.facts.took(match how {
+                    End::PowerCut => "power cut within an operation",
+                    End::Kill => "process killed within an operation",
+                });
+            }
             self.finish(&life, how);
             tokio::time::sleep(Duration::from_millis(down)).await;
             return self.start(life.id).await;
@@ -279,10 +316,19 @@ impl World {
 
     /// Ends a process in the middle of whatever it does. Says whether there was one.
     pub(super) fn crash(&self, id: NodeId, end: End) -> bool {
-        match self.life(id) {
-            Some(life) => self.finish(&life, end),
-            None => false,
+        if let Some(life) = self.life(id) {
+            return self.finish(&life, end);
         }
+        // One that is starting comes back by itself.
+        let starting = self.with(id, |host| {
+            host.falls_by = end;
+            host.starting.take()
+        });
+        if let Some(fell) = starting {
+            self.facts.took("power or process fails in a start");
+            fell.cancel();
+        }
+        false
     }
 
     fn finish(&self, life: &Arc<Life>, end: End) -> bool {
@@ -329,9 +375,13 @@ impl World {
         let Some(node) = node else { return false };
         life.stopping.store(true, Ordering::Relaxed);
         self.trace.note(&[14, id.get()], || format!("node {id} is stopped"));
+        let tree = node.tree();
         let stopped = tokio::select! {
             biased;
-            () = life.over() => return false,
+            () = life.over() => {
+                kill_tree(&tree);
+                return false;
+            }
             stopped = node.stop(STOP) => stopped,
         };
         if stopped.is_err() {
@@ -528,13 +578,17 @@ fn config(id: NodeId, tuning: &Tuning, count: u64) -> Config {
     config
 }
 
+fn kill_tree(tree: &crate::supervisors::Tree) {
+    if let Some(root) = tree.find("root") {
+        root.kill();
+    }
+}
+
 /// Kills what is left of a process that is gone.
 fn drop_node(node: Node) {
     let tree = node.tree();
     tokio::spawn(async move {
-        if let Some(root) = tree.find("root") {
-            root.kill();
-        }
+        kill_tree(&tree);
         let _ = node.stop(Duration::ZERO).await;
     });
 }
