@@ -361,6 +361,19 @@ pub(super) async fn whole(ledger: &Ledger, context: &str) -> Result<Vec<Seen>, E
     Ok(page.entries.iter().map(seen).collect())
 }
 
+/// So many entries of a context from the first on, as a new subscription brings them.
+pub(super) async fn followed(ledger: &Ledger, context: &str, count: usize) -> Vec<Seen> {
+    let mut watch = ledger.watch(context, WatchOptions::default());
+    let mut entries = Vec::new();
+    while entries.len() < count {
+        match tokio::time::timeout(Duration::from_secs(10), watch.next()).await {
+            Ok(Some(Ok(entry))) => entries.push(seen(&entry)),
+            _ => break,
+        }
+    }
+    entries
+}
+
 fn seen(entry: &Entry) -> Seen {
     Seen { sequence: entry.sequence, value: value_of(entry), position: Some(entry.position) }
 }

@@ -8,7 +8,7 @@ use converge_actors::testing::Dice;
 use converge_ledger_core::NodeId;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::client::{Client, Copied, whole};
+use super::client::{Client, Copied, followed, whole};
 use super::facts::Facts;
 use super::network::{Counts, SimNetwork};
 use super::plan::{Fault, Plan};
@@ -219,6 +219,15 @@ async fn record_states(world: &Arc<World>, plan: &Plan) {
         for context in contexts(plan) {
             match whole(life.ledger(), &context).await {
                 Ok(entries) => {
+                    let brought = followed(life.ledger(), &context, entries.len()).await;
+                    if brought != entries && !world.is_rotten(life.id) {
+                        world.facts.violated(format!(
+                            "a watch of {context} on node {} brings {} entries that are not the {} there",
+                            life.id,
+                            brought.len(),
+                            entries.len()
+                        ));
+                    }
                     world.facts.record(Operation::State(history::State { node: life.id, context, entries }));
                 }
                 Err(error) if world.is_rotten(life.id) => {

@@ -19,6 +19,7 @@ use super::threads::{Pace, SimThreads};
 use super::trace::{Trace, mix};
 use crate::config::{Config, IntensityConfig};
 use crate::environment::{Environment, Offload};
+use crate::supervisors::{ChildState, Tree};
 use crate::{Ledger, Node};
 
 /// Where a simulated node keeps its data.
@@ -268,7 +269,8 @@ impl World {
         let tree = life.node.lock().expect("unpoisoned").as_ref().map(Node::tree);
         let Some(tree) = tree else { return };
         let mut looks = tokio::time::interval(Duration::from_millis(53));
-        let mut committed = 0;
+        // Of which incarnation of replication: a later one goes on from what is durable.
+        let mut committed = (None, 0);
         loop {
             let how = tokio::select! {
                 biased;
@@ -286,9 +288,11 @@ impl World {
                     if status.phase == Phase::Serving {
                         self.facts.seen(life.id, status.applied.get(), status.digest);
                     }
-                    let commit = life.ledger.status().commit_index;
-                    self.facts.commit_grows(life.id, committed, commit);
-                    committed = commit;
+                    let now = (incarnation(&tree), life.ledger.status().commit_index);
+                    if now.0.is_some() && now.0 == committed.0 {
+                        self.facts.commit_grows(life.id, committed.1, now.1);
+                    }
+                    committed = now;
                     continue;
                 }
             };
@@ -448,7 +452,7 @@ impl World {
         self.with(id, |host| host.wall.fetch_add(by_ms, Ordering::Relaxed));
     }
 
-    pub(super) fn tree(&self, id: NodeId) -> Option<crate::supervisors::Tree> {
+    pub(super) fn tree(&self, id: NodeId) -> Option<Tree> {
         let life = self.life(id)?;
         let node = life.node.lock().expect("unpoisoned");
         node.as_ref().map(Node::tree)
@@ -578,7 +582,14 @@ fn config(id: NodeId, tuning: &Tuning, count: u64) -> Config {
     config
 }
 
-fn kill_tree(tree: &crate::supervisors::Tree) {
+/// Which incarnation of replication runs.
+fn incarnation(tree: &Tree) -> Option<u64> {
+    let nodes = tree.snapshot().nodes;
+    let replication = nodes.iter().find(|node| node.path.ends_with("/replication"))?;
+    (replication.state == ChildState::Running).then_some(replication.incarnation)
+}
+
+fn kill_tree(tree: &Tree) {
     if let Some(root) = tree.find("root") {
         root.kill();
     }
