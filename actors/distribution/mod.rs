@@ -291,9 +291,8 @@ impl Distribution {
             },
         )];
         if lock(&shared.socket).is_some() {
-            children.push(
-                listener::child_spec(shared).restart(Restart::Permanent).shutdown(Shutdown::Timeout(STOP_GRACE)),
-            );
+            children
+                .push(listener::child_spec(shared).restart(Restart::Permanent).shutdown(Shutdown::Timeout(STOP_GRACE)));
         }
         children
     }

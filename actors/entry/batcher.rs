@@ -137,7 +137,9 @@ impl Batcher {
     fn seal(&mut self, low_water: u64, claim: &mut impl FnMut(u64) -> bool) {
         let (mut commands, mut bytes) = (Vec::new(), 0);
         while let Some((_, size)) = self.open.front() {
-            if !commands.is_empty() && (bytes + size > self.bounds.batch_bytes_max || commands.len() >= self.bounds.batch_commands_max) {
+            if !commands.is_empty()
+                && (bytes + size > self.bounds.batch_bytes_max || commands.len() >= self.bounds.batch_commands_max)
+            {
                 break;
             }
             bytes += size;
@@ -243,8 +245,8 @@ impl Batcher {
         let unwanted: Vec<u64> = self.batch_of.keys().copied().filter(|counter| !wanted(*counter)).collect();
         self.forget(unwanted);
         for batch in self.sealed.values_mut() {
-            let patience =
-                (self.patience * 2u32.saturating_pow(batch.tries.saturating_sub(1).min(8))).min(self.bounds.patience_max);
+            let patience = (self.patience * 2u32.saturating_pow(batch.tries.saturating_sub(1).min(8)))
+                .min(self.bounds.patience_max);
             if matches!(batch.phase, Phase::Handed { at, .. } if now.saturating_sub(at) >= patience) {
                 batch.phase = Phase::Idle;
             }
