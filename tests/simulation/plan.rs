@@ -3,7 +3,7 @@
 use converge_actors::testing::Dice;
 use serde::{Deserialize, Serialize};
 
-use super::network::{NetworkPlan, Weather};
+use super::links::{NetworkPlan, Weather};
 use super::trace::mix;
 
 /// Everything that a run depends on.

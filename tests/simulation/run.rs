@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::client::{Client, Copied, followed, whole};
 use super::facts::Facts;
-use super::network::{Counts, SimNetwork};
+use super::links::Counts;
+use super::network::SimNetwork;
 use super::plan::{Fault, Plan};
 use super::trace::{Trace, mix};
 use super::world::{Life, World};
