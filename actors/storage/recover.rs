@@ -442,7 +442,7 @@ fn take_up(journal: Journal, maker: &Maker) -> (Tip, Spares) {
         if newer && maker.fits(&file) && spares.ready.is_none() {
             spares.ready = Some(file);
         } else {
-            spares.retired.push((file, Lsn(0)));
+            spares.retired.push_back((file, Lsn(0)));
         }
     }
     let tip = Tip { file: active.file, offset: active.end, last };
@@ -486,7 +486,7 @@ impl Opened {
             }
         };
         let full = std::mem::replace(&mut self.tip.file, next);
-        self.spares.retired.push((full, self.tip.last));
+        self.spares.retired.push_back((full, self.tip.last));
         self.tip.offset = FIRST_RECORD;
         Ok(())
     }

@@ -280,8 +280,7 @@ impl Running {
         // the last record there is always stays, and says how old the journal's files are.
         let durable = Lsn(shared.durable_lsn.load(Ordering::Acquire));
         let free = |last: Lsn| (last <= covered && last < durable) || planted::is(Bug::FileReusedEarly);
-        let free = spares.retired.iter().position(|(_, last)| free(*last));
-        let old = free.map(|at| spares.retired.swap_remove(at).0);
+        let old = spares.take_oldest(free);
         if old.is_none() && !spares.retired.is_empty() {
             // It will be, after the next record and the next commit.
             return Ok(false);

@@ -108,7 +108,7 @@ impl Writer {
             return false;
         };
         let full = std::mem::replace(&mut self.tip.file, next);
-        spares.retired.push((full, self.tip.last));
+        spares.retired.push_back((full, self.tip.last));
         drop(spares);
         self.tip.offset = FIRST_RECORD;
         self.lane.want_commit();

@@ -4,6 +4,7 @@
 //! new life is written copy by copy with a sync between, so that at every moment one copy is
 //! sound: a file of which neither is was damaged.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,14 +33,27 @@ pub(crate) struct JournalFile {
 pub(crate) struct Spares {
     /// Prepared and durable.
     pub(crate) ready: Option<JournalFile>,
-    /// Full, with the last LSN in each.
-    pub(crate) retired: Vec<(JournalFile, Lsn)>,
+    /// Full, with the last LSN in each, oldest first.
+    pub(crate) retired: VecDeque<(JournalFile, Lsn)>,
     /// The highest generation in use.
     pub(crate) generation: u64,
     /// The highest slot in use.
     pub(crate) slot: u64,
     /// Nobody makes files any more.
     pub(crate) ended: bool,
+}
+
+impl Spares {
+    /// Takes the oldest file of those that are full, when nothing of it is needed any more. Never a younger one: its
+    /// records would be missing between those of an older one and those that are written now, and a start would take
+    /// that for damage.
+    pub(crate) fn take_oldest(&mut self, free: impl Fn(Lsn) -> bool) -> Option<JournalFile> {
+        let (_, last) = self.retired.front()?;
+        if !free(*last) {
+            return None;
+        }
+        self.retired.pop_front().map(|(file, _)| file)
+    }
 }
 
 /// What the making of files needs.
@@ -161,6 +175,21 @@ pub(crate) fn open(disk: &dyn Disk, dir: &Path, slot: u64) -> io::Result<Opened>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A start finds several full files, of which the database has everything.
+    #[test]
+    fn full_files_are_used_again_in_the_order_in_which_they_were_written() {
+        let disk = crate::testing::SimDisk::default();
+        let maker = Maker { disk: Arc::new(disk), dir: "/d".into(), store_id: StoreId([1; 16]), file_bytes: 64 << 10 };
+        let mut spares = Spares::default();
+        for n in 1..=4 {
+            spares.retired.push_back((maker.make(n, n, n).unwrap(), Lsn(0)));
+        }
+        let taken: Vec<u64> = (0..3).map(|_| spares.take_oldest(|_| true).unwrap().slot).collect();
+        assert_eq!(taken, [1, 2, 3]);
+        spares.retired.push_front((maker.make(9, 9, 9).unwrap(), Lsn(7)));
+        assert!(spares.take_oldest(|last| last < Lsn(7)).is_none(), "a younger one does not go first");
+    }
 
     #[test]
     fn names_are_read_back() {
