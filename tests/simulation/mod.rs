@@ -6,7 +6,7 @@
 //! processes and machines die at any operation, actors at any moment. Time is tokio's paused clock, so nothing waits.
 //! Chance comes from the seed alone: a seed is a run, in every process the same.
 //!
-//! A run has two phases: faults with clients, then everything is healed and has to converge. As it goes, [`facts`]
+//! A run has two phases: faults with clients, then everything is healed and has to converge. As it goes, `facts`
 //! hold; in the end the clients' history has to be linearizable, and every node has to hold all of it.
 //!
 //! ```text
