@@ -133,15 +133,17 @@ pub(crate) fn build(
         ChildSpec::supervisor(
             "ledger",
             SupervisorSpec {
-                strategy: Strategy::RestForOne,
-                intensity: supervision.ledger.into(),
-                children: vec![
-                    storage.child_spec(),
-                    replication.child_spec(raft),
-                    entries.child_spec(submission),
-                    watches.child_spec(),
-                ],
                 shutdown_grace_elder: Some(ELDER_GRACE),
+                ..SupervisorSpec::new(
+                    Strategy::RestForOne,
+                    supervision.ledger.into(),
+                    vec![
+                        storage.child_spec(),
+                        replication.child_spec(raft),
+                        entries.child_spec(submission),
+                        watches.child_spec(),
+                    ],
+                )
             },
         ),
     ];
@@ -155,19 +157,12 @@ pub(crate) fn build(
     }
     #[cfg(not(feature = "grpc"))]
     drop(grpc_socket);
-    let spec = SupervisorSpec {
-        strategy: Strategy::OneForOne,
-        intensity: supervision.root.into(),
-        children,
-        shutdown_grace_elder: None,
-    };
+    let spec = SupervisorSpec::new(Strategy::OneForOne, supervision.root.into(), children);
     Ok(Application { spec, ledger, verdict, grpc, peer })
 }
 
 fn one_for_one(id: &str, intensity: crate::config::IntensityConfig, children: Vec<ChildSpec>) -> ChildSpec {
-    let intensity = intensity.into();
-    let strategy = Strategy::OneForOne;
-    ChildSpec::supervisor(id, SupervisorSpec { strategy, intensity, children, shutdown_grace_elder: None })
+    ChildSpec::supervisor(id, SupervisorSpec::new(Strategy::OneForOne, intensity.into(), children))
 }
 
 /// Who hears of what. Called from storage and from the links; nothing here waits.

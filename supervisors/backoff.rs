@@ -22,6 +22,15 @@ impl Backoff {
         let full = self.first.saturating_mul(factor).min(self.max);
         full.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 2.0)
     }
+
+    /// The least time in which a child that dies at once is restarted `restarts` times.
+    pub(crate) fn quickest(&self, restarts: u32) -> Duration {
+        // From here on the delay does not grow.
+        const GROWING: u32 = 32;
+        let early = (0..restarts.min(GROWING)).map(|attempt| self.delay(attempt, 1.0));
+        let early = early.fold(Duration::ZERO, Duration::saturating_add);
+        early.saturating_add(self.delay(GROWING, 1.0).saturating_mul(restarts.saturating_sub(GROWING)))
+    }
 }
 
 #[cfg(test)]

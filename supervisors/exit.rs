@@ -9,6 +9,9 @@ const DRAINED: &str = "Drained";
 /// `ractor`'s word for a kill.
 pub(crate) const KILLED: &str = "killed";
 
+/// There was nothing to run.
+pub(crate) const IGNORE: &str = "ignore";
+
 /// The end of one incarnation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Exit {

@@ -28,12 +28,11 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let counter = Service::new("counter");
-//! let tree = Tree::start("root", SupervisorSpec {
-//!     strategy: Strategy::OneForOne,
-//!     intensity: Intensity { restarts: 3, period: Duration::from_secs(60) },
-//!     children: vec![ChildSpec::service("counter", &counter, || (Counter, ()))],
-//!     shutdown_grace_elder: None,
-//! }).await?;
+//! let tree = Tree::start("root", SupervisorSpec::new(
+//!     Strategy::OneForOne,
+//!     Intensity { restarts: 3, period: Duration::from_secs(60) },
+//!     vec![ChildSpec::service("counter", &counter, || (Counter, ()))],
+//! )).await?;
 //!
 //! let deadline = Instant::now() + Duration::from_secs(5);
 //! assert_eq!(counter.call(Ask::Next, deadline).await?, 1);
@@ -80,10 +79,12 @@ compile_error!(
 mod backoff;
 #[cfg(feature = "chaos")]
 mod chaos;
+mod dynamic;
 mod exit;
 mod intensity;
 mod minder;
 mod node;
+mod requests;
 mod service;
 mod spec;
 mod strategy;
@@ -94,9 +95,11 @@ mod tree;
 pub use backoff::Backoff;
 #[cfg(feature = "chaos")]
 pub use chaos::{Fault, NotThere};
+pub use dynamic::{DynamicSupervisor, Template};
 pub use intensity::Intensity;
 pub use node::{ChildState, Kind, TreeNode, TreeSnapshot};
 pub use ractor;
+pub use requests::{ChildError, Counts, Started, SupervisorRef};
 pub use service::{CallError, Service};
-pub use spec::{ChildSpec, Restart, Shutdown, Strategy, SupervisorSpec};
+pub use spec::{AutoShutdown, ChildSpec, Restart, Shutdown, SpecError, Strategy, SupervisorSpec};
 pub use tree::{Escalated, StartError, StopError, Tree};

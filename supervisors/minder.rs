@@ -13,11 +13,11 @@ use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 
-use crate::exit::{Exit, KILLED, SHUTDOWN};
+use crate::exit::{Exit, IGNORE, KILLED, SHUTDOWN};
 use crate::node::{Berth, Live, Node};
-use crate::spec::{Body, ChildSpec, Shutdown, Spawned, Spawning};
-use crate::strategy::Failure;
-use crate::supervisor::{Msg, Setup, Supervisor};
+use crate::spec::{Body, ChildSpec, Restart, Shutdown, Spawned, Spawning};
+use crate::strategy::{Failure, Place};
+use crate::supervisor::{Msg, Orders, Setup, Supervisor};
 
 /// How long a killed actor, and a dead supervisor's subtree, may take to go. A kill takes effect at an await point, so
 /// only an actor that blocks its thread needs more; it can never be replaced, and its supervisor gives up.
@@ -33,7 +33,9 @@ pub(crate) type Boot = oneshot::Receiver<Result<(), Failure>>;
 #[derive(Clone, Debug)]
 pub(crate) enum Report {
     /// The child is up.
-    Started,
+    Started(ActorCell),
+    /// There is nothing to run.
+    Ignored,
     /// It did not start, or its start was called off; nothing of it is left.
     StartFailed(Failure),
     /// It was up and nothing of it is left. An exit event knows better than this why.
@@ -52,7 +54,7 @@ pub(crate) struct Minder {
 
 impl Minder {
     /// Starts the next incarnation of `spec`, linked to `parent`, as its child number `child`.
-    pub(crate) fn start(spec: &ChildSpec, child: usize, node: &Arc<Node>, parent: ActorRef<Msg>) -> Minder {
+    pub(crate) fn start(spec: &ChildSpec, child: Place, node: &Arc<Node>, parent: ActorRef<Msg>) -> Minder {
         let (berth, live) = node.begin();
         let incarnation = berth.incarnation;
         let (orders, inbox) = mpsc::channel(ORDERS);
@@ -76,7 +78,7 @@ impl Minder {
 
 struct Job {
     spec: ChildSpec,
-    child: usize,
+    child: Place,
     berth: Berth,
     parent: ActorRef<Msg>,
 }
@@ -84,6 +86,7 @@ struct Job {
 /// How a start went.
 enum Launch {
     Up(Spawned),
+    Ignored,
     Failed(Failure, Left),
 }
 
@@ -97,15 +100,19 @@ enum Left {
 }
 
 impl Job {
-    async fn run(self, live: Live, mut orders: mpsc::Receiver<Shutdown>) -> Report {
+    async fn run(mut self, live: Live, mut orders: mpsc::Receiver<Shutdown>) -> Report {
         let incarnation = self.berth.incarnation;
         let (exit, report, left) = match self.launch(&mut orders).await {
             Launch::Up((cell, join)) => {
+                if self.spec.restart == Restart::Temporary {
+                    self.spec.body = Body::Spent; // not kept for a restart that will not be
+                }
                 self.node().running(incarnation);
-                self.report(Report::Started);
+                self.report(Report::Started(cell.clone()));
                 let (exit, left) = self.watch(cell, join, &mut orders).await;
                 (exit.clone(), Report::Gone(exit), left)
             }
+            Launch::Ignored => (Exit::from_reason(Some(IGNORE.to_owned())), Report::Ignored, Left::Nothing),
             Launch::Failed(failure, left) => {
                 (Exit::abnormal(failure.reason.clone()), Report::StartFailed(failure), left)
             }
@@ -157,26 +164,28 @@ impl Job {
         drop(spawning); // a start called off ends here, and only then does the berth become free
         match (spawned, boot) {
             (Err(failure), _) => Launch::Failed(failure, Left::Nothing),
-            (Ok(spawned), None) => Launch::Up(spawned),
-            (Ok(spawned), Some(boot)) => self.booting(spawned, boot, deadline, orders).await,
+            (Ok(None), _) => Launch::Ignored,
+            (Ok(Some(spawned)), None) => Launch::Up(spawned),
+            (Ok(Some(spawned)), Some(boot)) => self.booting(spawned, boot, deadline, orders).await,
         }
     }
 
     /// The actor to be, and for a supervisor the news of its children's start.
     fn spawning(&self) -> (Spawning, Option<Boot>) {
         let parent = self.parent.get_cell();
-        match &self.spec.body {
-            Body::Worker(launch) => (launch(self.berth.clone(), parent), None),
-            Body::Supervisor(spec) => {
-                let (tell, boot) = oneshot::channel();
-                let setup = Setup { spec: Arc::clone(spec), berth: self.berth.clone(), boot: tell };
-                let spawning = async move {
-                    let (actor, join) = Supervisor::spawn_linked(None, Supervisor, setup, parent).await?;
-                    Ok((actor.get_cell(), join))
-                };
-                (Box::pin(spawning), Some(boot))
-            }
-        }
+        let orders = match &self.spec.body {
+            Body::Worker(launch) => return (launch(self.berth.clone(), parent), None),
+            Body::Supervisor(spec) => Orders::Static(Arc::clone(spec)),
+            Body::Dynamic(charter) => Orders::Dynamic(Arc::clone(charter)),
+            Body::Spent => unreachable!("a temporary child is started once"),
+        };
+        let (tell, boot) = oneshot::channel();
+        let setup = Setup { orders, berth: self.berth.clone(), boot: tell };
+        let spawning = async move {
+            let (actor, join) = Supervisor::spawn_linked(None, Supervisor, setup, parent).await?;
+            Ok(Some((actor.get_cell(), join)))
+        };
+        (Box::pin(spawning), Some(boot))
     }
 
     /// A supervisor has been spawned and starts its children.

@@ -1,18 +1,19 @@
 //! One place in the tree, outside any actor's state.
 //!
-//! A tree's nodes are made once, from its spec, and outlive every incarnation of the actors in them. They hold what
-//! snapshots read, and the count of what is still alive in each place: when a supervisor dies, its join handles die
+//! A tree's nodes are made from its spec and outlive every incarnation of the actors in them; those of children that come
+//! and go do so with them. They hold what snapshots read, and the count of what is still alive in each place: when a supervisor dies, its join handles die
 //! with it, and these counts are how its successor knows that the old subtree is gone. Nothing here decides anything.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ractor::{ActorCell, ActorId};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use crate::exit::Exit;
-use crate::spec::{Body, SupervisorSpec};
-use crate::strategy::Failure;
+use crate::spec::{Body, ChildSpec};
+use crate::strategy::{Failure, Place};
 
 /// What a node of the tree is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +73,11 @@ pub(crate) struct Node {
     pub(crate) path: String,
     pub(crate) id: String,
     pub(crate) kind: Kind,
-    pub(crate) children: Vec<Arc<Node>>,
+    parent: Option<(Weak<Node>, Place)>,
+    children: Mutex<BTreeMap<Place, Arc<Node>>>,
+    /// Which child an actor is. From its own first word, before any other code of its runs, until its supervisor has
+    /// heard that nothing is left of it.
+    claims: Mutex<HashMap<ActorId, Place>>,
     #[cfg(feature = "chaos")]
     pub(crate) trap: crate::chaos::Trap,
     /// Starts under way and actors not yet gone in this very place; more than one never lives at a time.
@@ -93,27 +98,17 @@ struct Facts {
     /// The incarnation whose end `last_exit` tells.
     exited: u64,
     up_since: Option<Instant>,
-    /// A temporary child that ended: as in OTP, it is no longer part of the tree.
-    forgotten: bool,
     /// How a supervisor that exited in good order came to that. One that was killed leaves nothing here.
     conclusion: Option<Result<(), Failure>>,
 }
 
 impl Node {
-    /// Nodes for a supervisor and all below it.
-    pub(crate) fn supervisor(path: String, id: String, spec: &SupervisorSpec) -> Arc<Node> {
-        let children = spec.children.iter().map(|child| {
-            let path = format!("{path}/{}", child.id);
-            match &child.body {
-                Body::Supervisor(spec) => Node::supervisor(path, child.id.clone(), spec),
-                Body::Worker(_) => Node::new(path, child.id.clone(), Kind::Worker, Vec::new()),
-            }
-        });
-        let children = children.collect();
-        Node::new(path, id, Kind::Supervisor, children)
+    /// A root, without children.
+    pub(crate) fn root(name: &str) -> Arc<Node> {
+        Node::new(name.to_owned(), name.to_owned(), Kind::Supervisor, None)
     }
 
-    fn new(path: String, id: String, kind: Kind, children: Vec<Arc<Node>>) -> Arc<Node> {
+    fn new(path: String, id: String, kind: Kind, parent: Option<(Weak<Node>, Place)>) -> Arc<Node> {
         let facts = Facts {
             state: ChildState::Stopped,
             cell: None,
@@ -123,14 +118,15 @@ impl Node {
             last_exit: None,
             exited: 0,
             up_since: None,
-            forgotten: false,
             conclusion: None,
         };
         Arc::new(Node {
             path,
             id,
             kind,
-            children,
+            parent,
+            children: Mutex::default(),
+            claims: Mutex::default(),
             #[cfg(feature = "chaos")]
             trap: crate::chaos::Trap::default(),
             live: watch::Sender::new(0),
@@ -138,9 +134,61 @@ impl Node {
         })
     }
 
+    // --- the places below
+
+    /// Makes the places of a new incarnation of this supervisor. Those of its specification are kept, with what is told
+    /// of their past; children that were added by request are gone, as in OTP. Nothing may be alive below.
+    pub(crate) fn furnish(self: &Arc<Self>, specs: &[ChildSpec]) {
+        lock(&self.claims).clear();
+        let mut past = std::mem::take(&mut *lock(&self.children));
+        for (place, spec) in specs.iter().enumerate() {
+            match past.remove(&place).filter(|node| node.id == spec.id) {
+                Some(node) => drop(lock(&self.children).insert(place, node)),
+                None => drop(self.add(place, spec)),
+            }
+        }
+    }
+
+    /// A place for one more child.
+    pub(crate) fn add(self: &Arc<Self>, place: Place, spec: &ChildSpec) -> Arc<Node> {
+        let kind = match spec.body {
+            Body::Supervisor(_) | Body::Dynamic(_) => Kind::Supervisor,
+            Body::Worker(_) | Body::Spent => Kind::Worker,
+        };
+        let path = format!("{}/{}", self.path, spec.id);
+        let node = Node::new(path, spec.id.clone(), kind, Some((Arc::downgrade(self), place)));
+        if let Body::Supervisor(below) = &spec.body {
+            node.furnish(&below.children);
+        }
+        let taken = lock(&self.children).insert(place, Arc::clone(&node));
+        assert!(taken.is_none(), "place {place} of {} is taken", self.path);
+        node
+    }
+
+    /// It is no child any more.
+    pub(crate) fn remove(&self, place: Place) {
+        lock(&self.children).remove(&place);
+    }
+
+    /// In start order.
+    pub(crate) fn children(&self) -> Vec<Arc<Node>> {
+        lock(&self.children).values().cloned().collect()
+    }
+
+    /// The child that this actor is, or was.
+    pub(crate) fn claimed(&self, actor: ActorId) -> Option<Place> {
+        lock(&self.claims).get(&actor).copied()
+    }
+
+    /// This child's actor is gone, and its supervisor knows.
+    pub(crate) fn unclaim(&self, child: &Node) {
+        if let Some(actor) = child.facts().actor {
+            lock(&self.claims).remove(&actor);
+        }
+    }
+
     fn facts(&self) -> MutexGuard<'_, Facts> {
-        // No code under this lock can panic half way through a change.
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.facts)
     }
 
     // --- the life of an incarnation, in order
@@ -154,7 +202,6 @@ impl Node {
         facts.cell = None;
         facts.actor = None;
         facts.up_since = None;
-        facts.forgotten = false;
         facts.conclusion = None;
         (Berth { node: Arc::clone(self), incarnation: facts.incarnation }, live)
     }
@@ -202,7 +249,12 @@ impl Node {
         }
         drop(facts);
         // What a dead supervisor meant to restart waits for nobody now.
-        for child in self.children.iter().filter(|child| !child.is_live()) {
+        self.all_stopped();
+    }
+
+    /// Whatever does not live below will not be started again.
+    pub(crate) fn all_stopped(&self) {
+        for child in self.children().iter().filter(|child| !child.is_live()) {
             child.stopped();
         }
     }
@@ -230,11 +282,6 @@ impl Node {
         self.facts().state = ChildState::Stopped;
     }
 
-    /// A temporary child has ended.
-    pub(crate) fn forget(&self) {
-        self.facts().forgotten = true;
-    }
-
     // --- what is alive
 
     /// Something lives in this very place.
@@ -251,7 +298,7 @@ impl Node {
 
     /// Waits until nothing lives below this node. Top down: what is gone starts nothing any more.
     pub(crate) async fn subtree_gone(&self) {
-        for child in &self.children {
+        for child in self.children() {
             child.gone().await;
             Box::pin(child.subtree_gone()).await;
         }
@@ -259,7 +306,7 @@ impl Node {
 
     /// Kills whatever lives below this node, whether `ractor` still links it or not.
     pub(crate) fn kill_subtree(&self) {
-        for child in &self.children {
+        for child in self.children() {
             child.kill();
             child.kill_subtree();
         }
@@ -275,7 +322,7 @@ impl Node {
     /// Paths below this node where something lives, in start order.
     pub(crate) fn live_below(&self) -> Vec<String> {
         let mut paths = Vec::new();
-        for child in &self.children {
+        for child in self.children() {
             if child.is_live() {
                 paths.push(child.path.clone());
             }
@@ -292,21 +339,36 @@ impl Node {
     }
 
     /// The node at a path whose first segment is this node's own.
-    pub(crate) fn find(&self, path: &str) -> Option<&Node> {
+    pub(crate) fn find(self: &Arc<Self>, path: &str) -> Option<Arc<Node>> {
         if path == self.path {
-            return Some(self);
+            return Some(Arc::clone(self));
         }
-        path.strip_prefix(&self.path)?.strip_prefix('/')?;
-        self.children.iter().find_map(|child| child.find(path))
+        let id = path.strip_prefix(&self.path)?.strip_prefix('/')?.split('/').next()?;
+        self.child(id)?.find(path)
+    }
+
+    /// The child with this id.
+    pub(crate) fn child(&self, id: &str) -> Option<Arc<Node>> {
+        lock(&self.children).values().find(|child| child.id == id).cloned()
     }
 
     /// This node and all below it.
     pub(crate) fn snapshot(&self, nodes: &mut Vec<TreeNode>) {
-        let facts = self.facts();
-        if facts.forgotten {
-            return;
+        nodes.push(self.look());
+        for child in self.children() {
+            child.snapshot(nodes);
         }
-        nodes.push(TreeNode {
+    }
+
+    /// Cheaper than a look.
+    pub(crate) fn kind_and_state(&self) -> (Kind, ChildState) {
+        (self.kind, self.facts().state)
+    }
+
+    /// This node alone.
+    pub(crate) fn look(&self) -> TreeNode {
+        let facts = self.facts();
+        TreeNode {
             path: self.path.clone(),
             kind: self.kind,
             state: facts.state,
@@ -315,10 +377,6 @@ impl Node {
             restarts: facts.starts.saturating_sub(1),
             last_exit: facts.last_exit.clone(),
             uptime: facts.up_since.map(|at| at.elapsed()),
-        });
-        drop(facts);
-        for child in &self.children {
-            child.snapshot(nodes);
         }
     }
 }
@@ -334,10 +392,15 @@ impl Berth {
     /// This actor is the incarnation.
     pub(crate) fn claim(&self, cell: ActorCell) {
         let mut facts = self.node.facts();
-        if facts.incarnation == self.incarnation {
-            facts.actor = Some(cell.get_id());
-            facts.cell = Some(cell);
+        if facts.incarnation != self.incarnation {
+            return;
         }
+        let supervisor = self.node.parent.as_ref().and_then(|(parent, place)| Some((parent.upgrade()?, *place)));
+        if let Some((supervisor, place)) = supervisor {
+            lock(&supervisor.claims).insert(cell.get_id(), place);
+        }
+        facts.actor = Some(cell.get_id());
+        facts.cell = Some(cell);
     }
 }
 
@@ -365,4 +428,9 @@ impl Drop for Live {
         drop(facts);
         self.0.live.send_modify(|count| *count -= 1);
     }
+}
+
+/// No code under these locks can panic half way through a change.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -13,9 +13,11 @@ use ractor::{Actor, ActorCell, SpawnErr};
 use tokio::time::Duration;
 
 use crate::backoff::Backoff;
+use crate::dynamic::Charter;
 use crate::intensity::Intensity;
 use crate::node::Berth;
 use crate::service::{Service, SlotGuard};
+use crate::strategy::Terms;
 use crate::supervised::Supervised;
 
 /// Time a worker has to start when its spec says nothing else.
@@ -45,6 +47,19 @@ pub enum Restart {
     Temporary,
 }
 
+/// Whether a supervisor exits when its significant children have ended by themselves. One that does so exits with
+/// `"shutdown"`, after it has stopped what is left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AutoShutdown {
+    /// It does not.
+    #[default]
+    Never,
+    /// It does when one of them has.
+    AnySignificant,
+    /// It does when the last of them that ran has.
+    AllSignificant,
+}
+
 /// How a child is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
@@ -68,6 +83,7 @@ pub struct ChildSpec {
     pub(crate) shutdown: Shutdown,
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) backoff: Option<Backoff>,
+    pub(crate) significant: bool,
 }
 
 /// A supervisor: its children in start order, and what to do when one fails.
@@ -77,6 +93,8 @@ pub struct SupervisorSpec {
     pub strategy: Strategy,
     /// How many restarts are tolerated before the supervisor gives up.
     pub intensity: Intensity,
+    /// Whether it exits when significant children have ended.
+    pub auto_shutdown: AutoShutdown,
     /// In start order. Ids are unique, not empty, and hold no `/`.
     pub children: Vec<ChildSpec>,
     /// For `RestForOne` and `OneForAll`: how long a sibling that is stopped *because another child failed* gets before
@@ -90,12 +108,16 @@ pub struct SupervisorSpec {
 pub(crate) enum Body {
     Worker(Launch),
     Supervisor(Arc<SupervisorSpec>),
+    Dynamic(Arc<Charter>),
+    /// A temporary child's, once it runs: it will not be started again, and what it was started with is let go.
+    Spent,
 }
 
 /// Spawns one incarnation of a worker, linked to its supervisor.
 pub(crate) type Launch = Arc<dyn Fn(Berth, ActorCell) -> Spawning + Send + Sync>;
-/// A worker that is starting: resolves after its `pre_start`; dropping it calls the start off.
-pub(crate) type Spawning = Pin<Box<dyn Future<Output = Result<Spawned, SpawnErr>> + Send>>;
+/// A worker that is starting: resolves after its `pre_start`, with nothing if there is nothing to run; dropping it calls
+/// the start off.
+pub(crate) type Spawning = Pin<Box<dyn Future<Output = Result<Option<Spawned>, SpawnErr>> + Send>>;
 /// A running actor and its end.
 pub(crate) type Spawned = (ActorCell, JoinHandle<()>);
 
@@ -107,6 +129,16 @@ impl ChildSpec {
         A: Actor,
         F: Fn() -> (A, A::Arguments) + Send + Sync + 'static,
     {
+        ChildSpec::worker(id.into(), None, move || Some(make()))
+    }
+
+    /// A worker that may have nothing to do: `None` is what `ignore` is to OTP's `init`. The child is then there and
+    /// does not run, until its group is restarted or someone asks for it; its supervisor is content.
+    pub fn optional<A, F>(id: impl Into<String>, make: F) -> ChildSpec
+    where
+        A: Actor,
+        F: Fn() -> Option<(A, A::Arguments)> + Send + Sync + 'static,
+    {
         ChildSpec::worker(id.into(), None, make)
     }
 
@@ -117,19 +149,29 @@ impl ChildSpec {
         A: Actor,
         F: Fn() -> (A, A::Arguments) + Send + Sync + 'static,
     {
-        ChildSpec::worker(id.into(), Some(service.clone()), make)
+        ChildSpec::worker(id.into(), Some(service.clone()), move || Some(make()))
     }
 
     /// A supervisor as a child: its start is over when all its children have started. When it gives up it exits with
     /// `"shutdown: …"` as OTP's does, so a permanent one is restarted by its parent and a transient one is not.
     pub fn supervisor(id: impl Into<String>, spec: SupervisorSpec) -> ChildSpec {
+        ChildSpec::above(id.into(), Body::Supervisor(Arc::new(spec)))
+    }
+
+    /// A dynamic supervisor as a child. A [`DynamicSupervisor`](crate::DynamicSupervisor) has one place in one tree.
+    pub fn dynamic<T>(id: impl Into<String>, supervisor: &crate::DynamicSupervisor<T>) -> ChildSpec {
+        ChildSpec::above(id.into(), Body::Dynamic(supervisor.charter()))
+    }
+
+    fn above(id: String, body: Body) -> ChildSpec {
         ChildSpec {
-            id: id.into(),
-            body: Body::Supervisor(Arc::new(spec)),
+            id,
+            body,
             restart: Restart::Permanent,
             shutdown: Shutdown::Infinity,
             start_timeout: None,
             backoff: None,
+            significant: false,
         }
     }
 
@@ -162,6 +204,18 @@ impl ChildSpec {
         self
     }
 
+    /// Makes its end by itself count for the [`AutoShutdown`] of its supervisor. Not for a permanent child, which never
+    /// ends by itself.
+    #[must_use]
+    pub fn significant(mut self, significant: bool) -> Self {
+        self.significant = significant;
+        self
+    }
+
+    pub(crate) fn terms(&self) -> Terms {
+        Terms { restart: self.restart, backoff: self.backoff, significant: self.significant }
+    }
+
     /// The id, unique among its siblings.
     pub fn id(&self) -> &str {
         &self.id
@@ -170,18 +224,21 @@ impl ChildSpec {
     fn worker<A, F>(id: String, service: Option<Service<A::Msg>>, make: F) -> ChildSpec
     where
         A: Actor,
-        F: Fn() -> (A, A::Arguments) + Send + Sync + 'static,
+        F: Fn() -> Option<(A, A::Arguments)> + Send + Sync + 'static,
     {
         let make = Arc::new(make);
         let launch = move |berth: Berth, parent: ActorCell| -> Spawning {
             let make = Arc::clone(&make);
             let slot = service.clone().map(SlotGuard::new);
             Box::pin(async move {
-                let (actor, arguments) = catch_unwind(AssertUnwindSafe(|| make()))
+                let made = catch_unwind(AssertUnwindSafe(|| make()))
                     .map_err(|panic| SpawnErr::StartupFailed(panic_text(&*panic).into()))?;
+                let Some((actor, arguments)) = made else {
+                    return Ok(None);
+                };
                 let wrapped = Supervised::new(actor, berth, slot);
                 let (actor, join) = Supervised::spawn_linked(None, wrapped, arguments, parent).await?;
-                Ok((actor.get_cell(), join))
+                Ok(Some((actor.get_cell(), join)))
             })
         };
         ChildSpec {
@@ -191,6 +248,7 @@ impl ChildSpec {
             shutdown: Shutdown::Timeout(SHUTDOWN_TIMEOUT),
             start_timeout: Some(START_TIMEOUT),
             backoff: None,
+            significant: false,
         }
     }
 }
@@ -202,43 +260,91 @@ impl std::fmt::Debug for ChildSpec {
             .field("restart", &self.restart)
             .field("shutdown", &self.shutdown)
             .field("start_timeout", &self.start_timeout)
-            .field("backoff", &self.backoff);
+            .field("backoff", &self.backoff)
+            .field("significant", &self.significant);
         match &self.body {
-            Body::Worker(_) => out.finish_non_exhaustive(),
             Body::Supervisor(spec) => out.field("supervisor", spec).finish(),
+            Body::Worker(_) | Body::Dynamic(_) | Body::Spent => out.finish_non_exhaustive(),
         }
     }
 }
 
 impl SupervisorSpec {
-    /// A specification without the grace for siblings.
+    /// A specification without auto-shutdown and without the grace for siblings.
     pub fn new(strategy: Strategy, intensity: Intensity, children: Vec<ChildSpec>) -> Self {
-        SupervisorSpec { strategy, intensity, children, shutdown_grace_elder: None }
+        let auto_shutdown = AutoShutdown::Never;
+        SupervisorSpec { strategy, intensity, auto_shutdown, children, shutdown_grace_elder: None }
     }
 
-    /// Refuses what could not be told apart in a path.
-    pub(crate) fn check(&self, path: &str) -> Result<(), String> {
+    /// Sets when the supervisor exits because of significant children.
+    #[must_use]
+    pub fn auto_shutdown(mut self, auto_shutdown: AutoShutdown) -> Self {
+        self.auto_shutdown = auto_shutdown;
+        self
+    }
+
+    /// Checks a specification, and all below it, without starting anything: OTP's `check_childspecs`.
+    ///
+    /// # Errors
+    /// What [`Tree::start`](crate::Tree::start) would refuse: ids that are empty, double, or hold a `/`; a significant
+    /// child that is permanent, or whose supervisor never shuts down for one; a backoff so long that the restarts of a
+    /// child that dies at once could never pass the intensity.
+    pub fn check(&self) -> Result<(), SpecError> {
         let mut seen = BTreeSet::new();
         for child in &self.children {
-            check_id(&child.id).map_err(|reason| format!("a child of {path}: {reason}"))?;
+            child.check(self.intensity, self.auto_shutdown)?;
             if !seen.insert(child.id.as_str()) {
-                return Err(format!("{path} has two children with the id {:?}", child.id));
-            }
-            if let Body::Supervisor(spec) = &child.body {
-                spec.check(&format!("{path}/{}", child.id))?;
+                return Err(SpecError(format!("two children have the id {:?}", child.id)));
             }
         }
         Ok(())
     }
 }
 
+impl ChildSpec {
+    /// Checks this child, and all below it, against the supervisor it is to have.
+    pub(crate) fn check(&self, intensity: Intensity, auto_shutdown: AutoShutdown) -> Result<(), SpecError> {
+        check_id(&self.id)?;
+        let refused = |reason: String| Err(SpecError(format!("{}: {reason}", self.id)));
+        if self.significant && self.restart == Restart::Permanent {
+            return refused("a permanent child cannot be significant, for it never ends by itself".into());
+        }
+        if self.significant && auto_shutdown == AutoShutdown::Never {
+            return refused("it is significant, but its supervisor's auto-shutdown is `Never`".into());
+        }
+        if let Some(backoff) = self.backoff
+            && self.restart != Restart::Temporary
+        {
+            let quickest = backoff.quickest(intensity.restarts);
+            if quickest > intensity.period {
+                let Intensity { restarts, period } = intensity;
+                return refused(format!(
+                    "with its backoff {restarts} restarts take at least {quickest:?}, so that it would never give up \
+                     after {restarts} within {period:?}; shorten the backoff or lengthen the period"
+                ));
+            }
+        }
+        match &self.body {
+            Body::Supervisor(spec) => {
+                spec.check().map_err(|SpecError(reason)| SpecError(format!("{}/{reason}", self.id)))
+            }
+            Body::Worker(_) | Body::Dynamic(_) | Body::Spent => Ok(()),
+        }
+    }
+}
+
+/// A specification that is none, and why. Nothing was started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SpecError(pub String);
+
 /// An id is one segment of a path.
-pub(crate) fn check_id(id: &str) -> Result<(), String> {
+pub(crate) fn check_id(id: &str) -> Result<(), SpecError> {
     if id.is_empty() {
-        return Err("the id is empty".to_owned());
+        return Err(SpecError("a child's id is empty".to_owned()));
     }
     if id.contains('/') {
-        return Err(format!("the id {id:?} holds a '/', which separates the ids of a path"));
+        return Err(SpecError(format!("the id {id:?} holds a '/', which separates the ids of a path")));
     }
     Ok(())
 }

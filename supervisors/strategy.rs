@@ -2,7 +2,8 @@
 //!
 //! Events go in, effects come out; nothing here awaits, spawns or knows an actor. It owns the children's states as the
 //! supervisor believes them to be, the restart intensity, and the phase. It deliberately knows no incarnations: the
-//! shell drops reports about old ones, so an event is always about the current one.
+//! shell drops reports about old ones, so an event is always about the current one. What people ask of single children
+//! (`start_child` and its relatives) is in `control`.
 //!
 //! ```text
 //!            Boot              all up
@@ -10,20 +11,30 @@
 //!                      ▲    │             │  a child of a group fails (rest_for_one, one_for_all)
 //!        group is down │    ▼             ▼
 //!                      └── Stopping { then: Start } ◀┘
-//!                           │  intensity passed, a first start failed, Shutdown
+//!                           │  intensity passed, a first start failed, auto-shutdown, Shutdown
 //!                           ▼
 //!                          Stopping { then: Exit } ───────▶ Done
 //!                                                   all down
 //! ```
 //!
-//! Under `OneForOne` a restart concerns one child and no phase: several can be under way at once.
+//! Under `OneForOne` a restart concerns one child and no phase: several can be under way at once. A dynamic supervisor
+//! is `OneForOne` without children to begin with; it forgets a child that is down, and stops all at once.
+
+mod control;
+
+use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::exit::Exit;
 use crate::intensity::{Intensity, Window};
-use crate::spec::{Restart, Strategy};
+use crate::spec::{AutoShutdown, Restart, Strategy};
+
+pub(crate) use control::{Refusal, Request};
+
+/// A child, by its place in start order. A place is never used again.
+pub(crate) type Place = usize;
 
 /// A start that did not come about: where, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,21 +43,23 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
 }
 
-/// What happened. Children are named by their place in start order.
+/// What happened.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     /// Start all children.
     Boot,
     /// A `Start` is done.
-    Started(usize),
+    Started(Place),
+    /// A `Start` is done, and there is nothing to run.
+    Ignored(Place),
     /// A `Start` failed, and nothing of it is left.
-    StartFailed(usize, Failure),
+    StartFailed(Place, Failure),
     /// The child ended, and nothing of it is left.
-    Gone(usize, Exit),
+    Gone(Place, Exit),
     /// The child was killed and is still there: it must never be started again.
-    Stuck(usize, String),
+    Stuck(Place, String),
     /// A `Delay` is over.
-    Elapsed(usize),
+    Elapsed(Place),
     /// Stop all children and exit.
     Shutdown,
 }
@@ -55,36 +68,51 @@ pub(crate) enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Start it; answered by `Started` or `StartFailed`.
-    Start(usize),
+    Start(Place),
     /// Stop it, or call its start off; answered by `Gone`, `StartFailed` or `Stuck`. `hurry`: another child failed.
     Stop {
         /// The child.
-        child: usize,
+        child: Place,
         /// It gets the grace for siblings, not its full shutdown time.
         hurry: bool,
     },
     /// Wait before starting it; answered by `Elapsed`. `attempt` counts from 0.
     Delay {
         /// The child.
-        child: usize,
+        child: Place,
         /// Restarts in a row before this one.
         attempt: u32,
     },
     /// It failed and is to be restarted.
     Restarting {
         /// The child that failed.
-        child: usize,
+        child: Place,
         /// Why.
         reason: String,
         /// Restarts in the window.
         in_window: usize,
     },
-    /// A temporary child has ended: drop what is known of it.
-    Forget(usize),
+    /// A child is no longer one: drop what is known of it. After its `Answer`.
+    Forget(Place),
+    /// What was asked about this child is done; whoever asked is to be told.
+    Answer(Place, Outcome),
     /// All children are up for the first time.
     Ready,
     /// Nothing is left: exit.
     Exit(Verdict),
+}
+
+/// How a request about a child ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is up.
+    Started,
+    /// Its factory had nothing to run.
+    Ignored,
+    /// It did not start.
+    Failed(Failure),
+    /// It is down, by `terminate_child`.
+    Terminated,
 }
 
 /// Why the supervisor exits.
@@ -94,29 +122,51 @@ pub(crate) enum Verdict {
     Shutdown,
     /// A child could not be started the first time.
     StartFailed(Failure),
+    /// A significant child ended by itself.
+    AutoShutdown,
     /// More restarts than the intensity allows.
     Escalated {
         /// The child that failed once too often.
-        child: usize,
+        child: Place,
         /// Why it failed the last time, and which limit that passed.
         reason: String,
     },
 }
 
+/// What the machine is told of a child.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) restart: Restart,
+    pub(crate) backoff: Option<Backoff>,
+    pub(crate) significant: bool,
+}
+
 /// A child as the machine sees it.
 #[derive(Debug)]
 struct Child {
-    restart: Restart,
-    backoff: Option<Backoff>,
+    terms: Terms,
     slot: Slot,
     /// It has been up once under this supervisor: a failed start is from now on a failed *re*start.
     proven: bool,
+    /// Someone waits for this start: a failure is theirs to handle.
+    asked: Option<Asked>,
+    /// Someone waits for its end.
+    terminating: bool,
     /// Failed starts since it was last up.
     failed_starts: usize,
     /// Restarts in a row, for the backoff.
     attempt: u32,
     /// The next start is a restart after a failure of its own, so it is delayed.
     delay_due: bool,
+}
+
+/// By what request a child is being started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// `start_child`: it is no child before it is up.
+    Start,
+    /// `restart_child`.
+    Restart,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +181,6 @@ enum Slot {
     Up(Instant),
     /// A `Stop` is out.
     Stopping,
-    /// A temporary child that ended.
-    Forgotten,
     /// Killed and still there.
     Stuck,
 }
@@ -142,13 +190,15 @@ enum Phase {
     Idle,
     /// Children are started in order; all before `next` have had their turn.
     Starting {
-        next: usize,
+        next: Place,
     },
     Running,
-    /// Children at and above `from` are stopped, the last first; those at and above `hurry_from` in a hurry.
+    /// Children at and above `from` are stopped, the last first; those at and above `hurry_from` in a hurry. At and
+    /// above `below` none is left.
     Stopping {
-        from: usize,
-        hurry_from: usize,
+        from: Place,
+        hurry_from: Place,
+        below: Place,
         then: Then,
     },
     Done,
@@ -160,17 +210,25 @@ enum Then {
     Exit(Verdict),
 }
 
-/// Nobody is stopped in a hurry.
-const NOBODY: usize = usize::MAX;
+/// Nobody is stopped in a hurry; no child is above it.
+const NOBODY: Place = Place::MAX;
 
-/// What the machine is told of each child.
-pub(crate) type Terms = (Restart, Option<Backoff>);
+/// What a supervisor as a whole goes by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) strategy: Strategy,
+    pub(crate) intensity: Intensity,
+    pub(crate) auto_shutdown: AutoShutdown,
+    /// Children come and go, and are stopped all at once.
+    pub(crate) dynamic: bool,
+}
 
 /// The supervisor's decisions.
 #[derive(Debug)]
 pub(crate) struct Machine {
-    strategy: Strategy,
-    children: Vec<Child>,
+    rules: Rules,
+    /// In start order.
+    children: BTreeMap<Place, Child>,
     window: Window,
     phase: Phase,
     /// `Ready` has been said.
@@ -178,21 +236,28 @@ pub(crate) struct Machine {
     effects: Vec<Effect>,
 }
 
-impl Machine {
-    pub(crate) fn new(strategy: Strategy, intensity: Intensity, children: impl IntoIterator<Item = Terms>) -> Self {
-        let child = |(restart, backoff)| Child {
-            restart,
-            backoff,
+impl Child {
+    fn new(terms: Terms) -> Child {
+        Child {
+            terms,
             slot: Slot::Down,
             proven: false,
+            asked: None,
+            terminating: false,
             failed_starts: 0,
             attempt: 0,
             delay_due: false,
-        };
+        }
+    }
+}
+
+impl Machine {
+    /// The children get the places from 0 on.
+    pub(crate) fn new(rules: Rules, children: impl IntoIterator<Item = Terms>) -> Self {
         Machine {
-            strategy,
-            children: children.into_iter().map(child).collect(),
-            window: Window::new(intensity),
+            rules,
+            children: children.into_iter().map(Child::new).enumerate().collect(),
+            window: Window::new(rules.intensity),
             phase: Phase::Idle,
             announced: false,
             effects: Vec::new(),
@@ -204,6 +269,7 @@ impl Machine {
         match event {
             Event::Boot => self.boot(),
             Event::Started(child) => self.started(now, child),
+            Event::Ignored(child) => self.ignored(child),
             Event::StartFailed(child, failure) => self.start_failed(now, child, failure),
             Event::Gone(child, exit) => self.gone(now, child, exit),
             Event::Stuck(child, reason) => self.stuck(child, reason),
@@ -213,10 +279,12 @@ impl Machine {
         std::mem::take(&mut self.effects)
     }
 
-    /// The child whose stop is under way in an ordered stop.
-    pub(crate) fn awaited(&self) -> Option<usize> {
+    /// A child whose stop is under way in an ordered stop.
+    pub(crate) fn awaited(&self) -> Option<Place> {
+        let stopping = |(&place, child): (&Place, &Child)| (child.slot == Slot::Stopping).then_some(place);
         match self.phase {
-            Phase::Stopping { .. } => self.children.iter().rposition(|child| child.slot == Slot::Stopping),
+            Phase::Stopping { .. } if self.rules.dynamic => self.children.iter().find_map(stopping),
+            Phase::Stopping { below, .. } => self.children.range(..below).rev().find_map(stopping),
             _ => None,
         }
     }
@@ -226,6 +294,10 @@ impl Machine {
         matches!(self.phase, Phase::Done)
     }
 
+    fn child(&mut self, place: Place) -> &mut Child {
+        self.children.get_mut(&place).expect("the shell speaks of children only")
+    }
+
     fn boot(&mut self) {
         if matches!(self.phase, Phase::Idle) {
             self.phase = Phase::Starting { next: 0 };
@@ -233,74 +305,118 @@ impl Machine {
         }
     }
 
-    fn started(&mut self, now: Instant, i: usize) {
-        let child = &mut self.children[i];
+    fn started(&mut self, now: Instant, i: Place) {
+        let child = self.child(i);
         if child.slot != Slot::Starting {
             return; // its stop is already out
         }
         child.slot = Slot::Up(now);
         child.proven = true;
         child.failed_starts = 0;
-        if let Phase::Starting { next } = &mut self.phase
-            && *next == i
-        {
-            *next += 1;
-            self.start_next();
-        }
+        self.answer(i, Outcome::Started);
+        self.turn_is_over(i);
     }
 
-    fn start_failed(&mut self, now: Instant, i: usize, failure: Failure) {
-        let child = &mut self.children[i];
-        let called_off = child.slot == Slot::Stopping;
-        child.slot = Slot::Down;
-        if called_off || matches!(self.phase, Phase::Stopping { from, .. } if i >= from) {
+    /// OTP's `ignore`: a child that is there and does not run.
+    fn ignored(&mut self, i: Place) {
+        self.child(i).failed_starts = 0;
+        self.child(i).slot = Slot::Down;
+        self.answer(i, Outcome::Ignored);
+        self.forget_if_due(i);
+        self.turn_is_over(i);
+        self.stop_next();
+    }
+
+    fn start_failed(&mut self, now: Instant, i: Place, failure: Failure) {
+        let called_off = self.is_being_stopped(i);
+        let announced = self.announced;
+        self.child(i).slot = Slot::Down;
+        if called_off && self.comes_back(i) {
             return self.stop_next();
         }
-        if !child.proven {
+        let child = self.child(i);
+        if called_off || child.asked.is_some() {
+            let stillborn = child.asked == Some(Asked::Start);
+            let outcome = if child.terminating { Outcome::Terminated } else { Outcome::Failed(failure) };
+            self.answer(i, outcome);
+            if stillborn {
+                self.forget(i);
+            } else {
+                self.forget_if_due(i);
+            }
+            self.turn_is_over(i);
+            return self.stop_next();
+        }
+        if !child.proven && !announced {
             return self.stop_all(NOBODY, Verdict::StartFailed(failure));
         }
         child.failed_starts += 1;
         self.failed(now, i, &failure.reason);
     }
 
-    fn gone(&mut self, now: Instant, i: usize, exit: Exit) {
-        let child = &mut self.children[i];
-        let temporary = child.restart == Restart::Temporary;
-        let asked = match child.slot {
-            Slot::Stopping => true,
-            // It ended before its turn came: a sibling on its way down is no failure.
-            Slot::Up(_) | Slot::Starting => {
-                matches!(self.phase, Phase::Stopping { from, .. } if i >= from)
-            }
-            Slot::Down | Slot::Delayed | Slot::Forgotten | Slot::Stuck => return,
-        };
+    fn gone(&mut self, now: Instant, i: Place, exit: Exit) {
+        let stopped = self.is_being_stopped(i);
+        let child = self.child(i);
         let up_since = match child.slot {
             Slot::Up(at) => Some(at),
-            _ => None,
+            Slot::Starting | Slot::Stopping => None,
+            Slot::Down | Slot::Delayed | Slot::Stuck => return,
         };
-        child.slot = if temporary { Slot::Forgotten } else { Slot::Down };
-        if temporary {
-            self.effects.push(Effect::Forget(i));
-        }
-        if asked {
+        child.slot = Slot::Down;
+        if stopped {
+            if !self.comes_back(i) {
+                self.answer(i, Outcome::Terminated);
+                self.forget_if_due(i);
+            }
+            self.turn_is_over(i);
             return self.stop_next();
         }
-        let child = &mut self.children[i];
-        match child.restart {
-            Restart::Temporary => {}
-            Restart::Transient if exit.normal => {}
-            Restart::Transient | Restart::Permanent => {
-                let steady = child.backoff.zip(up_since).is_some_and(|(backoff, at)| now - at >= backoff.max);
-                if steady {
-                    child.attempt = 0;
-                }
-                self.failed(now, i, &exit.reason);
-            }
+        let Terms { restart, backoff, significant } = child.terms;
+        let for_good = restart == Restart::Temporary || (restart == Restart::Transient && exit.normal);
+        if for_good {
+            self.forget_if_due(i);
+            return self.auto_shutdown(significant);
+        }
+        let steady = backoff.zip(up_since).is_some_and(|(backoff, at)| now - at >= backoff.max);
+        if steady {
+            child.attempt = 0;
+        }
+        self.failed(now, i, &exit.reason);
+    }
+
+    /// Its stop is out, or would have been next: a sibling on its way down is no failure.
+    fn is_being_stopped(&mut self, i: Place) -> bool {
+        let group = matches!(self.phase, Phase::Stopping { from, .. } if i >= from);
+        group || self.child(i).slot == Slot::Stopping
+    }
+
+    /// It is down because its group is stopped, and who waits for its start waits until the group is up again.
+    fn comes_back(&mut self, i: Place) -> bool {
+        let group = matches!(self.phase, Phase::Stopping { from, then: Then::Start, .. } if i >= from);
+        let child = self.child(i);
+        group && !child.terminating && child.terms.restart != Restart::Temporary
+    }
+
+    /// A child has ended for good by itself.
+    fn auto_shutdown(&mut self, significant: bool) {
+        let others = |machine: &Machine| {
+            let mut significant = machine.children.values().filter(|child| child.terms.significant);
+            significant.any(|child| child.slot != Slot::Down)
+        };
+        let due = match self.rules.auto_shutdown {
+            AutoShutdown::Never => false,
+            _ if !significant => false,
+            AutoShutdown::AnySignificant => true,
+            AutoShutdown::AllSignificant => !others(self),
+        };
+        if due {
+            self.stop_all(NOBODY, Verdict::AutoShutdown);
         }
     }
 
-    fn stuck(&mut self, i: usize, reason: String) {
-        self.children[i].slot = Slot::Stuck;
+    fn stuck(&mut self, i: Place, reason: String) {
+        self.child(i).slot = Slot::Stuck;
+        self.answer(i, Outcome::Failed(Failure { path: String::new(), reason: reason.clone() }));
         match self.phase {
             Phase::Stopping { then: Then::Exit(_), .. } => self.stop_next(),
             Phase::Done => {}
@@ -308,8 +424,8 @@ impl Machine {
         }
     }
 
-    fn elapsed(&mut self, i: usize) {
-        if self.children[i].slot == Slot::Delayed {
+    fn elapsed(&mut self, i: Place) {
+        if self.child(i).slot == Slot::Delayed {
             self.start(i);
         }
     }
@@ -330,32 +446,33 @@ impl Machine {
     }
 
     /// A child that must run does not: restart what the strategy says, or give up.
-    fn failed(&mut self, now: Instant, i: usize, reason: &str) {
+    fn failed(&mut self, now: Instant, i: Place, reason: &str) {
         let in_time = self.window.allows(now);
         let limit = self.window.limit();
         if !in_time {
             let period = self.window.period();
             return self.escalate(i, format!("{reason} (more than {limit} restarts within {period:?})"));
         }
-        if self.children[i].failed_starts > limit {
+        let child = self.child(i);
+        if child.failed_starts > limit {
             return self.escalate(i, format!("{reason} (more than {limit} failed starts in a row)"));
         }
-        self.children[i].delay_due = self.children[i].backoff.is_some();
+        child.delay_due = child.terms.backoff.is_some();
         self.effects.push(Effect::Restarting { child: i, reason: reason.to_owned(), in_window: self.window.used() });
-        if self.strategy == Strategy::OneForOne {
+        if self.rules.strategy == Strategy::OneForOne {
             return self.start(i);
         }
         let first = self.group(i);
-        let (from, hurry_from) = match self.phase {
-            Phase::Stopping { from, hurry_from, .. } => (from.min(first), hurry_from.min(first)),
-            _ => (first, first),
+        let (from, hurry_from, below) = match self.phase {
+            Phase::Stopping { from, hurry_from, below, .. } => (from.min(first), hurry_from.min(first), below),
+            _ => (first, first, NOBODY),
         };
-        self.phase = Phase::Stopping { from, hurry_from, then: Then::Start };
+        self.phase = Phase::Stopping { from, hurry_from, below, then: Then::Start };
         self.stop_next();
     }
 
-    fn escalate(&mut self, i: usize, reason: String) {
-        let hurry_from = match self.strategy {
+    fn escalate(&mut self, i: Place, reason: String) {
+        let hurry_from = match self.rules.strategy {
             Strategy::OneForOne => NOBODY,
             Strategy::OneForAll | Strategy::RestForOne => self.group(i),
         };
@@ -363,43 +480,53 @@ impl Machine {
     }
 
     /// First child of those that share the fate of child `i`.
-    fn group(&self, i: usize) -> usize {
-        match self.strategy {
+    fn group(&self, i: Place) -> Place {
+        match self.rules.strategy {
             Strategy::OneForAll => 0,
             Strategy::OneForOne | Strategy::RestForOne => i,
         }
     }
 
-    fn stop_all(&mut self, hurry_from: usize, verdict: Verdict) {
-        self.phase = Phase::Stopping { from: 0, hurry_from, then: Then::Exit(verdict) };
+    fn stop_all(&mut self, hurry_from: Place, verdict: Verdict) {
+        self.phase = Phase::Stopping { from: 0, hurry_from, below: NOBODY, then: Then::Exit(verdict) };
+        if self.rules.dynamic {
+            self.stop_at_once();
+        }
         self.stop_next();
     }
 
     /// Starts the next child of an ordered start; when there is none, all are up.
     fn start_next(&mut self) {
-        while let Phase::Starting { next } = self.phase {
-            let Some(child) = self.children.get(next) else {
-                self.phase = Phase::Running;
-                if !self.announced {
-                    self.announced = true;
-                    self.effects.push(Effect::Ready);
-                }
-                return;
-            };
-            if child.slot != Slot::Forgotten {
-                return self.start(next);
-            }
-            self.phase = Phase::Starting { next: next + 1 };
+        let Phase::Starting { next } = self.phase else {
+            return;
+        };
+        if let Some((&place, _)) = self.children.range(next..).next() {
+            self.phase = Phase::Starting { next: place };
+            return self.start(place);
+        }
+        self.phase = Phase::Running;
+        if !self.announced {
+            self.announced = true;
+            self.effects.push(Effect::Ready);
+        }
+    }
+
+    /// In an ordered start the next may follow when this child has had its turn.
+    fn turn_is_over(&mut self, i: Place) {
+        if matches!(self.phase, Phase::Starting { next } if next == i) {
+            self.phase = Phase::Starting { next: i + 1 };
+            self.start_next();
         }
     }
 
     /// Starts a child, after its backoff if it has one to serve.
-    fn start(&mut self, i: usize) {
-        let child = &mut self.children[i];
+    fn start(&mut self, i: Place) {
+        let child = self.child(i);
         if std::mem::take(&mut child.delay_due) {
             child.slot = Slot::Delayed;
-            self.effects.push(Effect::Delay { child: i, attempt: child.attempt });
-            child.attempt = child.attempt.saturating_add(1);
+            let attempt = child.attempt;
+            child.attempt = attempt.saturating_add(1);
+            self.effects.push(Effect::Delay { child: i, attempt });
         } else {
             child.slot = Slot::Starting;
             self.effects.push(Effect::Start(i));
@@ -408,22 +535,22 @@ impl Machine {
 
     /// Stops the last child that is still there; when there is none, goes on to what comes after.
     fn stop_next(&mut self) {
-        let Phase::Stopping { from, hurry_from, .. } = self.phase else {
+        let Phase::Stopping { from, hurry_from, below, .. } = self.phase else {
             return;
         };
-        for i in (from..self.children.len()).rev() {
-            let child = &mut self.children[i];
+        for (&place, child) in self.children.range_mut(from..below.max(from)).rev() {
             match child.slot {
-                Slot::Stopping => return, // one at a time
+                Slot::Stopping => return self.have_stopped_above(place), // one at a time
                 Slot::Up(_) | Slot::Starting => {
                     child.slot = Slot::Stopping;
-                    return self.effects.push(Effect::Stop { child: i, hurry: i >= hurry_from });
+                    self.effects.push(Effect::Stop { child: place, hurry: place >= hurry_from });
+                    return self.have_stopped_above(place);
                 }
                 Slot::Delayed => {
                     child.slot = Slot::Down;
                     child.delay_due = true;
                 }
-                Slot::Down | Slot::Forgotten | Slot::Stuck => {}
+                Slot::Down | Slot::Stuck => {}
             }
         }
         match std::mem::replace(&mut self.phase, Phase::Done) {
@@ -434,6 +561,44 @@ impl Machine {
             Phase::Stopping { then: Then::Exit(verdict), .. } => self.effects.push(Effect::Exit(verdict)),
             _ => unreachable!("checked above"),
         }
+    }
+
+    fn have_stopped_above(&mut self, place: Place) {
+        if let Phase::Stopping { below, .. } = &mut self.phase {
+            *below = place.saturating_add(1);
+        }
+    }
+
+    /// All children of a dynamic supervisor, in no order.
+    fn stop_at_once(&mut self) {
+        self.children.retain(|_, child| !matches!(child.slot, Slot::Down | Slot::Delayed));
+        for (&place, child) in &mut self.children {
+            if matches!(child.slot, Slot::Up(_) | Slot::Starting) {
+                child.slot = Slot::Stopping;
+                self.effects.push(Effect::Stop { child: place, hurry: false });
+            }
+        }
+    }
+
+    /// What a caller waits for has come about.
+    fn answer(&mut self, i: Place, outcome: Outcome) {
+        let child = self.child(i);
+        let asked = child.asked.take().is_some();
+        if std::mem::take(&mut child.terminating) || asked {
+            self.effects.push(Effect::Answer(i, outcome));
+        }
+    }
+
+    /// A child that is down, and by its kind is then no child any more.
+    fn forget_if_due(&mut self, i: Place) {
+        if self.rules.dynamic || self.child(i).terms.restart == Restart::Temporary {
+            self.forget(i);
+        }
+    }
+
+    fn forget(&mut self, i: Place) {
+        self.children.remove(&i);
+        self.effects.push(Effect::Forget(i));
     }
 }
 

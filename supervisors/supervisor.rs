@@ -2,49 +2,71 @@
 //!
 //! Turns exit events and minders' reports into events of the machine, and its effects into orders. It never awaits a
 //! child in a handler, so it always reads its mailbox; only `post_stop`, which nothing follows, awaits the ordered stop
-//! of what is left.
+//! of what is left. Requests about single children are in `control`.
 
+mod control;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::dynamic::Charter;
 use crate::exit::{Exit, SHUTDOWN};
 use crate::minder::{AbortOnDrop, KILL_WAIT, Minder, Report};
 use crate::node::{Berth, Node};
-use crate::spec::{ChildSpec, Shutdown, SupervisorSpec};
-use crate::strategy::{Effect, Event, Failure, Machine, Verdict};
+use crate::requests::Control;
+use crate::spec::{Body, ChildSpec, Restart, Shutdown, Strategy, SupervisorSpec};
+use crate::strategy::{Effect, Event, Failure, Machine, Place, Rules, Verdict};
+
+use control::Asker;
 
 /// The actor; all it knows is in its state.
 pub(crate) struct Supervisor;
 
 /// What a supervisor starts from.
 pub(crate) struct Setup {
-    pub(crate) spec: Arc<SupervisorSpec>,
+    pub(crate) orders: Orders,
     pub(crate) berth: Berth,
     /// Told once whether all children came up.
     pub(crate) boot: oneshot::Sender<Result<(), Failure>>,
 }
 
-/// What a supervisor is told by its own tasks.
+/// What kind of supervisor it is.
+#[derive(Clone, Debug)]
+pub(crate) enum Orders {
+    Static(Arc<SupervisorSpec>),
+    Dynamic(Arc<Charter>),
+}
+
+/// What a supervisor is told by its own tasks, and asked by others.
 pub(crate) enum Msg {
     /// From the minder of a child.
-    Report { child: usize, incarnation: u64, report: Report },
+    Report { child: Place, incarnation: u64, report: Report },
     /// The backoff of a child is over.
-    Elapsed { child: usize, ticket: u64 },
+    Elapsed { child: Place, ticket: u64 },
     /// The predecessor's subtree is gone, or will not go.
     Predecessor(Result<(), Failure>),
+    /// Someone asks for something.
+    Control(Control),
 }
 
 /// A supervisor's state.
 pub(crate) struct State {
     myself: ActorRef<Msg>,
-    spec: Arc<SupervisorSpec>,
+    orders: Orders,
+    rules: Rules,
     berth: Berth,
     machine: Machine,
-    posts: Vec<Post>,
+    posts: BTreeMap<Place, Post>,
+    ids: HashMap<String, Place>,
+    /// The place of the next child that is added.
+    next_place: Place,
+    /// Requests that wait for their turn, the oldest first.
+    parked: VecDeque<Control>,
     boot: Option<oneshot::Sender<Result<(), Failure>>>,
     tickets: u64,
     /// Waits for the predecessor's subtree.
@@ -52,12 +74,50 @@ pub(crate) struct State {
 }
 
 /// The shell's side of one child.
-#[derive(Default)]
 struct Post {
+    spec: ChildSpec,
+    node: Arc<Node>,
     minder: Option<Minder>,
+    /// The actor that came up last.
+    actor: Option<ActorCell>,
     /// What the actor said of its end; the minder's report follows it.
     exit: Option<Exit>,
     delay: Option<(u64, AbortOnDrop)>,
+    /// Who waits for the outcome of a request.
+    askers: Vec<Asker>,
+}
+
+impl Orders {
+    fn rules(&self) -> Rules {
+        match self {
+            Orders::Static(spec) => Rules {
+                strategy: spec.strategy,
+                intensity: spec.intensity,
+                auto_shutdown: spec.auto_shutdown,
+                dynamic: false,
+            },
+            Orders::Dynamic(charter) => Rules {
+                strategy: Strategy::OneForOne,
+                intensity: charter.intensity,
+                auto_shutdown: charter.auto_shutdown,
+                dynamic: true,
+            },
+        }
+    }
+
+    fn children(&self) -> &[ChildSpec] {
+        match self {
+            Orders::Static(spec) => &spec.children,
+            Orders::Dynamic(_) => &[],
+        }
+    }
+
+    fn grace_elder(&self) -> Option<tokio::time::Duration> {
+        match self {
+            Orders::Static(spec) => spec.shutdown_grace_elder,
+            Orders::Dynamic(_) => None,
+        }
+    }
 }
 
 impl Actor for Supervisor {
@@ -66,12 +126,27 @@ impl Actor for Supervisor {
     type Arguments = Setup;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, setup: Setup) -> Result<State, ActorProcessingErr> {
-        let Setup { spec, berth, boot } = setup;
+        let Setup { orders, berth, boot } = setup;
         berth.claim(myself.get_cell());
-        let terms = spec.children.iter().map(|child| (child.restart, child.backoff));
-        let machine = Machine::new(spec.strategy, spec.intensity, terms);
-        let posts = spec.children.iter().map(|_| Post::default()).collect();
-        Ok(State { myself, spec, berth, machine, posts, boot: Some(boot), tickets: 0, waiting: None })
+        if let Orders::Dynamic(charter) = &orders {
+            charter.settle(&berth.node);
+        }
+        let rules = orders.rules();
+        let machine = Machine::new(rules, orders.children().iter().map(ChildSpec::terms));
+        Ok(State {
+            myself,
+            orders,
+            rules,
+            berth,
+            machine,
+            posts: BTreeMap::new(),
+            ids: HashMap::new(),
+            next_place: 0,
+            parked: VecDeque::new(),
+            boot: Some(boot),
+            tickets: 0,
+            waiting: None,
+        })
     }
 
     async fn post_start(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -83,9 +158,11 @@ impl Actor for Supervisor {
         match msg {
             Msg::Report { child, incarnation, report } => state.reported(child, incarnation, report),
             Msg::Elapsed { child, ticket } => state.elapsed(child, ticket),
-            Msg::Predecessor(Ok(())) => state.step(Event::Boot),
+            Msg::Predecessor(Ok(())) => state.boot(),
             Msg::Predecessor(Err(failure)) => state.exit(Verdict::StartFailed(failure)),
+            Msg::Control(control) => state.control(control),
         }
+        state.retry_parked();
         Ok(())
     }
 
@@ -104,10 +181,12 @@ impl Actor for Supervisor {
             tracing::error!(path = %state.node().path, "a state inside an exit event panicked while it was dropped");
         }
         if let Some((actor, exit)) = exit {
-            let child = state.node().children.iter().position(|child| child.exiting(actor, &exit));
             // An actor that someone else linked here is not ours to restart.
-            if let Some(child) = child {
-                state.posts[child].exit = Some(exit);
+            let child = state.node().claimed(actor);
+            if let Some(post) = child.and_then(|child| state.posts.get_mut(&child))
+                && post.node.exiting(actor, &exit)
+            {
+                post.exit = Some(exit);
             }
         }
         Ok(())
@@ -122,7 +201,7 @@ impl Actor for Supervisor {
         }
         // Messages are not read any more, so each stop is awaited here.
         while let Some(child) = state.machine.awaited() {
-            let minder = state.posts[child].minder.as_mut();
+            let minder = state.post(child).minder.as_mut();
             let report = minder.expect("a child that is being stopped has a minder").end().await;
             state.feed(child, report);
         }
@@ -139,7 +218,7 @@ impl State {
     fn wait_for_predecessor(&mut self) {
         let node = Arc::clone(self.node());
         if node.live_below().is_empty() {
-            return self.step(Event::Boot);
+            return self.boot();
         }
         let myself = self.myself.clone();
         self.waiting = Some(AbortOnDrop::spawn(async move {
@@ -152,50 +231,88 @@ impl State {
         }));
     }
 
-    fn reported(&mut self, child: usize, incarnation: u64, report: Report) {
-        let current = self.posts[child].minder.as_ref().map(|minder| minder.incarnation);
+    /// Nothing of a predecessor is left.
+    fn boot(&mut self) {
+        let node = Arc::clone(self.node());
+        node.furnish(self.orders.children());
+        let specs = self.orders.children().to_vec();
+        for (spec, node) in specs.into_iter().zip(node.children()) {
+            self.take_on(spec, node);
+        }
+        self.step(Event::Boot);
+    }
+
+    /// One more child, at the next place.
+    fn take_on(&mut self, spec: ChildSpec, node: Arc<Node>) -> &mut Post {
+        let place = self.next_place;
+        self.next_place += 1;
+        self.ids.insert(spec.id.clone(), place);
+        let post = Post { spec, node, minder: None, actor: None, exit: None, delay: None, askers: Vec::new() };
+        self.posts.entry(place).or_insert(post)
+    }
+
+    fn post(&mut self, child: Place) -> &mut Post {
+        self.posts.get_mut(&child).expect("the machine speaks of children only")
+    }
+
+    fn reported(&mut self, child: Place, incarnation: u64, report: Report) {
+        let minder = self.posts.get(&child).and_then(|post| post.minder.as_ref());
+        let current = minder.map(|minder| minder.incarnation);
         if current == Some(incarnation) {
             self.feed(child, report);
         }
     }
 
-    fn elapsed(&mut self, child: usize, ticket: u64) {
-        let current = self.posts[child].delay.as_ref().map(|(ticket, _)| *ticket);
-        if current == Some(ticket) {
-            self.posts[child].delay = None;
+    fn elapsed(&mut self, child: Place, ticket: u64) {
+        let delay = self.posts.get(&child).and_then(|post| post.delay.as_ref());
+        if delay.is_some_and(|(current, _)| *current == ticket) {
+            self.post(child).delay = None;
             self.step(Event::Elapsed(child));
         }
     }
 
     /// A report of the current incarnation of a child.
-    fn feed(&mut self, child: usize, report: Report) {
+    fn feed(&mut self, child: Place, report: Report) {
         let event = match report {
-            Report::Started => {
-                let node = &self.node().children[child];
-                tracing::info!(path = %node.path, child = %node.id, incarnation = self.incarnation(child), "started");
+            Report::Started(actor) => {
+                self.log_started(child);
+                let post = self.post(child);
+                post.actor = Some(actor);
+                if post.spec.restart == Restart::Temporary {
+                    post.spec.body = Body::Spent;
+                }
                 return self.step(Event::Started(child));
             }
+            Report::Ignored => Event::Ignored(child),
             Report::StartFailed(failure) => {
                 self.log_failed_start(child, &failure);
                 Event::StartFailed(child, failure)
             }
             Report::Gone(fallback) => {
-                let exit = self.posts[child].exit.take().unwrap_or(fallback);
+                let exit = self.post(child).exit.take().unwrap_or(fallback);
                 self.log_exit(child, &exit);
                 Event::Gone(child, exit)
             }
             Report::Stuck(reason) => {
-                tracing::error!(path = %self.node().children[child].path, reason, "a killed child does not end");
+                tracing::error!(path = %self.posts[&child].node.path, reason, "a killed child does not end");
                 Event::Stuck(child, reason)
             }
         };
-        self.posts[child].minder = None;
-        self.posts[child].exit = None;
+        self.berth.node.unclaim(&self.posts[&child].node);
+        let post = self.post(child);
+        post.minder = None;
+        post.exit = None;
+        post.actor = None;
         self.step(event);
     }
 
     fn step(&mut self, event: Event) {
-        for effect in self.machine.step(Instant::now(), event) {
+        let effects = self.machine.step(Instant::now(), event);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
             self.perform(effect);
         }
     }
@@ -204,18 +321,20 @@ impl State {
         match effect {
             Effect::Start(child) => self.start(child),
             Effect::Stop { child, hurry } => {
-                let how = self.stop_how(&self.spec.children[child], hurry);
-                if let Some(minder) = &self.posts[child].minder {
+                let post = &self.posts[&child];
+                let how = self.stop_how(&post.spec, hurry);
+                if let Some(minder) = &post.minder {
                     minder.stop(how);
                 }
             }
             Effect::Delay { child, attempt } => self.delay(child, attempt),
             Effect::Restarting { child, reason, in_window } => {
-                let node = &self.node().children[child];
+                let node = &self.posts[&child].node;
                 node.restarting();
                 tracing::warn!(path = %node.path, child = %node.id, reason, in_window, "restarting");
             }
-            Effect::Forget(child) => self.node().children[child].forget(),
+            Effect::Forget(child) => self.forget(child),
+            Effect::Answer(child, outcome) => self.answer(child, outcome),
             Effect::Ready => {
                 if let Some(boot) = self.boot.take() {
                     let _ = boot.send(Ok(()));
@@ -225,14 +344,15 @@ impl State {
         }
     }
 
-    fn start(&mut self, child: usize) {
-        let node = &self.berth.node.children[child];
-        let minder = Minder::start(&self.spec.children[child], child, node, self.myself.clone());
-        self.posts[child] = Post { minder: Some(minder), ..Post::default() };
+    fn start(&mut self, child: Place) {
+        let myself = self.myself.clone();
+        let post = self.post(child);
+        post.delay = None;
+        post.minder = Some(Minder::start(&post.spec, child, &post.node, myself));
     }
 
-    fn delay(&mut self, child: usize, attempt: u32) {
-        let Some(backoff) = self.spec.children[child].backoff else {
+    fn delay(&mut self, child: Place, attempt: u32) {
+        let Some(backoff) = self.posts[&child].spec.backoff else {
             return self.step(Event::Elapsed(child));
         };
         self.tickets += 1;
@@ -243,12 +363,19 @@ impl State {
             sleep(pause).await;
             let _ = myself.send_message(Msg::Elapsed { child, ticket });
         });
-        self.posts[child].delay = Some((ticket, timer));
+        self.post(child).delay = Some((ticket, timer));
+    }
+
+    fn forget(&mut self, child: Place) {
+        self.berth.node.remove(child);
+        if let Some(post) = self.posts.remove(&child) {
+            self.ids.remove(&post.spec.id);
+        }
     }
 
     /// A sibling of a child that failed gets the grace, where that is less than its own time.
     fn stop_how(&self, spec: &ChildSpec, hurry: bool) -> Shutdown {
-        match (spec.shutdown, self.spec.shutdown_grace_elder) {
+        match (spec.shutdown, self.orders.grace_elder()) {
             (Shutdown::Timeout(own), Some(grace)) if hurry => Shutdown::Timeout(own.min(grace)),
             (Shutdown::Infinity, Some(grace)) if hurry => Shutdown::Timeout(grace),
             (own, _) => own,
@@ -257,17 +384,16 @@ impl State {
 
     /// All children are gone.
     fn exit(&mut self, verdict: Verdict) {
-        for child in self.node().children.iter().filter(|child| !child.is_live()) {
-            child.stopped();
-        }
+        self.node().all_stopped();
+        self.refuse_parked();
         let (conclusion, reason) = match verdict {
-            Verdict::Shutdown => (Ok(()), SHUTDOWN.to_owned()),
+            Verdict::Shutdown | Verdict::AutoShutdown => (Ok(()), SHUTDOWN.to_owned()),
             Verdict::StartFailed(failure) => {
                 let reason = format!("shutdown: {} did not start: {}", failure.path, failure.reason);
                 (Err(failure), reason)
             }
             Verdict::Escalated { child, reason } => {
-                let child = &self.node().children[child];
+                let child = &self.posts[&child].node;
                 tracing::error!(path = %self.node().path, child = %child.id, reason, "giving up");
                 let failure = Failure { path: child.path.clone(), reason };
                 let reason = format!("shutdown: gave up on {}: {}", failure.path, failure.reason);
@@ -287,12 +413,17 @@ impl State {
         Failure { path: self.node().path.clone(), reason: reason.to_owned() }
     }
 
-    fn incarnation(&self, child: usize) -> u64 {
-        self.posts[child].minder.as_ref().map_or(0, |minder| minder.incarnation)
+    fn incarnation(&self, child: Place) -> u64 {
+        self.posts[&child].minder.as_ref().map_or(0, |minder| minder.incarnation)
     }
 
-    fn log_exit(&self, child: usize, exit: &Exit) {
-        let (node, incarnation) = (&self.node().children[child], self.incarnation(child));
+    fn log_started(&self, child: Place) {
+        let (node, incarnation) = (&self.posts[&child].node, self.incarnation(child));
+        tracing::info!(path = %node.path, child = %node.id, incarnation, "started");
+    }
+
+    fn log_exit(&self, child: Place, exit: &Exit) {
+        let (node, incarnation) = (&self.posts[&child].node, self.incarnation(child));
         if exit.normal {
             tracing::info!(path = %node.path, child = %node.id, incarnation, reason = %exit.reason, "exited");
         } else {
@@ -300,8 +431,8 @@ impl State {
         }
     }
 
-    fn log_failed_start(&self, child: usize, failure: &Failure) {
-        let (node, incarnation) = (&self.node().children[child], self.incarnation(child));
+    fn log_failed_start(&self, child: Place, failure: &Failure) {
+        let (node, incarnation) = (&self.posts[&child].node, self.incarnation(child));
         tracing::warn!(path = %node.path, child = %node.id, incarnation, reason = %failure.reason, at = %failure.path, "did not start");
     }
 }

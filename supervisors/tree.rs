@@ -14,9 +14,10 @@ use tokio::time::{Duration, timeout};
 use crate::exit::{Exit, KILLED, SHUTDOWN};
 use crate::minder::{KILL_WAIT, describe};
 use crate::node::{Berth, Live, Node, TreeSnapshot};
-use crate::spec::{SupervisorSpec, check_id};
+use crate::requests::SupervisorRef;
+use crate::spec::{SpecError, SupervisorSpec, check_id};
 use crate::strategy::Failure;
-use crate::supervisor::{Setup, Supervisor};
+use crate::supervisor::{Orders, Setup, Supervisor};
 
 /// A handle on a running root supervisor and all below it. Clones are handles on the same tree; dropping them all does
 /// not stop it.
@@ -49,7 +50,7 @@ pub struct Escalated {
 pub enum StartError {
     /// The specification is not one; nothing was started.
     #[error("the specification is refused: {0}")]
-    Spec(String),
+    Spec(#[from] SpecError),
     /// A child did not start; those before it were stopped again, in reverse order.
     #[error("{path} did not start: {reason}")]
     Child {
@@ -92,11 +93,12 @@ impl Tree {
     }
 
     async fn launch(name: &str, spec: SupervisorSpec, parent: Option<ActorCell>) -> Result<Tree, StartError> {
-        check_id(name).and_then(|()| spec.check(name)).map_err(StartError::Spec)?;
-        let node = Node::supervisor(name.to_owned(), name.to_owned(), &spec);
+        check_id(name).and_then(|()| spec.check())?;
+        let node = Node::root(name);
+        node.furnish(&spec.children);
         let (berth, live) = node.begin();
         let (tell, boot) = oneshot::channel();
-        let setup = Setup { spec: Arc::new(spec), berth: berth.clone(), boot: tell };
+        let setup = Setup { orders: Orders::Static(Arc::new(spec)), berth: berth.clone(), boot: tell };
         let spawned = match parent {
             Some(parent) => Supervisor::spawn_linked(None, Supervisor, setup, parent).await,
             None => Supervisor::spawn(None, Supervisor, setup).await,
@@ -129,7 +131,12 @@ impl Tree {
 
     /// The actor at a path such as `"root/ledger/storage"`, if one is alive there.
     pub fn find(&self, path: &str) -> Option<ActorCell> {
-        self.root.node.find(path).and_then(Node::cell)
+        self.root.node.find(path).and_then(|node| node.cell())
+    }
+
+    /// The supervisor at a path, to add, stop, restart and remove its children. `None`: no supervisor has that place.
+    pub fn supervisor(&self, path: &str) -> Option<SupervisorRef> {
+        self.root.node.find(path).and_then(SupervisorRef::to)
     }
 
     #[cfg(feature = "chaos")]

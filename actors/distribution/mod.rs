@@ -283,12 +283,7 @@ impl Distribution {
             .collect();
         let mut children = vec![ChildSpec::supervisor(
             "links",
-            SupervisorSpec {
-                strategy: Strategy::OneForOne,
-                intensity: shared.settings.links_intensity,
-                children: links,
-                shutdown_grace_elder: None,
-            },
+            SupervisorSpec::new(Strategy::OneForOne, shared.settings.links_intensity, links),
         )];
         if lock(&shared.socket).is_some() {
             children

@@ -42,12 +42,11 @@ impl Node {
             sender.send_replace(batch.index.get());
         };
         let storage = Storage::new(Settings::new(dir), Arc::new(on_applied));
-        let spec = SupervisorSpec {
-            strategy: Strategy::OneForOne,
-            intensity: Intensity { restarts: 0, period: Duration::from_secs(1) },
-            children: vec![storage.child_spec()],
-            shutdown_grace_elder: None,
-        };
+        let spec = SupervisorSpec::new(
+            Strategy::OneForOne,
+            Intensity { restarts: 0, period: Duration::from_secs(1) },
+            vec![storage.child_spec()],
+        );
         let tree = Tree::start("figures", spec).await?;
         let recovered = storage.recover().await?;
         let index = recovered.last_index.get();

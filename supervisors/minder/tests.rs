@@ -92,9 +92,9 @@ fn abortable(mut spec: ChildSpec, abort: &Arc<std::sync::Mutex<Option<tokio::tas
     spec.body = Body::Worker(Arc::new(move |berth, parent| {
         let (spawning, abort) = (launch(berth, parent), Arc::clone(&abort));
         Box::pin(async move {
-            let (cell, join) = spawning.await?;
-            *abort.lock().unwrap() = Some(join.abort_handle());
-            Ok((cell, join))
+            let spawned = spawning.await?;
+            *abort.lock().unwrap() = spawned.as_ref().map(|(_, join)| join.abort_handle());
+            Ok(spawned)
         })
     }));
     spec

@@ -9,9 +9,17 @@ use crate::spec::Strategy;
 const LAX: Intensity = Intensity { restarts: 1_000_000, period: Duration::from_secs(1) };
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(10), max: Duration::from_millis(100) };
 
+fn rules(strategy: Strategy, intensity: Intensity) -> Rules {
+    Rules { strategy, intensity, auto_shutdown: AutoShutdown::Never, dynamic: false }
+}
+
+fn term(restart: Restart, backoff: Option<Backoff>) -> Terms {
+    Terms { restart, backoff, significant: false }
+}
+
 fn machine(strategy: Strategy, restarts: u32, children: &[Restart]) -> Machine {
     let intensity = Intensity { restarts, period: Duration::from_secs(5) };
-    Machine::new(strategy, intensity, children.iter().map(|&restart| (restart, None)))
+    Machine::new(rules(strategy, intensity), children.iter().map(|&restart| term(restart, None)))
 }
 
 /// Boots a machine of permanent children.
@@ -193,7 +201,7 @@ fn a_child_that_will_not_die_is_never_started_again() {
 
 #[test]
 fn backoff_delays_restarts_and_resets_after_a_steady_run() {
-    let mut m = Machine::new(Strategy::OneForOne, LAX, [(Restart::Permanent, Some(BACKOFF))]);
+    let mut m = Machine::new(rules(Strategy::OneForOne, LAX), [term(Restart::Permanent, Some(BACKOFF))]);
     let mut now = Instant::now();
     m.step(now, Event::Boot);
     m.step(now, Event::Started(0));
@@ -245,7 +253,7 @@ struct World {
 impl World {
     fn new(strategy: Strategy, intensity: Intensity, terms: Vec<Terms>) -> World {
         let n = terms.len();
-        let machine = Machine::new(strategy, intensity, terms.iter().copied());
+        let machine = Machine::new(rules(strategy, intensity), terms.iter().copied());
         World {
             machine,
             strategy,
@@ -281,7 +289,10 @@ impl World {
                     );
                 }
                 if boot {
-                    assert!((0..i).all(|elder| self.ever_up[elder]), "{i} starts before its elders");
+                    assert!(
+                        (0..i).all(|elder| self.ever_up[elder] || self.retired[elder]),
+                        "{i} starts before its elders"
+                    );
                 }
                 self.children[i] = Really::Starting;
             }
@@ -300,11 +311,12 @@ impl World {
                 self.children[child] = Really::Delayed;
             }
             Effect::Forget(i) => {
-                assert_eq!(self.terms[i].0, Restart::Temporary);
+                assert_eq!(self.terms[i].restart, Restart::Temporary);
                 self.retired[i] = true;
             }
             Effect::Ready => self.ready = true,
             Effect::Restarting { .. } => {}
+            Effect::Answer(..) => panic!("nobody asked"),
             Effect::Exit(_) => {
                 assert!(!self.children.iter().any(|child| child.is_there()), "exit with children: {:?}", self.children);
                 self.exited = true;
@@ -358,7 +370,9 @@ fn terms() -> impl proptest::strategy::Strategy<Value = Vec<Terms>> {
         1 => Just(Restart::Temporary),
     ];
     let backoff = prop_oneof![3 => Just(None), 1 => Just(Some(BACKOFF))];
-    prop::collection::vec((restart, backoff), 1..6)
+    use proptest::strategy::Strategy as _;
+    let children = (restart, backoff).prop_map(|(restart, backoff)| term(restart, backoff));
+    prop::collection::vec(children, 1..6)
 }
 
 fn strategies() -> impl proptest::strategy::Strategy<Value = Strategy> {
@@ -384,8 +398,8 @@ proptest! {
         world.settle();
         prop_assert!(world.ready && !world.exited);
         prop_assert!(matches!(world.machine.phase, Phase::Running), "{:?}", world.machine);
-        for (i, (restart, _)) in world.terms.iter().enumerate() {
-            if *restart == Restart::Permanent {
+        for (i, terms) in world.terms.iter().enumerate() {
+            if terms.restart == Restart::Permanent {
                 prop_assert_eq!(world.children[i], Really::Up);
             }
         }

@@ -509,7 +509,7 @@ async fn slow_failed_starts_escalate() {
 #[tokio::test(start_paused = true)]
 async fn backoff_delays_a_restart() {
     let backoff = converge_supervisors::Backoff { first: second() * 4, max: second() * 60 };
-    let bench = Bench::start(OneForOne, 5, &["a", "b"], |_, c| c.backoff(backoff)).await;
+    let bench = Bench::start(OneForOne, 2, &["a", "b"], |_, c| c.backoff(backoff)).await;
     let before = Instant::now();
     bench.cell("a").kill();
     until("a waits", &bench.tree, |tree| node(tree, "root/a").unwrap().state == ChildState::Restarting).await;

@@ -188,12 +188,11 @@ impl Node {
             socket,
             sink.clone(),
         );
-        let spec = SupervisorSpec {
-            strategy: Strategy::OneForOne,
-            intensity: Intensity { restarts: 1000, period: Duration::from_secs(1) },
-            children: distribution.children(),
-            shutdown_grace_elder: None,
-        };
+        let spec = SupervisorSpec::new(
+            Strategy::OneForOne,
+            Intensity { restarts: 1000, period: Duration::from_secs(1) },
+            distribution.children(),
+        );
         let tree = Tree::start("root", spec).await.unwrap();
         Node { id, distribution, sink, tree }
     }

@@ -75,12 +75,11 @@ impl Node {
                 sender.send_replace(index);
             }),
         );
-        let spec = SupervisorSpec {
-            strategy: Strategy::OneForOne,
-            intensity: Intensity { restarts: 1000, period: Duration::from_secs(60) },
-            children: vec![storage.child_spec()],
-            shutdown_grace_elder: None,
-        };
+        let spec = SupervisorSpec::new(
+            Strategy::OneForOne,
+            Intensity { restarts: 1000, period: Duration::from_secs(60) },
+            vec![storage.child_spec()],
+        );
         let tree = Tree::start("root", spec).await?;
         Ok(Node { storage, tree, applied, outcomes })
     }

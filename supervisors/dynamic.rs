@@ -1,0 +1,153 @@
+//! Children that come and go: OTP's `simple_one_for_one`, Elixir's `DynamicSupervisor`.
+//!
+//! One template, many children. Owns what is fixed about them; the supervisor itself is the same actor as every other,
+//! with a machine that forgets a child when it is down and stops all of them at once, in no order.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ractor::Actor;
+use tokio::time::Duration;
+
+use crate::backoff::Backoff;
+use crate::intensity::Intensity;
+use crate::node::{Node, TreeNode};
+use crate::requests::{ChildError, Counts, Started, SupervisorRef};
+use crate::spec::{AutoShutdown, ChildSpec, Restart, Shutdown};
+
+/// Children that a dynamic supervisor holds when nothing else is said.
+const CHILDREN_MAX: usize = 1_000_000;
+
+/// A handle on a supervisor of children that are all alike and come and go.
+///
+/// Made before the tree, like a [`Service`](crate::Service); given to [`ChildSpec::dynamic`] and to everyone who starts
+/// children. Stays good when the supervisor is restarted, which then has no children. `T` is what a child is started
+/// with; it is kept for restarts, and let go at once where the children are temporary.
+///
+/// Starting and stopping cost the same whether there are ten children or a hundred thousand.
+pub struct DynamicSupervisor<T> {
+    template: Arc<dyn Fn(T) -> ChildSpec + Send + Sync>,
+    charter: Arc<Charter>,
+}
+
+/// What the supervisor goes by.
+#[derive(Debug)]
+pub(crate) struct Charter {
+    pub(crate) intensity: Intensity,
+    pub(crate) auto_shutdown: AutoShutdown,
+    pub(crate) children_max: usize,
+    /// Where it is in its tree.
+    place: Mutex<Option<Arc<Node>>>,
+}
+
+/// What all children of a [`DynamicSupervisor`] have in common. The defaults are those of [`ChildSpec`], but children
+/// are temporary.
+#[derive(Clone, Copy, Debug)]
+pub struct Template {
+    /// How many restarts, of all children together, are tolerated before the supervisor gives up.
+    pub intensity: Intensity,
+    /// Whether a child is restarted when it ends.
+    pub restart: Restart,
+    /// How a child is stopped.
+    pub shutdown: Option<Shutdown>,
+    /// How long a start may take.
+    pub start_timeout: Option<Duration>,
+    /// A delay before restarts.
+    pub backoff: Option<Backoff>,
+    /// Children end the supervisor by their own end, as [`AutoShutdown`] says; `Never`: they are not significant.
+    pub auto_shutdown: AutoShutdown,
+    /// How many children there may be at a time; one more is refused.
+    pub children_max: usize,
+}
+
+impl Default for Template {
+    fn default() -> Self {
+        Template {
+            intensity: Intensity::default(),
+            restart: Restart::Temporary,
+            shutdown: None,
+            start_timeout: None,
+            backoff: None,
+            auto_shutdown: AutoShutdown::Never,
+            children_max: CHILDREN_MAX,
+        }
+    }
+}
+
+impl<T> Clone for DynamicSupervisor<T> {
+    fn clone(&self) -> Self {
+        DynamicSupervisor { template: Arc::clone(&self.template), charter: Arc::clone(&self.charter) }
+    }
+}
+
+impl<T> std::fmt::Debug for DynamicSupervisor<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DynamicSupervisor").field("charter", &self.charter).finish_non_exhaustive()
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> DynamicSupervisor<T> {
+    /// Children are what `make` makes of what they are started with; `None` is OTP's `ignore`, and leaves no child.
+    pub fn new<A, F>(template: Template, make: F) -> Self
+    where
+        A: Actor,
+        F: Fn(T) -> Option<(A, A::Arguments)> + Send + Sync + 'static,
+    {
+        let Template { intensity, restart, shutdown, start_timeout, backoff, auto_shutdown, children_max } = template;
+        let make = Arc::new(make);
+        let spec = move |with: T| {
+            let make = Arc::clone(&make);
+            let mut spec = ChildSpec::optional("", move || make(with.clone())).restart(restart);
+            spec.shutdown = shutdown.unwrap_or(spec.shutdown);
+            spec.start_timeout = start_timeout.or(spec.start_timeout);
+            spec.backoff = backoff;
+            spec.significant = auto_shutdown != AutoShutdown::Never;
+            spec
+        };
+        let charter = Charter { intensity, auto_shutdown, children_max, place: Mutex::default() };
+        DynamicSupervisor { template: Arc::new(spec), charter: Arc::new(charter) }
+    }
+
+    /// Starts a child, and waits until it is up.
+    ///
+    /// # Errors
+    /// See [`ChildError`]; then there is no such child.
+    pub async fn start_child(&self, with: T) -> Result<Started, ChildError> {
+        self.place()?.start_child((self.template)(with)).await
+    }
+}
+
+impl<T> DynamicSupervisor<T> {
+    /// Stops a child, by the id that [`Started::Running`] told, and forgets it.
+    ///
+    /// # Errors
+    /// See [`ChildError`].
+    pub async fn terminate_child(&self, id: &str) -> Result<(), ChildError> {
+        self.place()?.terminate_child(id).await
+    }
+
+    /// Its children, oldest first.
+    pub fn which_children(&self) -> Vec<TreeNode> {
+        self.place().map(|place| place.which_children()).unwrap_or_default()
+    }
+
+    /// How many children it has.
+    pub fn count_children(&self) -> Counts {
+        self.place().map(|place| place.count_children()).unwrap_or_default()
+    }
+
+    pub(crate) fn charter(&self) -> Arc<Charter> {
+        Arc::clone(&self.charter)
+    }
+
+    fn place(&self) -> Result<SupervisorRef, ChildError> {
+        let place = self.charter.place.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        place.and_then(SupervisorRef::to).ok_or_else(|| ChildError::Down("no tree yet".to_owned()))
+    }
+}
+
+impl Charter {
+    /// The supervisor has its place here.
+    pub(crate) fn settle(&self, node: &Arc<Node>) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(node));
+    }
+}

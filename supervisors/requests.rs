@@ -1,0 +1,178 @@
+//! What people ask of a running supervisor: OTP's `start_child` and its relatives.
+//!
+//! A [`SupervisorRef`] names a place in a tree, not an actor: it stays good when the supervisor itself is restarted.
+//! What changes something goes through the supervisor's mailbox and waits for the outcome; what only looks reads shared
+//! state, and answers whatever state the supervisor is in.
+
+use std::sync::Arc;
+
+use ractor::{ActorCell, ActorRef};
+use tokio::sync::oneshot;
+
+use crate::node::{ChildState, Kind, Node, TreeNode};
+use crate::spec::{ChildSpec, SpecError};
+use crate::supervisor::Msg;
+
+/// How a child's start went well.
+#[derive(Clone, Debug)]
+pub enum Started {
+    /// It is up.
+    Running {
+        /// Its id, which for a child of a [`DynamicSupervisor`](crate::DynamicSupervisor) the supervisor chose.
+        id: String,
+        /// Its first incarnation.
+        actor: ActorCell,
+    },
+    /// Its factory had nothing to run; see [`ChildSpec::optional`].
+    Ignore,
+}
+
+/// Why a request about a child was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChildError {
+    /// The supervisor has no such child.
+    #[error("there is no child with the id {0:?}")]
+    NotFound(String),
+    /// A child with this id runs; it was left alone.
+    #[error("the child {0:?} runs already")]
+    Running(String),
+    /// The child is waiting to be restarted; it was left alone.
+    #[error("the child {0:?} is being restarted")]
+    Restarting(String),
+    /// A child with this id is there and does not run: restart or delete it.
+    #[error("a child with the id {0:?} is there, and down: restart or delete it")]
+    AlreadyPresent(String),
+    /// The child did not start. One that was to be added is not there; one that was to be restarted is still down.
+    #[error("{path} did not start: {reason}")]
+    StartFailed {
+        /// The child, or the one below it that failed.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// The specification is refused; nothing was started.
+    #[error("the specification is refused: {0}")]
+    Refused(#[from] SpecError),
+    /// A dynamic supervisor has as many children as it may have, or a supervisor as many requests waiting.
+    #[error("the supervisor holds {0} already, and may hold no more; try again later")]
+    Full(usize),
+    /// The supervisor is down or on its way out: nothing was done.
+    #[error("the supervisor at {0} is down; nothing was done")]
+    Down(String),
+    /// The supervisor died in the middle: look at the tree for what came of it.
+    #[error("the supervisor at {0} died before it answered; it may have acted")]
+    Unknown(String),
+}
+
+/// How many children a supervisor has: OTP's `count_children`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Children, whether they run or not.
+    pub specs: usize,
+    /// Those that run.
+    pub active: usize,
+    /// Those that are supervisors, whether they run or not.
+    pub supervisors: usize,
+    /// Those that are not.
+    pub workers: usize,
+}
+
+/// The answer to one request.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, ChildError>>;
+
+/// A request, as the supervisor gets it.
+pub(crate) enum Control {
+    Start { spec: ChildSpec, reply: Reply<Started> },
+    Restart { id: String, reply: Reply<Started> },
+    Terminate { id: String, reply: Reply<()> },
+    Delete { id: String, reply: Reply<()> },
+    Spec { id: String, reply: Reply<ChildSpec> },
+}
+
+/// A supervisor's place in a tree. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SupervisorRef {
+    node: Arc<Node>,
+}
+
+impl SupervisorRef {
+    pub(crate) fn to(node: Arc<Node>) -> Option<SupervisorRef> {
+        (node.kind == Kind::Supervisor).then_some(SupervisorRef { node })
+    }
+
+    /// Adds a child, as the youngest, and starts it. It is lost when the supervisor itself is restarted, as in OTP.
+    ///
+    /// # Errors
+    /// See [`ChildError`]. A child that did not start is not there.
+    pub async fn start_child(&self, spec: ChildSpec) -> Result<Started, ChildError> {
+        self.ask(|reply| Control::Start { spec, reply }).await
+    }
+
+    /// Stops a child, by its own [`Shutdown`](crate::Shutdown), and leaves it down; a temporary one is forgotten. One
+    /// that is starting is called off, and one that waits to be restarted no longer does. A child that is down already
+    /// is no error. A restart of its group brings it back.
+    ///
+    /// # Errors
+    /// See [`ChildError`].
+    pub async fn terminate_child(&self, id: &str) -> Result<(), ChildError> {
+        self.ask(|reply| Control::Terminate { id: id.to_owned(), reply }).await
+    }
+
+    /// Starts a child that is down.
+    ///
+    /// # Errors
+    /// See [`ChildError`]. A failed start is not tried again, and does not count for the restart intensity.
+    pub async fn restart_child(&self, id: &str) -> Result<Started, ChildError> {
+        self.ask(|reply| Control::Restart { id: id.to_owned(), reply }).await
+    }
+
+    /// Forgets a child that is down.
+    ///
+    /// # Errors
+    /// See [`ChildError`].
+    pub async fn delete_child(&self, id: &str) -> Result<(), ChildError> {
+        self.ask(|reply| Control::Delete { id: id.to_owned(), reply }).await
+    }
+
+    /// The specification of a child. That of a temporary child which runs can no longer be started: what it was started
+    /// with is let go.
+    ///
+    /// # Errors
+    /// See [`ChildError`].
+    pub async fn get_childspec(&self, id: &str) -> Result<ChildSpec, ChildError> {
+        self.ask(|reply| Control::Spec { id: id.to_owned(), reply }).await
+    }
+
+    /// Its children, in start order, without those below them.
+    pub fn which_children(&self) -> Vec<TreeNode> {
+        self.node.children().iter().map(|child| child.look()).collect()
+    }
+
+    /// How many children it has.
+    pub fn count_children(&self) -> Counts {
+        let mut counts = Counts::default();
+        for child in self.node.children() {
+            let (kind, state) = child.kind_and_state();
+            counts.specs += 1;
+            counts.active += usize::from(matches!(state, ChildState::Running | ChildState::Stopping));
+            match kind {
+                Kind::Supervisor => counts.supervisors += 1,
+                Kind::Worker => counts.workers += 1,
+            }
+        }
+        counts
+    }
+
+    /// Its place.
+    pub fn path(&self) -> &str {
+        &self.node.path
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Control) -> Result<T, ChildError> {
+        let down = || ChildError::Down(self.node.path.clone());
+        let supervisor = ActorRef::<Msg>::from(self.node.cell().ok_or_else(down)?);
+        let (reply, answer) = oneshot::channel();
+        supervisor.send_message(Msg::Control(make(reply))).map_err(|_unsent| down())?;
+        answer.await.unwrap_or_else(|_died| Err(ChildError::Unknown(self.node.path.clone())))
+    }
+}

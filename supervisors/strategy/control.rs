@@ -1,0 +1,119 @@
+//! Requests about single children: OTP's `start_child`, `terminate_child`, `restart_child`, `delete_child`.
+//!
+//! Each is taken at once, refused at once, or has to wait its turn: while children are started or stopped in order, and
+//! while this child's own start or stop is under way. Only the end of a child that is starting is taken at any time, so
+//! that a start that hangs can be called off.
+
+use super::{Asked, Child, Effect, Machine, Outcome, Phase, Place, Slot, Terms, Then};
+
+/// What people ask of a child.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Request {
+    /// Make this a child, the youngest, and start it; answered by `Answer`.
+    Start(Place, Terms),
+    /// Start a child that is down; answered by `Answer`.
+    Restart(Place),
+    /// Stop a child and leave it down; answered by `Answer`.
+    Terminate(Place),
+    /// Forget a child that is down; done when it was taken.
+    Delete(Place),
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Not yet: ask again after the next event.
+    Later,
+    /// The child runs.
+    Running,
+    /// The child is waiting to be restarted.
+    Restarting,
+    /// There is such a child, and it is down.
+    Present,
+    /// The supervisor is on its way out.
+    Exiting,
+}
+
+impl Machine {
+    /// Takes a request, or says why not. Never both: a refusal changes nothing.
+    pub(crate) fn ask(&mut self, request: Request) -> Result<Vec<Effect>, Refusal> {
+        if matches!(self.phase, Phase::Stopping { then: Then::Exit(_), .. } | Phase::Done) {
+            return Err(Refusal::Exiting);
+        }
+        let calm = matches!(self.phase, Phase::Running);
+        match request {
+            Request::Terminate(i) if calm || self.is_coming_up(i) => self.terminate(i)?,
+            _ if !calm => return Err(Refusal::Later),
+            Request::Start(place, terms) => {
+                let child = Child { asked: Some(Asked::Start), ..Child::new(terms) };
+                let taken = self.children.insert(place, child);
+                assert!(taken.is_none(), "place {place} is used again");
+                self.start(place);
+            }
+            Request::Restart(i) => self.restart(i)?,
+            Request::Terminate(i) => self.terminate(i)?,
+            Request::Delete(i) => self.delete(i)?,
+        }
+        Ok(std::mem::take(&mut self.effects))
+    }
+
+    /// Why a child with the id of this one cannot be started.
+    pub(crate) fn already(&self, i: Place) -> Refusal {
+        match self.children[&i].slot {
+            _ if !matches!(self.phase, Phase::Running) => Refusal::Later,
+            Slot::Up(_) | Slot::Stuck => Refusal::Running,
+            Slot::Delayed => Refusal::Restarting,
+            Slot::Down => Refusal::Present,
+            Slot::Starting | Slot::Stopping => Refusal::Later,
+        }
+    }
+
+    fn is_coming_up(&self, i: Place) -> bool {
+        let coming = matches!(self.children[&i].slot, Slot::Starting | Slot::Delayed);
+        coming && !matches!(self.phase, Phase::Stopping { .. })
+    }
+
+    fn restart(&mut self, i: Place) -> Result<(), Refusal> {
+        match self.already(i) {
+            Refusal::Present => {
+                let child = self.child(i);
+                child.asked = Some(Asked::Restart);
+                child.delay_due = false;
+                self.start(i);
+                Ok(())
+            }
+            refusal => Err(refusal),
+        }
+    }
+
+    fn terminate(&mut self, i: Place) -> Result<(), Refusal> {
+        let child = self.child(i);
+        match child.slot {
+            Slot::Up(_) | Slot::Starting => {
+                child.slot = Slot::Stopping;
+                child.terminating = true;
+                self.effects.push(Effect::Stop { child: i, hurry: false });
+            }
+            Slot::Stopping => return Err(Refusal::Later),
+            Slot::Stuck => return Err(Refusal::Running),
+            Slot::Down | Slot::Delayed => {
+                child.slot = Slot::Down;
+                child.terminating = true;
+                self.answer(i, Outcome::Terminated);
+                self.forget_if_due(i);
+                self.turn_is_over(i);
+            }
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, i: Place) -> Result<(), Refusal> {
+        match self.already(i) {
+            Refusal::Present => {
+                self.forget(i);
+                Ok(())
+            }
+            refusal => Err(refusal),
+        }
+    }
+}
