@@ -76,6 +76,7 @@ compile_error!(
     "a supervisor restarts what panicked: build with panic = \"unwind\", abort would bypass every supervisor"
 );
 
+mod application;
 mod backoff;
 #[cfg(feature = "chaos")]
 mod chaos;
@@ -92,6 +93,9 @@ mod supervised;
 mod supervisor;
 mod tree;
 
+pub use application::{Application, ApplicationError, Ended, ExitPolicy, PhaseError, Running};
+#[cfg(feature = "signals")]
+pub use application::{Signals, Told};
 pub use backoff::Backoff;
 #[cfg(feature = "chaos")]
 pub use chaos::{Fault, NotThere};

@@ -186,6 +186,11 @@ impl Tree {
         if killed.is_empty() { Ok(()) } else { Err(StopError::Killed(killed)) }
     }
 
+    /// Someone has called [`Tree::stop`].
+    pub(crate) fn is_stopped_on_purpose(&self) -> bool {
+        self.root.stopping.load(Ordering::SeqCst)
+    }
+
     fn alive(&self) -> Vec<String> {
         let mut paths = self.root.node.live_below();
         if self.root.node.is_live() {
