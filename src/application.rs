@@ -35,7 +35,7 @@ use crate::verdict::Verdict;
 const ELDER_GRACE: Duration = Duration::from_millis(200);
 
 /// A node before it runs.
-pub(crate) struct Application {
+pub(crate) struct Parts {
     pub(crate) spec: SupervisorSpec,
     pub(crate) ledger: Ledger,
     pub(crate) verdict: Verdict,
@@ -48,7 +48,7 @@ pub(crate) fn build(
     config: &Config,
     validator: Option<Validator>,
     environment: Environment,
-) -> Result<Application, StartError> {
+) -> Result<Parts, StartError> {
     config.validate().map_err(StartError::new)?;
     let voters = config.voters().map_err(StartError::new)?;
     let id = NodeId(config.node.id);
@@ -158,7 +158,7 @@ pub(crate) fn build(
     #[cfg(not(feature = "grpc"))]
     drop(grpc_socket);
     let spec = SupervisorSpec::new(Strategy::OneForOne, supervision.root.into(), children);
-    Ok(Application { spec, ledger, verdict, grpc, peer })
+    Ok(Parts { spec, ledger, verdict, grpc, peer })
 }
 
 fn one_for_one(id: &str, intensity: crate::config::IntensityConfig, children: Vec<ChildSpec>) -> ChildSpec {

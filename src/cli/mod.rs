@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use converge_ledger::supervisors::Signals;
 
 use client::Client;
 pub(crate) use failure::{Failure, Kind};
@@ -67,6 +68,11 @@ struct Global {
     /// How long a call may take, retries included: 500ms, 10s, 2m.
     #[arg(long, global = true, default_value = "10s", value_parser = parse_duration)]
     timeout: Duration,
+}
+
+/// SIGTERM and SIGINT, from now on ours.
+fn signals() -> Result<Signals, Failure> {
+    Signals::install().map_err(|error| Failure::error(format!("cannot handle signals: {error}")))
 }
 
 impl Global {
