@@ -79,24 +79,30 @@ compile_error!(
 
 mod backoff;
 #[cfg(feature = "chaos")]
-mod chaos;
+pub mod chaos;
 mod exit;
 mod intensity;
+mod latch;
 mod minder;
 mod node;
+mod reports;
 mod service;
 mod spec;
 mod strategy;
 mod supervised;
 mod supervisor;
 mod tree;
+mod vitals;
 
 pub use backoff::Backoff;
 #[cfg(feature = "chaos")]
 pub use chaos::{Fault, NotThere};
 pub use intensity::Intensity;
+pub use latch::{Hold, Latch};
 pub use node::{ChildState, Kind, TreeNode, TreeSnapshot};
 pub use ractor;
+pub use reports::{News, Report, Reports, ReportsError};
 pub use service::{CallError, Service};
 pub use spec::{ChildSpec, Restart, Shutdown, Strategy, SupervisorSpec};
 pub use tree::{Escalated, StartError, StopError, Tree};
+pub use vitals::{Callback, Phase, SuspendError, Vitals};

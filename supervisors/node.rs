@@ -11,8 +11,10 @@ use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use crate::exit::Exit;
+use crate::reports::{Bus, News};
 use crate::spec::{Body, SupervisorSpec};
 use crate::strategy::Failure;
+use crate::vitals::{Pulse, Vitals};
 
 /// What a node of the tree is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub struct TreeNode {
     pub last_exit: Option<String>,
     /// Time since it came up, while it runs.
     pub uptime: Option<Duration>,
+    /// What it is doing.
+    pub vitals: Vitals,
 }
 
 /// A place in the tree.
@@ -73,6 +77,8 @@ pub(crate) struct Node {
     pub(crate) id: String,
     pub(crate) kind: Kind,
     pub(crate) children: Vec<Arc<Node>>,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) bus: Arc<Bus>,
     #[cfg(feature = "chaos")]
     pub(crate) trap: crate::chaos::Trap,
     /// Starts under way and actors not yet gone in this very place; more than one never lives at a time.
@@ -101,19 +107,19 @@ struct Facts {
 
 impl Node {
     /// Nodes for a supervisor and all below it.
-    pub(crate) fn supervisor(path: String, id: String, spec: &SupervisorSpec) -> Arc<Node> {
+    pub(crate) fn supervisor(path: String, id: String, spec: &SupervisorSpec, bus: &Arc<Bus>) -> Arc<Node> {
         let children = spec.children.iter().map(|child| {
             let path = format!("{path}/{}", child.id);
             match &child.body {
-                Body::Supervisor(spec) => Node::supervisor(path, child.id.clone(), spec),
-                Body::Worker(_) => Node::new(path, child.id.clone(), Kind::Worker, Vec::new()),
+                Body::Supervisor(spec) => Node::supervisor(path, child.id.clone(), spec, bus),
+                Body::Worker(_) => Node::new(path, child.id.clone(), Kind::Worker, Vec::new(), bus),
             }
         });
         let children = children.collect();
-        Node::new(path, id, Kind::Supervisor, children)
+        Node::new(path, id, Kind::Supervisor, children, bus)
     }
 
-    fn new(path: String, id: String, kind: Kind, children: Vec<Arc<Node>>) -> Arc<Node> {
+    fn new(path: String, id: String, kind: Kind, children: Vec<Arc<Node>>, bus: &Arc<Bus>) -> Arc<Node> {
         let facts = Facts {
             state: ChildState::Stopped,
             cell: None,
@@ -131,6 +137,8 @@ impl Node {
             id,
             kind,
             children,
+            pulse: Arc::new(Pulse::new()),
+            bus: Arc::clone(bus),
             #[cfg(feature = "chaos")]
             trap: crate::chaos::Trap::default(),
             live: watch::Sender::new(0),
@@ -148,6 +156,7 @@ impl Node {
     /// A new incarnation is about to start. The one before must be gone; this one is while [`Live`] exists.
     pub(crate) fn begin(self: &Arc<Self>) -> (Berth, Live) {
         let live = Live::board(self);
+        self.pulse.reset();
         let mut facts = self.facts();
         facts.incarnation += 1;
         facts.state = ChildState::Starting;
@@ -300,13 +309,19 @@ impl Node {
         self.children.iter().find_map(|child| child.find(path))
     }
 
-    /// This node and all below it.
-    pub(crate) fn snapshot(&self, nodes: &mut Vec<TreeNode>) {
+    /// Tells what happened to the current (or last) incarnation here.
+    pub(crate) fn tell(&self, news: News) {
+        let incarnation = self.facts().incarnation;
+        self.bus.tell(self, incarnation, news);
+    }
+
+    /// This node alone; `None` for one that is no longer part of the tree.
+    pub(crate) fn look(&self) -> Option<TreeNode> {
         let facts = self.facts();
         if facts.forgotten {
-            return;
+            return None;
         }
-        nodes.push(TreeNode {
+        Some(TreeNode {
             path: self.path.clone(),
             kind: self.kind,
             state: facts.state,
@@ -315,8 +330,14 @@ impl Node {
             restarts: facts.starts.saturating_sub(1),
             last_exit: facts.last_exit.clone(),
             uptime: facts.up_since.map(|at| at.elapsed()),
-        });
-        drop(facts);
+            vitals: self.pulse.look(),
+        })
+    }
+
+    /// This node and all below it.
+    pub(crate) fn snapshot(&self, nodes: &mut Vec<TreeNode>) {
+        let Some(node) = self.look() else { return };
+        nodes.push(node);
         for child in &self.children {
             child.snapshot(nodes);
         }

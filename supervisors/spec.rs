@@ -14,6 +14,7 @@ use tokio::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::intensity::Intensity;
+use crate::latch::Latch;
 use crate::node::Berth;
 use crate::service::{Service, SlotGuard};
 use crate::supervised::Supervised;
@@ -68,6 +69,7 @@ pub struct ChildSpec {
     pub(crate) shutdown: Shutdown,
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) backoff: Option<Backoff>,
+    pub(crate) latches: Vec<Latch>,
 }
 
 /// A supervisor: its children in start order, and what to do when one fails.
@@ -130,6 +132,7 @@ impl ChildSpec {
             shutdown: Shutdown::Infinity,
             start_timeout: None,
             backoff: None,
+            latches: Vec::new(),
         }
     }
 
@@ -162,6 +165,14 @@ impl ChildSpec {
         self
     }
 
+    /// Adds a latch: the child is gone, and may be started again, only when its task has ended and the latch is
+    /// released.
+    #[must_use]
+    pub fn latch(mut self, latch: &Latch) -> Self {
+        self.latches.push(latch.clone());
+        self
+    }
+
     /// The id, unique among its siblings.
     pub fn id(&self) -> &str {
         &self.id
@@ -175,7 +186,7 @@ impl ChildSpec {
         let make = Arc::new(make);
         let launch = move |berth: Berth, parent: ActorCell| -> Spawning {
             let make = Arc::clone(&make);
-            let slot = service.clone().map(SlotGuard::new);
+            let slot = service.clone().map(|service| SlotGuard::new(service, Arc::clone(&berth.node.pulse)));
             Box::pin(async move {
                 let (actor, arguments) = catch_unwind(AssertUnwindSafe(|| make()))
                     .map_err(|panic| SpawnErr::StartupFailed(panic_text(&*panic).into()))?;
@@ -191,6 +202,7 @@ impl ChildSpec {
             shutdown: Shutdown::Timeout(SHUTDOWN_TIMEOUT),
             start_timeout: Some(START_TIMEOUT),
             backoff: None,
+            latches: Vec::new(),
         }
     }
 }

@@ -14,8 +14,10 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::exit::{Exit, SHUTDOWN};
 use crate::minder::{AbortOnDrop, KILL_WAIT, Minder, Report};
 use crate::node::{Berth, Node};
+use crate::reports::News;
 use crate::spec::{ChildSpec, Shutdown, SupervisorSpec};
 use crate::strategy::{Effect, Event, Failure, Machine, Verdict};
+use crate::vitals::Callback;
 
 /// The actor; all it knows is in its state.
 pub(crate) struct Supervisor;
@@ -68,6 +70,8 @@ impl Actor for Supervisor {
     async fn pre_start(&self, myself: ActorRef<Msg>, setup: Setup) -> Result<State, ActorProcessingErr> {
         let Setup { spec, berth, boot } = setup;
         berth.claim(myself.get_cell());
+        #[cfg(feature = "chaos")]
+        berth.node.trap.supervises(spec.intensity);
         let terms = spec.children.iter().map(|child| (child.restart, child.backoff));
         let machine = Machine::new(spec.strategy, spec.intensity, terms);
         let posts = spec.children.iter().map(|_| Post::default()).collect();
@@ -80,12 +84,15 @@ impl Actor for Supervisor {
     }
 
     async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let node = Arc::clone(state.node());
+        let busy = node.pulse.enter(Callback::Handle);
         match msg {
             Msg::Report { child, incarnation, report } => state.reported(child, incarnation, report),
             Msg::Elapsed { child, ticket } => state.elapsed(child, ticket),
             Msg::Predecessor(Ok(())) => state.step(Event::Boot),
             Msg::Predecessor(Err(failure)) => state.exit(Verdict::StartFailed(failure)),
         }
+        busy.handled(false);
         Ok(())
     }
 
@@ -95,8 +102,13 @@ impl Actor for Supervisor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let node = Arc::clone(state.node());
+        let _busy = node.pulse.enter(Callback::HandleEvent);
         #[cfg(feature = "chaos")]
-        state.node().trap.spring();
+        {
+            node.trap.swallows(&event);
+            node.trap.event(&state.myself).await?;
+        }
         let exit = event.actor_id().zip(Exit::from_event(&event));
         // A worker's event carries nothing (see `supervised`); one of an actor that someone else linked here may carry a
         // state whose drop panics.
@@ -116,6 +128,8 @@ impl Actor for Supervisor {
     /// Reached without the machine being done when someone stopped this actor: its parent, in an ordered stop, or
     /// anyone who holds its cell.
     async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let node = Arc::clone(state.node());
+        let _busy = node.pulse.enter(Callback::PostStop);
         state.waiting = None;
         if !state.machine.is_done() {
             state.step(Event::Shutdown);
@@ -171,21 +185,21 @@ impl State {
     fn feed(&mut self, child: usize, report: Report) {
         let event = match report {
             Report::Started => {
-                let node = &self.node().children[child];
-                tracing::info!(path = %node.path, child = %node.id, incarnation = self.incarnation(child), "started");
+                self.tell(child, News::Started);
                 return self.step(Event::Started(child));
             }
             Report::StartFailed(failure) => {
-                self.log_failed_start(child, &failure);
+                let Failure { reason, path } = failure.clone();
+                self.tell(child, News::StartFailed { reason, at: path });
                 Event::StartFailed(child, failure)
             }
             Report::Gone(fallback) => {
                 let exit = self.posts[child].exit.take().unwrap_or(fallback);
-                self.log_exit(child, &exit);
+                self.tell(child, News::Exited { reason: exit.reason.clone(), normal: exit.normal });
                 Event::Gone(child, exit)
             }
             Report::Stuck(reason) => {
-                tracing::error!(path = %self.node().children[child].path, reason, "a killed child does not end");
+                self.tell(child, News::Stuck { reason: reason.clone() });
                 Event::Stuck(child, reason)
             }
         };
@@ -211,9 +225,9 @@ impl State {
             }
             Effect::Delay { child, attempt } => self.delay(child, attempt),
             Effect::Restarting { child, reason, in_window } => {
-                let node = &self.node().children[child];
-                node.restarting();
-                tracing::warn!(path = %node.path, child = %node.id, reason, in_window, "restarting");
+                self.node().children[child].restarting();
+                let allowed = self.spec.intensity.restarts as usize;
+                self.tell(child, News::Restarting { reason, in_window, allowed });
             }
             Effect::Forget(child) => self.node().children[child].forget(),
             Effect::Ready => {
@@ -261,15 +275,18 @@ impl State {
             child.stopped();
         }
         let (conclusion, reason) = match verdict {
-            Verdict::Shutdown => (Ok(()), SHUTDOWN.to_owned()),
+            Verdict::Shutdown => {
+                self.node().tell(News::Stopped);
+                (Ok(()), SHUTDOWN.to_owned())
+            }
             Verdict::StartFailed(failure) => {
                 let reason = format!("shutdown: {} did not start: {}", failure.path, failure.reason);
                 (Err(failure), reason)
             }
             Verdict::Escalated { child, reason } => {
-                let child = &self.node().children[child];
-                tracing::error!(path = %self.node().path, child = %child.id, reason, "giving up");
-                let failure = Failure { path: child.path.clone(), reason };
+                let failure = Failure { path: self.node().children[child].path.clone(), reason };
+                let news = News::GaveUp { child: failure.path.clone(), reason: failure.reason.clone() };
+                self.node().tell(news);
                 let reason = format!("shutdown: gave up on {}: {}", failure.path, failure.reason);
                 (Err(failure), reason)
             }
@@ -287,21 +304,8 @@ impl State {
         Failure { path: self.node().path.clone(), reason: reason.to_owned() }
     }
 
-    fn incarnation(&self, child: usize) -> u64 {
-        self.posts[child].minder.as_ref().map_or(0, |minder| minder.incarnation)
-    }
-
-    fn log_exit(&self, child: usize, exit: &Exit) {
-        let (node, incarnation) = (&self.node().children[child], self.incarnation(child));
-        if exit.normal {
-            tracing::info!(path = %node.path, child = %node.id, incarnation, reason = %exit.reason, "exited");
-        } else {
-            tracing::warn!(path = %node.path, child = %node.id, incarnation, reason = %exit.reason, "exited");
-        }
-    }
-
-    fn log_failed_start(&self, child: usize, failure: &Failure) {
-        let (node, incarnation) = (&self.node().children[child], self.incarnation(child));
-        tracing::warn!(path = %node.path, child = %node.id, incarnation, reason = %failure.reason, at = %failure.path, "did not start");
+    /// Tells what happened to a child.
+    fn tell(&self, child: usize, news: News) {
+        self.node().children[child].tell(news);
     }
 }

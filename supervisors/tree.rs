@@ -14,6 +14,7 @@ use tokio::time::{Duration, timeout};
 use crate::exit::{Exit, KILLED, SHUTDOWN};
 use crate::minder::{KILL_WAIT, describe};
 use crate::node::{Berth, Live, Node, TreeSnapshot};
+use crate::reports::{Bus, News};
 use crate::spec::{SupervisorSpec, check_id};
 use crate::strategy::Failure;
 use crate::supervisor::{Setup, Supervisor};
@@ -93,7 +94,7 @@ impl Tree {
 
     async fn launch(name: &str, spec: SupervisorSpec, parent: Option<ActorCell>) -> Result<Tree, StartError> {
         check_id(name).and_then(|()| spec.check(name)).map_err(StartError::Spec)?;
-        let node = Node::supervisor(name.to_owned(), name.to_owned(), &spec);
+        let node = Node::supervisor(name.to_owned(), name.to_owned(), &spec, &Arc::new(Bus::new()));
         let (berth, live) = node.begin();
         let (tell, boot) = oneshot::channel();
         let setup = Setup { spec: Arc::new(spec), berth: berth.clone(), boot: tell };
@@ -111,6 +112,7 @@ impl Tree {
             Ok(Ok(())) => {
                 guard.disarm();
                 root.node.running(root.incarnation);
+                root.node.tell(News::Started);
                 return Ok(Tree { root: Arc::new(root) });
             }
             Ok(Err(failure)) => failure,
@@ -132,11 +134,9 @@ impl Tree {
         self.root.node.find(path).and_then(Node::cell)
     }
 
-    #[cfg(feature = "chaos")]
-    pub(crate) fn arm(&self, path: &str) {
-        if let Some(node) = self.root.node.find(path) {
-            node.trap.arm();
-        }
+    /// The root's place.
+    pub(crate) fn root(&self) -> &Arc<Node> {
+        &self.root.node
     }
 
     /// Waits until nothing of the tree runs any more.
@@ -210,6 +210,7 @@ async fn keep(
         None | Some(Ok(())) => (Exit::from_reason(Some(SHUTDOWN.to_owned())), Ok(())),
     };
     node.ended(berth.incarnation, &exit);
+    node.tell(News::Exited { reason: exit.reason, normal: exit.normal });
     drop(live);
     publish.send_replace(Some(verdict));
 }
