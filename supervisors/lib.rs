@@ -79,12 +79,14 @@ compile_error!(
 mod application;
 mod backoff;
 #[cfg(feature = "chaos")]
-mod chaos;
+pub mod chaos;
 mod dynamic;
 mod exit;
 mod intensity;
+mod latch;
 mod minder;
 mod node;
+mod reports;
 mod requests;
 mod service;
 mod spec;
@@ -92,6 +94,7 @@ mod strategy;
 mod supervised;
 mod supervisor;
 mod tree;
+mod vitals;
 
 pub use application::{Application, ApplicationError, Ended, ExitPolicy, PhaseError, Running};
 #[cfg(feature = "signals")]
@@ -101,9 +104,12 @@ pub use backoff::Backoff;
 pub use chaos::{Fault, NotThere};
 pub use dynamic::{DynamicSupervisor, Template};
 pub use intensity::Intensity;
+pub use latch::{Hold, Latch};
 pub use node::{ChildState, Kind, TreeNode, TreeSnapshot};
 pub use ractor;
+pub use reports::{News, Report, Reports, ReportsError};
 pub use requests::{ChildError, Counts, Started, SupervisorRef};
 pub use service::{CallError, Service};
 pub use spec::{AutoShutdown, ChildSpec, Restart, Shutdown, SpecError, Strategy, SupervisorSpec};
 pub use tree::{Escalated, StartError, StopError, Tree};
+pub use vitals::{Callback, Phase, SuspendError, Vitals};
