@@ -69,6 +69,7 @@
 //! killed actor had spawned go on, so own them in something that ends them when dropped. The features `cluster` and
 //! `async-trait` of `ractor` change its traits and are not supported.
 
+#![doc = include_str!("guide.md")]
 #![forbid(unsafe_code)]
 
 #[cfg(panic = "abort")]
