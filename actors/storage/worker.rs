@@ -26,9 +26,6 @@ use super::recover::{self, BootOf, Failure, Opened};
 use super::shared::{Lane, Shared, WorkerAlive};
 use super::types::LogEntry;
 
-/// Committed log entries are applied in pieces of this size at start-up.
-const APPLY_BYTES: usize = 4 << 20;
-
 /// What recovery hands back: where the journal goes on.
 pub(crate) type Outcome = Result<Tip, Failure>;
 
@@ -156,7 +153,8 @@ impl Running {
             if applied >= commit {
                 break;
             }
-            let read = |txn: &redb::ReadTransaction| db_log(txn, applied.next(), commit.next(), APPLY_BYTES);
+            let bytes = shared.settings.apply_bytes;
+            let read = |txn: &redb::ReadTransaction| db_log(txn, applied.next(), commit.next(), bytes);
             let entries = shared.with_db(read).map_err(failure)?;
             apply_all(shared, lane, &entries).map_err(failure)?;
             if shared.overlay().bytes() >= shared.settings.commit_bytes {
