@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{LogIndex, Lsn, State};
+use converge_supervisors::Hold;
 use redb::Database;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -23,7 +24,7 @@ use super::journal::ring::Maker;
 use super::overlay::Generation;
 use super::read::{Trouble, db_log, redb_cause};
 use super::recover::{self, BootOf, Failure, Opened};
-use super::shared::{Lane, Shared, WorkerAlive};
+use super::shared::{Lane, Shared};
 use super::types::LogEntry;
 
 /// What recovery hands back: where the journal goes on.
@@ -43,7 +44,7 @@ pub(crate) struct Committer {
     lane: Arc<Lane>,
     phase: Phase,
     // Dropped last: the next incarnation starts after it.
-    _alive: Arc<WorkerAlive>,
+    _alive: Arc<Hold>,
 }
 
 impl Committer {
@@ -51,7 +52,7 @@ impl Committer {
         shared: Arc<Shared>,
         lane: Arc<Lane>,
         reply: oneshot::Sender<Outcome>,
-        alive: Arc<WorkerAlive>,
+        alive: Arc<Hold>,
     ) -> Committer {
         Committer { shared, lane, phase: Phase::Opening(Some(reply)), _alive: alive }
     }
