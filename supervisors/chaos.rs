@@ -4,15 +4,28 @@
 //! reaches each place of a tree by its path, without knowing its actor's messages, and takes the very way that a fault
 //! of the actor's own would.
 
+mod dice;
+mod endure;
 mod kind;
+mod monkey;
+mod observer;
+mod outcome;
+mod sweep;
+mod target;
 mod trap;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::time::Duration;
 
+pub use endure::{Endurance, almost_kill};
 pub use kind::{MessageKind, kind_of};
-pub(crate) use trap::Trap;
+pub use monkey::{Attached, Budget, Monkey, Trigger};
+pub use observer::{Orphan, Used};
+pub use outcome::{Hit, Outcome, Recovery};
+pub use sweep::{Point, Row, Sweep, Table, sweep_awaits};
+pub use target::Target;
 pub use trap::{Armed, At, Moment, Sprung};
+pub(crate) use trap::{Occasion, Trap};
 
 use crate::tree::Tree;
 use crate::vitals::Callback;

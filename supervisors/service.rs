@@ -82,8 +82,12 @@ impl<M: Message> Service<M> {
         self.slot.actor.borrow().as_ref().map(|holder| holder.actor.clone())
     }
 
-    fn holder(&self) -> Option<Holder<M>> {
-        self.slot.actor.borrow().clone()
+    /// Sends to whoever is there, without a clone: the lock is held for a send, which runs no code of the actor's.
+    fn offer(&self, msg: M) -> Result<(), Unsent<M>> {
+        match &*self.slot.actor.borrow() {
+            Some(holder) => send(holder, msg).map_err(|msg| Unsent { msg, refused: Some(holder.actor.get_id()) }),
+            None => Err(Unsent { msg, refused: None }),
+        }
     }
 
     /// Sends without waiting.
@@ -91,10 +95,7 @@ impl<M: Message> Service<M> {
     /// # Errors
     /// Gives the message back when nobody is there to take it.
     pub fn try_cast(&self, msg: M) -> Result<(), M> {
-        match self.holder() {
-            Some(holder) => send(&holder, msg),
-            None => Err(msg),
-        }
+        self.offer(msg).map_err(|unsent| unsent.msg)
     }
 
     /// Waits until the slot is filled; `None` when it is still empty at the deadline.
@@ -108,17 +109,10 @@ impl<M: Message> Service<M> {
     /// See [`CallError`]. A request that met a dying actor and came back unsent goes to its successor.
     pub async fn call<R>(&self, make: impl FnOnce(oneshot::Sender<R>) -> M, deadline: Instant) -> Result<R, CallError> {
         let (reply, answer) = oneshot::channel();
-        let mut msg = make(reply);
-        let mut refused = None;
-        loop {
+        let mut sent = self.offer(make(reply));
+        while let Err(Unsent { msg, refused }) = sent {
             let holder = self.other_than(refused, deadline).await.ok_or(CallError::NotSent)?;
-            match send(&holder, msg) {
-                Ok(()) => break,
-                Err(unsent) => {
-                    msg = unsent;
-                    refused = Some(holder.actor.get_id());
-                }
-            }
+            sent = send(&holder, msg).map_err(|msg| Unsent { msg, refused: Some(holder.actor.get_id()) });
         }
         receive(answer, deadline).await
     }
@@ -132,9 +126,8 @@ impl<M: Message> Service<M> {
         make: impl FnOnce(oneshot::Sender<R>) -> M,
         deadline: Instant,
     ) -> Result<R, CallError> {
-        let holder = self.holder().ok_or(CallError::NotSent)?;
         let (reply, answer) = oneshot::channel();
-        send(&holder, make(reply)).map_err(|_unsent| CallError::NotSent)?;
+        self.offer(make(reply)).map_err(|_unsent| CallError::NotSent)?;
         receive(answer, deadline).await
     }
 
@@ -165,6 +158,13 @@ impl<M: Message> Service<M> {
             own
         });
     }
+}
+
+/// A message that came back.
+struct Unsent<M> {
+    msg: M,
+    /// By this actor, if any was there.
+    refused: Option<ActorId>,
 }
 
 /// Sends, or gives the message back. A message for an actor that is stopping comes back too.

@@ -75,7 +75,10 @@ impl<A: Actor> Supervised<A> {
         F: Future<Output = Result<T, ActorProcessingErr>>,
     {
         #[cfg(feature = "chaos")]
-        let future = pin!(self.berth.node.trap.through(step.myself, (step.callback, step.kind), future));
+        let occasion =
+            crate::chaos::Occasion { incarnation: self.berth.incarnation, callback: step.callback, kind: step.kind };
+        #[cfg(feature = "chaos")]
+        let future = pin!(self.berth.node.trap.through(step.myself, occasion, future));
         self.pulse().enter(step.callback).run(future).await
     }
 }

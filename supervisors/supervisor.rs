@@ -187,7 +187,7 @@ impl Actor for Supervisor {
         #[cfg(feature = "chaos")]
         {
             node.trap.swallows(&event);
-            node.trap.event(&state.myself).await?;
+            node.trap.event(&state.myself, state.berth.incarnation).await?;
         }
         let exit = event.actor_id().zip(Exit::from_event(&event));
         // A worker's event carries nothing (see `supervised`); one of an actor that someone else linked here may carry a

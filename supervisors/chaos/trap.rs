@@ -4,7 +4,7 @@
 //! one counts how often the callback's future returns `Pending`, for only there can a kill land: after the n-th it acts,
 //! and the future is not polled again before that.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use std::task::Poll;
 
 use ractor::{ActorCell, ActorId, ActorProcessingErr, ActorRef, Message, SupervisionEvent};
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Fault, MessageKind};
 use crate::Callback;
@@ -57,30 +57,27 @@ impl Moment {
         Moment { callback: Some(callback), kind: None, skip: 0, at }
     }
 
-    fn is_of(&self, pass: &Pass) -> bool {
-        self.callback.is_none_or(|callback| callback == pass.callback)
-            && (self.kind.is_none() || self.kind == pass.kind)
+    fn is_of(&self, occasion: &Occasion) -> bool {
+        let callback = self.callback.is_none_or(|callback| callback == occasion.callback);
+        callback && (self.kind.is_none() || self.kind == occasion.kind)
     }
 }
 
 /// A trap has sprung.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sprung {
+    /// When.
+    pub at: Instant,
+    /// In this incarnation of the actor.
+    pub incarnation: u64,
     /// In this callback.
     pub callback: Callback,
     /// Of a message, its kind.
     pub kind: Option<MessageKind>,
 }
 
-/// What was seen of one kind of callback.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
-    /// Most times that one of them had to wait.
-    pub(crate) awaits: u32,
-}
-
-/// What was seen: by callback and kind of message.
-pub(crate) type Record = BTreeMap<(Callback, Option<MessageKind>), Seen>;
+/// Callbacks that were seen to begin, by kind of message.
+pub(crate) type Record = BTreeSet<(Callback, Option<MessageKind>)>;
 
 /// The traps of one place; clones are the same.
 #[derive(Clone, Debug, Default)]
@@ -112,10 +109,17 @@ struct Set {
     tell: oneshot::Sender<Sprung>,
 }
 
-/// One callback on its way through.
+/// A callback that is about to begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Occasion {
+    pub(crate) incarnation: u64,
+    pub(crate) callback: Callback,
+    pub(crate) kind: Option<MessageKind>,
+}
+
+/// One callback on its way through, and what is armed for it.
 struct Pass {
-    callback: Callback,
-    kind: Option<MessageKind>,
+    occasion: Occasion,
     points: Vec<(u64, At)>,
 }
 
@@ -135,7 +139,7 @@ impl Trap {
         }
         inner.armed.push(Set { token, moment, fault, tell });
         self.settle(&inner);
-        Armed { trap: self.clone(), token, sprung: Some(sprung) }
+        Armed { trap: self.clone(), token, sprung, told: None }
     }
 
     fn disarm(&self, token: u64) {
@@ -188,7 +192,7 @@ impl Trap {
     pub(crate) async fn through<T, F>(
         &self,
         myself: &ActorCell,
-        (callback, kind): (Callback, Option<MessageKind>),
+        occasion: Occasion,
         mut future: Pin<&mut F>,
     ) -> Result<T, ActorProcessingErr>
     where
@@ -197,7 +201,7 @@ impl Trap {
         if !self.is_busy() {
             return future.await;
         }
-        let pass = self.enter(callback, kind);
+        let pass = self.enter(occasion);
         self.act(myself, &pass, At::Start).await?;
         let mut awaits = 0;
         let result = loop {
@@ -213,25 +217,33 @@ impl Trap {
                 None => self.act(myself, &pass, At::Await(awaits)).await?,
             }
         };
-        self.saw(&pass, awaits);
         self.act(myself, &pass, At::End).await?;
         result
     }
 
     /// Runs what is armed for an event that a supervisor is about to handle.
-    pub(crate) async fn event<M: Message>(&self, myself: &ActorRef<M>) -> Result<(), ActorProcessingErr> {
+    pub(crate) async fn event<M: Message>(
+        &self,
+        myself: &ActorRef<M>,
+        incarnation: u64,
+    ) -> Result<(), ActorProcessingErr> {
         if !self.is_busy() {
             return Ok(());
         }
         let handled = pin!(async { Ok(()) });
-        self.through(&myself.get_cell(), (Callback::HandleEvent, None), handled).await
+        let occasion = Occasion { incarnation, callback: Callback::HandleEvent, kind: None };
+        self.through(&myself.get_cell(), occasion, handled).await
     }
 
     /// What is armed for a callback that begins.
-    fn enter(&self, callback: Callback, kind: Option<MessageKind>) -> Pass {
-        let mut pass = Pass { callback, kind, points: Vec::new() };
-        for set in &mut self.inner().armed {
-            if !set.moment.is_of(&pass) {
+    fn enter(&self, occasion: Occasion) -> Pass {
+        let mut pass = Pass { occasion, points: Vec::new() };
+        let mut inner = self.inner();
+        if let Some(record) = inner.record.as_mut().filter(|record| record.len() < RECORDED) {
+            record.insert((occasion.callback, occasion.kind));
+        }
+        for set in &mut inner.armed {
+            if !set.moment.is_of(&occasion) {
                 continue;
             }
             match set.moment.skip.checked_sub(1) {
@@ -240,16 +252,6 @@ impl Trap {
             }
         }
         pass
-    }
-
-    fn saw(&self, pass: &Pass, awaits: u32) {
-        let mut inner = self.inner();
-        let Some(record) = &mut inner.record else { return };
-        let key = (pass.callback, pass.kind);
-        if record.contains_key(&key) || record.len() < RECORDED {
-            let seen = record.entry(key).or_default();
-            seen.awaits = seen.awaits.max(awaits);
-        }
     }
 
     /// Does what is armed for this point, if it still is.
@@ -278,7 +280,8 @@ impl Trap {
         let place = inner.armed.iter().position(|set| set.token == token)?;
         let set = inner.armed.remove(place);
         self.settle(&inner);
-        let _ = set.tell.send(Sprung { callback: pass.callback, kind: pass.kind });
+        let Occasion { incarnation, callback, kind } = pass.occasion;
+        let _ = set.tell.send(Sprung { at: Instant::now(), incarnation, callback, kind });
         Some(set.fault)
     }
 
@@ -314,24 +317,26 @@ impl Pass {
 pub struct Armed {
     trap: Trap,
     token: u64,
-    sprung: Option<oneshot::Receiver<Sprung>>,
+    sprung: oneshot::Receiver<Sprung>,
+    told: Option<Sprung>,
 }
 
 impl Armed {
-    /// Waits until it springs; never, if another trap has replaced it.
+    /// Waits until it springs; for ever, if another trap has replaced it. Safe to be dropped half way.
     pub async fn sprung(&mut self) -> Sprung {
-        if let Some(sprung) = &mut self.sprung
-            && let Ok(sprung) = sprung.await
-        {
-            self.sprung = None;
-            return sprung;
+        if let Some(told) = self.told {
+            return told;
         }
-        pending().await
+        match (&mut self.sprung).await {
+            Ok(sprung) => *self.told.insert(sprung),
+            Err(_replaced) => pending().await,
+        }
     }
 
     /// Whether it has sprung.
     pub fn has_sprung(&mut self) -> Option<Sprung> {
-        self.sprung.as_mut().and_then(|sprung| sprung.try_recv().ok())
+        self.told = self.told.or_else(|| self.sprung.try_recv().ok());
+        self.told
     }
 
     /// Stays armed whatever becomes of this handle.
