@@ -341,14 +341,8 @@ impl Machine {
         }
         let child = self.child(i);
         if called_off || child.asked.is_some() {
-            let stillborn = child.asked == Some(Asked::Start);
             let outcome = if child.terminating { Outcome::Terminated } else { Outcome::Failed(failure) };
-            self.answer(i, outcome);
-            if stillborn {
-                self.forget(i);
-            } else {
-                self.forget_if_due(i);
-            }
+            self.told_down(i, outcome);
             self.turn_is_over(i);
             return self.stop_next();
         }
@@ -370,8 +364,7 @@ impl Machine {
         child.slot = Slot::Down;
         if stopped {
             if !self.comes_back(i) {
-                self.answer(i, Outcome::Terminated);
-                self.forget_if_due(i);
+                self.told_down(i, Outcome::Terminated);
             }
             self.turn_is_over(i);
             return self.stop_next();
@@ -404,15 +397,21 @@ impl Machine {
 
     /// A child has ended for good by itself.
     fn auto_shutdown(&mut self, significant: bool) {
-        let others = |machine: &Machine| {
-            let mut significant = machine.children.values().filter(|child| child.terms.significant);
-            significant.any(|child| child.slot != Slot::Down)
+        // Those that an ordered start is about to reach are down for a moment only.
+        let coming_from = match self.phase {
+            Phase::Starting { next } => next,
+            Phase::Stopping { from, then: Then::Start, .. } => from,
+            _ => NOBODY,
+        };
+        let others = |children: &BTreeMap<Place, Child>| {
+            let mut significant = children.iter().filter(|(_, child)| child.terms.significant);
+            significant.any(|(&place, child)| child.slot != Slot::Down || place >= coming_from)
         };
         let due = match self.rules.auto_shutdown {
             AutoShutdown::Never => false,
             _ if !significant => false,
             AutoShutdown::AnySignificant => true,
-            AutoShutdown::AllSignificant => !others(self),
+            AutoShutdown::AllSignificant => !others(&self.children),
         };
         if due {
             self.stop_all(NOBODY, Verdict::AutoShutdown);
@@ -563,8 +562,21 @@ impl Machine {
                 self.phase = Phase::Starting { next: from };
                 self.start_next();
             }
-            Phase::Stopping { then: Then::Exit(verdict), .. } => self.effects.push(Effect::Exit(verdict)),
+            Phase::Stopping { then: Then::Exit(verdict), .. } => {
+                self.refuse_starts();
+                self.effects.push(Effect::Exit(verdict));
+            }
             _ => unreachable!("checked above"),
+        }
+    }
+
+    /// Who waits for a start that the group was to make waits in vain.
+    fn refuse_starts(&mut self) {
+        let asked = self.children.iter().filter(|(_, child)| child.asked.is_some());
+        let asked: Vec<Place> = asked.map(|(&place, _)| place).collect();
+        for place in asked {
+            let reason = "its supervisor is on its way out".to_owned();
+            self.answer(place, Outcome::Failed(Failure { path: String::new(), reason }));
         }
     }
 
@@ -576,7 +588,9 @@ impl Machine {
 
     /// All children of a dynamic supervisor, in no order.
     fn stop_at_once(&mut self) {
-        self.children.retain(|_, child| !matches!(child.slot, Slot::Down | Slot::Delayed));
+        let delayed = self.children.iter().filter(|(_, child)| child.slot == Slot::Delayed);
+        let delayed: Vec<Place> = delayed.map(|(&place, _)| place).collect();
+        delayed.into_iter().for_each(|place| self.forget(place));
         for (&place, child) in &mut self.children {
             if matches!(child.slot, Slot::Up(_) | Slot::Starting) {
                 child.slot = Slot::Stopping;
@@ -591,6 +605,19 @@ impl Machine {
         let asked = child.asked.take().is_some();
         if std::mem::take(&mut child.terminating) || asked {
             self.effects.push(Effect::Answer(i, outcome));
+        }
+    }
+
+    /// It is down, as somebody wanted or was told. What `start_child` did not bring up is no child.
+    fn told_down(&mut self, i: Place, outcome: Outcome) {
+        let child = self.child(i);
+        child.failed_starts = 0; // whoever starts it next begins anew
+        let stillborn = child.asked == Some(Asked::Start);
+        self.answer(i, outcome);
+        if stillborn {
+            self.forget(i);
+        } else {
+            self.forget_if_due(i);
         }
     }
 

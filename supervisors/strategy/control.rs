@@ -43,6 +43,7 @@ impl Machine {
         let calm = matches!(self.phase, Phase::Running);
         match request {
             Request::Terminate(i) if calm || self.is_coming_up(i) => self.terminate(i)?,
+            Request::Restart(i) | Request::Delete(i) if self.is_retried(i) => return Err(Refusal::Restarting),
             _ if !calm => return Err(Refusal::Later),
             Request::Start(place, terms) => {
                 let child = Child { asked: Some(Asked::Start), ..Child::new(terms) };
@@ -60,12 +61,20 @@ impl Machine {
     /// Why a child with the id of this one cannot be started.
     pub(crate) fn already(&self, i: Place) -> Refusal {
         match self.children[&i].slot {
+            _ if self.is_retried(i) => Refusal::Restarting,
             _ if !matches!(self.phase, Phase::Running) => Refusal::Later,
             Slot::Up(_) | Slot::Stuck => Refusal::Running,
             Slot::Delayed => Refusal::Restarting,
             Slot::Down => Refusal::Present,
             Slot::Starting | Slot::Stopping => Refusal::Later,
         }
+    }
+
+    /// Its restart has failed and is tried again. That may go on for long without a quiet moment, so it is told at once,
+    /// as OTP tells it.
+    fn is_retried(&self, i: Place) -> bool {
+        let child = &self.children[&i];
+        child.failed_starts > 0 && child.asked.is_none() && !child.terminating
     }
 
     fn is_coming_up(&self, i: Place) -> bool {
@@ -99,8 +108,7 @@ impl Machine {
             Slot::Down | Slot::Delayed => {
                 child.slot = Slot::Down;
                 child.terminating = true;
-                self.answer(i, Outcome::Terminated);
-                self.forget_if_due(i);
+                self.told_down(i, Outcome::Terminated);
                 self.turn_is_over(i);
             }
         }

@@ -1,6 +1,9 @@
 //! The machine alone: scripts for what it decides, and a random world for what it must never do.
 
-use proptest::prelude::*;
+mod requests;
+mod significant;
+mod world;
+
 use tokio::time::Duration;
 
 use super::*;
@@ -32,6 +35,19 @@ fn running(strategy: Strategy, restarts: u32, count: usize) -> Machine {
         assert_eq!(machine.step(now, Event::Started(i)), [next]);
     }
     machine
+}
+
+/// All are up: the rest is about what comes after.
+fn booted(rules: Rules, terms: &[Terms]) -> Machine {
+    let mut machine = Machine::new(rules, terms.iter().copied());
+    machine.now(Event::Boot);
+    (0..terms.len()).for_each(|i| drop(machine.now(Event::Started(i))));
+    assert!(matches!(machine.phase, Phase::Running), "{machine:?}");
+    machine
+}
+
+fn normal() -> Exit {
+    Exit::from_reason(None)
 }
 
 fn crash() -> Exit {
@@ -173,8 +189,7 @@ fn transient_and_temporary_children() {
     let mut m = machine(Strategy::OneForAll, 3, &[Restart::Transient, Restart::Temporary, Restart::Permanent]);
     m.now(Event::Boot);
     (0..3).for_each(|i| drop(m.now(Event::Started(i))));
-    let normal = Exit::from_reason(None);
-    assert_eq!(m.now(Event::Gone(0, normal)), [], "a transient child may end normally");
+    assert_eq!(m.now(Event::Gone(0, normal())), [], "a transient child may end normally");
     assert_eq!(m.now(Event::Gone(2, crash())), [restarting(2, 1), stop(1, true)]);
     assert_eq!(m.now(Event::Gone(1, crash())), [Effect::Forget(1), Effect::Start(0)], "the group restart revives it");
     assert_eq!(m.now(Event::Started(0)), [Effect::Start(2)], "and leaves the temporary one out");
@@ -214,222 +229,4 @@ fn backoff_delays_restarts_and_resets_after_a_steady_run() {
     assert_eq!(m.step(now, Event::Gone(0, crash()))[1], Effect::Delay { child: 0, attempt: 0 });
     assert_eq!(m.step(now, Event::Shutdown), [Effect::Exit(Verdict::Shutdown)], "nothing is there to be stopped");
     assert_eq!(m.step(now, Event::Elapsed(0)), []);
-}
-
-/// What really is, as opposed to what the machine believes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Really {
-    Absent,
-    Delayed,
-    Starting,
-    Up,
-    /// Dead or dying; `Gone` is still to come.
-    Dying {
-        normal: bool,
-    },
-    /// A `Stop` is out; it was called off before it was up, or not.
-    Stopping {
-        was_up: bool,
-    },
-}
-
-impl Really {
-    fn is_there(self) -> bool {
-        !matches!(self, Really::Absent | Really::Delayed)
-    }
-}
-
-struct World {
-    machine: Machine,
-    strategy: Strategy,
-    terms: Vec<Terms>,
-    children: Vec<Really>,
-    ever_up: Vec<bool>,
-    retired: Vec<bool>,
-    ready: bool,
-    exited: bool,
-}
-
-impl World {
-    fn new(strategy: Strategy, intensity: Intensity, terms: Vec<Terms>) -> World {
-        let n = terms.len();
-        let machine = Machine::new(rules(strategy, intensity), terms.iter().copied());
-        World {
-            machine,
-            strategy,
-            terms,
-            children: vec![Really::Absent; n],
-            ever_up: vec![false; n],
-            retired: vec![false; n],
-            ready: false,
-            exited: false,
-        }
-    }
-
-    fn step(&mut self, event: Event) {
-        assert!(!self.exited, "no event may matter after the exit");
-        for effect in self.machine.step(Instant::now(), event) {
-            self.perform(effect);
-        }
-        let stopping = self.children.iter().filter(|child| matches!(child, Really::Stopping { .. })).count();
-        assert!(stopping <= 1, "one stop at a time");
-    }
-
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Start(i) => {
-                assert!(!self.children[i].is_there(), "{i} is started while it is there");
-                assert!(!self.retired[i], "{i} is a temporary child that ended");
-                let boot = !self.ever_up[i];
-                let ordered = boot || self.strategy != Strategy::OneForOne;
-                if ordered {
-                    assert!(
-                        !self.children[i + 1..].iter().any(|child| child.is_there()),
-                        "{i} starts under its juniors"
-                    );
-                }
-                if boot {
-                    assert!(
-                        (0..i).all(|elder| self.ever_up[elder] || self.retired[elder]),
-                        "{i} starts before its elders"
-                    );
-                }
-                self.children[i] = Really::Starting;
-            }
-            Effect::Stop { child, .. } => {
-                let later = &self.children[child + 1..];
-                let leaving = |really: &Really| matches!(really, Really::Dying { .. }) || !really.is_there();
-                assert!(later.iter().all(leaving), "{child} is stopped before its juniors: {later:?}");
-                self.children[child] = match self.children[child] {
-                    Really::Starting => Really::Stopping { was_up: false },
-                    Really::Up | Really::Dying { .. } => Really::Stopping { was_up: true },
-                    other => panic!("a stop for {child}, which is {other:?}"),
-                };
-            }
-            Effect::Delay { child, .. } => {
-                assert!(!self.children[child].is_there());
-                self.children[child] = Really::Delayed;
-            }
-            Effect::Forget(i) => {
-                assert_eq!(self.terms[i].restart, Restart::Temporary);
-                self.retired[i] = true;
-            }
-            Effect::Ready => self.ready = true,
-            Effect::Restarting { .. } => {}
-            Effect::Answer(..) => panic!("nobody asked"),
-            Effect::Exit(_) => {
-                assert!(!self.children.iter().any(|child| child.is_there()), "exit with children: {:?}", self.children);
-                self.exited = true;
-            }
-        }
-    }
-
-    /// Lets something happen to one child.
-    fn poke(&mut self, i: usize, fail: bool, normal: bool) {
-        let event = match self.children[i] {
-            Really::Absent => return,
-            Really::Up => {
-                self.children[i] = Really::Dying { normal };
-                return;
-            }
-            Really::Delayed => Event::Elapsed(i),
-            Really::Starting if fail && self.ever_up[i] => Event::StartFailed(i, no_start()),
-            Really::Starting => Event::Started(i),
-            Really::Dying { normal } => Event::Gone(i, Exit { reason: "end".into(), normal }),
-            Really::Stopping { was_up: false } => Event::StartFailed(i, no_start()),
-            Really::Stopping { was_up: true } => Event::Gone(i, crash()),
-        };
-        self.children[i] = match event {
-            Event::Started(_) => {
-                self.ever_up[i] = true;
-                Really::Up
-            }
-            _ => Really::Absent,
-        };
-        self.step(event);
-    }
-
-    /// Answers everything that is out, favourably.
-    fn settle(&mut self) {
-        for _ in 0..10_000 {
-            let busy = |really: &Really| !matches!(really, Really::Absent | Really::Up);
-            let Some(i) = self.children.iter().position(busy) else { return };
-            self.poke(i, false, false);
-            if self.exited {
-                return;
-            }
-        }
-        panic!("it does not settle: {:?}", self.machine);
-    }
-}
-
-fn terms() -> impl proptest::strategy::Strategy<Value = Vec<Terms>> {
-    let restart = prop_oneof![
-        4 => Just(Restart::Permanent),
-        1 => Just(Restart::Transient),
-        1 => Just(Restart::Temporary),
-    ];
-    let backoff = prop_oneof![3 => Just(None), 1 => Just(Some(BACKOFF))];
-    use proptest::strategy::Strategy as _;
-    let children = (restart, backoff).prop_map(|(restart, backoff)| term(restart, backoff));
-    prop::collection::vec(children, 1..6)
-}
-
-fn strategies() -> impl proptest::strategy::Strategy<Value = Strategy> {
-    prop_oneof![Just(Strategy::OneForOne), Just(Strategy::OneForAll), Just(Strategy::RestForOne)]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Whatever dies whenever: order is respected, nothing runs twice, and in the end all that must run does.
-    #[test]
-    fn gets_whole_again(
-        strategy in strategies(),
-        terms in terms(),
-        pokes in prop::collection::vec((0usize..6, any::<bool>(), any::<bool>()), 0..60),
-    ) {
-        let mut world = World::new(strategy, LAX, terms);
-        world.step(Event::Boot);
-        for (i, fail, normal) in pokes {
-            let i = i % world.children.len();
-            world.poke(i, fail, normal);
-        }
-        world.settle();
-        prop_assert!(world.ready && !world.exited);
-        prop_assert!(matches!(world.machine.phase, Phase::Running), "{:?}", world.machine);
-        for (i, terms) in world.terms.iter().enumerate() {
-            if terms.restart == Restart::Permanent {
-                prop_assert_eq!(world.children[i], Really::Up);
-            }
-        }
-    }
-
-    /// A shutdown at any moment ends with nothing left.
-    #[test]
-    fn stops_from_anywhere(
-        strategy in strategies(),
-        terms in terms(),
-        restarts in 0u32..4,
-        pokes in prop::collection::vec((0usize..6, any::<bool>(), any::<bool>()), 0..40),
-    ) {
-        let intensity = Intensity { restarts, period: Duration::from_secs(3600) };
-        let mut world = World::new(strategy, intensity, terms);
-        world.step(Event::Boot);
-        for (i, fail, normal) in pokes {
-            if !world.exited {
-                let i = i % world.children.len();
-                world.poke(i, fail, normal);
-            }
-        }
-        if !world.exited {
-            world.step(Event::Shutdown);
-        }
-        for _ in 0..100 {
-            let there = world.children.iter().rposition(|child| child.is_there());
-            let Some(i) = there.filter(|_| !world.exited) else { break };
-            world.poke(i, false, false);
-        }
-        prop_assert!(world.exited, "{:?}", world.machine);
-    }
 }

@@ -1,0 +1,89 @@
+//! Significant children and the supervisor's shutdown because of them.
+
+use super::*;
+
+fn with(strategy: Strategy, auto_shutdown: AutoShutdown) -> Rules {
+    Rules { auto_shutdown, ..rules(strategy, LAX) }
+}
+
+fn significant(restart: Restart) -> Terms {
+    Terms { significant: true, ..term(restart, None) }
+}
+
+fn bystander() -> Terms {
+    term(Restart::Permanent, None)
+}
+
+#[test]
+fn any_of_them_is_enough() {
+    let terms = [bystander(), significant(Restart::Transient), significant(Restart::Temporary)];
+    let mut m = booted(with(Strategy::OneForOne, AutoShutdown::AnySignificant), &terms);
+    assert_eq!(m.now(Event::Gone(1, normal())), [stop(2, false)]);
+    assert_eq!(m.now(Event::Gone(2, crash())), [Effect::Forget(2), stop(0, false)]);
+    assert_eq!(m.now(Event::Gone(0, crash())), [Effect::Exit(Verdict::AutoShutdown)]);
+}
+
+#[test]
+fn the_last_of_them_is_needed() {
+    let terms = [significant(Restart::Temporary), significant(Restart::Transient), significant(Restart::Transient)];
+    let mut m = booted(with(Strategy::OneForOne, AutoShutdown::AllSignificant), &terms);
+    assert_eq!(m.now(Event::Gone(0, crash())), [Effect::Forget(0)], "a temporary one may end as it likes");
+    assert_eq!(m.now(Event::Gone(1, crash())), [restarting(1, 1), Effect::Start(1)], "that was not for good");
+    assert_eq!(m.now(Event::Gone(2, normal())), [], "1 is coming up");
+    m.now(Event::Started(1));
+    assert_eq!(m.now(Event::Gone(1, normal())), [Effect::Exit(Verdict::AutoShutdown)]);
+}
+
+#[test]
+fn one_that_is_terminated_or_stopped_with_its_group_does_not_count() {
+    for auto_shutdown in [AutoShutdown::AnySignificant, AutoShutdown::AllSignificant] {
+        let terms = [bystander(), significant(Restart::Temporary), significant(Restart::Temporary)];
+        let mut m = booted(with(Strategy::OneForAll, auto_shutdown), &terms);
+        m.ask(Request::Terminate(1)).unwrap();
+        assert_eq!(m.now(Event::Gone(1, crash())).len(), 2, "an answer, and it is forgotten");
+        m.now(Event::Gone(0, crash()));
+        assert_eq!(m.now(Event::Gone(2, normal())), [Effect::Forget(2), Effect::Start(0)]);
+        assert_eq!(m.now(Event::Started(0)), []);
+        assert!(matches!(m.phase, Phase::Running));
+    }
+}
+
+#[test]
+fn one_whose_start_is_ignored_does_not_count() {
+    let terms = [significant(Restart::Transient), significant(Restart::Temporary)];
+    let mut m = Machine::new(with(Strategy::OneForOne, AutoShutdown::AnySignificant), terms);
+    m.now(Event::Boot);
+    m.now(Event::Ignored(0));
+    assert_eq!(m.now(Event::Ignored(1)), [Effect::Forget(1), Effect::Ready]);
+}
+
+/// OTP hears of an exit only when all are up, so for it those that are about to be started run already.
+#[test]
+fn those_that_are_about_to_be_started_are_not_down() {
+    let terms = [significant(Restart::Transient), bystander(), significant(Restart::Transient)];
+    let all = with(Strategy::RestForOne, AutoShutdown::AllSignificant);
+
+    let mut m = Machine::new(all, terms);
+    m.now(Event::Boot);
+    m.now(Event::Started(0));
+    assert_eq!(m.now(Event::Gone(0, normal())), [], "at boot");
+    assert_eq!(m.now(Event::Started(1)), [Effect::Start(2)]);
+
+    let mut m = booted(all, &terms);
+    assert_eq!(m.now(Event::Gone(1, crash())), [restarting(1, 1), stop(2, true)]);
+    assert_eq!(m.now(Event::Gone(2, crash())), [Effect::Start(1)]);
+    assert_eq!(m.now(Event::Gone(0, normal())), [], "in a restart of the group");
+    assert_eq!(m.now(Event::Started(1)), [Effect::Start(2)]);
+    assert_eq!(m.now(Event::Started(2)), []);
+    assert_eq!(m.now(Event::Gone(2, normal()))[..], [stop(1, false)], "now it is the last");
+}
+
+#[test]
+fn a_group_that_is_being_stopped_comes_back_too() {
+    let terms = [significant(Restart::Transient), bystander(), bystander(), significant(Restart::Transient)];
+    let mut m = booted(with(Strategy::RestForOne, AutoShutdown::AllSignificant), &terms);
+    assert_eq!(m.now(Event::Gone(1, crash())), [restarting(1, 1), stop(3, true)]);
+    assert_eq!(m.now(Event::Gone(3, crash())), [stop(2, true)]);
+    assert_eq!(m.now(Event::Gone(0, normal())), [], "3 is down, but not for good");
+    assert_eq!(m.now(Event::Gone(2, crash())), [Effect::Start(1)]);
+}
