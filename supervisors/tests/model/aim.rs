@@ -1,0 +1,252 @@
+//! Random scripts, for proptest.
+//!
+//! What proptest draws and shrinks is a [`Draft`]: shapes and numbers, any of which is fine. A draft becomes a script by
+//! naming the children and by aiming each step at something that the model says is there, so that few steps hit nothing.
+//! The model chooses what is tried, never what is expected.
+
+use proptest::collection::vec;
+use proptest::option::weighted;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::Union;
+
+use super::otp::{Known, Otp, ROOT};
+use super::script::{Auto, Body, Child, Outcome, Restart, Script, Step, Strategy as Group, Sup, Why, split};
+
+/// What scripts are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    /// `Ignore`, `auto_shutdown` and the four calls.
+    pub calls: bool,
+    /// Time goes by.
+    pub time: bool,
+    pub steps: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Draft {
+    root: Shape,
+    blows: Vec<Blow>,
+}
+
+/// A child, or with `supervisor` one with children.
+#[derive(Clone, Debug)]
+struct Shape {
+    restart: Restart,
+    significant: bool,
+    brutal: bool,
+    starts: Vec<Outcome>,
+    supervisor: Option<Box<Flags>>,
+    children: Vec<Shape>,
+}
+
+#[derive(Clone, Debug)]
+struct Flags {
+    strategy: Group,
+    intensity: usize,
+    period: u64,
+    auto: Auto,
+}
+
+/// A step that has no target yet.
+#[derive(Clone, Debug)]
+enum Blow {
+    Exit(usize, Why),
+    Call(usize, Call, Stray),
+    Start(usize, Shape, Stray),
+    Pass(u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    Terminate,
+    Restart,
+    Delete,
+}
+
+/// How well a call is aimed.
+#[derive(Clone, Copy, Debug)]
+enum Stray {
+    /// At what it is meant for: a child that runs not for a restart, say.
+    Not,
+    /// At any child.
+    Some,
+    /// At a child that is not there.
+    Wide,
+}
+
+/// Random scripts; a failing one is shrunk.
+pub fn scripts(range: Range) -> impl Strategy<Value = Script> {
+    drafts(range).prop_map(|draft| script(&draft))
+}
+
+fn drafts(range: Range) -> impl Strategy<Value = Draft> {
+    let root = (flags(range), vec(shapes(range), 1..5)).prop_map(|(flags, children)| Shape {
+        restart: Restart::Permanent,
+        significant: false,
+        brutal: false,
+        starts: Vec::new(),
+        supervisor: Some(Box::new(flags)),
+        children,
+    });
+    (root, vec(blows(range), 1..range.steps)).prop_map(|(root, blows)| Draft { root, blows })
+}
+
+fn flags(range: Range) -> impl Strategy<Value = Flags> {
+    let strategy = select(&[Group::OneForOne, Group::OneForAll, Group::RestForOne][..]);
+    // Never a sum of the pauses below: whether the very end of a period belongs to it is for a test of its own.
+    let periods = if range.time { &[10, 3600][..] } else { &[3600][..] };
+    let autos = if range.calls { &[Auto::Never, Auto::Any, Auto::All][..] } else { &[Auto::Never][..] };
+    (strategy, prop_oneof![Just(0usize), 1usize..4, Just(6)], select(periods), select(autos))
+        .prop_map(|(strategy, intensity, period, auto)| Flags { strategy, intensity, period, auto })
+}
+
+fn shapes(range: Range) -> impl Strategy<Value = Shape> {
+    worker(range).prop_recursive(2, 8, 3, move |inner| {
+        (worker(range), flags(range), vec(inner, 0..4)).prop_map(|(worker, flags, children)| Shape {
+            supervisor: Some(Box::new(flags)),
+            children,
+            ..worker
+        })
+    })
+}
+
+fn worker(range: Range) -> impl Strategy<Value = Shape> {
+    let restart = select(&[Restart::Permanent, Restart::Permanent, Restart::Transient, Restart::Temporary][..]);
+    (restart, any::<bool>(), weighted(0.2, Just(())), starts(range)).prop_map(
+        |(restart, significant, brutal, starts)| Shape {
+            restart,
+            significant,
+            brutal: brutal.is_some(),
+            starts,
+            supervisor: None,
+            children: Vec::new(),
+        },
+    )
+}
+
+/// First starts mostly go well, or there would be few trees.
+fn starts(range: Range) -> impl Strategy<Value = Vec<Outcome>> {
+    let odd = if range.calls { &[Outcome::Fail, Outcome::Ignore][..] } else { &[Outcome::Fail][..] };
+    let first = prop_oneof![30 => Just(Outcome::Up), 1 => select(odd)];
+    let later = prop_oneof![3 => Just(Outcome::Up), 1 => select(odd)];
+    (first, vec(later, 0..5)).prop_map(|(first, later)| std::iter::once(first).chain(later).collect())
+}
+
+fn blows(range: Range) -> impl Strategy<Value = Blow> {
+    let why =
+        select(&[Why::Normal, Why::Shutdown, Why::ShutdownTerm, Why::Abnormal, Why::Odd, Why::Kill, Why::Kill][..]);
+    let call = select(&[Call::Terminate, Call::Terminate, Call::Restart, Call::Delete][..]);
+    let stray = || prop_oneof![12 => Just(Stray::Not), 3 => Just(Stray::Some), 1 => Just(Stray::Wide)];
+    let mut blows = vec![(5, (any::<usize>(), why).prop_map(|(target, why)| Blow::Exit(target, why)).boxed())];
+    if range.time {
+        blows.push((1, select(&[4, 7, 11][..]).prop_map(Blow::Pass).boxed()));
+    }
+    if range.calls {
+        let calls = (any::<usize>(), call, stray()).prop_map(|(target, call, stray)| Blow::Call(target, call, stray));
+        let starts =
+            (any::<usize>(), shapes(range), stray()).prop_map(|(target, shape, stray)| Blow::Start(target, shape, stray));
+        blows.extend([(4, calls.boxed()), (1, starts.boxed())]);
+    }
+    Union::new_weighted(blows)
+}
+
+/// The script of a draft. It ends when nothing is left of the tree, and else by stopping it.
+fn script(draft: &Draft) -> Script {
+    let mut names = Names { keys: 0, added: 0 };
+    let root = names.supervisor(&draft.root);
+    let (mut otp, _) = Otp::start(&root);
+    let mut steps = Vec::new();
+    for blow in &draft.blows {
+        if let Some(step) = names.aim(blow, &otp) {
+            otp.step(&step);
+            steps.push(step);
+        }
+    }
+    if !otp.is_over() {
+        steps.push(Step::Stop);
+    }
+    Script { root, steps }
+}
+
+struct Names {
+    keys: u32,
+    /// Children added by calls.
+    added: usize,
+}
+
+impl Names {
+    fn supervisor(&mut self, shape: &Shape) -> Sup {
+        let flags = shape.supervisor.as_ref().expect("a supervisor");
+        let children = shape.children.iter().zip('a'..).map(|(shape, id)| self.child(id.to_string(), shape, flags.auto));
+        let children = children.collect();
+        let Flags { strategy, intensity, period, auto } = **flags;
+        Sup { strategy, intensity, period, auto, children }
+    }
+
+    /// A child that is legal under such a supervisor.
+    fn child(&mut self, id: String, shape: &Shape, auto: Auto) -> Child {
+        let significant = shape.significant && auto != Auto::Never && shape.restart != Restart::Permanent;
+        let body = match &shape.supervisor {
+            Some(_) => Body::Supervisor(self.supervisor(shape)),
+            None => {
+                self.keys += 1;
+                Body::Worker { key: self.keys, brutal: shape.brutal, starts: shape.starts.clone() }
+            }
+        };
+        Child { id, restart: shape.restart, significant, body }
+    }
+
+    fn aim(&mut self, blow: &Blow, otp: &Otp) -> Option<Step> {
+        if otp.is_over() {
+            return None;
+        }
+        let known = otp.known();
+        match blow {
+            Blow::Pass(seconds) => Some(Step::Pass(*seconds)),
+            Blow::Exit(target, why) => {
+                let path = pick(*target, known.iter().filter(|child| child.up))?;
+                Some(Step::Exit(path, *why))
+            }
+            Blow::Call(target, call, stray) => {
+                let idle = known.iter().filter(|child| !child.up);
+                let path = match (stray, call) {
+                    (Stray::Not, Call::Restart | Call::Delete) => pick(*target, idle)?,
+                    (Stray::Not | Stray::Some, _) => pick(*target, known.iter())?,
+                    (Stray::Wide, _) => format!("{}/zz", split(&pick(*target, known.iter())?).0),
+                };
+                Some(match call {
+                    Call::Terminate => Step::Terminate(path),
+                    Call::Restart => Step::Restart(path),
+                    Call::Delete => Step::Delete(path),
+                })
+            }
+            Blow::Start(target, shape, stray) => Some(self.start(*target, shape, *stray, &known)),
+        }
+    }
+
+    fn start(&mut self, target: usize, shape: &Shape, stray: Stray, known: &[Known]) -> Step {
+        let root = Known { path: ROOT.to_owned(), up: true, supervisor: true };
+        let supervisors = || known.iter().chain([&root]).filter(|child| child.up && child.supervisor);
+        let parent = pick(target, supervisors()).expect("the root");
+        let sibling = pick(target / 7, known.iter().filter(|child| split(&child.path).0 == parent));
+        let id = match (stray, sibling) {
+            (Stray::Some | Stray::Wide, Some(sibling)) => split(&sibling).1.to_owned(),
+            _ => {
+                self.added += 1;
+                format!("s{}", self.added)
+            }
+        };
+        // Legal only where automatic shutdown is on: what the supervisor says to the others is part of the script.
+        let mut child = self.child(id, shape, Auto::Any);
+        if matches!(stray, Stray::Not) && target % 3 > 0 {
+            child.significant = false;
+        }
+        Step::Start(parent, child)
+    }
+}
+
+fn pick<'a>(target: usize, among: impl Iterator<Item = &'a Known>) -> Option<String> {
+    let among: Vec<_> = among.collect();
+    (!among.is_empty()).then(|| among[target % among.len()].path.clone())
+}

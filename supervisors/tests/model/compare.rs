@@ -1,0 +1,64 @@
+//! Two accounts side by side.
+
+use super::script::{Script, Step, Why};
+use super::{Account, Record};
+
+/// Whose account is set beside the model's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Teller {
+    Erlang,
+    /// A supervisor of the kit is an actor that no test can look into: its own starts and ends do not appear among the
+    /// events, only in the view (`new`).
+    Kit,
+}
+
+/// The first step whose records differ, in words.
+pub fn difference(script: &Script, model: &Account, told: &Account, teller: Teller) -> Option<String> {
+    for (i, expected) in model.iter().enumerate() {
+        let (step, before) = (i.checked_sub(1).map(|i| &script.steps[i]), i.checked_sub(1).map(|i| &model[i]));
+        let expected = adapt(expected, step, before, teller);
+        let Some(found) = told.get(i) else {
+            return Some(format!("no record of step {i}, {step:?}"));
+        };
+        let found = adapt(found, step, before, teller);
+        if expected != found {
+            return Some(format!("step {i}, {step:?}\nby OTP's rules: {expected:#?}\n{teller:?}: {found:#?}"));
+        }
+    }
+    (told.len() > model.len()).then(|| format!("{} records instead of {}", told.len(), model.len()))
+}
+
+fn adapt(record: &Record, step: Option<&Step>, before: Option<&Record>, teller: Teller) -> Record {
+    let mut record = record.clone();
+    if let (Some(Step::Exit(path, Why::Kill)), Some(before)) = (step, before) {
+        gather_orphans(&mut record, path, before);
+    }
+    if teller == Teller::Kit {
+        record.events.retain(|event| !event.starts_with("begin ") && !event.starts_with("end "));
+    }
+    record
+}
+
+/// What is below a killed supervisor dies in no order, and in Erlang a supervisor below it still stops its children as
+/// it should, while the new ones start. That all die is compared; when, and of what, is not.
+fn gather_orphans(record: &mut Record, killed: &str, before: &Record) {
+    let mut orphans = Vec::new();
+    for line in &before.view {
+        let Some((path, "up" | "new")) = line.split_once(' ') else { continue };
+        if !path.strip_prefix(killed).is_some_and(|rest| rest.starts_with('/')) {
+            continue;
+        }
+        let died = |event: &String| is_end_of(event, "down", path) || is_end_of(event, "end", path);
+        if let Some(place) = record.events.iter().position(died) {
+            let event = record.events.remove(place);
+            let word = if event.starts_with("down ") { "fell" } else { "end" };
+            orphans.push(format!("{word} {path}"));
+        }
+    }
+    record.events.splice(0..0, orphans);
+}
+
+fn is_end_of(event: &str, word: &str, path: &str) -> bool {
+    let rest = event.strip_prefix(word).and_then(|rest| rest.strip_prefix(' '));
+    rest.and_then(|rest| rest.strip_prefix(path)).is_some_and(|rest| rest.starts_with(' '))
+}
