@@ -10,6 +10,7 @@
 
 pub mod aim;
 pub mod compare;
+pub mod erlang;
 pub mod kit;
 pub mod otp;
 pub mod script;
