@@ -85,22 +85,25 @@ start_worker(_Specifier, Path, Key, Starts) ->
 
 %% --- steps
 
-do({exit, Path, Why}, Root) ->
-    case find(Root, Path) of
-        {_, Pid} when is_pid(Pid) -> die(Pid, Why), "";
-        _ -> ""
-    end;
+do({exit, [{First, _} | _] = Ends}, Root) ->
+    Pids = [{element(2, find(Root, Path)), Why} || {Path, Why} <- Ends],
+    {_, Supervisor} = find(Root, parent(First)),
+    sys:suspend(Supervisor, infinity),
+    [die(Pid, Why, Supervisor) || {Pid, Why} <- Pids],
+    sys:resume(Supervisor, infinity),
+    "";
 do({start, Path, Child}, Root) ->
     ask(Root, Path, fun(Supervisor) -> supervisor:start_child(Supervisor, spec(Path, Child)) end);
 do({terminate, Path}, Root) -> ask_about(Root, Path, fun supervisor:terminate_child/2);
 do({restart, Path}, Root) -> ask_about(Root, Path, fun supervisor:restart_child/2);
 do({delete, Path}, Root) -> ask_about(Root, Path, fun supervisor:delete_child/2);
 do(stop, Root) ->
-    die(Root, shutdown),
+    gen_server:stop(Root, shutdown, infinity),
     "".
 
-%% A supervisor heeds exits of its parent only, so it is told by a system message.
-die(Pid, Why) ->
+%% A supervisor heeds exits of its parent only, so it is told by a system message. Over when its own supervisor, which is
+%% suspended, could read of it.
+die(Pid, Why, Supervisor) ->
     Below = case kind(Pid) of
         supervisor -> below(Pid);
         worker -> []
@@ -112,11 +115,21 @@ die(Pid, Why) ->
         {worker, _} -> Pid ! {die, Why};
         {supervisor, _} -> try gen_server:stop(Pid, Why, infinity) catch exit:_ -> ok end
     end,
-    [receive {'DOWN', Monitor, process, _, _} -> ok end || Monitor <- Monitors].
+    [receive {'DOWN', Monitor, process, _, _} -> ok end || Monitor <- Monitors],
+    until_told(Supervisor, Pid).
+
+until_told(Supervisor, Pid) ->
+    {messages, Messages} = process_info(Supervisor, messages),
+    case [told || {'EXIT', From, _} <- Messages, From =:= Pid] of
+        [told] -> ok;
+        [] -> erlang:yield(), until_told(Supervisor, Pid)
+    end.
 
 ask_about(Root, Path, Ask) ->
-    {Parent, "/" ++ Id} = lists:split(string:rchr(Path, $/) - 1, Path),
-    ask(Root, Parent, fun(Supervisor) -> Ask(Supervisor, Id) end).
+    "/" ++ Id = lists:nthtail(length(parent(Path)), Path),
+    ask(Root, parent(Path), fun(Supervisor) -> Ask(Supervisor, Id) end).
+
+parent(Path) -> lists:sublist(Path, string:rchr(Path, $/) - 1).
 
 ask(Root, Path, Ask) ->
     case find(Root, Path) of

@@ -20,6 +20,10 @@ pub struct Range {
     pub calls: bool,
     /// Time goes by.
     pub time: bool,
+    /// Siblings end together.
+    pub together: bool,
+    /// Starts fail, or are ignored.
+    pub odd_starts: bool,
     pub steps: usize,
 }
 
@@ -51,7 +55,8 @@ struct Flags {
 /// A step that has no target yet.
 #[derive(Clone, Debug)]
 enum Blow {
-    Exit(usize, Why),
+    /// More than one: its siblings with it.
+    Exit(Vec<(usize, Why)>),
     Call(usize, Call, Stray),
     Start(usize, Shape, Stray),
     Pass(u64),
@@ -126,11 +131,14 @@ fn worker(range: Range) -> impl Strategy<Value = Shape> {
 }
 
 /// First starts mostly go well, or there would be few trees.
-fn starts(range: Range) -> impl Strategy<Value = Vec<Outcome>> {
+fn starts(range: Range) -> BoxedStrategy<Vec<Outcome>> {
     let odd = if range.calls { &[Outcome::Fail, Outcome::Ignore][..] } else { &[Outcome::Fail][..] };
+    if !range.odd_starts {
+        return Just(Vec::new()).boxed();
+    }
     let first = prop_oneof![30 => Just(Outcome::Up), 1 => select(odd)];
     let later = prop_oneof![3 => Just(Outcome::Up), 1 => select(odd)];
-    (first, vec(later, 0..5)).prop_map(|(first, later)| std::iter::once(first).chain(later).collect())
+    (first, vec(later, 0..5)).prop_map(|(first, later)| std::iter::once(first).chain(later).collect()).boxed()
 }
 
 fn blows(range: Range) -> impl Strategy<Value = Blow> {
@@ -138,7 +146,10 @@ fn blows(range: Range) -> impl Strategy<Value = Blow> {
         select(&[Why::Normal, Why::Shutdown, Why::ShutdownTerm, Why::Abnormal, Why::Odd, Why::Kill, Why::Kill][..]);
     let call = select(&[Call::Terminate, Call::Terminate, Call::Restart, Call::Delete][..]);
     let stray = || prop_oneof![12 => Just(Stray::Not), 3 => Just(Stray::Some), 1 => Just(Stray::Wide)];
-    let mut blows = vec![(5, (any::<usize>(), why).prop_map(|(target, why)| Blow::Exit(target, why)).boxed())];
+    let most: usize = if range.together { 5 } else { 2 };
+    let count = prop_oneof![3 => 1..2usize, 1 => 1..most];
+    let exits = count.prop_flat_map(move |count| vec((any::<usize>(), why.clone()), count));
+    let mut blows = Vec::from([(5, exits.prop_map(Blow::Exit).boxed())]);
     if range.time {
         blows.push((1, select(&[4, 7, 11][..]).prop_map(Blow::Pass).boxed()));
     }
@@ -204,9 +215,17 @@ impl Names {
         let known = otp.known();
         match blow {
             Blow::Pass(seconds) => Some(Step::Pass(*seconds)),
-            Blow::Exit(target, why) => {
-                let path = pick(*target, known.iter().filter(|child| child.up))?;
-                Some(Step::Exit(path, *why))
+            Blow::Exit(exits) => {
+                let first = pick(exits[0].0, known.iter().filter(|child| child.up))?;
+                let siblings = || known.iter().filter(|child| child.up && split(&child.path).0 == split(&first).0);
+                let mut ends = vec![(first.clone(), exits[0].1)];
+                for (target, why) in &exits[1..] {
+                    let path = pick(*target, siblings())?;
+                    if ends.iter().all(|(end, _)| *end != path) {
+                        ends.push((path, *why));
+                    }
+                }
+                Some(Step::Exit(ends))
             }
             Blow::Call(target, call, stray) => {
                 let idle = known.iter().filter(|child| !child.up);

@@ -104,7 +104,10 @@ fn outcome_word(outcome: Outcome) -> &'static str {
 
 fn step(step: &Step) -> String {
     match step {
-        Step::Exit(path, why) => format!("{{exit,{path:?},{}}}", why_term(*why)),
+        Step::Exit(ends) => {
+            let ends: Vec<String> = ends.iter().map(|(path, why)| format!("{{{path:?},{}}}", why_term(*why))).collect();
+            format!("{{exit,[{}]}}", ends.join(","))
+        }
         Step::Start(parent, spec) => format!("{{start,{parent:?},{}}}", child(spec)),
         Step::Terminate(path) => format!("{{terminate,{path:?}}}"),
         Step::Restart(path) => format!("{{restart,{path:?}}}"),

@@ -53,11 +53,13 @@ impl Rig {
 
     async fn step(&self, tree: &Tree, step: &Step) -> String {
         match step {
-            Step::Exit(path, why) => {
-                if let Some(cell) = tree.find(path) {
-                    let nodes = tree.snapshot().nodes;
+            Step::Exit(ends) => {
+                let nodes = tree.snapshot().nodes;
+                for (path, why) in ends {
                     let worker = nodes.iter().any(|node| node.path == *path && node.kind == Kind::Worker);
-                    exit(&cell, *why, worker);
+                    if let Some(cell) = tree.find(path) {
+                        exit(&cell, *why, worker);
+                    }
                 }
             }
             Step::Pass(seconds) => sleep(Duration::from_secs(*seconds)).await,

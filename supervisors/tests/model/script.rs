@@ -1,10 +1,19 @@
 //! What is done to a tree of supervisors, as plain data.
 
+use std::fmt;
+
 /// A tree, and what happens to it, step by step. After each step the tree comes to rest before the next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Script {
     pub root: Sup,
     pub steps: Vec<Step>,
+}
+
+/// On one line, also where `proptest` asks for many.
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Script {{ root: {:?}, steps: {:?} }}", self.root, self.steps)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +79,9 @@ pub enum Outcome {
 /// Paths are ids from the root, such as `root/a/b`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A process ends for this reason, unless it is not there. A supervisor told so stops its children first, a killed
-    /// one does not.
-    Exit(String, Why),
+    /// Children of one supervisor end for these reasons, one after the other, before their supervisor reads of the
+    /// first. A supervisor told to end stops its own children first, a killed one does not.
+    Exit(Vec<(String, Why)>),
     /// `start_child` of the supervisor with this path; and so on.
     Start(String, Child),
     Terminate(String),

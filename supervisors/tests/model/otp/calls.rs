@@ -1,0 +1,117 @@
+//! What a supervisor under OTP's rules answers, and what can be seen of it.
+
+use std::collections::BTreeMap;
+
+use super::super::script::{Auto, Body, Child, Restart};
+use super::supervisor::{At, Kept, Process, Supervisor};
+use super::{Known, World};
+
+impl Supervisor {
+    pub(super) fn start_child(&mut self, world: &mut World, spec: &Child) -> String {
+        if !self.legal(spec) {
+            return "refused".to_owned();
+        }
+        if let Some(place) = self.place_of(&spec.id) {
+            return match self.children[place].at {
+                At::Up(_) => "already started".to_owned(),
+                At::Undefined | At::Restarting => "already present".to_owned(),
+            };
+        }
+        let at = match world.start(self.path_of(&spec.id), spec) {
+            Err(_) => return "start failed".to_owned(),
+            Ok(at) => at,
+        };
+        let reply = started(&at);
+        if !(matches!(at, At::Undefined) && spec.restart == Restart::Temporary) {
+            self.children.push(Kept { spec: spec.clone(), at });
+        }
+        reply
+    }
+
+    /// `significant` means something where a child may end for good and the supervisor heeds it.
+    pub(super) fn legal(&self, spec: &Child) -> bool {
+        !spec.significant || (self.sup.auto != Auto::Never && spec.restart != Restart::Permanent)
+    }
+
+    pub(super) fn terminate_child(&mut self, world: &mut World, id: &str) -> String {
+        match self.place_of(id) {
+            Some(place) => {
+                self.stop_one(world, place);
+                "ok".to_owned()
+            }
+            None => "not found".to_owned(),
+        }
+    }
+
+    pub(super) fn restart_child(&mut self, world: &mut World, id: &str) -> String {
+        let Some(place) = self.place_of(id) else { return "not found".to_owned() };
+        match self.children[place].at {
+            At::Up(_) => "running".to_owned(),
+            At::Restarting => "restarting".to_owned(),
+            At::Undefined => match self.start_one(world, place) {
+                Err(_) => "start failed".to_owned(),
+                Ok(at) => {
+                    let reply = started(&at);
+                    self.children[place].at = at;
+                    reply
+                }
+            },
+        }
+    }
+
+    pub(super) fn delete_child(&mut self, id: &str) -> String {
+        let Some(place) = self.place_of(id) else { return "not found".to_owned() };
+        match self.children[place].at {
+            At::Up(_) => "running".to_owned(),
+            At::Restarting => "restarting".to_owned(),
+            At::Undefined => {
+                self.children.remove(place);
+                "ok".to_owned()
+            }
+        }
+    }
+
+    // --- what others look at
+
+    pub(super) fn find(&mut self, path: &str) -> Option<&mut Supervisor> {
+        if path == self.path {
+            return Some(self);
+        }
+        self.children.iter_mut().find_map(|kept| match &mut kept.at {
+            At::Up(process) => process.supervisor.as_mut()?.find(path),
+            At::Undefined | At::Restarting => None,
+        })
+    }
+
+    pub(super) fn known(&self, known: &mut Vec<Known>) {
+        for kept in &self.children {
+            let supervisor = matches!(kept.spec.body, Body::Supervisor(_));
+            known.push(Known { path: self.path_of(&kept.spec.id), up: matches!(kept.at, At::Up(_)), supervisor });
+            if let At::Up(Process { supervisor: Some(supervisor), .. }) = &kept.at {
+                supervisor.known(known);
+            }
+        }
+    }
+
+    pub(super) fn view(&self, seen: &BTreeMap<String, u64>, lines: &mut Vec<String>, up: &mut BTreeMap<String, u64>) {
+        for kept in &self.children {
+            let path = self.path_of(&kept.spec.id);
+            match &kept.at {
+                At::Undefined => lines.push(format!("{path} undefined")),
+                At::Restarting => lines.push(format!("{path} restarting")),
+                At::Up(process) => {
+                    let known = seen.get(&path) == Some(&process.number);
+                    lines.push(format!("{path} {}", if known { "up" } else { "new" }));
+                    up.insert(path, process.number);
+                    if let Some(supervisor) = &process.supervisor {
+                        supervisor.view(seen, lines, up);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn started(at: &At) -> String {
+    if matches!(at, At::Undefined) { "ignored".to_owned() } else { "started".to_owned() }
+}
