@@ -4,16 +4,16 @@
 
 mod model;
 
-use model::aim::{self, Range};
+use model::aim::{self, Range, Together};
 use model::compare::{Teller, difference};
 use model::script::Script;
 use model::{kit, otp};
 use proptest::prelude::*;
 
 /// One end at a time, any start may fail.
-const ALONE: Range = Range { calls: false, time: true, together: false, odd_starts: true, steps: 14 };
+const ALONE: Range = Range { calls: true, time: true, together: Together::Never, odd_starts: true, steps: 14 };
 /// Several ends at a time. Starts go well, for how many there are is the kit's own affair (see `compare`).
-const TOGETHER: Range = Range { together: true, odd_starts: false, ..ALONE };
+const TOGETHER: Range = Range { together: Together::Alike, odd_starts: false, ..ALONE };
 
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::default() }

@@ -6,7 +6,7 @@
 
 mod model;
 
-use model::aim::{self, Range};
+use model::aim::{self, Range, Together};
 use model::compare::{Teller, difference};
 use model::script::Script;
 use model::{erlang, otp};
@@ -16,7 +16,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 /// Scripts that one run of Erlang gets. More: `OTP_SCRIPTS=5000`.
 const SCRIPTS: usize = 400;
 
-const ALL: Range = Range { calls: true, time: false, together: true, odd_starts: true, steps: 14 };
+const ALL: Range = Range { calls: true, time: false, together: Together::Any, odd_starts: true, steps: 14 };
 
 #[test]
 fn erlang_tells_what_the_model_tells() {

@@ -93,7 +93,8 @@ do({exit, [{First, _} | _] = Ends}, Root) ->
     sys:resume(Supervisor, infinity),
     "";
 do({start, Path, Child}, Root) ->
-    ask(Root, Path, fun(Supervisor) -> supervisor:start_child(Supervisor, spec(Path, Child)) end);
+    Start = fun(Supervisor) -> supervisor:start_child(Supervisor, spec(Path, Child)) end,
+    ask(Root, Path ++ "/" ++ element(1, Child), Start);
 do({terminate, Path}, Root) -> ask_about(Root, Path, fun supervisor:terminate_child/2);
 do({restart, Path}, Root) -> ask_about(Root, Path, fun supervisor:restart_child/2);
 do({delete, Path}, Root) -> ask_about(Root, Path, fun supervisor:delete_child/2);
@@ -127,15 +128,20 @@ until_told(Supervisor, Pid) ->
 
 ask_about(Root, Path, Ask) ->
     "/" ++ Id = lists:nthtail(length(parent(Path)), Path),
-    ask(Root, parent(Path), fun(Supervisor) -> Ask(Supervisor, Id) end).
+    ask(Root, Path, fun(Supervisor) -> Ask(Supervisor, Id) end).
 
-parent(Path) -> lists:sublist(Path, string:rchr(Path, $/) - 1).
-
+%% Asks the supervisor of the child with this path.
 ask(Root, Path, Ask) ->
-    case find(Root, Path) of
-        {supervisor, Pid} when is_pid(Pid) -> reply(Ask(Pid));
+    case find(Root, parent(Path)) of
+        {supervisor, Pid} when is_pid(Pid) ->
+            case reply(Ask(Pid)) of
+                {failed, Reason} -> [culprit(Path, Reason), " did not start"];
+                Reply -> Reply
+            end;
         _ -> "no supervisor"
     end.
+
+parent(Path) -> lists:sublist(Path, string:rchr(Path, $/) - 1).
 
 reply(ok) -> "ok";
 reply({ok, undefined}) -> "ignored";
@@ -146,11 +152,8 @@ reply({error, restarting}) -> "restarting";
 reply({error, already_present}) -> "already present";
 reply({error, {already_started, _}}) -> "already started";
 reply({error, {bad_combination, _}}) -> "refused";
-reply({error, told_to_fail}) -> "start failed";
-reply({error, {told_to_fail, _Child}}) -> "start failed";
-reply({error, {shutdown, {failed_to_start_child, _, _}}}) -> "start failed";
-reply({error, {{shutdown, {failed_to_start_child, _, _}}, _Child}}) -> "start failed";
-reply(Other) -> io_lib:format("~p", [Other]).
+reply({error, {Reason, Child}}) when element(1, Child) =:= child -> {failed, Reason};
+reply({error, Reason}) -> {failed, Reason}.
 
 %% --- what is there
 
@@ -170,6 +173,11 @@ view(Supervisor, Path) ->
 
 seen(Path, Pid, supervisor) when is_pid(Pid) -> [{Path, Pid, supervisor} | view(Pid, Path)];
 seen(Path, Pid, Kind) -> [{Path, Pid, Kind}].
+
+counts(Supervisor, Path) ->
+    Counts = supervisor:count_children(Supervisor),
+    Numbers = [proplists:get_value(Key, Counts) || Key <- [specs, active, supervisors, workers]],
+    io_lib:format("V ~s has ~b specs, ~b active, ~b supervisors, ~b workers~n", [Path | Numbers]).
 
 %% The tree at rest. A supervisor answers between two of its doings; while it ends, its parent lists a dead child.
 settled(Root) ->
@@ -198,9 +206,11 @@ tell(Root, Reply) ->
     Events = [["E ", Event, $\n] || {_, Event} <- ets:tab2list(events)],
     ets:delete_all_objects(events),
     Seen = get(seen),
-    Lines = [["V ", Path, " ", word(Pid, maps:get(Path, Seen, none)), $\n] || {Path, Pid, _} <- View],
+    Lines = [[["V ", Path, " ", word(Pid, maps:get(Path, Seen, none)), $\n],
+              [counts(Pid, Path) || Kind =:= supervisor, is_pid(Pid)]] || {Path, Pid, Kind} <- View],
+    Top = [counts(Root, "root") || is_pid(Root), is_process_alive(Root)],
     put(seen, maps:from_list([{Path, Pid} || {Path, Pid, _} <- View, is_pid(Pid)])),
-    io:put_chars([Events, Lines, "R ", Reply, $\n]).
+    io:put_chars([Events, Top, Lines, "R ", Reply, $\n]).
 
 word(undefined, _) -> "undefined";
 word(restarting, _) -> "restarting";

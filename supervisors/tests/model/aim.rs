@@ -20,11 +20,19 @@ pub struct Range {
     pub calls: bool,
     /// Time goes by.
     pub time: bool,
-    /// Siblings end together.
-    pub together: bool,
+    /// Whether siblings end together.
+    pub together: Together,
     /// Starts fail, or are ignored.
     pub odd_starts: bool,
     pub steps: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Together {
+    Never,
+    /// Workers only, and for the same reason.
+    Alike,
+    Any,
 }
 
 #[derive(Clone, Debug)]
@@ -56,7 +64,7 @@ struct Flags {
 #[derive(Clone, Debug)]
 enum Blow {
     /// More than one: its siblings with it.
-    Exit(Vec<(usize, Why)>),
+    Exit(Vec<(usize, Why)>, Together),
     Call(usize, Call, Stray),
     Start(usize, Shape, Stray),
     Pass(u64),
@@ -146,10 +154,10 @@ fn blows(range: Range) -> impl Strategy<Value = Blow> {
         select(&[Why::Normal, Why::Shutdown, Why::ShutdownTerm, Why::Abnormal, Why::Odd, Why::Kill, Why::Kill][..]);
     let call = select(&[Call::Terminate, Call::Terminate, Call::Restart, Call::Delete][..]);
     let stray = || prop_oneof![12 => Just(Stray::Not), 3 => Just(Stray::Some), 1 => Just(Stray::Wide)];
-    let most: usize = if range.together { 5 } else { 2 };
+    let most: usize = if range.together == Together::Never { 2 } else { 5 };
     let count = prop_oneof![3 => 1..2usize, 1 => 1..most];
     let exits = count.prop_flat_map(move |count| vec((any::<usize>(), why.clone()), count));
-    let mut blows = Vec::from([(5, exits.prop_map(Blow::Exit).boxed())]);
+    let mut blows = Vec::from([(5, exits.prop_map(move |exits| Blow::Exit(exits, range.together)).boxed())]);
     if range.time {
         blows.push((1, select(&[4, 7, 11][..]).prop_map(Blow::Pass).boxed()));
     }
@@ -215,18 +223,7 @@ impl Names {
         let known = otp.known();
         match blow {
             Blow::Pass(seconds) => Some(Step::Pass(*seconds)),
-            Blow::Exit(exits) => {
-                let first = pick(exits[0].0, known.iter().filter(|child| child.up))?;
-                let siblings = || known.iter().filter(|child| child.up && split(&child.path).0 == split(&first).0);
-                let mut ends = vec![(first.clone(), exits[0].1)];
-                for (target, why) in &exits[1..] {
-                    let path = pick(*target, siblings())?;
-                    if ends.iter().all(|(end, _)| *end != path) {
-                        ends.push((path, *why));
-                    }
-                }
-                Some(Step::Exit(ends))
-            }
+            Blow::Exit(exits, together) => exit(exits, *together, &known),
             Blow::Call(target, call, stray) => {
                 let idle = known.iter().filter(|child| !child.up);
                 let path = match (stray, call) {
@@ -263,6 +260,22 @@ impl Names {
         }
         Step::Start(parent, child)
     }
+}
+
+fn exit(exits: &[(usize, Why)], together: Together, known: &[Known]) -> Option<Step> {
+    let alike = together == Together::Alike && exits.len() > 1;
+    let up = || known.iter().filter(|child| child.up && !(alike && child.supervisor));
+    let (target, why) = exits[0];
+    let first = pick(target, up())?;
+    let siblings = || up().filter(|child| split(&child.path).0 == split(&first).0);
+    let mut ends = Vec::from([(first.clone(), why)]);
+    for &(target, other) in &exits[1..] {
+        let path = pick(target, siblings())?;
+        if ends.iter().all(|(end, _)| *end != path) {
+            ends.push((path, if alike { why } else { other }));
+        }
+    }
+    Some(Step::Exit(ends))
 }
 
 fn pick<'a>(target: usize, among: impl Iterator<Item = &'a Known>) -> Option<String> {

@@ -6,6 +6,8 @@ use super::{Account, Record};
 /// Whose account is set beside the model's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Teller {
+    /// One difference. When a child of a starting supervisor does not start, `gen_server` of OTP 25 tells the parent before
+    /// that supervisor is gone, so what the parent does next may come first. (OTP 26 tells it afterwards.)
     Erlang,
     /// Two differences. A supervisor of the kit is an actor that no test can look into: its own starts and ends do not
     /// appear among the events, only in the view (`new`). And it goes on reading while children start and stop: when
@@ -36,6 +38,12 @@ fn adapt(record: &Record, step: Option<&Step>, before: Option<&Record>, teller: 
         for (path, _) in ends.iter().filter(|(_, why)| *why == Why::Kill) {
             gather_orphans(&mut record, path, before);
         }
+    }
+    if teller == Teller::Erlang {
+        let (mut failed, events) = record.events.into_iter().partition::<Vec<_>, _>(|event| is_failed_start(event));
+        failed.sort();
+        record.events = events;
+        record.events.append(&mut failed);
     }
     if teller == Teller::Kit {
         if matches!(step, Some(Step::Exit(ends)) if ends.len() > 1) {
@@ -68,4 +76,9 @@ fn gather_orphans(record: &mut Record, killed: &str, before: &Record) {
 fn is_end_of(event: &str, word: &str, path: &str) -> bool {
     let rest = event.strip_prefix(word).and_then(|rest| rest.strip_prefix(' '));
     rest.and_then(|rest| rest.strip_prefix(path)).is_some_and(|rest| rest.starts_with(' '))
+}
+
+/// A supervisor that exits with `{shutdown, Reason}`.
+fn is_failed_start(event: &str) -> bool {
+    event.starts_with("end ") && event.ends_with(" shutdown:")
 }

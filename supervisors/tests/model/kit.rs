@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use converge_supervisors::ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef};
 use converge_supervisors::{
-    ChildSpec, ChildState, Intensity, Kind, Restart as KitRestart, Shutdown, StartError, Strategy as KitStrategy,
-    SupervisorSpec, Tree,
+    AutoShutdown, ChildError, ChildSpec, ChildState, Intensity, Kind, Restart as KitRestart, Shutdown, StartError,
+    Started, Strategy as KitStrategy, SupervisorRef, SupervisorSpec, Tree, TreeNode,
 };
 use tokio::time::{Duration, sleep, timeout};
 
 use super::otp::ROOT;
-use super::script::{Body, Child, Outcome, Restart, Script, Step, Strategy, Sup, Why};
+use super::script::{Auto, Body, Child, Outcome, Restart, Script, Step, Strategy, Sup, Why, split};
 use super::{Account, Record};
 
 /// More than any stop of these children takes.
@@ -64,7 +64,29 @@ impl Rig {
             }
             Step::Pass(seconds) => sleep(Duration::from_secs(*seconds)).await,
             Step::Stop => tree.stop(PATIENCE).await.expect("stops in time"),
-            Step::Start(..) | Step::Terminate(_) | Step::Restart(_) | Step::Delete(_) => unreachable!("not yet"),
+            Step::Start(parent, child) => {
+                let spec = self.child(&format!("{parent}/{}", child.id), child);
+                return match tree.supervisor(parent) {
+                    Some(supervisor) => started(tree, supervisor.start_child(spec).await, "already started"),
+                    None => NOBODY.to_owned(),
+                };
+            }
+            Step::Restart(path) => {
+                let (parent, id) = split(path);
+                return match tree.supervisor(parent) {
+                    Some(supervisor) => started(tree, supervisor.restart_child(id).await, "running"),
+                    None => NOBODY.to_owned(),
+                };
+            }
+            Step::Terminate(path) | Step::Delete(path) => {
+                let (parent, id) = split(path);
+                let Some(supervisor) = tree.supervisor(parent) else { return NOBODY.to_owned() };
+                let result = match step {
+                    Step::Terminate(_) => supervisor.terminate_child(id).await,
+                    _ => supervisor.delete_child(id).await,
+                };
+                return result.map_or_else(|error| refusal(&error, "running"), |()| "ok".to_owned());
+            }
         }
         String::new()
     }
@@ -72,30 +94,34 @@ impl Rig {
     fn record(&mut self, tree: Option<&Tree>, reply: String) -> Record {
         let events = std::mem::take(&mut *self.events.lock().expect("no panic under the lock"));
         let mut view = Vec::new();
-        let (mut up, mut parents) = (BTreeMap::new(), vec![ROOT.to_owned()]);
-        let nodes = tree.map(|tree| tree.snapshot().nodes).unwrap_or_default();
-        if nodes.first().is_none_or(|root| root.state != ChildState::Running) {
-            parents.clear();
-        }
-        for node in nodes.into_iter().skip(1) {
-            let parent = super::script::split(&node.path).0;
-            if !parents.iter().any(|up| up == parent) {
-                continue;
-            }
-            let word = match (node.state, node.actor) {
-                (ChildState::Running, Some(actor)) => {
-                    up.insert(node.path.clone(), actor);
-                    parents.push(node.path.clone());
-                    if self.seen.get(&node.path) == Some(&actor) { "up" } else { "new" }
-                }
-                (ChildState::Restarting, _) => "restarting",
-                (ChildState::Stopped, _) => "undefined",
-                (state, _) => panic!("{} is not at rest: {state:?}", node.path),
-            };
-            view.push(format!("{} {word}", node.path));
+        let mut up = BTreeMap::new();
+        if let Some(tree) = tree
+            && tree.snapshot().nodes[0].state == ChildState::Running
+        {
+            self.look(tree, &tree.supervisor(ROOT).expect("the root"), &mut view, &mut up);
         }
         self.seen = up;
         Record { events, reply, view }
+    }
+
+    fn look(&self, tree: &Tree, at: &SupervisorRef, view: &mut Vec<String>, up: &mut BTreeMap<String, ActorId>) {
+        let counts = at.count_children();
+        view.push(super::counts(at.path(), counts.specs, counts.active, counts.supervisors, counts.workers));
+        for TreeNode { path, kind, state, actor, .. } in at.which_children() {
+            let word = match (state, actor) {
+                (ChildState::Running, Some(actor)) => {
+                    up.insert(path.clone(), actor);
+                    if self.seen.get(&path) == Some(&actor) { "up" } else { "new" }
+                }
+                (ChildState::Restarting, _) => "restarting",
+                (ChildState::Stopped, None) => "undefined",
+                (state, actor) => panic!("{path} is not at rest: {state:?}, {actor:?}"),
+            };
+            view.push(format!("{path} {word}"));
+            if kind == Kind::Supervisor && state == ChildState::Running {
+                self.look(tree, &tree.supervisor(&path).expect("a supervisor"), view, up);
+            }
+        }
     }
 
     // --- specs
@@ -108,7 +134,12 @@ impl Rig {
             Strategy::RestForOne => KitStrategy::RestForOne,
         };
         let restarts = u32::try_from(sup.intensity).expect("few");
-        SupervisorSpec::new(strategy, Intensity { restarts, period: Duration::from_secs(sup.period) }, children)
+        let intensity = Intensity { restarts, period: Duration::from_secs(sup.period) };
+        SupervisorSpec::new(strategy, intensity, children).auto_shutdown(match sup.auto {
+            Auto::Never => AutoShutdown::Never,
+            Auto::Any => AutoShutdown::AnySignificant,
+            Auto::All => AutoShutdown::AllSignificant,
+        })
     }
 
     fn child(&self, path: &str, child: &Child) -> ChildSpec {
@@ -119,7 +150,7 @@ impl Rig {
                 if *brutal { spec.shutdown(Shutdown::BrutalKill) } else { spec }
             }
         };
-        spec.restart(match child.restart {
+        spec.significant(child.significant).restart(match child.restart {
             Restart::Permanent => KitRestart::Permanent,
             Restart::Transient => KitRestart::Transient,
             Restart::Temporary => KitRestart::Temporary,
@@ -129,9 +160,14 @@ impl Rig {
     fn worker(&self, path: &str, id: &str, starts: &[Outcome]) -> ChildSpec {
         let (path, starts, events) = (path.to_owned(), starts.to_vec(), Arc::clone(&self.events));
         let attempts = AtomicUsize::new(0);
-        ChildSpec::actor(id, move || {
+        ChildSpec::optional(id, move || {
             let outcome = starts.get(attempts.fetch_add(1, Ordering::SeqCst)).copied().unwrap_or(Outcome::Up);
-            (Worker { path: path.clone(), events: Arc::clone(&events), outcome }, ())
+            if outcome == Outcome::Ignore {
+                say(&events, format!("start {path} ignore"));
+                return None;
+            }
+            let fails = outcome == Outcome::Fail;
+            Some((Worker { path: path.clone(), events: Arc::clone(&events), fails }, ()))
         })
     }
 }
@@ -140,7 +176,7 @@ impl Rig {
 struct Worker {
     path: String,
     events: Arc<Mutex<Vec<String>>>,
-    outcome: Outcome,
+    fails: bool,
 }
 
 struct Alive {
@@ -167,13 +203,8 @@ impl Actor for Worker {
     type Arguments = ();
 
     async fn pre_start(&self, _: ActorRef<Why>, (): ()) -> Result<Alive, ActorProcessingErr> {
-        let word = match self.outcome {
-            Outcome::Up => "ok",
-            Outcome::Ignore => "ignore",
-            Outcome::Fail => "fail",
-        };
-        say(&self.events, format!("start {} {word}", self.path));
-        if self.outcome == Outcome::Fail {
+        say(&self.events, format!("start {} {}", self.path, if self.fails { "fail" } else { "ok" }));
+        if self.fails {
             return Err("told to fail".into());
         }
         Ok(Alive { path: self.path.clone(), events: Arc::clone(&self.events), why: Why::Kill, own: false })
@@ -193,6 +224,34 @@ impl Actor for Worker {
             alive.why = Why::Shutdown;
         }
         Ok(())
+    }
+}
+
+/// What a call says when nobody is there to be called.
+const NOBODY: &str = "no supervisor";
+
+fn started(tree: &Tree, result: Result<Started, ChildError>, running: &str) -> String {
+    match result {
+        Ok(Started::Running { actor, .. }) => {
+            let nodes = tree.snapshot().nodes;
+            assert!(nodes.iter().any(|node| node.actor == Some(actor.get_id())), "it runs when that is said");
+            "started".to_owned()
+        }
+        Ok(Started::Ignore) => "ignored".to_owned(),
+        Err(error) => refusal(&error, running),
+    }
+}
+
+fn refusal(error: &ChildError, running: &str) -> String {
+    match error {
+        ChildError::NotFound(_) => "not found".to_owned(),
+        ChildError::Running(_) => running.to_owned(),
+        ChildError::Restarting(_) => "restarting".to_owned(),
+        ChildError::AlreadyPresent(_) => "already present".to_owned(),
+        ChildError::StartFailed { path, .. } => format!("{path} did not start"),
+        ChildError::Refused(_) => "refused".to_owned(),
+        ChildError::Down(_) => NOBODY.to_owned(),
+        error => error.to_string(),
     }
 }
 

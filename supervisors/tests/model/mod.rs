@@ -24,9 +24,15 @@ pub struct Record {
     /// What a call answered, or a start of the whole tree; empty for other steps.
     pub reply: String,
     /// Every child of every supervisor alive afterwards, depth first in start order: `PATH up`, `PATH new` (up, and not
-    /// the process that was there after the step before), `PATH undefined`, `PATH restarting`.
+    /// the process that was there after the step before), `PATH undefined`, `PATH restarting`; before its children, how
+    /// many of them each supervisor counts.
     pub view: Vec<String>,
 }
 
 /// A tree's whole story: its start, then a record for each step.
 pub type Account = Vec<Record>;
+
+/// A supervisor's line in a view.
+pub fn counts(path: &str, specs: usize, active: usize, supervisors: usize, workers: usize) -> String {
+    format!("{path} has {specs} specs, {active} active, {supervisors} supervisors, {workers} workers")
+}

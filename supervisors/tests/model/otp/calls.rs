@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::script::{Auto, Body, Child, Restart};
+use super::super::counts;
 use super::supervisor::{At, Kept, Process, Supervisor};
 use super::{Known, World};
 
@@ -18,7 +19,7 @@ impl Supervisor {
             };
         }
         let at = match world.start(self.path_of(&spec.id), spec) {
-            Err(_) => return "start failed".to_owned(),
+            Err(culprit) => return format!("{culprit} did not start"),
             Ok(at) => at,
         };
         let reply = started(&at);
@@ -49,7 +50,7 @@ impl Supervisor {
             At::Up(_) => "running".to_owned(),
             At::Restarting => "restarting".to_owned(),
             At::Undefined => match self.start_one(world, place) {
-                Err(_) => "start failed".to_owned(),
+                Err(culprit) => format!("{culprit} did not start"),
                 Ok(at) => {
                     let reply = started(&at);
                     self.children[place].at = at;
@@ -93,7 +94,16 @@ impl Supervisor {
         }
     }
 
+    fn count_children(&self) -> String {
+        let count = |holds: fn(&&Kept) -> bool| self.children.iter().filter(holds).count();
+        let active = count(|kept| matches!(kept.at, At::Up(_)));
+        let supervisors = count(|kept| matches!(kept.spec.body, Body::Supervisor(_)));
+        let specs = self.children.len();
+        counts(&self.path, specs, active, supervisors, specs - supervisors)
+    }
+
     pub(super) fn view(&self, seen: &BTreeMap<String, u64>, lines: &mut Vec<String>, up: &mut BTreeMap<String, u64>) {
+        lines.push(self.count_children());
         for kept in &self.children {
             let path = self.path_of(&kept.spec.id);
             match &kept.at {
