@@ -10,7 +10,7 @@
 %% both with strictly monotonic time stamps. Nothing sleeps: a step is over when every process that ended on purpose is
 %% down and no supervisor has a dead or restarting child.
 -mode(compile).
--export([init/1, start_worker/4, start_supervisor/2]).
+-export([init/1, start_worker/3, start_supervisor/2]).
 
 main([File]) ->
     logger:set_primary_config(level, none),
@@ -54,6 +54,13 @@ culprit(Path, _) -> Path.
 
 start_supervisor(Path, Sup) -> supervisor:start_link(?MODULE, {Path, Sup}).
 
+init({Path, {sup, {simple, Restart, Significant, Shutdown}, Intensity, Period, Auto, []}}) ->
+    name(self(), {dynamic, Path}),
+    event(["begin ", Path]),
+    Flags = #{strategy => simple_one_for_one, intensity => Intensity, period => Period, auto_shutdown => Auto},
+    Template = #{id => child, start => {?MODULE, start_worker, []}, restart => Restart, significant => Significant,
+                 shutdown => Shutdown},
+    {ok, {Flags, [Template]}};
 init({Path, {sup, Strategy, Intensity, Period, Auto, Children}}) ->
     name(self(), {supervisor, Path}),
     event(["begin ", Path]),
@@ -64,13 +71,13 @@ spec(Parent, {Id, Restart, Significant, Body}) ->
     Path = Parent ++ "/" ++ Id,
     Own = case Body of
         {worker, Key, Shutdown, Starts} ->
-            #{start => {?MODULE, start_worker, [self(), Path, Key, Starts]}, shutdown => Shutdown, type => worker};
+            #{start => {?MODULE, start_worker, [Path, Key, Starts]}, shutdown => Shutdown, type => worker};
         Sup ->
             #{start => {?MODULE, start_supervisor, [Path, Sup]}, type => supervisor}
     end,
     Own#{id => Id, restart => Restart, significant => Significant}.
 
-start_worker(_Specifier, Path, Key, Starts) ->
+start_worker(Path, Key, Starts) ->
     Attempt = ets:update_counter(attempts, Key, 1, {Key, 0}),
     Outcome = if Attempt =< length(Starts) -> lists:nth(Attempt, Starts); true -> ok end,
     event(["start ", Path, " ", atom_to_list(Outcome)]),
@@ -93,8 +100,14 @@ do({exit, [{First, _} | _] = Ends}, Root) ->
     sys:resume(Supervisor, infinity),
     "";
 do({start, Path, Child}, Root) ->
-    Start = fun(Supervisor) -> supervisor:start_child(Supervisor, spec(Path, Child)) end,
-    ask(Root, Path ++ "/" ++ element(1, Child), Start);
+    {Id, _, _, Body} = Child,
+    Start = fun(Supervisor) ->
+        case kind(Supervisor) of
+            supervisor -> supervisor:start_child(Supervisor, spec(Path, Child));
+            dynamic -> {worker, Key, _, Starts} = Body, supervisor:start_child(Supervisor, [Path ++ "/" ++ Id, Key, Starts])
+        end
+    end,
+    ask(Root, Path ++ "/" ++ Id, Start);
 do({terminate, Path}, Root) -> ask_about(Root, Path, fun supervisor:terminate_child/2);
 do({restart, Path}, Root) -> ask_about(Root, Path, fun supervisor:restart_child/2);
 do({delete, Path}, Root) -> ask_about(Root, Path, fun supervisor:delete_child/2);
@@ -106,15 +119,15 @@ do(stop, Root) ->
 %% suspended, could read of it.
 die(Pid, Why, Supervisor) ->
     Below = case kind(Pid) of
-        supervisor -> below(Pid);
-        worker -> []
+        worker -> [];
+        _ -> below(Pid)
     end,
     Why =:= kill andalso [orphan(P) || P <- Below],
     Monitors = [monitor(process, P) || P <- [Pid | Below]],
     case {kind(Pid), Why} of
         {_, kill} -> exit(Pid, kill);
         {worker, _} -> Pid ! {die, Why};
-        {supervisor, _} -> try gen_server:stop(Pid, Why, infinity) catch exit:_ -> ok end
+        _ -> try gen_server:stop(Pid, Why, infinity) catch exit:_ -> ok end
     end,
     [receive {'DOWN', Monitor, process, _, _} -> ok end || Monitor <- Monitors],
     until_told(Supervisor, Pid).
@@ -128,7 +141,12 @@ until_told(Supervisor, Pid) ->
 
 ask_about(Root, Path, Ask) ->
     "/" ++ Id = lists:nthtail(length(parent(Path)), Path),
-    ask(Root, Path, fun(Supervisor) -> Ask(Supervisor, Id) end).
+    ask(Root, Path, fun(Supervisor) ->
+        case {kind(Supervisor), find(Root, Path)} of
+            {dynamic, {_, Pid}} -> Ask(Supervisor, Pid);
+            {supervisor, _} -> Ask(Supervisor, Id)
+        end
+    end).
 
 %% Asks the supervisor of the child with this path.
 ask(Root, Path, Ask) ->
@@ -168,8 +186,14 @@ below(Supervisor) -> [Pid || {_, Pid, _} <- view(Supervisor, ""), is_pid(Pid)].
 
 %% All below a supervisor, depth first in start order (it lists its children the other way round).
 view(Supervisor, Path) ->
-    lists:append([seen(Path ++ "/" ++ Id, Pid, Kind)
-                  || {Id, Pid, Kind, _} <- lists:reverse(supervisor:which_children(Supervisor))]).
+    Children = lists:reverse(supervisor:which_children(Supervisor)),
+    case kind(Supervisor) of
+        supervisor -> lists:append([seen(Path ++ "/" ++ Id, Pid, Kind) || {Id, Pid, Kind, _} <- Children]);
+        dynamic -> lists:sort([{called(Pid), Pid, worker} || {undefined, Pid, _, _} <- Children])
+    end.
+
+called(Pid) when is_pid(Pid) -> element(2, ets:lookup_element(names, Pid, 2));
+called(restarting) -> "?".
 
 seen(Path, Pid, supervisor) when is_pid(Pid) -> [{Path, Pid, supervisor} | view(Pid, Path)];
 seen(Path, Pid, Kind) -> [{Path, Pid, Kind}].
@@ -222,6 +246,7 @@ name(Pid, Name) -> ets:insert(names, {Pid, Name}).
 %% What a killed supervisor leaves behind ends at any time, also after the next of that name: it is told first.
 orphan(Pid) -> ets:insert(names, {Pid, {orphan, ets:lookup_element(names, Pid, 2)}}).
 
+%% `worker`, `supervisor`, or `dynamic` for a simple_one_for_one.
 kind(Pid) -> element(1, ets:lookup_element(names, Pid, 2)).
 
 event(Event) ->
@@ -241,7 +266,7 @@ collect() ->
     collect().
 
 ended({worker, Path}, Reason, Stamp) -> ets:insert(events, {Stamp, ["down ", Path, " ", why(Reason)]});
-ended({supervisor, Path}, Reason, Stamp) -> ets:insert(events, {Stamp, ["end ", Path, " ", why(Reason)]}).
+ended({_, Path}, Reason, Stamp) -> ets:insert(events, {Stamp, ["end ", Path, " ", why(Reason)]}).
 
 why(normal) -> "normal";
 why(shutdown) -> "shutdown";

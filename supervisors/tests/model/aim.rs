@@ -11,7 +11,7 @@ use proptest::sample::select;
 use proptest::strategy::Union;
 
 use super::otp::{Known, Otp, ROOT};
-use super::script::{Auto, Body, Child, Outcome, Restart, Script, Step, Strategy as Group, Sup, Why, split};
+use super::script::{Auto, Body, Child, DYNAMIC, Outcome, Restart, Script, Step, Strategy as Group, Sup, Template, Why, split};
 
 /// What scripts are made of.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,8 @@ struct Shape {
     brutal: bool,
     starts: Vec<Outcome>,
     supervisor: Option<Box<Flags>>,
+    /// A dynamic supervisor's; it has no children of its own.
+    template: Option<Template>,
     children: Vec<Shape>,
 }
 
@@ -100,6 +102,7 @@ fn drafts(range: Range) -> impl Strategy<Value = Draft> {
         brutal: false,
         starts: Vec::new(),
         supervisor: Some(Box::new(flags)),
+        template: None,
         children,
     });
     (root, vec(blows(range), 1..range.steps)).prop_map(|(root, blows)| Draft { root, blows })
@@ -116,12 +119,21 @@ fn flags(range: Range) -> impl Strategy<Value = Flags> {
 
 fn shapes(range: Range) -> impl Strategy<Value = Shape> {
     worker(range).prop_recursive(2, 8, 3, move |inner| {
-        (worker(range), flags(range), vec(inner, 0..4)).prop_map(|(worker, flags, children)| Shape {
-            supervisor: Some(Box::new(flags)),
-            children,
-            ..worker
-        })
+        let template = if range.calls { 0.3 } else { 0.0 };
+        (worker(range), flags(range), weighted(template, templates()), vec(inner, 0..4)).prop_map(
+            |(worker, flags, template, children)| Shape {
+                supervisor: Some(Box::new(flags)),
+                template,
+                children: if template.is_some() { Vec::new() } else { children },
+                ..worker
+            },
+        )
     })
+}
+
+fn templates() -> impl Strategy<Value = Template> {
+    let restart = select(&[Restart::Permanent, Restart::Transient, Restart::Temporary][..]);
+    (restart, any::<bool>()).prop_map(|(restart, brutal)| Template { restart, brutal })
 }
 
 fn worker(range: Range) -> impl Strategy<Value = Shape> {
@@ -133,6 +145,7 @@ fn worker(range: Range) -> impl Strategy<Value = Shape> {
             brutal: brutal.is_some(),
             starts,
             supervisor: None,
+            template: None,
             children: Vec::new(),
         },
     )
@@ -165,7 +178,7 @@ fn blows(range: Range) -> impl Strategy<Value = Blow> {
         let calls = (any::<usize>(), call, stray()).prop_map(|(target, call, stray)| Blow::Call(target, call, stray));
         let starts =
             (any::<usize>(), shapes(range), stray()).prop_map(|(target, shape, stray)| Blow::Start(target, shape, stray));
-        blows.extend([(4, calls.boxed()), (1, starts.boxed())]);
+        blows.extend([(4, calls.boxed()), (2, starts.boxed())]);
     }
     Union::new_weighted(blows)
 }
@@ -199,15 +212,26 @@ impl Names {
         let flags = shape.supervisor.as_ref().expect("a supervisor");
         let children = shape.children.iter().zip('a'..).map(|(shape, id)| self.child(id.to_string(), shape, flags.auto));
         let children = children.collect();
-        let Flags { strategy, intensity, period, auto } = **flags;
+        let Flags { mut strategy, intensity, period, mut auto } = **flags;
+        if let Some(template) = shape.template {
+            strategy = Group::Simple(template);
+            if template.restart == Restart::Permanent {
+                auto = Auto::Never;
+            }
+        }
         Sup { strategy, intensity, period, auto, children }
     }
 
     /// A child that is legal under such a supervisor.
-    fn child(&mut self, id: String, shape: &Shape, auto: Auto) -> Child {
+    fn child(&mut self, mut id: String, shape: &Shape, auto: Auto) -> Child {
         let significant = shape.significant && auto != Auto::Never && shape.restart != Restart::Permanent;
         let body = match &shape.supervisor {
-            Some(_) => Body::Supervisor(self.supervisor(shape)),
+            Some(_) => {
+                if shape.template.is_some() {
+                    id.push(DYNAMIC);
+                }
+                Body::Supervisor(self.supervisor(shape))
+            }
             None => {
                 self.keys += 1;
                 Body::Worker { key: self.keys, brutal: shape.brutal, starts: shape.starts.clone() }
@@ -226,10 +250,12 @@ impl Names {
             Blow::Exit(exits, together) => exit(exits, *together, &known),
             Blow::Call(target, call, stray) => {
                 let idle = known.iter().filter(|child| !child.up);
+                let still = || known.iter().filter(|child| !child.dynamic);
                 let path = match (stray, call) {
                     (Stray::Not, Call::Restart | Call::Delete) => pick(*target, idle)?,
-                    (Stray::Not | Stray::Some, _) => pick(*target, known.iter())?,
-                    (Stray::Wide, _) => format!("{}/zz", split(&pick(*target, known.iter())?).0),
+                    (_, Call::Terminate) if !matches!(stray, Stray::Wide) => pick(*target, known.iter())?,
+                    (Stray::Not | Stray::Some, _) => pick(*target, still())?,
+                    (Stray::Wide, _) => format!("{}/zz", split(&pick(*target, still())?).0),
                 };
                 Some(match call {
                     Call::Terminate => Step::Terminate(path),
@@ -242,23 +268,40 @@ impl Names {
     }
 
     fn start(&mut self, target: usize, shape: &Shape, stray: Stray, known: &[Known]) -> Step {
-        let root = Known { path: ROOT.to_owned(), up: true, supervisor: true };
+        let root = Known { path: ROOT.to_owned(), up: true, supervisor: true, template: None, dynamic: false };
         let supervisors = || known.iter().chain([&root]).filter(|child| child.up && child.supervisor);
-        let parent = pick(target, supervisors()).expect("the root");
+        let hungry = pick(target / 2, supervisors().filter(|child| child.template.is_some()));
+        let parent = hungry.filter(|_| target % 2 == 0).or_else(|| pick(target, supervisors())).expect("the root");
         let sibling = pick(target / 7, known.iter().filter(|child| split(&child.path).0 == parent));
+        let template = supervisors().find(|child| child.path == parent).and_then(|child| child.template);
         let id = match (stray, sibling) {
-            (Stray::Some | Stray::Wide, Some(sibling)) => split(&sibling).1.to_owned(),
+            (Stray::Some | Stray::Wide, Some(sibling)) if template.is_none() => split(&sibling).1.to_owned(),
             _ => {
                 self.added += 1;
-                format!("s{}", self.added)
+                format!("s{:02}", self.added)
             }
         };
+        if let Some((template, auto)) = template {
+            return Step::Start(parent, self.dynamic_child(id, shape, template, auto));
+        }
         // Legal only where automatic shutdown is on: what the supervisor says to the others is part of the script.
         let mut child = self.child(id, shape, Auto::Any);
         if matches!(stray, Stray::Not) && target % 3 > 0 {
             child.significant = false;
         }
         Step::Start(parent, child)
+    }
+
+    /// A *re*start that is ignored leaves a child without a process in a dynamic supervisor of OTP 25, which nothing can
+    /// remove: not tried.
+    fn dynamic_child(&mut self, id: String, shape: &Shape, template: Template, auto: Auto) -> Child {
+        let mut starts = shape.starts.clone();
+        for outcome in starts.iter_mut().skip(1).filter(|outcome| **outcome == Outcome::Ignore) {
+            *outcome = Outcome::Fail;
+        }
+        self.keys += 1;
+        let body = Body::Worker { key: self.keys, brutal: template.brutal, starts };
+        Child { id, restart: template.restart, significant: auto != Auto::Never, body }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Two accounts side by side.
 
-use super::script::{Script, Step, Why};
+use super::script::{DYNAMIC, Script, Step, Why, split};
 use super::{Account, Record};
 
 /// Whose account is set beside the model's.
@@ -9,7 +9,7 @@ pub enum Teller {
     /// One difference. When a child of a starting supervisor does not start, `gen_server` of OTP 25 tells the parent before
     /// that supervisor is gone, so what the parent does next may come first. (OTP 26 tells it afterwards.)
     Erlang,
-    /// Two differences. A supervisor of the kit is an actor that no test can look into: its own starts and ends do not
+    /// Differences. A supervisor of the kit is an actor that no test can look into: its own starts and ends do not
     /// appear among the events, only in the view (`new`). And it goes on reading while children start and stop: when
     /// several siblings end together it knows of the second while it still restarts the first, where OTP's finishes the
     /// first restart and then undoes it. What comes of it is the same, so of such a step only the view is compared.
@@ -39,6 +39,7 @@ fn adapt(record: &Record, step: Option<&Step>, before: Option<&Record>, teller: 
             gather_orphans(&mut record, path, before);
         }
     }
+    sort_dynamic(&mut record.events);
     if teller == Teller::Erlang {
         let (mut failed, events) = record.events.into_iter().partition::<Vec<_>, _>(|event| is_failed_start(event));
         failed.sort();
@@ -81,4 +82,22 @@ fn is_end_of(event: &str, word: &str, path: &str) -> bool {
 /// A supervisor that exits with `{shutdown, Reason}`.
 fn is_failed_start(event: &str) -> bool {
     event.starts_with("end ") && event.ends_with(" shutdown:")
+}
+
+/// Children of a dynamic supervisor are stopped all at once, in no order.
+fn sort_dynamic(events: &mut [String]) {
+    let parent = |event: &String| {
+        let path = event.strip_prefix("down ").and_then(|rest| rest.split(' ').next());
+        path.map(|path| split(path).0).filter(|parent| parent.ends_with(DYNAMIC)).map(str::to_owned)
+    };
+    let mut rest = events;
+    while let Some(first) = rest.first() {
+        let alike = match parent(first) {
+            Some(of) => rest.iter().take_while(|event| parent(event).as_ref() == Some(&of)).count(),
+            None => 1,
+        };
+        let (run, after) = rest.split_at_mut(alike);
+        run.sort();
+        rest = after;
+    }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::script::{Auto, Body, Child, Outcome, Restart, Script, Step, Strategy, Sup, Why};
+use super::script::{Auto, Body, Child, Outcome, Restart, Script, Step, Strategy, Sup, Template, Why};
 use super::{Account, Record};
 
 /// Why there are no accounts.
@@ -62,9 +62,13 @@ fn term(script: &Script) -> String {
 
 fn supervisor(sup: &Sup) -> String {
     let strategy = match sup.strategy {
-        Strategy::OneForOne => "one_for_one",
-        Strategy::OneForAll => "one_for_all",
-        Strategy::RestForOne => "rest_for_one",
+        Strategy::OneForOne => "one_for_one".to_owned(),
+        Strategy::OneForAll => "one_for_all".to_owned(),
+        Strategy::RestForOne => "rest_for_one".to_owned(),
+        Strategy::Simple(Template { restart, brutal }) => {
+            let significant = sup.auto != Auto::Never;
+            format!("{{simple,{},{significant},{}}}", restart_word(restart), shutdown_word(brutal))
+        }
     };
     let auto = match sup.auto {
         Auto::Never => "never",
@@ -76,22 +80,28 @@ fn supervisor(sup: &Sup) -> String {
 }
 
 fn child(child: &Child) -> String {
-    let restart = match child.restart {
-        Restart::Permanent => "permanent",
-        Restart::Transient => "transient",
-        Restart::Temporary => "temporary",
-    };
-    let mut term = format!("{{{:?},{restart},{},", child.id, child.significant);
+    let mut term = format!("{{{:?},{},{},", child.id, restart_word(child.restart), child.significant);
     match &child.body {
         Body::Supervisor(sup) => term.push_str(&supervisor(sup)),
         Body::Worker { key, brutal, starts } => {
             let starts: Vec<&str> = starts.iter().map(|outcome| outcome_word(*outcome)).collect();
-            let shutdown = if *brutal { "brutal_kill" } else { "5000" };
-            let _ = write!(term, "{{worker,{key},{shutdown},[{}]}}", starts.join(","));
+            let _ = write!(term, "{{worker,{key},{},[{}]}}", shutdown_word(*brutal), starts.join(","));
         }
     }
     term.push('}');
     term
+}
+
+fn restart_word(restart: Restart) -> &'static str {
+    match restart {
+        Restart::Permanent => "permanent",
+        Restart::Transient => "transient",
+        Restart::Temporary => "temporary",
+    }
+}
+
+fn shutdown_word(brutal: bool) -> &'static str {
+    if brutal { "brutal_kill" } else { "5000" }
 }
 
 fn outcome_word(outcome: Outcome) -> &'static str {

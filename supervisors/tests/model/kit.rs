@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use converge_supervisors::ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef};
 use converge_supervisors::{
-    AutoShutdown, ChildError, ChildSpec, ChildState, Intensity, Kind, Restart as KitRestart, Shutdown, StartError,
-    Started, Strategy as KitStrategy, SupervisorRef, SupervisorSpec, Tree, TreeNode,
+    AutoShutdown, ChildError, ChildSpec, ChildState, DynamicSupervisor, Intensity, Kind, Restart as KitRestart, Shutdown, StartError,
+    Started, Strategy as KitStrategy, SupervisorRef, SupervisorSpec, Template as KitTemplate, Tree, TreeNode,
 };
 use tokio::time::{Duration, sleep, timeout};
 
 use super::otp::ROOT;
-use super::script::{Auto, Body, Child, Outcome, Restart, Script, Step, Strategy, Sup, Why, split};
+use super::script::{Auto, Body, Child, DYNAMIC, Outcome, Restart, Script, Step, Strategy, Sup, Template, Why, split};
 use super::{Account, Record};
 
 /// More than any stop of these children takes.
@@ -31,6 +31,15 @@ struct Rig {
     events: Arc<Mutex<Vec<String>>>,
     /// What was up after the last step, by path.
     seen: BTreeMap<String, ActorId>,
+    dynamic: Arc<Mutex<Dynamics>>,
+}
+
+/// The dynamic supervisors of a tree. They choose the ids of their children; a script has names for them.
+#[derive(Debug, Default)]
+struct Dynamics {
+    handles: BTreeMap<String, DynamicSupervisor<Worker>>,
+    /// The script's path of a child, and its path in the tree.
+    paths: BTreeMap<String, String>,
 }
 
 impl Rig {
@@ -56,14 +65,16 @@ impl Rig {
             Step::Exit(ends) => {
                 let nodes = tree.snapshot().nodes;
                 for (path, why) in ends {
-                    let worker = nodes.iter().any(|node| node.path == *path && node.kind == Kind::Worker);
-                    if let Some(cell) = tree.find(path) {
+                    let path = self.in_tree(path);
+                    let worker = nodes.iter().any(|node| node.path == path && node.kind == Kind::Worker);
+                    if let Some(cell) = tree.find(&path) {
                         exit(&cell, *why, worker);
                     }
                 }
             }
             Step::Pass(seconds) => sleep(Duration::from_secs(*seconds)).await,
             Step::Stop => tree.stop(PATIENCE).await.expect("stops in time"),
+            Step::Start(parent, child) if parent.ends_with(DYNAMIC) => return self.start_dynamic(tree, parent, child).await,
             Step::Start(parent, child) => {
                 let spec = self.child(&format!("{parent}/{}", child.id), child);
                 return match tree.supervisor(parent) {
@@ -79,7 +90,8 @@ impl Rig {
                 };
             }
             Step::Terminate(path) | Step::Delete(path) => {
-                let (parent, id) = split(path);
+                let path = self.in_tree(path);
+                let (parent, id) = split(&path);
                 let Some(supervisor) = tree.supervisor(parent) else { return NOBODY.to_owned() };
                 let result = match step {
                     Step::Terminate(_) => supervisor.terminate_child(id).await,
@@ -89,6 +101,36 @@ impl Rig {
             }
         }
         String::new()
+    }
+
+    async fn start_dynamic(&self, tree: &Tree, parent: &str, child: &Child) -> String {
+        let handle = self.dynamic.lock().expect("no panic under the lock").handles.get(parent).cloned();
+        let Some(handle) = handle else { return NOBODY.to_owned() };
+        let path = format!("{parent}/{}", child.id);
+        let result = handle.start_child(self.worker(&path, child)).await;
+        if let Ok(Started::Running { id, .. }) = &result {
+            let mut dynamic = self.dynamic.lock().expect("no panic under the lock");
+            dynamic.paths.insert(path.clone(), format!("{parent}/{id}"));
+        }
+        match result {
+            Err(ChildError::StartFailed { path: place, .. }) => {
+                assert_eq!(split(&place).0, parent);
+                format!("{path} did not start")
+            }
+            result => started(tree, result, "running"),
+        }
+    }
+
+    fn in_tree(&self, path: &str) -> String {
+        let dynamic = self.dynamic.lock().expect("no panic under the lock");
+        dynamic.paths.get(path).cloned().unwrap_or_else(|| path.to_owned())
+    }
+
+    /// The latest of that place: ids begin anew when the supervisor does.
+    fn in_script(&self, path: String) -> String {
+        let dynamic = self.dynamic.lock().expect("no panic under the lock");
+        let name = dynamic.paths.iter().rfind(|(_, place)| **place == path);
+        name.map_or(path, |(name, _)| name.clone())
     }
 
     fn record(&mut self, tree: Option<&Tree>, reply: String) -> Record {
@@ -106,8 +148,11 @@ impl Rig {
 
     fn look(&self, tree: &Tree, at: &SupervisorRef, view: &mut Vec<String>, up: &mut BTreeMap<String, ActorId>) {
         let counts = at.count_children();
-        view.push(super::counts(at.path(), counts.specs, counts.active, counts.supervisors, counts.workers));
+        // OTP counts the one template.
+        let specs = if at.path().ends_with(DYNAMIC) { 1 } else { counts.specs };
+        view.push(super::counts(at.path(), specs, counts.active, counts.supervisors, counts.workers));
         for TreeNode { path, kind, state, actor, .. } in at.which_children() {
+            let path = self.in_script(path);
             let word = match (state, actor) {
                 (ChildState::Running, Some(actor)) => {
                     up.insert(path.clone(), actor);
@@ -132,51 +177,91 @@ impl Rig {
             Strategy::OneForOne => KitStrategy::OneForOne,
             Strategy::OneForAll => KitStrategy::OneForAll,
             Strategy::RestForOne => KitStrategy::RestForOne,
+            Strategy::Simple(_) => unreachable!("not at the root, and below it made by `dynamic`"),
         };
-        let restarts = u32::try_from(sup.intensity).expect("few");
-        let intensity = Intensity { restarts, period: Duration::from_secs(sup.period) };
-        SupervisorSpec::new(strategy, intensity, children).auto_shutdown(match sup.auto {
-            Auto::Never => AutoShutdown::Never,
-            Auto::Any => AutoShutdown::AnySignificant,
-            Auto::All => AutoShutdown::AllSignificant,
-        })
+        let intensity = tolerated(sup.intensity, sup.period);
+        SupervisorSpec::new(strategy, intensity, children).auto_shutdown(auto_shutdown(sup.auto))
     }
 
     fn child(&self, path: &str, child: &Child) -> ChildSpec {
         let spec = match &child.body {
+            Body::Supervisor(Sup { strategy: Strategy::Simple(template), intensity, period, auto, .. }) => {
+                let intensity = tolerated(*intensity, *period);
+                ChildSpec::dynamic(&child.id, &self.dynamic(path, *template, intensity, *auto))
+            }
             Body::Supervisor(sup) => ChildSpec::supervisor(&child.id, self.supervisor(path, sup)),
-            Body::Worker { brutal, starts, .. } => {
-                let spec = self.worker(path, &child.id, starts);
+            Body::Worker { brutal, .. } => {
+                let worker = self.worker(path, child);
+                let spec = ChildSpec::optional(&child.id, move || worker.starts());
                 if *brutal { spec.shutdown(Shutdown::BrutalKill) } else { spec }
             }
         };
-        spec.significant(child.significant).restart(match child.restart {
-            Restart::Permanent => KitRestart::Permanent,
-            Restart::Transient => KitRestart::Transient,
-            Restart::Temporary => KitRestart::Temporary,
-        })
+        spec.significant(child.significant).restart(restart(child.restart))
     }
 
-    fn worker(&self, path: &str, id: &str, starts: &[Outcome]) -> ChildSpec {
-        let (path, starts, events) = (path.to_owned(), starts.to_vec(), Arc::clone(&self.events));
-        let attempts = AtomicUsize::new(0);
-        ChildSpec::optional(id, move || {
-            let outcome = starts.get(attempts.fetch_add(1, Ordering::SeqCst)).copied().unwrap_or(Outcome::Up);
-            if outcome == Outcome::Ignore {
-                say(&events, format!("start {path} ignore"));
-                return None;
-            }
-            let fails = outcome == Outcome::Fail;
-            Some((Worker { path: path.clone(), events: Arc::clone(&events), fails }, ()))
-        })
+    fn dynamic(&self, path: &str, template: Template, intensity: Intensity, auto: Auto) -> DynamicSupervisor<Worker> {
+        let template = KitTemplate {
+            intensity,
+            restart: restart(template.restart),
+            shutdown: template.brutal.then_some(Shutdown::BrutalKill),
+            auto_shutdown: auto_shutdown(auto),
+            ..KitTemplate::default()
+        };
+        let handle = DynamicSupervisor::new(template, |worker: Worker| worker.starts());
+        let mut dynamic = self.dynamic.lock().expect("no panic under the lock");
+        dynamic.handles.insert(path.to_owned(), handle.clone());
+        handle
+    }
+
+    fn worker(&self, path: &str, child: &Child) -> Worker {
+        let Body::Worker { starts, .. } = &child.body else { unreachable!("a worker") };
+        let (events, attempts) = (Arc::clone(&self.events), Arc::default());
+        Worker { path: path.to_owned(), events, starts: starts.clone(), attempts, fails: false }
+    }
+}
+
+fn tolerated(restarts: usize, seconds: u64) -> Intensity {
+    Intensity { restarts: u32::try_from(restarts).expect("few"), period: Duration::from_secs(seconds) }
+}
+
+fn auto_shutdown(auto: Auto) -> AutoShutdown {
+    match auto {
+        Auto::Never => AutoShutdown::Never,
+        Auto::Any => AutoShutdown::AnySignificant,
+        Auto::All => AutoShutdown::AllSignificant,
+    }
+}
+
+fn restart(restart: Restart) -> KitRestart {
+    match restart {
+        Restart::Permanent => KitRestart::Permanent,
+        Restart::Transient => KitRestart::Transient,
+        Restart::Temporary => KitRestart::Temporary,
     }
 }
 
 /// A worker says when it starts and when its state is gone.
+#[derive(Clone, Debug)]
 struct Worker {
     path: String,
     events: Arc<Mutex<Vec<String>>>,
+    starts: Vec<Outcome>,
+    /// Of all its incarnations.
+    attempts: Arc<AtomicUsize>,
     fails: bool,
+}
+
+impl Worker {
+    /// The next incarnation, if it is to run.
+    fn starts(&self) -> Option<(Worker, ())> {
+        let attempt = self.attempts.fetch_add(1, Ordering::SeqCst);
+        let outcome = self.starts.get(attempt).copied().unwrap_or(Outcome::Up);
+        if outcome == Outcome::Ignore {
+            say(&self.events, format!("start {} ignore", self.path));
+            return None;
+        }
+        Some((Worker { fails: outcome == Outcome::Fail, ..self.clone() }, ()))
+    }
 }
 
 struct Alive {

@@ -10,7 +10,7 @@ mod supervisor;
 use std::collections::BTreeMap;
 
 use self::supervisor::{At, Fate, Process, Supervisor};
-use super::script::{Body, Child, Outcome, Script, Step, Sup, Why, split};
+use super::script::{Auto, Body, Child, Outcome, Script, Step, Sup, Template, Why, split};
 use super::{Account, Record};
 
 /// The path of the first segment.
@@ -43,6 +43,10 @@ pub struct Known {
     pub path: String,
     pub up: bool,
     pub supervisor: bool,
+    /// It is a dynamic supervisor with these children.
+    pub template: Option<(Template, Auto)>,
+    /// It is a dynamic supervisor's child.
+    pub dynamic: bool,
 }
 
 /// The whole story of a script.

@@ -31,6 +31,18 @@ pub enum Strategy {
     OneForOne,
     OneForAll,
     RestForOne,
+    /// `simple_one_for_one`: no children to begin with, and all are alike.
+    Simple(Template),
+}
+
+/// The id of a dynamic supervisor ends with this.
+pub const DYNAMIC: char = '*';
+
+/// What the children of a dynamic supervisor have in common. They are significant where it heeds that at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Template {
+    pub restart: Restart,
+    pub brutal: bool,
 }
 
 /// `auto_shutdown`.
@@ -82,7 +94,8 @@ pub enum Step {
     /// Children of one supervisor end for these reasons, one after the other, before their supervisor reads of the
     /// first. A supervisor told to end stops its own children first, a killed one does not.
     Exit(Vec<(String, Why)>),
-    /// `start_child` of the supervisor with this path; and so on.
+    /// `start_child` of the supervisor with this path; and so on. Of a dynamic supervisor's child only the id, as a name,
+    /// and the starts are its own.
     Start(String, Child),
     Terminate(String),
     Restart(String),
@@ -117,6 +130,12 @@ impl Why {
             Why::Abnormal | Why::Odd => "abnormal",
             Why::Kill => "killed",
         }
+    }
+}
+
+impl Sup {
+    pub fn is_dynamic(&self) -> bool {
+        matches!(self.strategy, Strategy::Simple(_))
     }
 }
 

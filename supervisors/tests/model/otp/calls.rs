@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::script::{Auto, Body, Child, Restart};
+use super::super::script::{Auto, Body, Child, Restart, Strategy, Sup};
 use super::super::counts;
 use super::supervisor::{At, Kept, Process, Supervisor};
 use super::{Known, World};
@@ -12,7 +12,7 @@ impl Supervisor {
         if !self.legal(spec) {
             return "refused".to_owned();
         }
-        if let Some(place) = self.place_of(&spec.id) {
+        if let Some(place) = self.place_of(&spec.id).filter(|_| !self.sup.is_dynamic()) {
             return match self.children[place].at {
                 At::Up(_) => "already started".to_owned(),
                 At::Undefined | At::Restarting => "already present".to_owned(),
@@ -23,7 +23,8 @@ impl Supervisor {
             Ok(at) => at,
         };
         let reply = started(&at);
-        if !(matches!(at, At::Undefined) && spec.restart == Restart::Temporary) {
+        let forgotten = self.sup.is_dynamic() || spec.restart == Restart::Temporary;
+        if !(matches!(at, At::Undefined) && forgotten) {
             self.children.push(Kept { spec: spec.clone(), at });
         }
         reply
@@ -86,8 +87,13 @@ impl Supervisor {
 
     pub(super) fn known(&self, known: &mut Vec<Known>) {
         for kept in &self.children {
-            let supervisor = matches!(kept.spec.body, Body::Supervisor(_));
-            known.push(Known { path: self.path_of(&kept.spec.id), up: matches!(kept.at, At::Up(_)), supervisor });
+            let (supervisor, template) = match &kept.spec.body {
+                Body::Supervisor(Sup { strategy: Strategy::Simple(template), auto, .. }) => (true, Some((*template, *auto))),
+                Body::Supervisor(_) => (true, None),
+                Body::Worker { .. } => (false, None),
+            };
+            let (path, up) = (self.path_of(&kept.spec.id), matches!(kept.at, At::Up(_)));
+            known.push(Known { path, up, supervisor, template, dynamic: self.sup.is_dynamic() });
             if let At::Up(Process { supervisor: Some(supervisor), .. }) = &kept.at {
                 supervisor.known(known);
             }
@@ -98,8 +104,9 @@ impl Supervisor {
         let count = |holds: fn(&&Kept) -> bool| self.children.iter().filter(holds).count();
         let active = count(|kept| matches!(kept.at, At::Up(_)));
         let supervisors = count(|kept| matches!(kept.spec.body, Body::Supervisor(_)));
-        let specs = self.children.len();
-        counts(&self.path, specs, active, supervisors, specs - supervisors)
+        // OTP counts the one template.
+        let specs = if self.sup.is_dynamic() { 1 } else { self.children.len() };
+        counts(&self.path, specs, active, supervisors, self.children.len() - supervisors)
     }
 
     pub(super) fn view(&self, seen: &BTreeMap<String, u64>, lines: &mut Vec<String>, up: &mut BTreeMap<String, u64>) {

@@ -99,7 +99,8 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Stops the children from this place on, the last first. Temporary ones are forgotten.
+    /// Stops the children from this place on, the last first (those of a dynamic supervisor at once, in no order).
+    /// Temporary ones are forgotten.
     fn stop_from(&mut self, world: &mut World, from: usize) {
         for place in (from..self.children.len()).rev() {
             self.stop_one(world, place);
@@ -121,9 +122,9 @@ impl Supervisor {
         self.release(place);
     }
 
-    /// A child does not run any more: a temporary one is forgotten.
+    /// A child does not run any more: a temporary one, and any of a dynamic supervisor, is forgotten.
     pub(super) fn release(&mut self, place: usize) {
-        if self.children[place].spec.restart == Restart::Temporary {
+        if self.sup.is_dynamic() || self.children[place].spec.restart == Restart::Temporary {
             self.children.remove(place);
         } else {
             self.children[place].at = At::Undefined;
@@ -247,7 +248,7 @@ impl Supervisor {
             return Fate::Ends;
         }
         let result = match self.sup.strategy {
-            Strategy::OneForOne => match self.start_one(world, place) {
+            Strategy::OneForOne | Strategy::Simple(_) => match self.start_one(world, place) {
                 Ok(at) => {
                     self.children[place].at = at;
                     Ok(())
