@@ -8,10 +8,13 @@ use proptest::collection::vec;
 use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::strategy::Union;
+use proptest::strategy::{Union, ValueTree};
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use super::otp::{Known, Otp, ROOT};
-use super::script::{Auto, Body, Child, DYNAMIC, Outcome, Restart, Script, Step, Strategy as Group, Sup, Template, Why, split};
+use super::script::{
+    Auto, Body, Child, DYNAMIC, Outcome, Restart, Script, Step, Strategy as Group, Sup, Template, Why, split,
+};
 
 /// What scripts are made of.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +27,8 @@ pub struct Range {
     pub together: Together,
     /// Starts fail, or are ignored.
     pub odd_starts: bool,
+    /// `all_significant` is among the ways of automatic shutdown.
+    pub auto_all: bool,
     pub steps: usize,
 }
 
@@ -95,6 +100,14 @@ pub fn scripts(range: Range) -> impl Strategy<Value = Script> {
     drafts(range).prop_map(|draft| script(&draft))
 }
 
+/// Always the same ones.
+pub fn scripts_of_seed(range: Range, seed: u8, count: usize) -> Vec<Script> {
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]);
+    let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), rng);
+    let strategy = scripts(range);
+    (0..count).map(|_| strategy.new_tree(&mut runner).expect("a script").current()).collect()
+}
+
 fn drafts(range: Range) -> impl Strategy<Value = Draft> {
     let root = (flags(range), vec(shapes(range), 1..5)).prop_map(|(flags, children)| Shape {
         restart: Restart::Permanent,
@@ -112,7 +125,11 @@ fn flags(range: Range) -> impl Strategy<Value = Flags> {
     let strategy = select(&[Group::OneForOne, Group::OneForAll, Group::RestForOne][..]);
     // Never a sum of the pauses below: whether the very end of a period belongs to it is for a test of its own.
     let periods = if range.time { &[10, 3600][..] } else { &[3600][..] };
-    let autos = if range.calls { &[Auto::Never, Auto::Any, Auto::All][..] } else { &[Auto::Never][..] };
+    let autos = match range {
+        Range { calls: false, .. } => &[Auto::Never][..],
+        Range { auto_all: false, .. } => &[Auto::Never, Auto::Any][..],
+        _ => &[Auto::Never, Auto::Any, Auto::All][..],
+    };
     (strategy, prop_oneof![Just(0usize), 1usize..4, Just(6)], select(periods), select(autos))
         .prop_map(|(strategy, intensity, period, auto)| Flags { strategy, intensity, period, auto })
 }
@@ -176,8 +193,8 @@ fn blows(range: Range) -> impl Strategy<Value = Blow> {
     }
     if range.calls {
         let calls = (any::<usize>(), call, stray()).prop_map(|(target, call, stray)| Blow::Call(target, call, stray));
-        let starts =
-            (any::<usize>(), shapes(range), stray()).prop_map(|(target, shape, stray)| Blow::Start(target, shape, stray));
+        let starts = (any::<usize>(), shapes(range), stray())
+            .prop_map(|(target, shape, stray)| Blow::Start(target, shape, stray));
         blows.extend([(4, calls.boxed()), (2, starts.boxed())]);
     }
     Union::new_weighted(blows)
@@ -210,7 +227,8 @@ struct Names {
 impl Names {
     fn supervisor(&mut self, shape: &Shape) -> Sup {
         let flags = shape.supervisor.as_ref().expect("a supervisor");
-        let children = shape.children.iter().zip('a'..).map(|(shape, id)| self.child(id.to_string(), shape, flags.auto));
+        let children =
+            shape.children.iter().zip('a'..).map(|(shape, id)| self.child(id.to_string(), shape, flags.auto));
         let children = children.collect();
         let Flags { mut strategy, intensity, period, mut auto } = **flags;
         if let Some(template) = shape.template {
@@ -255,7 +273,10 @@ impl Names {
                     (Stray::Not, Call::Restart | Call::Delete) => pick(*target, idle)?,
                     (_, Call::Terminate) if !matches!(stray, Stray::Wide) => pick(*target, known.iter())?,
                     (Stray::Not | Stray::Some, _) => pick(*target, still())?,
-                    (Stray::Wide, _) => format!("{}/zz", split(&pick(*target, still())?).0),
+                    (Stray::Wide, _) if target % 2 == 0 => format!("{}/zz", split(&pick(*target, still())?).0),
+                    (Stray::Wide, _) => {
+                        format!("{}/zz", pick(*target, still().filter(|child| child.template.is_none()))?)
+                    }
                 };
                 Some(match call {
                     Call::Terminate => Step::Terminate(path),
@@ -272,7 +293,9 @@ impl Names {
         let supervisors = || known.iter().chain([&root]).filter(|child| child.up && child.supervisor);
         let hungry = pick(target / 2, supervisors().filter(|child| child.template.is_some()));
         let parent = hungry.filter(|_| target % 2 == 0).or_else(|| pick(target, supervisors())).expect("the root");
-        let sibling = pick(target / 7, known.iter().filter(|child| split(&child.path).0 == parent));
+        let siblings = || known.iter().filter(|child| split(&child.path).0 == parent);
+        let idle = pick(target / 7, siblings().filter(|child| !child.up));
+        let sibling = idle.filter(|_| target % 3 > 0).or_else(|| pick(target / 7, siblings()));
         let template = supervisors().find(|child| child.path == parent).and_then(|child| child.template);
         let id = match (stray, sibling) {
             (Stray::Some | Stray::Wide, Some(sibling)) if template.is_none() => split(&sibling).1.to_owned(),

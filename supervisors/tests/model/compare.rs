@@ -26,7 +26,7 @@ pub fn difference(script: &Script, model: &Account, told: &Account, teller: Tell
         };
         let found = adapt(found, step, before, teller);
         if expected != found {
-            return Some(format!("step {i}, {step:?}\nby OTP's rules: {expected:#?}\n{teller:?}: {found:#?}"));
+            return Some(format!("step {i}, {step:?}\nexpected: {expected:#?}\n{teller:?}: {found:#?}"));
         }
     }
     (told.len() > model.len()).then(|| format!("{} records instead of {}", told.len(), model.len()))

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use converge_supervisors::ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef};
 use converge_supervisors::{
-    AutoShutdown, ChildError, ChildSpec, ChildState, DynamicSupervisor, Intensity, Kind, Restart as KitRestart, Shutdown, StartError,
-    Started, Strategy as KitStrategy, SupervisorRef, SupervisorSpec, Template as KitTemplate, Tree, TreeNode,
+    AutoShutdown, ChildError, ChildSpec, ChildState, DynamicSupervisor, Intensity, Kind, Restart as KitRestart,
+    Shutdown, StartError, Started, Strategy as KitStrategy, SupervisorRef, SupervisorSpec, Template as KitTemplate,
+    Tree, TreeNode,
 };
 use tokio::time::{Duration, sleep, timeout};
 
@@ -56,7 +57,9 @@ impl Rig {
             sleep(Duration::from_millis(1)).await;
             account.push(self.record(Some(&tree), reply));
         }
-        assert!(timeout(PATIENCE, tree.wait()).await.is_ok(), "a script ends with its tree");
+        if timeout(PATIENCE, tree.wait()).await.is_err() {
+            account.push(Record { reply: "a tree that does not end".to_owned(), ..Record::default() });
+        }
         account
     }
 
@@ -74,13 +77,19 @@ impl Rig {
             }
             Step::Pass(seconds) => sleep(Duration::from_secs(*seconds)).await,
             Step::Stop => tree.stop(PATIENCE).await.expect("stops in time"),
-            Step::Start(parent, child) if parent.ends_with(DYNAMIC) => return self.start_dynamic(tree, parent, child).await,
+            Step::Start(parent, child) if parent.ends_with(DYNAMIC) => {
+                return self.start_dynamic(tree, parent, child).await;
+            }
             Step::Start(parent, child) => {
+                let handles = self.dynamic.lock().expect("no panic under the lock").handles.clone();
                 let spec = self.child(&format!("{parent}/{}", child.id), child);
-                return match tree.supervisor(parent) {
-                    Some(supervisor) => started(tree, supervisor.start_child(spec).await, "already started"),
-                    None => NOBODY.to_owned(),
-                };
+                let Some(supervisor) = tree.supervisor(parent) else { return NOBODY.to_owned() };
+                let result = supervisor.start_child(spec).await;
+                if result.is_err() {
+                    // What is there is what was there.
+                    self.dynamic.lock().expect("no panic under the lock").handles = handles;
+                }
+                return started(tree, result, "already started");
             }
             Step::Restart(path) => {
                 let (parent, id) = split(path);

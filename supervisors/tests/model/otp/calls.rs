@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::script::{Auto, Body, Child, Restart, Strategy, Sup};
 use super::super::counts;
+use super::super::script::{Auto, Body, Child, Restart, Strategy, Sup};
 use super::supervisor::{At, Kept, Process, Supervisor};
 use super::{Known, World};
 
@@ -88,7 +88,9 @@ impl Supervisor {
     pub(super) fn known(&self, known: &mut Vec<Known>) {
         for kept in &self.children {
             let (supervisor, template) = match &kept.spec.body {
-                Body::Supervisor(Sup { strategy: Strategy::Simple(template), auto, .. }) => (true, Some((*template, *auto))),
+                Body::Supervisor(Sup { strategy: Strategy::Simple(template), auto, .. }) => {
+                    (true, Some((*template, *auto)))
+                }
                 Body::Supervisor(_) => (true, None),
                 Body::Worker { .. } => (false, None),
             };
