@@ -25,9 +25,7 @@ pub(super) enum Asker {
 impl State {
     /// A new request.
     pub(super) fn control(&mut self, control: Control) {
-        // The end of a child may pass those that wait: a start that hangs is called off by it.
-        let may_pass = self.parked.is_empty() || matches!(control, Control::Terminate { .. });
-        let later = if may_pass { self.attempt(control) } else { Some(control) };
+        let later = if self.parked.is_empty() || control.may_pass() { self.attempt(control) } else { Some(control) };
         match later {
             None => {}
             Some(control) if self.parked.len() >= PARKED_MAX => control.refuse(ChildError::Full(PARKED_MAX)),
@@ -37,9 +35,15 @@ impl State {
 
     /// Something has happened: those that wait may have their turn.
     pub(super) fn retry_parked(&mut self) {
-        while let Some(control) = self.parked.pop_front() {
-            if let Some(control) = self.attempt(control) {
-                return self.parked.push_front(control);
+        if self.parked.is_empty() {
+            return;
+        }
+        let mut blocked = false;
+        for control in std::mem::take(&mut self.parked) {
+            let later = if !blocked || control.may_pass() { self.attempt(control) } else { Some(control) };
+            if let Some(control) = later {
+                blocked = true;
+                self.parked.push_back(control);
             }
         }
     }
@@ -142,6 +146,9 @@ impl State {
     /// What was asked about a child is done.
     pub(super) fn answer(&mut self, child: Place, outcome: Outcome) {
         let post = self.post(child);
+        if outcome == Outcome::Terminated {
+            post.node.stopped(); // it may have waited for its backoff
+        }
         let (id, path, actor) = (post.spec.id.clone(), post.node.path.clone(), post.actor.clone());
         for asker in std::mem::take(&mut post.askers) {
             match asker {
@@ -181,6 +188,11 @@ impl Control {
             | Control::Delete { id, .. }
             | Control::Spec { id, .. } => Some(id),
         }
+    }
+
+    /// The end of a child passes those that wait: they may wait for a start that hangs, and that it calls off.
+    fn may_pass(&self) -> bool {
+        matches!(self, Control::Terminate { .. })
     }
 
     fn refuse(self, error: ChildError) {

@@ -93,7 +93,9 @@ impl World {
             ready: false,
             exited: false,
         };
-        terms.into_iter().for_each(|terms| drop(world.bear(terms, None)));
+        for terms in terms {
+            world.bear(terms, None);
+        }
         world
     }
 

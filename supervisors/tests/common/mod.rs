@@ -1,14 +1,25 @@
 //! A worker that records what happens to it and obeys: the probe of every test here.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its own part of this")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    missing_docs,
+    reason = "each test binary uses its own part of this"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use converge_supervisors::ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef};
-use converge_supervisors::{ChildSpec, ChildState, Intensity, Service, Strategy, SupervisorSpec, Tree, TreeNode};
+use converge_supervisors::{
+    ChildSpec, ChildState, Intensity, Service, Strategy, SupervisorRef, SupervisorSpec, Tree, TreeNode,
+};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Duration, Instant, sleep, timeout};
+
+mod asked;
+pub use asked::*;
 
 /// Far more than anything here takes; a test that reaches it has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -102,6 +113,7 @@ pub struct Knobs {
 
 #[derive(Debug, Default)]
 struct Inner {
+    nothing_to_do: AtomicBool,
     fail_starts: AtomicU32,
     panic_starts: AtomicU32,
     hang_start: AtomicBool,
@@ -122,6 +134,11 @@ impl Knobs {
     /// The next `count` starts fail.
     pub fn fail_starts(&self, count: u32) {
         self.inner.fail_starts.store(count, Ordering::SeqCst);
+    }
+
+    /// The factory has nothing to run; only those that may say so ask.
+    pub fn nothing_to_do(&self, on: bool) {
+        self.inner.nothing_to_do.store(on, Ordering::SeqCst);
     }
 
     /// The next `count` starts panic.
@@ -305,6 +322,10 @@ impl Bench {
         let children = ids.iter().map(|id| adjust(id, probe(id, &log, &knobs[*id]))).collect();
         let tree = Tree::start("root", spec(strategy, restarts, 5, children)).await.unwrap();
         Bench { tree, log, knobs }
+    }
+
+    pub fn root(&self) -> SupervisorRef {
+        self.tree.supervisor("root").unwrap()
     }
 
     pub fn cell(&self, id: &str) -> ActorCell {
