@@ -156,9 +156,43 @@ async fn escalation_to_the_root() {
     assert_eq!(tree.stop(second()).await, Ok(()), "stopping what has ended is no error");
 }
 
-/// A supervisor that gives up is a failed child of its parent.
+/// root (one_for_all) ─┬ s1 ─ a, b
+///                     ├ s2, to which c and d are added
+///                     └ s3, transient and terminated
 #[tokio::test(start_paused = true)]
 async fn tree() {
+    let (log, c) = (Log::new(), Knobs::new());
+    let make = |id: &str| probe(id, &log, &Knobs::new());
+    let sub = |id: &str, children| ChildSpec::supervisor(id, spec(OneForOne, 4, 3600, children));
+    let subs = vec![sub("s1", vec![make("a"), make("b")]), sub("s2", vec![])];
+    let tree = Tree::start("root", spec(OneForAll, 4, 3600, subs)).await.unwrap();
+    let [root, s1, s2] = ["root", "root/s1", "root/s2"].map(|path| tree.supervisor(path).unwrap());
+    running(root.start_child(sub("s3", vec![]).restart(Restart::Transient)).await);
+    assert_eq!(root.terminate_child("s3").await, Ok(()));
+    assert_eq!(root.count_children(), counts(3, 2, 3, 0));
+    running(s2.start_child(probe("c", &log, &c)).await);
+    running(s2.start_child(make("d")).await);
+    assert_eq!((s1.count_children(), s2.count_children()), (counts(2, 2, 0, 2), counts(2, 2, 0, 2)));
+
+    // The one that dies is restarted, alone.
+    log.take();
+    tree.find("root/s2/d").unwrap().kill();
+    up(&tree, "root/s2/d", 2).await;
+    assert_eq!(log.take(), ["start d"]);
+
+    // Its supervisor gives up: the whole tree is restarted, what was terminated too, but not what was added below.
+    c.fail_starts(u32::MAX);
+    tree.find("root/s2/c").unwrap().kill();
+    up(&tree, "root/s3", 2).await;
+    assert_eq!(root.count_children(), counts(3, 3, 3, 0));
+    assert_eq!((s1.count_children(), s2.count_children()), (counts(2, 2, 0, 2), counts(0, 0, 0, 0)));
+    assert_eq!(node(&tree, "root/s1/a").unwrap().incarnation, 2);
+    assert_eq!(tree.stop(PATIENCE).await, Ok(()));
+}
+
+/// A supervisor that gives up is a failed child of its parent.
+#[tokio::test(start_paused = true)]
+async fn a_supervisor_that_gives_up_is_restarted() {
     let (log, a, b) = (Log::new(), Knobs::new(), Knobs::new());
     let inner = spec(OneForAll, 1, 5, vec![probe("a", &log, &a), probe("b", &log, &b)]);
     let children = vec![probe("x", &log, &Knobs::new()), ChildSpec::supervisor("s", inner)];
@@ -189,14 +223,19 @@ async fn tree() {
 #[tokio::test(start_paused = true)]
 async fn child_unlink() {
     let bench = Bench::start(OneForOne, 1, &["a"], keep).await;
-    let root = bench.tree.find("root").unwrap();
-    bench.cell("a").send_message(Do::Unlink(root)).unwrap();
+    let unlink = || bench.cell("a").send_message(Do::Unlink(bench.tree.find("root").unwrap())).unwrap();
+    unlink();
+    settle().await;
+    assert_eq!(bench.root().terminate_child("a").await, Ok(()));
+    assert!(!bench.knobs["a"].lock.held());
+    running(bench.root().restart_child("a").await);
+    unlink();
     settle().await;
     let lost = bench.cell("a");
     assert!(lost.try_get_supervisor().is_none());
     lost.kill();
-    bench.up("a", 2).await;
-    bench.cell("a").send_message(Do::Unlink(bench.tree.find("root").unwrap())).unwrap();
+    bench.up("a", 3).await;
+    unlink();
     settle().await;
     assert_eq!(bench.tree.stop(PATIENCE).await, Ok(()));
     assert!(!bench.knobs["a"].lock.held());
