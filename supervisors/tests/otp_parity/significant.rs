@@ -211,3 +211,25 @@ async fn significant_escalation() {
         }
     }
 }
+
+/// Not a start that failed: the supervisor was up, and is done.
+#[tokio::test(start_paused = true)]
+async fn significant_at_boot() {
+    let (log, a, b) = (Log::new(), Knobs::new(), Knobs::new());
+    b.hang_start(true);
+    let a_spec = probe("a", &log, &a).restart(Restart::Temporary).significant(true);
+    let s = spec(OneForOne, 1, 5, vec![a_spec, probe("b", &log, &b)]).auto_shutdown(AnySignificant);
+    let s = ChildSpec::supervisor("s", s).restart(Restart::Transient);
+    let start = tokio::spawn(Tree::start("root", spec(OneForOne, 0, 5, vec![s, probe("c", &log, &Knobs::new())])));
+    log.seen("start b", 1).await;
+    a.starting().unwrap().stop(None);
+    settle().await;
+    b.hang_start(false);
+    let tree = start.await.unwrap().unwrap();
+    down(&tree, "root/s").await;
+    assert!(!b.lock.held());
+    assert_eq!(tree.stop(PATIENCE).await, Ok(()));
+    let mut log = log.take();
+    log.sort(); // b's end and c's start are nobody's order
+    assert_eq!(log, ["start a", "start b", "start c", "stop a", "stop b", "stop c"]);
+}
