@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use converge_supervisors::Strategy::{OneForAll, OneForOne, RestForOne};
 use converge_supervisors::{
-    Backoff, ChildError, ChildSpec, ChildState, Intensity, Restart, SupervisorRef, Template, Tree,
+    Backoff, ChildError, ChildSpec, ChildState, Intensity, Restart, StartError, SupervisorRef, Template, Tree,
 };
 use tokio::time::{Duration, Instant, timeout};
 
@@ -265,6 +265,23 @@ async fn a_whole_subtree_is_added_and_terminated() {
     assert_eq!(bench.log.take(), ["stop y", "stop x"]);
     running(bench.root().restart_child("s").await);
     assert_eq!(bench.log.take(), ["start x", "start y"]);
+}
+
+/// Neither here nor elsewhere: what it was started with is gone.
+#[tokio::test(start_paused = true)]
+async fn the_spec_of_a_temporary_child_that_runs_cannot_be_started() {
+    let bench = Bench::start(OneForOne, 1, &["a"], |_, c| c.restart(Restart::Temporary)).await;
+    let spent = bench.root().get_childspec("a").await.unwrap();
+    bench.root().terminate_child("a").await.unwrap();
+    let reason = "what this temporary child was started with is gone";
+    let start = asking({
+        let (root, spent) = (bench.root(), spent.clone());
+        async move { root.start_child(spent).await }
+    });
+    assert_eq!(refused(answer(start.await).await), not_started("root/a", reason));
+    assert_eq!(children(&bench.root()), []);
+    let error = timeout(PATIENCE, Tree::start("root", spec(OneForOne, 1, 5, vec![spent]))).await.unwrap().unwrap_err();
+    assert_eq!(error, StartError::Child { path: "root/a".into(), reason: reason.into() });
 }
 
 #[tokio::test(start_paused = true)]
