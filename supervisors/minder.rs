@@ -207,7 +207,11 @@ impl Job {
             Body::Worker(launch) => return (launch(self.berth.clone(), parent), None),
             Body::Supervisor(spec) => Orders::Static(Arc::clone(spec)),
             Body::Dynamic(charter) => Orders::Dynamic(Arc::clone(charter)),
-            Body::Spent => unreachable!("a temporary child is started once"),
+            // Read back from a temporary child that runs.
+            Body::Spent => {
+                let gone = "what this temporary child was started with is gone";
+                return (Box::pin(async move { Err(SpawnErr::StartupFailed(gone.into())) }), None);
+            }
         };
         let (tell, boot) = oneshot::channel();
         let setup = Setup { orders, berth: self.berth.clone(), boot: tell };

@@ -233,6 +233,8 @@ pub(crate) struct Machine {
     phase: Phase,
     /// `Ready` has been said.
     announced: bool,
+    /// A significant child ended before that.
+    significant_end: bool,
     effects: Vec<Effect>,
 }
 
@@ -260,6 +262,7 @@ impl Machine {
             window: Window::new(rules.intensity),
             phase: Phase::Idle,
             announced: false,
+            significant_end: false,
             effects: Vec::new(),
         }
     }
@@ -397,6 +400,10 @@ impl Machine {
 
     /// A child has ended for good by itself.
     fn auto_shutdown(&mut self, significant: bool) {
+        if !self.announced {
+            self.significant_end |= significant; // it is not a failed start: first all come up
+            return;
+        }
         // Those that an ordered start is about to reach are down for a moment only.
         let coming_from = match self.phase {
             Phase::Starting { next } => next,
@@ -512,6 +519,8 @@ impl Machine {
         if !self.announced {
             self.announced = true;
             self.effects.push(Effect::Ready);
+            let significant_end = std::mem::take(&mut self.significant_end);
+            self.auto_shutdown(significant_end);
         }
     }
 

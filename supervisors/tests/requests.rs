@@ -7,7 +7,11 @@ mod common;
 use common::*;
 use converge_supervisors::Strategy::{OneForAll, OneForOne, RestForOne};
 use converge_supervisors::{
+<<<<<<< HEAD
     Backoff, ChildError, ChildSpec, ChildState, Intensity, Restart, SupervisorRef, Template, Tree,
+=======
+    Backoff, ChildError, ChildSpec, ChildState, Intensity, Restart, StartError, SupervisorRef, Template, Tree,
+>>>>>>> parity
 };
 use tokio::time::{Duration, Instant, timeout};
 
@@ -267,6 +271,26 @@ async fn a_whole_subtree_is_added_and_terminated() {
     assert_eq!(bench.log.take(), ["start x", "start y"]);
 }
 
+<<<<<<< HEAD
+=======
+/// Neither here nor elsewhere: what it was started with is gone.
+#[tokio::test(start_paused = true)]
+async fn the_spec_of_a_temporary_child_that_runs_cannot_be_started() {
+    let bench = Bench::start(OneForOne, 1, &["a"], |_, c| c.restart(Restart::Temporary)).await;
+    let spent = bench.root().get_childspec("a").await.unwrap();
+    bench.root().terminate_child("a").await.unwrap();
+    let reason = "what this temporary child was started with is gone";
+    let start = asking({
+        let (root, spent) = (bench.root(), spent.clone());
+        async move { root.start_child(spent).await }
+    });
+    assert_eq!(refused(answer(start.await).await), not_started("root/a", reason));
+    assert_eq!(children(&bench.root()), []);
+    let error = timeout(PATIENCE, Tree::start("root", spec(OneForOne, 1, 5, vec![spent]))).await.unwrap().unwrap_err();
+    assert_eq!(error, StartError::Child { path: "root/a".into(), reason: reason.into() });
+}
+
+>>>>>>> parity
 #[tokio::test(start_paused = true)]
 async fn there_is_a_most_of_children() {
     let nursery = Nursery::start(Template { children_max: 2, ..template(Restart::Temporary) }).await;

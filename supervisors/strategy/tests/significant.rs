@@ -78,6 +78,28 @@ fn those_that_are_about_to_be_started_are_not_down() {
     assert_eq!(m.now(Event::Gone(2, normal()))[..], [stop(1, false)], "now it is the last");
 }
 
+/// As for OTP, whose `start_link` has returned by then.
+#[test]
+fn one_that_ends_at_boot_ends_the_supervisor_when_all_are_up() {
+    let terms = [significant(Restart::Temporary), significant(Restart::Transient), bystander()];
+    let mut m = Machine::new(with(Strategy::OneForOne, AutoShutdown::AnySignificant), terms);
+    m.now(Event::Boot);
+    m.now(Event::Started(0));
+    assert_eq!(m.now(Event::Gone(0, normal())), [Effect::Forget(0)]);
+    assert_eq!(m.now(Event::Started(1)), [Effect::Start(2)]);
+    assert_eq!(m.now(Event::Started(2)), [Effect::Ready, stop(2, false)]);
+    m.now(Event::Gone(2, crash()));
+    assert_eq!(m.now(Event::Gone(1, crash())), [Effect::Exit(Verdict::AutoShutdown)]);
+
+    let mut m = Machine::new(with(Strategy::OneForOne, AutoShutdown::AllSignificant), terms);
+    m.now(Event::Boot);
+    m.now(Event::Started(0));
+    m.now(Event::Gone(0, normal()));
+    m.now(Event::Started(1));
+    assert_eq!(m.now(Event::Started(2)), [Effect::Ready], "1 is left");
+    assert_eq!(m.now(Event::Gone(1, normal())), [stop(2, false)]);
+}
+
 #[test]
 fn a_group_that_is_being_stopped_comes_back_too() {
     let terms = [significant(Restart::Transient), bystander(), bystander(), significant(Restart::Transient)];
