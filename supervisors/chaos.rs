@@ -3,6 +3,44 @@
 //! Behind the feature `chaos`, for the tests of whoever uses this crate; never part of a program that serves. A [`Fault`]
 //! reaches each place of a tree by its path, without knowing its actor's messages, and takes the very way that a fault
 //! of the actor's own would.
+//!
+//! - [`Tree::inject`]: one fault, now; [`Tree::arm`]: one fault, at a moment such as the second await of a message's
+//!   handler.
+//! - [`Monkey`]: faults at random, from a seed, within the restart intensity; an [`Outcome`] of recoveries, of intensity
+//!   used, and of actors left over.
+//! - [`sweep_awaits`]: a kill at every await of every actor, and a check after each.
+//! - [`almost_kill`]: how many kills in a row a tree survives.
+//!
+//! ```
+//! # use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
+//! use converge_supervisors::chaos::{Monkey, Target, Trigger};
+//! # use converge_supervisors::{ChildSpec, Intensity, Strategy, SupervisorSpec, Tree};
+//! use tokio::time::{Duration, sleep};
+//! # struct Worker;
+//! # impl Actor for Worker {
+//! #     type Msg = ();
+//! #     type State = ();
+//! #     type Arguments = ();
+//! #     async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> { Ok(()) }
+//! # }
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)] // as in #[tokio::test(start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let children = vec![ChildSpec::actor("worker", || (Worker, ()))];
+//! # let spec = SupervisorSpec::new(Strategy::OneForOne, Intensity::default(), children);
+//! # let tree = Tree::start("root", spec).await?;
+//! let monkey = Monkey::new(7)
+//!     .target(Target::path("root/**"))
+//!     .trigger(Trigger::Every { interval: Duration::from_secs(3), jitter: 0.5 })
+//!     .attach(&tree);
+//! sleep(Duration::from_secs(60)).await; // your load
+//! let outcome = monkey.detach().await;
+//! assert!(outcome.is_survived(), "{outcome}");
+//! # assert!(!outcome.hits.is_empty());
+//! # Ok(()) }
+//! ```
+//!
+//! A seed repeats its run where the rest does: on one thread, in paused time, under a load that has no chance of its own.
 
 mod dice;
 mod endure;

@@ -55,7 +55,7 @@ pub struct Vitals {
     pub suspended: bool,
     /// Messages that wait for it, for an actor behind a [`Service`](crate::Service); `None` for any other. A message
     /// sent around the service, through an `ActorRef`, is counted neither on its way in nor, if the count is above
-    /// zero, told apart on its way out: so this is never more than what waits, and it is exact again whenever the
+    /// zero, told apart on its way out: so this is never more than what waits or is just being sent, and it is exact again whenever the
     /// mailbox has run empty, if nobody sends around the service.
     pub mailbox: Option<u64>,
     /// Messages it has handled to the end, those that failed included.

@@ -4,7 +4,7 @@ use tokio::time::Duration;
 
 use super::Fault;
 use super::dice::Dice;
-use super::observer::Observer;
+use super::observer::{Observer, is_temporary};
 use super::target::{Target, weight_of};
 use crate::node::{ChildState, TreeNode};
 use crate::tree::{Escalated, StartError, Tree};
@@ -52,9 +52,11 @@ async fn kill(tree: &Tree, seed: u64, target: &Target, kills_max: usize) -> Endu
     let (mut dice, mut observer) = (Dice::new(seed), Observer::new(tree));
     let mut endurance = Endurance { survived: 0, fatal: None, kills: Vec::new() };
     while endurance.survived < kills_max {
-        let nodes: Vec<TreeNode> = tree.snapshot().nodes.into_iter().skip(1).collect();
+        // Without the root and what is not restarted.
+        let places = observer.places().into_iter().skip(1).filter(|place| !is_temporary(place));
+        let nodes: Vec<TreeNode> = places.map(|place| place.look()).collect();
         let weight = |node: &TreeNode| match node.state {
-            ChildState::Running if !observer.is_temporary(&node.path) => weight_of(std::slice::from_ref(target), node),
+            ChildState::Running => weight_of(std::slice::from_ref(target), node),
             _ => 0,
         };
         let weights: Vec<u32> = nodes.iter().map(weight).collect();

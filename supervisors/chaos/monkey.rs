@@ -11,12 +11,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::dice::Dice;
-use super::observer::{Afford, Observer, above};
+use super::observer::{Afford, Observer, above, is_temporary};
 use super::outcome::{Hit, Outcome, Recovery};
 use super::target::{Target, weight_of};
 use super::trap::{Armed, At, Moment, Sprung};
 use super::{Fault, MessageKind};
-use crate::node::{ChildState, TreeNode};
+use crate::node::{ChildState, Node, TreeNode};
 use crate::reports::{News, Report};
 use crate::tree::Tree;
 use crate::vitals::Callback;
@@ -284,13 +284,14 @@ impl Run {
         let (fault, _) = faults[self.dice.pick(faults.iter().map(|fault| fault.1))?];
         self.observer.catch_up();
         self.observer.look_around();
-        let nodes = self.observer.tree.snapshot().nodes;
-        let weights: Vec<u32> = nodes.iter().map(|node| self.weight(node, fault)).collect();
+        let places = self.observer.places();
+        let weights: Vec<u32> = places.iter().map(|place| self.weight(place, fault)).collect();
         let Some(chosen) = self.dice.pick(weights.into_iter()) else {
             self.spared += 1;
             return None;
         };
-        let place = Place { path: nodes[chosen].path.clone(), incarnation: nodes[chosen].incarnation };
+        let TreeNode { path, incarnation, .. } = places[chosen].look();
+        let place = Place { path, incarnation };
         let moment = match self.monkey.trigger {
             Trigger::Every { .. } => {
                 match self.observer.tree.inject(&place.path, fault).await {
@@ -309,19 +310,21 @@ impl Run {
     }
 
     /// How likely this place is chosen now.
-    fn weight(&self, node: &TreeNode, fault: Fault) -> u32 {
+    fn weight(&self, place: &Node, fault: Fault) -> u32 {
+        let node = place.look();
+        let weight = weight_of(&self.monkey.targets, &node);
         let busy = self.open.iter().any(|open| self.hits[open.hit].path == node.path);
-        if node.state != ChildState::Running || busy {
+        if weight == 0 || node.state != ChildState::Running || busy {
             return 0;
         }
         if let (Budget::Within { spare }, true) = (self.monkey.budget, fault.is_deadly()) {
             let under_way = self.open.iter().filter(|open| above(&self.hits[open.hit].path) == above(&node.path));
             let cost = 1 + spare + under_way.count();
-            if self.observer.is_temporary(&node.path) || self.observer.afford(&node.path, cost) != Afford::Now {
+            if is_temporary(place) || self.observer.afford(&node.path, cost) != Afford::Now {
                 return 0;
             }
         }
-        weight_of(&self.monkey.targets, node)
+        weight
     }
 
     fn hit(&mut self, Place { path, incarnation }: Place, fault: Fault, sprung: Option<Sprung>) {

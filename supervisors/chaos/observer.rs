@@ -3,12 +3,13 @@
 //! Reads reports and snapshots; asks no actor anything, and changes nothing.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use ractor::{ActorCell, ActorId, ActorStatus};
 use tokio::time::{Duration, Instant, sleep, timeout};
 
 use crate::intensity::Intensity;
-use crate::node::ChildState;
+use crate::node::{ChildState, Node};
 use crate::reports::{News, Report, Reports, ReportsError};
 use crate::spec::Restart;
 use crate::tree::Tree;
@@ -107,11 +108,6 @@ impl Observer {
         self.tree.root().find(supervisor).and_then(|node| node.trap.intensity())
     }
 
-    /// Whether a place is started again when it dies.
-    pub(crate) fn is_temporary(&self, path: &str) -> bool {
-        self.tree.root().find(path).and_then(|node| node.trap.restart()) == Some(Restart::Temporary)
-    }
-
     /// Whether the supervisor of this place tolerates `cost` more restarts now.
     pub(crate) fn afford(&self, path: &str, cost: usize) -> Afford {
         let Some((supervisor, intensity)) = above(path).and_then(|above| Some((above, self.intensity(above)?))) else {
@@ -132,14 +128,24 @@ impl Observer {
         }
     }
 
+    /// Every place of the tree, depth first.
+    pub(crate) fn places(&self) -> Vec<Arc<Node>> {
+        let (mut places, mut next) = (Vec::new(), vec![Arc::clone(self.tree.root())]);
+        while let Some(node) = next.pop() {
+            next.extend(node.children().into_iter().rev());
+            places.push(node);
+        }
+        places
+    }
+
     /// What runs now.
     pub(crate) fn running(&self) -> Running {
         let nodes = self.tree.snapshot().nodes.into_iter();
         nodes.filter(|node| node.state == ChildState::Running).map(|node| (node.path, node.incarnation)).collect()
     }
 
-    /// Waits until all that ran before runs again, and `struck` in a later incarnation than that. False when that did not
-    /// happen in time.
+    /// Waits until all that ran before runs again, and `struck` in a later incarnation than that. A place that is no
+    /// more is waited for by nobody. False when that did not happen in time.
     pub(crate) async fn recovered(
         &mut self,
         before: &Running,
@@ -147,10 +153,9 @@ impl Observer {
         patience: Duration,
     ) -> bool {
         let whole = |observer: &Observer| {
-            before.keys().all(|path| {
-                let past = struck.filter(|struck| struck.0 == path).map_or(0, |struck| struck.1);
-                let node = observer.tree.status(path);
-                node.is_none_or(|node| node.state == ChildState::Running && node.incarnation > past)
+            observer.tree.snapshot().nodes.iter().filter(|node| before.contains_key(&node.path)).all(|node| {
+                let past = struck.filter(|struck| struck.0 == node.path).map_or(0, |struck| struck.1);
+                node.state == ChildState::Running && node.incarnation > past
             })
         };
         let recovery = async {
@@ -180,9 +185,9 @@ impl Observer {
 
     /// The actors of the tree, and those that `ractor` knows below them.
     fn placed(&self) -> Vec<(String, ActorCell)> {
-        let nodes = self.tree.snapshot().nodes.into_iter();
+        let places = self.places().into_iter();
         let mut placed: Vec<(String, ActorCell)> =
-            nodes.filter_map(|node| self.tree.find(&node.path).map(|cell| (node.path, cell))).collect();
+            places.filter_map(|node| Some((node.path.clone(), node.cell()?))).collect();
         // First, for a supervisor's children have places of their own.
         let mut known: HashSet<ActorId> = placed.iter().map(|(_, cell)| cell.get_id()).collect();
         let mut next = 0;
@@ -211,6 +216,11 @@ impl Observer {
             sleep(LOOK).await;
         }
     }
+}
+
+/// Whether nobody starts it again.
+pub(crate) fn is_temporary(place: &Node) -> bool {
+    place.trap.restart() == Some(Restart::Temporary)
 }
 
 /// The path of the supervisor of a place.

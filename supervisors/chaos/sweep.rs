@@ -10,7 +10,7 @@ use std::fmt;
 
 use tokio::time::{Duration, sleep_until, timeout};
 
-use super::observer::{Afford, Observer, Orphan};
+use super::observer::{Afford, Observer, Orphan, is_temporary};
 use super::target::{Target, weight_of};
 use super::trap::{At, Moment};
 use super::{Fault, MessageKind};
@@ -234,9 +234,10 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
 
     /// The actors to be swept.
     fn paths(&self) -> Vec<String> {
-        let nodes = self.observer.tree.snapshot().nodes.into_iter();
-        let swept = nodes.filter(|node| node.kind == Kind::Worker && weight_of(&self.sweep.targets, node) > 0);
-        swept.map(|node| node.path).filter(|path| !self.observer.is_temporary(path)).collect()
+        let places = self.observer.places().into_iter();
+        let workers = places.filter(|place| place.kind == Kind::Worker && !is_temporary(place));
+        let swept = workers.filter(|place| weight_of(&self.sweep.targets, &place.look()) > 0);
+        swept.map(|place| place.path.clone()).collect()
     }
 
     /// What an actor did since it was asked last.

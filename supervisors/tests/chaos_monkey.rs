@@ -10,7 +10,9 @@ use converge_supervisors::chaos::{
     Budget, Endurance, Fault, Monkey, Outcome, Recovery, Target, Trigger, Used, almost_kill, kind_of,
 };
 use converge_supervisors::ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
-use converge_supervisors::{Callback, ChildSpec, Intensity, Kind, Restart, Service, SupervisorSpec, Tree};
+use converge_supervisors::{
+    Callback, ChildSpec, DynamicSupervisor, Intensity, Kind, Restart, Service, SupervisorSpec, Template, Tree,
+};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, sleep};
 
@@ -175,6 +177,33 @@ async fn a_message_and_an_await_are_triggers() {
     sleep(second() * 10).await;
     let outcome = monkey.detach().await;
     assert!(outcome.hits.is_empty() && outcome.unreached >= 8, "{outcome}");
+    tree.stop(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn children_that_come_and_go_are_hit_while_they_are_there() {
+    let log = Log::new();
+    let intensity = Intensity { restarts: 3, period: second() * 10 };
+    let template = Template { intensity, restart: Restart::Permanent, ..Template::default() };
+    let make = move |name: String| Some((Probe { name, log: log.clone(), knobs: Knobs::new() }, ()));
+    let crowd = DynamicSupervisor::new(template, make);
+    let tree = Tree::start("root", spec(OneForOne, 3, 5, vec![ChildSpec::dynamic("crowd", &crowd)])).await.unwrap();
+    let crowded = Monkey::new(1).target(Target::path("root/crowd/*")).trigger(every(MOMENT));
+    let monkey = crowded.clone().attach(&tree);
+    for name in ["x", "y"] {
+        crowd.start_child(name.to_owned()).await.unwrap();
+    }
+    sleep(second() * 30).await;
+    let outcome = monkey.detach().await;
+    assert!(outcome.is_survived() && outcome.hits.len() >= 6, "{outcome}");
+    assert_eq!(outcome.intensity["root/crowd"], Used { most: 3, allowed: 3 });
+    for child in crowd.which_children() {
+        let (_, id) = child.path.rsplit_once('/').unwrap();
+        crowd.terminate_child(id).await.unwrap();
+    }
+    let outcome = crowded.hits_max(1).attach(&tree);
+    sleep(second() * 30).await;
+    assert_eq!(outcome.detach().await.hits, [], "there is nobody left");
     tree.stop(PATIENCE).await.unwrap();
 }
 
