@@ -7,11 +7,7 @@ mod common;
 use common::*;
 use converge_supervisors::Strategy::{OneForAll, OneForOne, RestForOne};
 use converge_supervisors::{
-<<<<<<< HEAD
-    Backoff, ChildError, ChildSpec, ChildState, Intensity, Restart, SupervisorRef, Template, Tree,
-=======
     Backoff, ChildError, ChildSpec, ChildState, Intensity, Restart, StartError, SupervisorRef, Template, Tree,
->>>>>>> parity
 };
 use tokio::time::{Duration, Instant, timeout};
 
@@ -271,8 +267,6 @@ async fn a_whole_subtree_is_added_and_terminated() {
     assert_eq!(bench.log.take(), ["start x", "start y"]);
 }
 
-<<<<<<< HEAD
-=======
 /// Neither here nor elsewhere: what it was started with is gone.
 #[tokio::test(start_paused = true)]
 async fn the_spec_of_a_temporary_child_that_runs_cannot_be_started() {
@@ -290,7 +284,6 @@ async fn the_spec_of_a_temporary_child_that_runs_cannot_be_started() {
     assert_eq!(error, StartError::Child { path: "root/a".into(), reason: reason.into() });
 }
 
->>>>>>> parity
 #[tokio::test(start_paused = true)]
 async fn there_is_a_most_of_children() {
     let nursery = Nursery::start(Template { children_max: 2, ..template(Restart::Temporary) }).await;
