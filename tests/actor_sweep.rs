@@ -25,6 +25,8 @@ async fn swept(node: &Node, load: &Load) -> Table {
     let drive = async || load.progress(BETWEEN_DEATHS).await;
     let mut failed = 0;
     let check = async |point: &Point| {
+        // Whatever was in flight at this death is done before the next, however late this one came.
+        load.progress(BETWEEN_DEATHS).await;
         let before = std::mem::replace(&mut failed, load.failures().await);
         match failed - before {
             0 => Ok(()),
