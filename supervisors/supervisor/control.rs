@@ -1,7 +1,9 @@
 //! Requests about single children, at the supervisor's end.
 //!
-//! Each is tried against the machine; one whose turn has not come is parked, in order, and tried again after every
-//! message. A request is answered exactly once, or its reply is dropped with the supervisor.
+//! Each is tried against the machine; one whose turn has not come is parked, and tried again after every message. Those
+//! about one child keep their order. A request is answered exactly once, or its reply is dropped with the supervisor.
+
+use std::collections::BTreeSet;
 
 use ractor::ActorCell;
 
@@ -25,7 +27,8 @@ pub(super) enum Asker {
 impl State {
     /// A new request.
     pub(super) fn control(&mut self, control: Control) {
-        let later = if self.parked.is_empty() || control.may_pass() { self.attempt(control) } else { Some(control) };
+        let waits = !control.may_pass() && self.parked.iter().any(|earlier| earlier.child() == control.child());
+        let later = if waits { Some(control) } else { self.attempt(control) };
         match later {
             None => {}
             Some(control) if self.parked.len() >= PARKED_MAX => control.refuse(ChildError::Full(PARKED_MAX)),
@@ -38,11 +41,12 @@ impl State {
         if self.parked.is_empty() {
             return;
         }
-        let mut blocked = false;
+        let mut waited_for = BTreeSet::new();
         for control in std::mem::take(&mut self.parked) {
-            let later = if !blocked || control.may_pass() { self.attempt(control) } else { Some(control) };
+            let waits = !control.may_pass() && waited_for.contains(control.child());
+            let later = if waits { Some(control) } else { self.attempt(control) };
             if let Some(control) = later {
-                blocked = true;
+                waited_for.insert(control.child().to_owned());
                 self.parked.push_back(control);
             }
         }
@@ -193,6 +197,14 @@ impl Control {
     /// The end of a child passes those that wait: they may wait for a start that hangs, and that it calls off.
     fn may_pass(&self) -> bool {
         matches!(self, Control::Terminate { .. })
+    }
+
+    /// The child whose requests are carried out in order. Those about others are not held up.
+    fn child(&self) -> &str {
+        match self {
+            Control::Start { spec, .. } => &spec.id,
+            other => other.id().unwrap_or_default(),
+        }
     }
 
     fn refuse(self, error: ChildError) {

@@ -155,6 +155,23 @@ async fn an_end_passes_those_that_wait() {
     assert_eq!(bench.node("a").unwrap().state, ChildState::Running);
 }
 
+#[tokio::test(start_paused = true)]
+async fn those_that_wait_hold_up_nobody_else() {
+    let bench = Bench::start(OneForOne, 1, &["a", "b"], patient).await;
+    bench.knobs["a"].hang_stop(true);
+    let stop = asking(terminate(&bench.root(), "a")).await;
+    let root = bench.root();
+    let restart = asking(async move { root.restart_child("a").await }).await;
+    let (root, c) = (bench.root(), probe("c", &bench.log, &Knobs::new()));
+    running(answer(asking(async move { root.start_child(c).await }).await).await);
+    assert_eq!(refused(bench.root().restart_child("b").await), ChildError::Running("b".into()));
+    assert_eq!(bench.root().get_childspec("b").await.unwrap().id(), "b");
+    assert!(!stop.is_finished() && !restart.is_finished());
+    bench.knobs["a"].hang_stop(false);
+    assert_eq!(answer(stop).await, Ok(()));
+    running(answer(restart).await);
+}
+
 /// root ─ s ─ a, and one to be added.
 async fn below() -> (Tree, SupervisorRef, Log, Knobs, Knobs) {
     let (log, a, b) = (Log::new(), Knobs::new(), Knobs::new());
