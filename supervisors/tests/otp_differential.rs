@@ -10,7 +10,7 @@ use model::aim::{self, Range, Together};
 use model::compare::{Teller, difference};
 use model::script::{Script, Step};
 use model::{Record, kit, otp};
-use proptest::prelude::*;
+use proptest::prelude::{ProptestConfig, TestCaseError, proptest};
 
 /// One end at a time, any start may fail.
 const ALONE: Range =
