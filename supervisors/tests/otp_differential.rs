@@ -32,9 +32,9 @@ const ALONE: Range =
 /// Several ends at a time. Starts go well, for how many there are is the kit's own affair (see `compare`).
 const TOGETHER: Range = Range { together: Together::Alike, odd_starts: false, auto_all: false, ..ALONE };
 
-/// `OTP_SCRIPTS=100` runs a hundred times as many.
+/// `OTP_TIMES=100` runs a hundred times as many.
 fn config(cases: u32) -> ProptestConfig {
-    let times = std::env::var("OTP_SCRIPTS").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    let times = std::env::var("OTP_TIMES").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
     let cases = cases.saturating_mul(times);
     ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::default() }
 }

@@ -292,7 +292,8 @@ impl Names {
         let root = Known { path: ROOT.to_owned(), up: true, supervisor: true, template: None, dynamic: false };
         let supervisors = || known.iter().chain([&root]).filter(|child| child.up && child.supervisor);
         let hungry = pick(target / 2, supervisors().filter(|child| child.template.is_some()));
-        let parent = hungry.filter(|_| target.is_multiple_of(2)).or_else(|| pick(target, supervisors())).expect("the root");
+        let parent =
+            hungry.filter(|_| target.is_multiple_of(2)).or_else(|| pick(target, supervisors())).expect("the root");
         let siblings = || known.iter().filter(|child| split(&child.path).0 == parent);
         let idle = pick(target / 7, siblings().filter(|child| !child.up));
         let sibling = idle.filter(|_| !target.is_multiple_of(3)).or_else(|| pick(target / 7, siblings()));
