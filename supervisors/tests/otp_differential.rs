@@ -1,5 +1,19 @@
 //! The kit against OTP's rules: random scripts, done to a tree of the kit and to a model of OTP's supervisor, must tell
-//! the same story.
+//! the same story. What the model says is checked against Erlang's own supervisor by `otp_erlang.rs`.
+//!
+//! After each step the order of starts and ends, what calls answer, which restarts were counted, who gave up, and what is
+//! there are compared. Differences on purpose, which [`model::compare`] knows:
+//!
+//! - The kit's supervisor goes on reading while children start and stop. Of siblings that end together it may restart
+//!   the first and the second at once, where OTP restarts the first, undoes that, and begins again.
+//! - All below a killed supervisor is killed, and is gone before its successor starts. In Erlang a supervisor below a
+//!   killed one stops its children in order, while the successor may run already.
+//! - `count_children` of a dynamic supervisor counts its children; OTP counts the one template.
+//!
+//! Not tried, since OTP has no rule or another one: a *re*start of a dynamic child that is ignored (OTP 25 keeps an entry
+//! without a process), `terminate_child` of a dynamic child that has ended (OTP says `ok`, the kit that there is none),
+//! `restart_child` and `delete_child` on a dynamic supervisor, restarts exactly one period apart, and whatever the kit
+//! adds: backoff, start time-outs, a child that does not stop.
 #![allow(missing_docs)]
 
 mod model;
@@ -10,7 +24,7 @@ use model::aim::{self, Range, Together};
 use model::compare::{Teller, difference};
 use model::script::{Script, Step};
 use model::{Record, kit, otp};
-use proptest::prelude::*;
+use proptest::prelude::{ProptestConfig, TestCaseError, proptest};
 
 /// One end at a time, any start may fail.
 const ALONE: Range =
@@ -18,9 +32,9 @@ const ALONE: Range =
 /// Several ends at a time. Starts go well, for how many there are is the kit's own affair (see `compare`).
 const TOGETHER: Range = Range { together: Together::Alike, odd_starts: false, auto_all: false, ..ALONE };
 
-/// `OTP_SCRIPTS=100` runs a hundred times as many.
+/// `OTP_TIMES=100` runs a hundred times as many.
 fn config(cases: u32) -> ProptestConfig {
-    let times = std::env::var("OTP_SCRIPTS").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    let times = std::env::var("OTP_TIMES").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
     let cases = cases.saturating_mul(times);
     ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::default() }
 }

@@ -273,7 +273,7 @@ impl Names {
                     (Stray::Not, Call::Restart | Call::Delete) => pick(*target, idle)?,
                     (_, Call::Terminate) if !matches!(stray, Stray::Wide) => pick(*target, known.iter())?,
                     (Stray::Not | Stray::Some, _) => pick(*target, still())?,
-                    (Stray::Wide, _) if target % 2 == 0 => format!("{}/zz", split(&pick(*target, still())?).0),
+                    (Stray::Wide, _) if target.is_multiple_of(2) => format!("{}/zz", split(&pick(*target, still())?).0),
                     (Stray::Wide, _) => {
                         format!("{}/zz", pick(*target, still().filter(|child| child.template.is_none()))?)
                     }
@@ -292,10 +292,11 @@ impl Names {
         let root = Known { path: ROOT.to_owned(), up: true, supervisor: true, template: None, dynamic: false };
         let supervisors = || known.iter().chain([&root]).filter(|child| child.up && child.supervisor);
         let hungry = pick(target / 2, supervisors().filter(|child| child.template.is_some()));
-        let parent = hungry.filter(|_| target % 2 == 0).or_else(|| pick(target, supervisors())).expect("the root");
+        let parent =
+            hungry.filter(|_| target.is_multiple_of(2)).or_else(|| pick(target, supervisors())).expect("the root");
         let siblings = || known.iter().filter(|child| split(&child.path).0 == parent);
         let idle = pick(target / 7, siblings().filter(|child| !child.up));
-        let sibling = idle.filter(|_| target % 3 > 0).or_else(|| pick(target / 7, siblings()));
+        let sibling = idle.filter(|_| !target.is_multiple_of(3)).or_else(|| pick(target / 7, siblings()));
         let template = supervisors().find(|child| child.path == parent).and_then(|child| child.template);
         let id = match (stray, sibling) {
             (Stray::Some | Stray::Wide, Some(sibling)) if template.is_none() => split(&sibling).1.to_owned(),
@@ -309,7 +310,7 @@ impl Names {
         }
         // Legal only where automatic shutdown is on: what the supervisor says to the others is part of the script.
         let mut child = self.child(id, shape, Auto::Any);
-        if matches!(stray, Stray::Not) && target % 3 > 0 {
+        if matches!(stray, Stray::Not) && !target.is_multiple_of(3) {
             child.significant = false;
         }
         Step::Start(parent, child)

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use converge_supervisors::ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef};
 use converge_supervisors::{
-    AutoShutdown, ChildError, ChildSpec, ChildState, DynamicSupervisor, Intensity, Kind, Restart as KitRestart,
-    Shutdown, StartError, Started, Strategy as KitStrategy, SupervisorRef, SupervisorSpec, Template as KitTemplate,
-    Tree, TreeNode,
+    AutoShutdown, ChildError, ChildSpec, ChildState, DynamicSupervisor, Intensity, Kind, News, Reports,
+    Restart as KitRestart, Shutdown, StartError, Started, Strategy as KitStrategy, SupervisorRef, SupervisorSpec,
+    Template as KitTemplate, Tree, TreeNode,
 };
 use tokio::time::{Duration, sleep, timeout};
 
@@ -50,12 +50,14 @@ impl Rig {
             Err(StartError::Child { path, .. }) => return vec![self.record(None, format!("{path} did not start"))],
             Err(error) => panic!("{error}"),
         };
+        let mut reports = tree.reports();
         let mut account = vec![self.record(Some(&tree), "ok".to_owned())];
         for step in &script.steps {
             let reply = self.step(&tree, step).await;
             // Nothing of a tree without pauses of its own waits for the clock: it stands still until all is at rest.
             sleep(Duration::from_millis(1)).await;
-            account.push(self.record(Some(&tree), reply));
+            let verdicts = Some(self.verdicts(&mut reports));
+            account.push(Record { verdicts, ..self.record(Some(&tree), reply) });
         }
         if timeout(PATIENCE, tree.wait()).await.is_err() {
             account.push(Record { reply: "a tree that does not end".to_owned(), ..Record::default() });
@@ -112,6 +114,20 @@ impl Rig {
         String::new()
     }
 
+    fn verdicts(&self, reports: &mut Reports) -> Vec<String> {
+        let mut verdicts = Vec::new();
+        while let Some(report) = reports.try_next().expect("few reports, and a handle on the tree") {
+            let path = self.in_script(report.path);
+            verdicts.extend(match report.news {
+                News::Restarting { in_window, .. } => Some(format!("restart {path} {in_window}")),
+                News::GaveUp { child, .. } => Some(format!("{path} gave up on {}", self.in_script(child))),
+                News::AutoShutdown { child } => Some(format!("{path} ends with {}", self.in_script(child))),
+                _ => None,
+            });
+        }
+        verdicts
+    }
+
     async fn start_dynamic(&self, tree: &Tree, parent: &str, child: &Child) -> String {
         let handle = self.dynamic.lock().expect("no panic under the lock").handles.get(parent).cloned();
         let Some(handle) = handle else { return NOBODY.to_owned() };
@@ -152,7 +168,7 @@ impl Rig {
             self.look(tree, &tree.supervisor(ROOT).expect("the root"), &mut view, &mut up);
         }
         self.seen = up;
-        Record { events, reply, view }
+        Record { events, verdicts: None, reply, view }
     }
 
     fn look(&self, tree: &Tree, at: &SupervisorRef, view: &mut Vec<String>, up: &mut BTreeMap<String, ActorId>) {

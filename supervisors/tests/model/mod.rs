@@ -21,6 +21,9 @@ pub struct Record {
     /// In order: `start PATH ok|ignore|fail` and `down PATH WHY` of a worker, `begin PATH` and `end PATH WHY` of a
     /// supervisor.
     pub events: Vec<String>,
+    /// What supervisors decided, in order: `restart PATH N` of a child, the N-th restart in the window, `SUP gave up on
+    /// PATH`, `SUP ends with PATH` for an automatic shutdown. `None`: not told.
+    pub verdicts: Option<Vec<String>>,
     /// What a call answered, or a start of the whole tree; empty for other steps.
     pub reply: String,
     /// Every child of every supervisor alive afterwards, depth first in start order: `PATH up`, `PATH new` (up, and not

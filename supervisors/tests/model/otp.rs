@@ -35,6 +35,7 @@ struct World {
     /// Processes ever started.
     processes: u64,
     events: Vec<String>,
+    verdicts: Vec<String>,
 }
 
 /// A known child, for whoever aims a step.
@@ -104,7 +105,8 @@ impl Otp {
             root.view(&self.seen, &mut view, &mut up);
         }
         self.seen = up;
-        Record { events: std::mem::take(&mut self.world.events), reply, view }
+        let (events, verdicts) = (std::mem::take(&mut self.world.events), std::mem::take(&mut self.world.verdicts));
+        Record { events, verdicts: Some(verdicts), reply, view }
     }
 
     fn exits(&mut self, ends: &[(String, Why)]) {

@@ -221,9 +221,13 @@ impl Supervisor {
             Restart::Permanent => self.restart(world, place, mailbox),
             Restart::Transient if !normal => self.restart(world, place, mailbox),
             Restart::Transient | Restart::Temporary => {
-                let significant = spec.significant;
+                let (significant, path) = (spec.significant, self.path_of(&spec.id));
                 self.release(place);
-                self.auto_shutdown(significant)
+                let fate = self.auto_shutdown(significant);
+                if fate == Fate::Ends {
+                    world.verdicts.push(format!("{} ends with {path}", self.path));
+                }
+                fate
             }
         }
     }
@@ -243,10 +247,13 @@ impl Supervisor {
     /// Restarts what the strategy says. A start that fails on the way is tried again later, as a restart of the child
     /// that failed, and counts as one.
     fn restart(&mut self, world: &mut World, place: usize, mailbox: &mut VecDeque<Message>) -> Fate {
+        let path = self.path_of(&self.children[place].spec.id);
         if !self.may_restart(world.now) {
+            world.verdicts.push(format!("{} gave up on {path}", self.path));
             self.release(place);
             return Fate::Ends;
         }
+        world.verdicts.push(format!("restart {path} {}", self.restarts.len()));
         let result = match self.sup.strategy {
             Strategy::OneForOne | Strategy::Simple(_) => match self.start_one(world, place) {
                 Ok(at) => {
