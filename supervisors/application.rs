@@ -40,6 +40,7 @@ pub enum ExitPolicy {
 /// What a start phase or an end of one has to say when it fails.
 pub type PhaseError = Box<dyn std::error::Error + Send + Sync>;
 type PhaseFuture = Pin<Box<dyn Future<Output = Result<(), PhaseError>> + Send>>;
+type PhaseWork = Box<dyn FnOnce(Tree) -> PhaseFuture + Send>;
 
 /// An application that is to be started.
 ///
@@ -63,7 +64,7 @@ pub struct Application {
     policy: ExitPolicy,
     stop_deadline: Duration,
     phase_timeout: Duration,
-    phases: Vec<(String, Box<dyn FnOnce(Tree) -> PhaseFuture + Send>)>,
+    phases: Vec<(String, PhaseWork)>,
     on_end: Option<Box<dyn FnOnce() + Send>>,
 }
 

@@ -2,7 +2,7 @@
 //! hundred thousand.
 //!
 //! One table, no statistics: what matters is that the cost of one does not grow with their number.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stdout, reason = "it prints its figures")]
 
 use std::time::{Duration, Instant};
 

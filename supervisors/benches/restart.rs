@@ -2,7 +2,7 @@
 //!
 //! Current-thread and multi-thread runtime, alone and among ten thousand siblings. Criterion gives the mean and its
 //! change; what it does not give, p50 and p99, is printed beside it from every single restart.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stdout, reason = "it prints its figures")]
 
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ fn measure(criterion: &mut Criterion, name: &str, runtime: Runtime, siblings: us
     let mut each = Vec::new();
     criterion.bench_function(name, |bencher| {
         bencher.iter_custom(|count| {
-            let total = runtime.block_on(async {
+            runtime.block_on(async {
                 let mut total = Duration::ZERO;
                 for _ in 0..count {
                     let took = restart(&service).await;
@@ -69,8 +69,7 @@ fn measure(criterion: &mut Criterion, name: &str, runtime: Runtime, siblings: us
                     total += took;
                 }
                 total
-            });
-            total
+            })
         });
     });
     each.sort_unstable();

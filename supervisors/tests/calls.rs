@@ -1,5 +1,5 @@
 //! Calls of a service whose actor is killed all the time: each ends as done, refused or unknown, and is what it says.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stdout, reason = "it tells what became of the calls")]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
