@@ -109,7 +109,10 @@ impl Builder {
         let (publish, of, judge) = (ledger.clone(), ledger.clone(), verdict.clone());
         let mut application = Application::new(ROOT, spec)
             .stop_deadline(DROP_DEADLINE)
-            .phase("publish the tree", |tree| async move { Ok(drop(publish.inner.tree.set(tree))) })
+            .phase("publish the tree", |tree| async move {
+                let _ = publish.inner.tree.set(tree);
+                Ok(())
+            })
             .phase("verdict", |_| async move { judge.reason().map_or(Ok(()), |reason| Err(reason.into())) })
             // However it ends, and whether or not anyone waits for it.
             .on_end(move || of.ended());

@@ -50,7 +50,10 @@ type PhaseWork = Box<dyn FnOnce(Tree) -> PhaseFuture + Send>;
 /// let spec = SupervisorSpec::new(Strategy::OneForOne, Intensity::default(), vec![/* children */]);
 /// let running = Application::new("shop", spec)
 ///     .exit_policy(ExitPolicy::Transient)
-///     .phase("open the doors", |tree| async move { Ok(drop(tree)) })
+///     .phase("open the doors", |tree| async move {
+///         println!("{} places", tree.snapshot().nodes.len());
+///         Ok(())
+///     })
 ///     .start()
 ///     .await?;
 /// running.stop().await?;
