@@ -31,11 +31,8 @@ use crate::ledger::{Inner, Ledger, Validator};
 use crate::node::StartError;
 use crate::verdict::Verdict;
 
-/// Younger siblings of a failed child of `ledger` get this long, then are killed: clients have deadlines.
-const ELDER_GRACE: Duration = Duration::from_millis(200);
-
 /// A node before it runs.
-pub(crate) struct Application {
+pub(crate) struct Parts {
     pub(crate) spec: SupervisorSpec,
     pub(crate) ledger: Ledger,
     pub(crate) verdict: Verdict,
@@ -48,7 +45,7 @@ pub(crate) fn build(
     config: &Config,
     validator: Option<Validator>,
     environment: Environment,
-) -> Result<Application, StartError> {
+) -> Result<Parts, StartError> {
     config.validate().map_err(StartError::new)?;
     let voters = config.voters().map_err(StartError::new)?;
     let id = NodeId(config.node.id);
@@ -60,8 +57,8 @@ pub(crate) fn build(
     let grpc_socket = config.listen.grpc_addr().map(|address| bind("listen.grpc", address)).transpose()?;
     let (grpc, peer) = (address(grpc_socket.as_ref()), address(peer_socket.as_ref()));
 
-    let (replication, watches, verdict) = (Replication::new(), Watches::new(), Verdict::new());
-    let entries = Entries::new(id, usize::try_from(config.limits.inflight_bytes).unwrap_or(usize::MAX));
+    let (replication, watches, verdict) = (Replication::new(), Watches::new(environment.watch), Verdict::new());
+    let entries = Entries::new(id, size(config.limits.inflight_bytes), environment.entry);
     let wires = Arc::new(Wires {
         replication: replication.clone(),
         entries: entries.clone(),
@@ -99,6 +96,7 @@ pub(crate) fn build(
             clock: environment.clock,
             random: environment.random.clone(),
             offload: environment.offload,
+            calls: environment.calls,
             tree: OnceLock::new(),
             stopped: watch::Sender::new(false),
         }),
@@ -124,7 +122,6 @@ pub(crate) fn build(
         replication: replication.clone(),
         distribution: distribution.clone(),
         patience: Duration::from_millis(config.raft.election_ms),
-        bounds: environment.entry,
         random: environment.random,
     };
     let supervision = &config.supervision;
@@ -133,7 +130,7 @@ pub(crate) fn build(
         ChildSpec::supervisor(
             "ledger",
             SupervisorSpec {
-                shutdown_grace_elder: Some(ELDER_GRACE),
+                shutdown_grace_elder: Some(environment.elder_grace),
                 ..SupervisorSpec::new(
                     Strategy::RestForOne,
                     supervision.ledger.into(),
@@ -158,7 +155,7 @@ pub(crate) fn build(
     #[cfg(not(feature = "grpc"))]
     drop(grpc_socket);
     let spec = SupervisorSpec::new(Strategy::OneForOne, supervision.root.into(), children);
-    Ok(Application { spec, ledger, verdict, grpc, peer })
+    Ok(Parts { spec, ledger, verdict, grpc, peer })
 }
 
 fn one_for_one(id: &str, intensity: crate::config::IntensityConfig, children: Vec<ChildSpec>) -> ChildSpec {

@@ -4,10 +4,11 @@
 //! node does not know.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use converge_actors::distribution::{Carrier, Identity, Sink};
 use converge_actors::storage::{self, Random};
-use converge_actors::{entry, replication};
+use converge_actors::{entry, replication, watch};
 
 /// Nanoseconds since 1970.
 pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -44,6 +45,39 @@ impl Offload {
     }
 }
 
+/// What a call may take, and how long it waits within its deadline.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Calls {
+    /// Entries are read in steps of so many bytes, or one.
+    pub(crate) read_step_bytes: usize,
+    /// A pause before a storage that restarts is asked again.
+    pub(crate) retry_pause: Duration,
+    /// A linearizable read waits for a majority at most this many election time-outs.
+    pub(crate) read_elections: u32,
+    /// How often a load adapts to a context that grows under it.
+    pub(crate) load_tries_max: u32,
+    /// Staged entries in flight at once.
+    pub(crate) staging_max: usize,
+    /// A pause before an overloaded node is asked to stage more.
+    pub(crate) overload_pause: Duration,
+    /// Unpacked, a blob may take so many times the bound of a packed one.
+    pub(crate) unpacked_factor: usize,
+}
+
+impl Default for Calls {
+    fn default() -> Calls {
+        Calls {
+            read_step_bytes: 1 << 20,
+            retry_pause: Duration::from_millis(10),
+            read_elections: 5,
+            load_tries_max: 8,
+            staging_max: 512,
+            overload_pause: Duration::from_millis(20),
+            unpacked_factor: 4,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Clone)]
 pub(crate) struct Environment {
@@ -51,6 +85,10 @@ pub(crate) struct Environment {
     pub(crate) storage: storage::Settings,
     pub(crate) raft: replication::Bounds,
     pub(crate) entry: entry::Bounds,
+    pub(crate) watch: watch::Bounds,
+    pub(crate) calls: Calls,
+    /// Younger siblings of a failed child of `ledger` get this long, then are killed: clients have deadlines.
+    pub(crate) elder_grace: Duration,
     pub(crate) random: Random,
     pub(crate) clock: Clock,
     /// None: sockets.
@@ -66,6 +104,9 @@ impl Default for Environment {
             storage: storage::Settings::new(""),
             raft: replication::Bounds::default(),
             entry: entry::Bounds::default(),
+            watch: watch::Bounds::default(),
+            calls: Calls::default(),
+            elder_grace: Duration::from_millis(200),
             random: Arc::new(rand::random::<u64>),
             clock: Arc::new(crate::clock::now_ns),
             network: None,

@@ -21,7 +21,7 @@ use converge_supervisors::{Tree, TreeSnapshot};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::environment::{Clock, Offload};
+use crate::environment::{Calls, Clock, Offload};
 use crate::error::Unknown;
 use crate::types::{AppendOptions, Appended, Consistency, Loaded, Page, ReadOptions, Snapshot, WatchOptions};
 use crate::{Error, Rejection, Status};
@@ -32,12 +32,6 @@ pub type Validator = Arc<dyn Fn(&NewEntry) -> Result<(), Rejection> + Send + Syn
 
 /// The deadline of a call that gives none.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
-/// Entries are read in steps of so many bytes.
-const READ_STEP_BYTES: usize = 1 << 20;
-/// A pause before a storage that restarts is asked again.
-const RETRY_PAUSE: Duration = Duration::from_millis(10);
-/// A linearizable read waits for a majority at most this many election time-outs.
-const READ_ELECTIONS: u32 = 5;
 
 /// A node's ledger. Cheap to clone; valid before the node starts and across restarts of every actor.
 #[derive(Clone)]
@@ -61,6 +55,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) random: Random,
     pub(crate) offload: Offload,
+    pub(crate) calls: Calls,
     /// The tree, where this crate started it.
     pub(crate) tree: OnceLock<Tree>,
     pub(crate) stopped: watch::Sender<bool>,
@@ -120,7 +115,7 @@ impl Ledger {
             after: options.after,
             limit: options.limit as usize,
             key: options.key.filter(|key| !key.is_empty()),
-            max_bytes: READ_STEP_BYTES,
+            max_bytes: self.inner.calls.read_step_bytes,
         };
         let (mut entries, mut bytes, mut latest) = (Vec::new(), 0, None);
         loop {
@@ -286,7 +281,7 @@ impl Ledger {
     /// Waits until this node has applied all that was acknowledged anywhere before this call.
     pub(crate) async fn confirm(&self, deadline: Instant) -> Result<LogIndex, Error> {
         self.serving()?;
-        let patience = Instant::now() + self.inner.election * READ_ELECTIONS;
+        let patience = Instant::now() + self.inner.election * self.inner.calls.read_elections;
         let mut stopped = self.inner.stopped.subscribe();
         let index = tokio::select! {
             biased;
@@ -309,7 +304,9 @@ impl Ledger {
             match read() {
                 Ok(value) => return Ok(value),
                 Err(storage::Error::Unavailable) if *self.inner.stopped.borrow() => return Err(Error::Stopped),
-                Err(storage::Error::Unavailable) if Instant::now() < deadline => tokio::time::sleep(RETRY_PAUSE).await,
+                Err(storage::Error::Unavailable) if Instant::now() < deadline => {
+                    tokio::time::sleep(self.inner.calls.retry_pause).await;
+                }
                 Err(storage::Error::Unavailable) => return Err(Error::ReadTimeout),
                 Err(error) => return Err(stored_error(error)),
             }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use converge_ledger_core::NewEntry;
 use converge_supervisors::ractor::ActorCell;
-use converge_supervisors::{ChildSpec, Escalated, StopError, Tree};
+use converge_supervisors::{Application, ApplicationError, ChildSpec, Escalated, StopError, Tree};
 use tokio::runtime::Handle;
 
-use crate::application::{self, Application};
+use crate::application::{self, Parts};
 use crate::environment::Environment;
 use crate::ledger::{Ledger, Validator};
 use crate::verdict::Verdict;
@@ -78,10 +78,7 @@ impl Builder {
     /// # Errors
     /// [`StartError`] names the cause and the next step.
     pub async fn start(self) -> Result<Node, StartError> {
-        let application = self.build()?;
-        let Application { spec, ledger, verdict, grpc, peer } = application;
-        let started = Tree::start(ROOT, spec).await;
-        Node::started(started, ledger, verdict, grpc, peer).await
+        self.run(None).await
     }
 
     /// Starts the node linked to an actor of the host's: if that one dies, the node does; if the node gives up,
@@ -90,9 +87,7 @@ impl Builder {
     /// # Errors
     /// [`StartError`] names the cause and the next step.
     pub async fn spawn_linked(self, parent: ActorCell) -> Result<Node, StartError> {
-        let Application { spec, ledger, verdict, grpc, peer } = self.build()?;
-        let started = Tree::start_linked(ROOT, spec, parent).await;
-        Node::started(started, ledger, verdict, grpc, peer).await
+        self.run(Some(parent)).await
     }
 
     /// A child specification that runs the node under a supervisor of the host's, and the ledger to call it by.
@@ -101,12 +96,34 @@ impl Builder {
     /// # Errors
     /// [`StartError`] names the cause and the next step.
     pub fn child(self) -> Result<(ChildSpec, Ledger), StartError> {
-        let Application { spec, ledger, .. } = self.build()?;
+        let Parts { spec, ledger, .. } = self.build()?;
         Ok((ChildSpec::supervisor("converge-ledger", spec), ledger))
     }
 
-    fn build(self) -> Result<Application, StartError> {
+    fn build(self) -> Result<Parts, StartError> {
         application::build(&self.config, self.validator, self.environment)
+    }
+
+    async fn run(self, parent: Option<ActorCell>) -> Result<Node, StartError> {
+        let Parts { spec, ledger, verdict, grpc, peer } = self.build()?;
+        let (publish, of, judge) = (ledger.clone(), ledger.clone(), verdict.clone());
+        let mut application = Application::new(ROOT, spec)
+            .stop_deadline(DROP_DEADLINE)
+            .phase("publish the tree", |tree| async move { Ok(drop(publish.inner.tree.set(tree))) })
+            .phase("verdict", |_| async move { judge.reason().map_or(Ok(()), |reason| Err(reason.into())) })
+            // However it ends, and whether or not anyone waits for it.
+            .on_end(move || of.ended());
+        if let Some(parent) = parent {
+            application = application.linked_to(parent);
+        }
+        match application.start().await {
+            Ok(running) => {
+                let (tree, runtime) = (running.tree().clone(), Handle::current());
+                Ok(Node { running: Some(Running { tree, ledger, verdict, runtime, grpc, peer }) })
+            }
+            Err(ApplicationError::Phase { reason, .. }) => Err(StartError::new(reason)),
+            Err(error) => Err(StartError::new(verdict.reason().unwrap_or_else(|| error.to_string()))),
+        }
     }
 }
 
@@ -139,34 +156,6 @@ impl Node {
     /// [`StartError`] names the cause and the next step.
     pub async fn spawn_linked(config: Config, parent: ActorCell) -> Result<Node, StartError> {
         Node::builder(config).spawn_linked(parent).await
-    }
-
-    async fn started(
-        tree: Result<Tree, converge_supervisors::StartError>,
-        ledger: Ledger,
-        verdict: Verdict,
-        grpc: Option<SocketAddr>,
-        peer: Option<SocketAddr>,
-    ) -> Result<Node, StartError> {
-        let tree = match tree {
-            Ok(tree) => tree,
-            Err(error) => return Err(StartError::new(verdict.reason().unwrap_or_else(|| error.to_string()))),
-        };
-        let _ = ledger.inner.tree.set(tree.clone());
-        // However it ends, and whether or not anyone waits for it.
-        let (end, of) = (tree.clone(), ledger.clone());
-        tokio::spawn(async move {
-            let _ = end.wait().await;
-            of.ended();
-        });
-        let node = Node { running: Some(Running { tree, ledger, verdict, runtime: Handle::current(), grpc, peer }) };
-        match node.running().verdict.reason() {
-            None => Ok(node),
-            Some(reason) => {
-                let _ = node.stop(DROP_DEADLINE).await;
-                Err(StartError::new(reason))
-            }
-        }
     }
 
     fn running(&self) -> &Running {

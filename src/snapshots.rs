@@ -15,20 +15,11 @@ use crate::ledger::{Failure, deadline, size};
 use crate::types::{Consistency, Loaded, ReadOptions, Snapshot};
 use crate::{Error, Ledger};
 
-/// How often a load adapts to a context that grows under it.
-const TRIES_MAX: u32 = 8;
-/// Staged entries in flight at once.
-const STAGING_MAX: usize = 512;
-/// A pause before an overloaded node is asked to stage more.
-const OVERLOAD_PAUSE: Duration = Duration::from_millis(20);
-/// Unpacked, a blob may take so many times the bound of a packed one.
-const UNPACKED_FACTOR: usize = 4;
-
 pub(crate) async fn snapshot(ledger: &Ledger, context: &str, given: Option<Duration>) -> Result<Snapshot, Error> {
     let options = ReadOptions { consistency: Consistency::Linearizable, deadline: given, ..ReadOptions::default() };
     let limit = ledger.inner.snapshot_bytes;
     let page = ledger
-        .read_within(context, options, limit.saturating_mul(UNPACKED_FACTOR))
+        .read_within(context, options, limit.saturating_mul(ledger.inner.calls.unpacked_factor))
         .await
         .map_err(|error| too_large(error, limit))?;
     let created_at_ns = (ledger.inner.clock)();
@@ -54,7 +45,7 @@ pub(crate) async fn load(
     // Its counter is the lowest of all that follow, and holds the low-water mark until the load is over.
     let load = ledger.inner.entries.begin();
     let mut staged_from = None;
-    for _ in 0..TRIES_MAX {
+    for _ in 0..ledger.inner.calls.load_tries_max {
         ledger.confirm(deadline).await?;
         let head = ledger.stored(deadline, || ledger.inner.storage.head(context)).await?;
         let base = blob.compare(head.as_ref(), fail_if_exists)?;
@@ -125,6 +116,7 @@ fn place(sequence: Sequence) -> usize {
 
 async fn unpack(ledger: &Ledger, context: &str, snapshot: Bytes) -> Result<Blob, Error> {
     let bound = ledger.inner.snapshot_bytes;
+    let unpacked = bound.saturating_mul(ledger.inner.calls.unpacked_factor);
     if snapshot.len() > bound {
         return Err(Error::InvalidSnapshot(format!(
             "snapshot of {} bytes is larger than limits.snapshot_bytes = {bound}: raise it",
@@ -133,8 +125,7 @@ async fn unpack(ledger: &Ledger, context: &str, snapshot: Bytes) -> Result<Blob,
     }
     let (context, limits) = (context.to_owned(), ledger.inner.limits.clone());
     let work = move || {
-        let decoded = blob::decode(&snapshot, bound.saturating_mul(UNPACKED_FACTOR))
-            .map_err(|error| Error::InvalidSnapshot(error.to_string()))?;
+        let decoded = blob::decode(&snapshot, unpacked).map_err(|error| Error::InvalidSnapshot(error.to_string()))?;
         let mut entries = decoded.entries;
         for entry in &mut entries {
             entry.context_id.clone_from(&context);
@@ -152,12 +143,14 @@ async fn unpack(ledger: &Ledger, context: &str, snapshot: Bytes) -> Result<Blob,
 async fn stage(ledger: &Ledger, load: u64, entries: &[Entry], deadline: Instant) -> Result<(), Error> {
     let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
     for entry in entries {
-        if tasks.len() >= STAGING_MAX {
+        if tasks.len() >= ledger.inner.calls.staging_max {
             joined(tasks.join_next().await)?;
         }
         let admission = loop {
             match ledger.admit(size(entry)) {
-                Err(Error::Overloaded { .. }) if Instant::now() < deadline => tokio::time::sleep(OVERLOAD_PAUSE).await,
+                Err(Error::Overloaded { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(ledger.inner.calls.overload_pause).await;
+                }
                 other => break other?,
             }
         };

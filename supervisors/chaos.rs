@@ -1,21 +1,84 @@
 //! Deaths on purpose, for tests of whole trees.
 //!
-//! Behind the feature `chaos`. A [`Fault`] is injected by path, so that a test reaches each place of a tree without
-//! knowing its actor's messages, and a panic takes the very way that a panic of the actor's own would.
+//! Behind the feature `chaos`, for the tests of whoever uses this crate; never part of a program that serves. A [`Fault`]
+//! reaches each place of a tree by its path, without knowing its actor's messages, and takes the very way that a fault
+//! of the actor's own would.
+//!
+//! - [`Tree::inject`]: one fault, now; [`Tree::arm`]: one fault, at a moment such as the second await of a message's
+//!   handler.
+//! - [`Monkey`]: faults at random, from a seed, within the restart intensity; an [`Outcome`] of recoveries, of intensity
+//!   used, and of actors left over.
+//! - [`sweep_awaits`]: a kill at every await of every actor, and a check after each.
+//! - [`almost_kill`]: how many kills in a row a tree survives.
+//!
+//! ```
+//! # use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
+//! use converge_supervisors::chaos::{Monkey, Target, Trigger};
+//! # use converge_supervisors::{ChildSpec, Intensity, Strategy, SupervisorSpec, Tree};
+//! use tokio::time::{Duration, sleep};
+//! # struct Worker;
+//! # impl Actor for Worker {
+//! #     type Msg = ();
+//! #     type State = ();
+//! #     type Arguments = ();
+//! #     async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> { Ok(()) }
+//! # }
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)] // as in #[tokio::test(start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let children = vec![ChildSpec::actor("worker", || (Worker, ()))];
+//! # let spec = SupervisorSpec::new(Strategy::OneForOne, Intensity::default(), children);
+//! # let tree = Tree::start("root", spec).await?;
+//! let monkey = Monkey::new(7)
+//!     .target(Target::path("root/**"))
+//!     .trigger(Trigger::Every { interval: Duration::from_secs(3), jitter: 0.5 })
+//!     .attach(&tree);
+//! sleep(Duration::from_secs(60)).await; // your load
+//! let outcome = monkey.detach().await;
+//! assert!(outcome.is_survived(), "{outcome}");
+//! # assert!(!outcome.hits.is_empty());
+//! # Ok(()) }
+//! ```
+//!
+//! A seed repeats its run where the rest does: on one thread, in paused time, under a load that has no chance of its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+mod dice;
+mod endure;
+mod kind;
+mod monkey;
+mod observer;
+mod outcome;
+mod sweep;
+mod target;
+mod trap;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::time::Duration;
+
+pub use endure::{Endurance, almost_kill};
+pub use kind::{MessageKind, kind_of};
+pub use monkey::{Attached, Budget, Monkey, Trigger};
+pub use observer::{Orphan, Used};
+pub use outcome::{Hit, Outcome, Recovery};
+pub use sweep::{Point, Row, Sweep, Table, sweep_awaits};
+pub use target::Target;
+pub use trap::{Armed, At, Moment, Sprung};
+pub(crate) use trap::{Occasion, Trap};
 
 use crate::tree::Tree;
+use crate::vitals::Callback;
 
-/// How an actor dies.
+/// What is done to an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// As by `ActorCell::kill`: at its next await.
+    /// As by `ActorCell::kill`: it dies at its next await.
     Kill,
     /// A panic inside one of its callbacks.
     Panic,
+    /// A callback waits for so long before it goes on.
+    Stall(Duration),
+    /// A callback returns an error.
+    Error,
 }
 
 /// Why a fault was not injected.
@@ -24,56 +87,60 @@ pub enum Fault {
 pub struct NotThere(pub String);
 
 impl Tree {
-    /// Makes the actor at `path` die. Returns when the fault is on its way.
+    /// Does this to the actor at `path`, as soon as it is between two callbacks; a kill comes at its next await. Returns
+    /// when the fault is on its way.
     ///
     /// # Errors
     /// When nobody runs there.
     pub async fn inject(&self, path: &str, fault: Fault) -> Result<(), NotThere> {
         let not_there = || NotThere(path.to_owned());
         let cell = self.find(path).ok_or_else(not_there)?;
-        match fault {
-            Fault::Kill => cell.kill(),
-            Fault::Panic => {
-                self.arm(path);
-                poke(cell).await.map_err(|_| not_there())?;
-            }
+        let trap = self.trap(path).ok_or_else(not_there)?;
+        if fault == Fault::Kill {
+            cell.kill();
+        } else {
+            let armed = trap.arm(Moment::next(Callback::HandleEvent, At::Start), fault);
+            poke(cell, trap).await.map_err(|_| not_there())?;
+            armed.leave();
         }
         Ok(())
     }
-}
 
-/// Whether the next callback of a place's actor is to panic.
-#[derive(Debug, Default)]
-pub(crate) struct Trap(AtomicBool);
-
-impl Trap {
-    pub(crate) fn arm(&self) {
-        self.0.store(true, Ordering::SeqCst);
+    /// Lays a trap at a place of the tree: the fault comes at that moment, to whichever incarnation is there then. A
+    /// callback that is under way is let go. At most 64 traps are armed in one place; one more replaces the oldest.
+    ///
+    /// For a supervisor, whose callbacks never wait, only [`Callback::HandleEvent`] is a moment.
+    ///
+    /// # Errors
+    /// When the tree has no such place.
+    pub fn arm(&self, path: &str, moment: Moment, fault: Fault) -> Result<Armed, NotThere> {
+        let trap = self.trap(path).ok_or_else(|| NotThere(path.to_owned()))?;
+        Ok(trap.arm(moment, fault))
     }
 
-    /// # Panics
-    /// When armed; once.
-    pub(crate) fn spring(&self) {
-        let armed = self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::SeqCst);
-        assert!(!armed, "injected fault");
+    /// The traps of a place.
+    fn trap(&self, path: &str) -> Option<Trap> {
+        self.root().find(path).map(|node| node.trap.clone())
     }
 }
 
-/// Makes the actor run a callback, whatever its messages are: it hears of a child that came and went.
-async fn poke(cell: ActorCell) -> Result<(), ractor::SpawnErr> {
-    let (child, _) = Actor::spawn_linked(None, Poke, (), cell).await?;
+/// Makes the actor run a callback, whatever its messages are: it is told of a child that came and went. Its own code
+/// does not hear of it.
+async fn poke(cell: ActorCell, trap: Trap) -> Result<(), ractor::SpawnErr> {
+    let (child, _) = Actor::spawn_linked(None, Poke(trap), (), cell).await?;
     child.stop(None);
     Ok(())
 }
 
-struct Poke;
+struct Poke(Trap);
 
 impl Actor for Poke {
     type Msg = ();
     type State = ();
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        self.0.expect_poke(myself.get_id());
         Ok(())
     }
 }

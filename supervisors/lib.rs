@@ -69,6 +69,7 @@
 //! killed actor had spawned go on, so own them in something that ends them when dropped. The features `cluster` and
 //! `async-trait` of `ractor` change its traits and are not supported.
 
+#![doc = include_str!("guide.md")]
 #![forbid(unsafe_code)]
 
 #[cfg(panic = "abort")]
@@ -76,14 +77,17 @@ compile_error!(
     "a supervisor restarts what panicked: build with panic = \"unwind\", abort would bypass every supervisor"
 );
 
+mod application;
 mod backoff;
 #[cfg(feature = "chaos")]
-mod chaos;
+pub mod chaos;
 mod dynamic;
 mod exit;
 mod intensity;
+mod latch;
 mod minder;
 mod node;
+mod reports;
 mod requests;
 mod service;
 mod spec;
@@ -91,15 +95,22 @@ mod strategy;
 mod supervised;
 mod supervisor;
 mod tree;
+mod vitals;
 
+pub use application::{Application, ApplicationError, Ended, ExitPolicy, PhaseError, Running};
+#[cfg(feature = "signals")]
+pub use application::{Signals, Told};
 pub use backoff::Backoff;
 #[cfg(feature = "chaos")]
 pub use chaos::{Fault, NotThere};
 pub use dynamic::{DynamicSupervisor, Template};
 pub use intensity::Intensity;
+pub use latch::{Hold, Latch};
 pub use node::{ChildState, Kind, TreeNode, TreeSnapshot};
 pub use ractor;
+pub use reports::{News, Report, Reports, ReportsError};
 pub use requests::{ChildError, Counts, Started, SupervisorRef};
 pub use service::{CallError, Service};
 pub use spec::{AutoShutdown, ChildSpec, Restart, Shutdown, SpecError, Strategy, SupervisorSpec};
 pub use tree::{Escalated, StartError, StopError, Tree};
+pub use vitals::{Callback, Phase, SuspendError, Vitals};

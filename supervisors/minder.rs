@@ -11,9 +11,10 @@ use std::sync::Arc;
 use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
+use tokio::time::{Duration, Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::exit::{Exit, IGNORE, KILLED, SHUTDOWN};
+use crate::latch::Latch;
 use crate::node::{Berth, Live, Node};
 use crate::spec::{Body, ChildSpec, Restart, Shutdown, Spawned, Spawning};
 use crate::strategy::{Failure, Place};
@@ -56,6 +57,8 @@ impl Minder {
     /// Starts the next incarnation of `spec`, linked to `parent`, as its child number `child`.
     pub(crate) fn start(spec: &ChildSpec, child: Place, node: &Arc<Node>, parent: ActorRef<Msg>) -> Minder {
         let (berth, live) = node.begin();
+        #[cfg(feature = "chaos")]
+        node.trap.restarts(spec.restart);
         let incarnation = berth.incarnation;
         let (orders, inbox) = mpsc::channel(ORDERS);
         let job = Job { spec: spec.clone(), child, berth, parent };
@@ -97,6 +100,8 @@ enum Left {
     Task(JoinHandle<()>),
     /// Something below it.
     Subtree,
+    /// What it gave to a thread.
+    Latch(Latch),
 }
 
 impl Job {
@@ -117,16 +122,19 @@ impl Job {
                 (Exit::abnormal(failure.reason.clone()), Report::StartFailed(failure), left)
             }
         };
+        let left = match left {
+            Left::Nothing => self.unlatched().await,
+            left => left,
+        };
         let report = match left {
             Left::Nothing => report,
             Left::Task(join) => {
-                let stuck = Report::Stuck(still_runs(&self.node().path));
-                tokio::spawn(async move {
-                    let _ = join.await;
-                    drop(live);
-                });
-                self.report(stuck.clone());
-                return stuck;
+                let gone = async move { drop(join.await) };
+                return self.stuck(still_runs(&self.node().path), gone, live);
+            }
+            Left::Latch(latch) => {
+                let held = held_on(&self.node().path, latch.name());
+                return self.stuck(held, async move { latch.released().await }, live);
             }
             Left::Subtree => Report::Stuck(still_runs(&self.node().live_below().join(", "))),
         };
@@ -134,6 +142,28 @@ impl Job {
         drop(live); // gone: from here on a successor may start
         self.report(report.clone());
         report
+    }
+
+    /// The task is gone; waits for what it gave to threads.
+    async fn unlatched(&self) -> Left {
+        let deadline = Instant::now() + KILL_WAIT;
+        for latch in &self.spec.latches {
+            if timeout_at(deadline, latch.released()).await.is_err() {
+                return Left::Latch(latch.clone());
+            }
+        }
+        Left::Nothing
+    }
+
+    /// The child will not go: it keeps its place until it does after all.
+    fn stuck(&self, reason: String, gone: impl Future<Output = ()> + Send + 'static, live: Live) -> Report {
+        tokio::spawn(async move {
+            gone.await;
+            drop(live);
+        });
+        let stuck = Report::Stuck(reason);
+        self.report(stuck.clone());
+        stuck
     }
 
     fn node(&self) -> &Arc<Node> {
@@ -250,6 +280,7 @@ impl Job {
         let mut exit = Exit::from_reason(Some(SHUTDOWN.to_owned()));
         if let Some(join) = join {
             self.node().stopping(self.berth.incarnation);
+            self.node().pulse.leave();
             if !asked_to_stop(&cell, join, how, orders).await {
                 exit = Exit::abnormal(KILLED);
                 cell.kill();
@@ -312,6 +343,10 @@ async fn asked_to_stop(
 
 fn still_runs(path: &str) -> String {
     format!("{path} still runs {KILL_WAIT:?} after it was killed")
+}
+
+fn held_on(path: &str, latch: &str) -> String {
+    format!("the latch {latch:?} of {path} is still held {KILL_WAIT:?} after its task ended")
 }
 
 async fn supervisor_died(orders: &mut mpsc::Receiver<Shutdown>) {

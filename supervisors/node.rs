@@ -12,8 +12,10 @@ use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use crate::exit::Exit;
+use crate::reports::{Bus, News};
 use crate::spec::{Body, ChildSpec};
 use crate::strategy::{Failure, Place};
+use crate::vitals::{Pulse, Vitals};
 
 /// What a node of the tree is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,8 @@ pub struct TreeNode {
     pub last_exit: Option<String>,
     /// Time since it came up, while it runs.
     pub uptime: Option<Duration>,
+    /// What it is doing.
+    pub vitals: Vitals,
 }
 
 /// A place in the tree.
@@ -78,6 +82,8 @@ pub(crate) struct Node {
     /// Which child an actor is. From its own first word, before any other code of its runs, until its supervisor has
     /// heard that nothing is left of it.
     claims: Mutex<HashMap<ActorId, Place>>,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) bus: Arc<Bus>,
     #[cfg(feature = "chaos")]
     pub(crate) trap: crate::chaos::Trap,
     /// Starts under way and actors not yet gone in this very place; more than one never lives at a time.
@@ -104,11 +110,11 @@ struct Facts {
 
 impl Node {
     /// A root, without children.
-    pub(crate) fn root(name: &str) -> Arc<Node> {
-        Node::new(name.to_owned(), name.to_owned(), Kind::Supervisor, None)
+    pub(crate) fn root(name: &str, bus: &Arc<Bus>) -> Arc<Node> {
+        Node::new(name.to_owned(), name.to_owned(), Kind::Supervisor, None, bus)
     }
 
-    fn new(path: String, id: String, kind: Kind, parent: Option<(Weak<Node>, Place)>) -> Arc<Node> {
+    fn new(path: String, id: String, kind: Kind, parent: Option<(Weak<Node>, Place)>, bus: &Arc<Bus>) -> Arc<Node> {
         let facts = Facts {
             state: ChildState::Stopped,
             cell: None,
@@ -127,6 +133,8 @@ impl Node {
             parent,
             children: Mutex::default(),
             claims: Mutex::default(),
+            pulse: Arc::new(Pulse::new()),
+            bus: Arc::clone(bus),
             #[cfg(feature = "chaos")]
             trap: crate::chaos::Trap::default(),
             live: watch::Sender::new(0),
@@ -156,7 +164,7 @@ impl Node {
             Body::Worker(_) | Body::Spent => Kind::Worker,
         };
         let path = format!("{}/{}", self.path, spec.id);
-        let node = Node::new(path, spec.id.clone(), kind, Some((Arc::downgrade(self), place)));
+        let node = Node::new(path, spec.id.clone(), kind, Some((Arc::downgrade(self), place)), &self.bus);
         if let Body::Supervisor(below) = &spec.body {
             node.furnish(&below.children);
         }
@@ -196,6 +204,7 @@ impl Node {
     /// A new incarnation is about to start. The one before must be gone; this one is while [`Live`] exists.
     pub(crate) fn begin(self: &Arc<Self>) -> (Berth, Live) {
         let live = Live::board(self);
+        self.pulse.reset();
         let mut facts = self.facts();
         facts.incarnation += 1;
         facts.state = ChildState::Starting;
@@ -377,7 +386,14 @@ impl Node {
             restarts: facts.starts.saturating_sub(1),
             last_exit: facts.last_exit.clone(),
             uptime: facts.up_since.map(|at| at.elapsed()),
+            vitals: self.pulse.look(),
         }
+    }
+
+    /// Tells what happened to the current (or last) incarnation here.
+    pub(crate) fn tell(&self, news: News) {
+        let incarnation = self.facts().incarnation;
+        self.bus.tell(self, incarnation, news);
     }
 }
 

@@ -10,6 +10,8 @@ use ractor::{ActorId, ActorRef, Message, MessagingErr};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use crate::vitals::Pulse;
+
 /// A handle on "whoever is the storage now", valid before the tree starts and across every restart.
 ///
 /// Made before the tree, given to [`ChildSpec::service`](crate::ChildSpec::service) and to everyone who calls. Cheap to
@@ -20,7 +22,19 @@ pub struct Service<M> {
 
 struct Slot<M> {
     name: &'static str,
-    actor: watch::Sender<Option<ActorRef<M>>>,
+    actor: watch::Sender<Option<Holder<M>>>,
+}
+
+/// Who is in the slot, and where its mailbox is counted.
+struct Holder<M> {
+    actor: ActorRef<M>,
+    pulse: Arc<Pulse>,
+}
+
+impl<M> Clone for Holder<M> {
+    fn clone(&self) -> Self {
+        Holder { actor: self.actor.clone(), pulse: Arc::clone(&self.pulse) }
+    }
 }
 
 /// Why a call has no answer; what matters to a caller is whether the request may have been acted on.
@@ -45,7 +59,9 @@ impl<M> Clone for Service<M> {
 
 impl<M> std::fmt::Debug for Service<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Service").field("name", &self.slot.name).field("actor", &*self.slot.actor.borrow()).finish()
+        let holder = self.slot.actor.borrow();
+        let actor = holder.as_ref().map(|holder| &holder.actor);
+        f.debug_struct("Service").field("name", &self.slot.name).field("actor", &actor).finish()
     }
 }
 
@@ -60,9 +76,18 @@ impl<M: Message> Service<M> {
         self.slot.name
     }
 
-    /// The actor that is there now, if any.
+    /// The actor that is there now, if any. What is sent to it directly is not counted in
+    /// [`Vitals::mailbox`](crate::Vitals).
     pub fn get(&self) -> Option<ActorRef<M>> {
-        self.slot.actor.borrow().clone()
+        self.slot.actor.borrow().as_ref().map(|holder| holder.actor.clone())
+    }
+
+    /// Sends to whoever is there, without a clone: the lock is held for a send, which runs no code of the actor's.
+    fn offer(&self, msg: M) -> Result<(), Unsent<M>> {
+        match &*self.slot.actor.borrow() {
+            Some(holder) => send(holder, msg).map_err(|msg| Unsent { msg, refused: Some(holder.actor.get_id()) }),
+            None => Err(Unsent { msg, refused: None }),
+        }
     }
 
     /// Sends without waiting.
@@ -70,15 +95,12 @@ impl<M: Message> Service<M> {
     /// # Errors
     /// Gives the message back when nobody is there to take it.
     pub fn try_cast(&self, msg: M) -> Result<(), M> {
-        match self.get() {
-            Some(actor) => send(&actor, msg),
-            None => Err(msg),
-        }
+        self.offer(msg).map_err(|unsent| unsent.msg)
     }
 
     /// Waits until the slot is filled; `None` when it is still empty at the deadline.
     pub async fn wait(&self, deadline: Instant) -> Option<ActorRef<M>> {
-        self.other_than(None, deadline).await
+        self.other_than(None, deadline).await.map(|holder| holder.actor)
     }
 
     /// Waits for the service, sends it a request, and waits for the answer, all before `deadline`.
@@ -87,17 +109,10 @@ impl<M: Message> Service<M> {
     /// See [`CallError`]. A request that met a dying actor and came back unsent goes to its successor.
     pub async fn call<R>(&self, make: impl FnOnce(oneshot::Sender<R>) -> M, deadline: Instant) -> Result<R, CallError> {
         let (reply, answer) = oneshot::channel();
-        let mut msg = make(reply);
-        let mut refused = None;
-        loop {
-            let actor = self.other_than(refused, deadline).await.ok_or(CallError::NotSent)?;
-            match send(&actor, msg) {
-                Ok(()) => break,
-                Err(unsent) => {
-                    msg = unsent;
-                    refused = Some(actor.get_id());
-                }
-            }
+        let mut sent = self.offer(make(reply));
+        while let Err(Unsent { msg, refused }) = sent {
+            let holder = self.other_than(refused, deadline).await.ok_or(CallError::NotSent)?;
+            sent = send(&holder, msg).map_err(|msg| Unsent { msg, refused: Some(holder.actor.get_id()) });
         }
         receive(answer, deadline).await
     }
@@ -111,32 +126,32 @@ impl<M: Message> Service<M> {
         make: impl FnOnce(oneshot::Sender<R>) -> M,
         deadline: Instant,
     ) -> Result<R, CallError> {
-        let actor = self.get().ok_or(CallError::NotSent)?;
         let (reply, answer) = oneshot::channel();
-        send(&actor, make(reply)).map_err(|_unsent| CallError::NotSent)?;
+        self.offer(make(reply)).map_err(|_unsent| CallError::NotSent)?;
         receive(answer, deadline).await
     }
 
     /// Waits for an actor in the slot that is not the one that just refused a message.
-    async fn other_than(&self, refused: Option<ActorId>, deadline: Instant) -> Option<ActorRef<M>> {
+    async fn other_than(&self, refused: Option<ActorId>, deadline: Instant) -> Option<Holder<M>> {
         let mut slot = self.slot.actor.subscribe();
-        let filled = slot.wait_for(|actor| actor.as_ref().is_some_and(|actor| Some(actor.get_id()) != refused));
+        let filled = slot.wait_for(|slot| slot.as_ref().is_some_and(|holder| Some(holder.actor.get_id()) != refused));
         match timeout_at(deadline, filled).await {
-            Ok(Ok(actor)) => actor.clone(),
+            Ok(Ok(holder)) => holder.clone(),
             // The sender lives in `self`, so the channel cannot close: this is the deadline.
             Ok(Err(_)) | Err(_) => None,
         }
     }
 
-    fn fill(&self, actor: ActorRef<M>) {
+    fn fill(&self, actor: ActorRef<M>, pulse: Arc<Pulse>) {
         tracing::trace!(service = self.slot.name, actor = %actor.get_id(), "service slot filled");
-        self.slot.actor.send_replace(Some(actor));
+        pulse.count_mailbox();
+        self.slot.actor.send_replace(Some(Holder { actor, pulse }));
     }
 
     /// Empties the slot if this actor is the one in it: a late guard never empties its successor's slot.
     fn vacate(&self, actor: ActorId) {
         self.slot.actor.send_if_modified(|slot| {
-            let own = slot.as_ref().is_some_and(|current| current.get_id() == actor);
+            let own = slot.as_ref().is_some_and(|current| current.actor.get_id() == actor);
             if own {
                 *slot = None;
             }
@@ -145,11 +160,22 @@ impl<M: Message> Service<M> {
     }
 }
 
+/// A message that came back.
+struct Unsent<M> {
+    msg: M,
+    /// By this actor, if any was there.
+    refused: Option<ActorId>,
+}
+
 /// Sends, or gives the message back. A message for an actor that is stopping comes back too.
-fn send<M: Message>(actor: &ActorRef<M>, msg: M) -> Result<(), M> {
-    match actor.send_message(msg) {
+fn send<M: Message>(holder: &Holder<M>, msg: M) -> Result<(), M> {
+    holder.pulse.sending();
+    match holder.actor.send_message(msg) {
         Ok(()) => Ok(()),
-        Err(MessagingErr::SendErr(msg)) => Err(msg),
+        Err(MessagingErr::SendErr(msg)) => {
+            holder.pulse.taken();
+            Err(msg)
+        }
         Err(other) => {
             unreachable!("a typed local reference refused a message of its own type: {other}")
         }
@@ -168,18 +194,19 @@ async fn receive<R>(answer: oneshot::Receiver<R>, deadline: Instant) -> Result<R
 /// the slot is out of it before the join handle completes, and so before a successor can exist.
 pub(crate) struct SlotGuard<M: Message> {
     service: Service<M>,
+    pulse: Arc<Pulse>,
     holder: OnceLock<ActorId>,
 }
 
 impl<M: Message> SlotGuard<M> {
-    pub(crate) fn new(service: Service<M>) -> Self {
-        SlotGuard { service, holder: OnceLock::new() }
+    pub(crate) fn new(service: Service<M>, pulse: Arc<Pulse>) -> Self {
+        SlotGuard { service, pulse, holder: OnceLock::new() }
     }
 
     /// The actor is ready for messages.
     pub(crate) fn fill(&self, actor: ActorRef<M>) {
         if self.holder.set(actor.get_id()).is_ok() {
-            self.service.fill(actor);
+            self.service.fill(actor, Arc::clone(&self.pulse));
         }
     }
 
@@ -214,10 +241,14 @@ mod tests {
         }
     }
 
+    fn guard(service: &Service<()>) -> SlotGuard<()> {
+        SlotGuard::new(service.clone(), Arc::new(Pulse::new()))
+    }
+
     #[tokio::test]
     async fn only_the_holder_empties_the_slot() {
         let service = Service::new("nobody");
-        let (old, new) = (SlotGuard::new(service.clone()), SlotGuard::new(service.clone()));
+        let (old, new) = (guard(&service), guard(&service));
         let first = Nobody::spawn(None, Nobody, ()).await.unwrap().0;
         let second = Nobody::spawn(None, Nobody, ()).await.unwrap().0;
         old.fill(first.clone());

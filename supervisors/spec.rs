@@ -15,6 +15,7 @@ use tokio::time::Duration;
 use crate::backoff::Backoff;
 use crate::dynamic::Charter;
 use crate::intensity::Intensity;
+use crate::latch::Latch;
 use crate::node::Berth;
 use crate::service::{Service, SlotGuard};
 use crate::strategy::Terms;
@@ -84,6 +85,7 @@ pub struct ChildSpec {
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) significant: bool,
+    pub(crate) latches: Vec<Latch>,
 }
 
 /// A supervisor: its children in start order, and what to do when one fails.
@@ -172,6 +174,7 @@ impl ChildSpec {
             start_timeout: None,
             backoff: None,
             significant: false,
+            latches: Vec::new(),
         }
     }
 
@@ -216,6 +219,14 @@ impl ChildSpec {
         Terms { restart: self.restart, backoff: self.backoff, significant: self.significant }
     }
 
+    /// Adds a latch: the child is gone, and may be started again, only when its task has ended and the latch is
+    /// released.
+    #[must_use]
+    pub fn latch(mut self, latch: &Latch) -> Self {
+        self.latches.push(latch.clone());
+        self
+    }
+
     /// The id, unique among its siblings.
     pub fn id(&self) -> &str {
         &self.id
@@ -229,7 +240,7 @@ impl ChildSpec {
         let make = Arc::new(make);
         let launch = move |berth: Berth, parent: ActorCell| -> Spawning {
             let make = Arc::clone(&make);
-            let slot = service.clone().map(SlotGuard::new);
+            let slot = service.clone().map(|service| SlotGuard::new(service, Arc::clone(&berth.node.pulse)));
             Box::pin(async move {
                 let made = catch_unwind(AssertUnwindSafe(|| make()))
                     .map_err(|panic| SpawnErr::StartupFailed(panic_text(&*panic).into()))?;
@@ -249,6 +260,7 @@ impl ChildSpec {
             start_timeout: Some(START_TIMEOUT),
             backoff: None,
             significant: false,
+            latches: Vec::new(),
         }
     }
 }

@@ -292,6 +292,11 @@ impl Machine {
         }
     }
 
+    /// Children are being stopped on purpose.
+    pub(crate) fn is_stopping(&self) -> bool {
+        matches!(self.phase, Phase::Stopping { .. } | Phase::Done)
+    }
+
     /// `Exit` has been said.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self.phase, Phase::Done)

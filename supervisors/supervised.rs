@@ -1,19 +1,22 @@
 //! The wrapper around every worker.
 //!
 //! Same messages, same arguments; each callback goes to the user's actor. What it adds must work for any death of the
-//! actor without touching the user's code: it says which `ractor` actor an incarnation is, and fills and empties the
-//! [`Service`](crate::Service) slot.
+//! actor without touching the user's code: it says which `ractor` actor an incarnation is, fills and empties the
+//! [`Service`](crate::Service) slot, keeps the [`Vitals`](crate::Vitals), holds messages back from a suspended actor,
+//! and is where chaos strikes.
 //!
 //! It keeps the user's state in itself and not in the `ractor` state, which travels inside the exit event to whenever
 //! the supervisor reads it. So the state, and the file or port in it, is dropped in the actor's own task and before its
 //! join handle completes, whatever the actor dies of; and a `Drop` that blocks or panics never does so in a supervisor.
 
+use std::pin::{Pin, pin};
 use std::sync::{Mutex, PoisonError};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::node::Berth;
 use crate::service::SlotGuard;
+use crate::vitals::{Callback, Pulse};
 
 /// A user's actor under supervision.
 pub(crate) struct Supervised<A: Actor> {
@@ -23,6 +26,28 @@ pub(crate) struct Supervised<A: Actor> {
     slot: Option<SlotGuard<A::Msg>>,
     /// Empty while a callback has it: a kill in the middle drops it with the callback.
     state: Mutex<Option<Box<A::State>>>,
+}
+
+/// What the wrapper knows of a callback before it begins.
+#[derive(Clone, Copy)]
+struct Step<'a, M> {
+    callback: Callback,
+    /// Whom a trap kills.
+    #[cfg_attr(not(feature = "chaos"), expect(dead_code, reason = "for chaos"))]
+    myself: &'a ActorRef<M>,
+    #[cfg(feature = "chaos")]
+    kind: Option<crate::chaos::MessageKind>,
+}
+
+impl<'a, M> Step<'a, M> {
+    fn new(callback: Callback, myself: &'a ActorRef<M>) -> Self {
+        Step {
+            callback,
+            myself,
+            #[cfg(feature = "chaos")]
+            kind: None,
+        }
+    }
 }
 
 impl<A: Actor> Supervised<A> {
@@ -38,6 +63,24 @@ impl<A: Actor> Supervised<A> {
     fn put(&self, state: Box<A::State>) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
     }
+
+    fn pulse(&self) -> &Pulse {
+        &self.berth.node.pulse
+    }
+
+    /// Runs a callback under the eyes of those who look. Pinned by the caller: its future is not moved, for it may be
+    /// large.
+    async fn run<T, F>(&self, step: Step<'_, A::Msg>, future: Pin<&mut F>) -> Result<T, ActorProcessingErr>
+    where
+        F: Future<Output = Result<T, ActorProcessingErr>>,
+    {
+        #[cfg(feature = "chaos")]
+        let occasion =
+            crate::chaos::Occasion { incarnation: self.berth.incarnation, callback: step.callback, kind: step.kind };
+        #[cfg(feature = "chaos")]
+        let future = pin!(self.berth.node.trap.through(step.myself, occasion, future));
+        self.pulse().enter(step.callback).run(future).await
+    }
 }
 
 impl<A: Actor> Actor for Supervised<A> {
@@ -51,7 +94,8 @@ impl<A: Actor> Actor for Supervised<A> {
         arguments: Self::Arguments,
     ) -> Result<(), ActorProcessingErr> {
         self.berth.claim(myself.get_cell());
-        let state = self.actor.pre_start(myself.clone(), arguments).await?;
+        let call = pin!(self.actor.pre_start(myself.clone(), arguments));
+        let state = self.run(Step::new(Callback::PreStart, &myself), call).await?;
         self.put(Box::new(state));
         // Before the start is reported, so that the next sibling finds the slot full. What arrives now waits in the
         // mailbox for post_start.
@@ -63,7 +107,10 @@ impl<A: Actor> Actor for Supervised<A> {
 
     async fn post_start(&self, myself: ActorRef<Self::Msg>, (): &mut ()) -> Result<(), ActorProcessingErr> {
         let mut state = self.take();
-        let result = self.actor.post_start(myself, &mut state).await;
+        let result = {
+            let call = pin!(self.actor.post_start(myself.clone(), &mut state));
+            self.run(Step::new(Callback::PostStart, &myself), call).await
+        };
         self.put(state);
         result
     }
@@ -73,7 +120,8 @@ impl<A: Actor> Actor for Supervised<A> {
             slot.vacate();
         }
         let mut state = self.take();
-        self.actor.post_stop(myself, &mut state).await
+        let call = pin!(self.actor.post_stop(myself.clone(), &mut state));
+        self.run(Step::new(Callback::PostStop, &myself), call).await
     }
 
     async fn handle(
@@ -82,8 +130,18 @@ impl<A: Actor> Actor for Supervised<A> {
         message: Self::Msg,
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
+        self.pulse().awake().await;
+        self.pulse().taken();
+        let step = Step {
+            #[cfg(feature = "chaos")]
+            kind: self.berth.node.trap.is_busy().then(|| crate::chaos::kind_of(&message)),
+            ..Step::new(Callback::Handle, &myself)
+        };
         let mut state = self.take();
-        let result = self.actor.handle(myself, message, &mut state).await;
+        let result = {
+            let call = pin!(self.actor.handle(myself.clone(), message, &mut state));
+            self.run(step, call).await
+        };
         self.put(state);
         result
     }
@@ -94,10 +152,17 @@ impl<A: Actor> Actor for Supervised<A> {
         event: SupervisionEvent,
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
-        let mut state = self.take();
+        self.pulse().awake().await;
         #[cfg(feature = "chaos")]
-        self.berth.node.trap.spring();
-        let result = self.actor.handle_supervisor_evt(myself, event, &mut state).await;
+        if self.berth.node.trap.swallows(&event) {
+            let nothing = pin!(async { Ok(()) });
+            return self.run(Step::new(Callback::HandleEvent, &myself), nothing).await;
+        }
+        let mut state = self.take();
+        let result = {
+            let call = pin!(self.actor.handle_supervisor_evt(myself.clone(), event, &mut state));
+            self.run(Step::new(Callback::HandleEvent, &myself), call).await
+        };
         self.put(state);
         result
     }

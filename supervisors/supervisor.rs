@@ -18,9 +18,11 @@ use crate::dynamic::Charter;
 use crate::exit::{Exit, SHUTDOWN};
 use crate::minder::{AbortOnDrop, KILL_WAIT, Minder, Report};
 use crate::node::{Berth, Node};
+use crate::reports::News;
 use crate::requests::Control;
 use crate::spec::{Body, ChildSpec, Restart, Shutdown, Strategy, SupervisorSpec};
 use crate::strategy::{Effect, Event, Failure, Machine, Place, Rules, Verdict};
+use crate::vitals::Callback;
 
 use control::Asker;
 
@@ -71,6 +73,8 @@ pub(crate) struct State {
     tickets: u64,
     /// Waits for the predecessor's subtree.
     waiting: Option<AbortOnDrop>,
+    /// Path of the significant child that ended last.
+    last_significant: Option<String>,
 }
 
 /// The shell's side of one child.
@@ -132,6 +136,8 @@ impl Actor for Supervisor {
             charter.settle(&berth.node);
         }
         let rules = orders.rules();
+        #[cfg(feature = "chaos")]
+        berth.node.trap.supervises(rules.intensity);
         let machine = Machine::new(rules, orders.children().iter().map(ChildSpec::terms));
         Ok(State {
             myself,
@@ -146,6 +152,7 @@ impl Actor for Supervisor {
             boot: Some(boot),
             tickets: 0,
             waiting: None,
+            last_significant: None,
         })
     }
 
@@ -155,6 +162,8 @@ impl Actor for Supervisor {
     }
 
     async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let node = Arc::clone(state.node());
+        let busy = node.pulse.enter(Callback::Handle);
         match msg {
             Msg::Report { child, incarnation, report } => state.reported(child, incarnation, report),
             Msg::Elapsed { child, ticket } => state.elapsed(child, ticket),
@@ -163,6 +172,7 @@ impl Actor for Supervisor {
             Msg::Control(control) => state.control(control),
         }
         state.retry_parked();
+        busy.handled(false);
         Ok(())
     }
 
@@ -172,8 +182,13 @@ impl Actor for Supervisor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let node = Arc::clone(state.node());
+        let _busy = node.pulse.enter(Callback::HandleEvent);
         #[cfg(feature = "chaos")]
-        state.node().trap.spring();
+        {
+            node.trap.swallows(&event);
+            node.trap.event(&state.myself, state.berth.incarnation).await?;
+        }
         let exit = event.actor_id().zip(Exit::from_event(&event));
         // A worker's event carries nothing (see `supervised`); one of an actor that someone else linked here may carry a
         // state whose drop panics.
@@ -195,6 +210,8 @@ impl Actor for Supervisor {
     /// Reached without the machine being done when someone stopped this actor: its parent, in an ordered stop, or
     /// anyone who holds its cell.
     async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let node = Arc::clone(state.node());
+        let _busy = node.pulse.enter(Callback::PostStop);
         state.waiting = None;
         if !state.machine.is_done() {
             state.step(Event::Shutdown);
@@ -275,7 +292,7 @@ impl State {
     fn feed(&mut self, child: Place, report: Report) {
         let event = match report {
             Report::Started(actor) => {
-                self.log_started(child);
+                self.tell(child, News::Started);
                 let post = self.post(child);
                 post.actor = Some(actor);
                 if post.spec.restart == Restart::Temporary {
@@ -283,18 +300,26 @@ impl State {
                 }
                 return self.step(Event::Started(child));
             }
-            Report::Ignored => Event::Ignored(child),
+            Report::Ignored => {
+                self.tell(child, News::Ignored);
+                Event::Ignored(child)
+            }
             Report::StartFailed(failure) => {
-                self.log_failed_start(child, &failure);
+                let Failure { reason, path } = failure.clone();
+                self.tell(child, News::StartFailed { reason, at: path });
                 Event::StartFailed(child, failure)
             }
             Report::Gone(fallback) => {
                 let exit = self.post(child).exit.take().unwrap_or(fallback);
-                self.log_exit(child, &exit);
+                let post = &self.posts[&child];
+                if post.spec.significant && !self.machine.is_stopping() {
+                    self.last_significant = Some(post.node.path.clone());
+                }
+                self.tell(child, News::Exited { reason: exit.reason.clone(), normal: exit.normal });
                 Event::Gone(child, exit)
             }
             Report::Stuck(reason) => {
-                tracing::error!(path = %self.posts[&child].node.path, reason, "a killed child does not end");
+                self.tell(child, News::Stuck { reason: reason.clone() });
                 Event::Stuck(child, reason)
             }
         };
@@ -329,9 +354,9 @@ impl State {
             }
             Effect::Delay { child, attempt } => self.delay(child, attempt),
             Effect::Restarting { child, reason, in_window } => {
-                let node = &self.posts[&child].node;
-                node.restarting();
-                tracing::warn!(path = %node.path, child = %node.id, reason, in_window, "restarting");
+                self.posts[&child].node.restarting();
+                let allowed = self.rules.intensity.restarts as usize;
+                self.tell(child, News::Restarting { reason, in_window, allowed });
             }
             Effect::Forget(child) => self.forget(child),
             Effect::Answer(child, outcome) => self.answer(child, outcome),
@@ -387,15 +412,23 @@ impl State {
         self.node().all_stopped();
         self.refuse_parked();
         let (conclusion, reason) = match verdict {
-            Verdict::Shutdown | Verdict::AutoShutdown => (Ok(()), SHUTDOWN.to_owned()),
+            Verdict::AutoShutdown => {
+                let child = self.last_significant.take().unwrap_or_default();
+                self.node().tell(News::AutoShutdown { child });
+                (Ok(()), SHUTDOWN.to_owned())
+            }
+            Verdict::Shutdown => {
+                self.node().tell(News::Stopped);
+                (Ok(()), SHUTDOWN.to_owned())
+            }
             Verdict::StartFailed(failure) => {
                 let reason = format!("shutdown: {} did not start: {}", failure.path, failure.reason);
                 (Err(failure), reason)
             }
             Verdict::Escalated { child, reason } => {
-                let child = &self.posts[&child].node;
-                tracing::error!(path = %self.node().path, child = %child.id, reason, "giving up");
-                let failure = Failure { path: child.path.clone(), reason };
+                let failure = Failure { path: self.posts[&child].node.path.clone(), reason };
+                let news = News::GaveUp { child: failure.path.clone(), reason: failure.reason.clone() };
+                self.node().tell(news);
                 let reason = format!("shutdown: gave up on {}: {}", failure.path, failure.reason);
                 (Err(failure), reason)
             }
@@ -413,26 +446,8 @@ impl State {
         Failure { path: self.node().path.clone(), reason: reason.to_owned() }
     }
 
-    fn incarnation(&self, child: Place) -> u64 {
-        self.posts[&child].minder.as_ref().map_or(0, |minder| minder.incarnation)
-    }
-
-    fn log_started(&self, child: Place) {
-        let (node, incarnation) = (&self.posts[&child].node, self.incarnation(child));
-        tracing::info!(path = %node.path, child = %node.id, incarnation, "started");
-    }
-
-    fn log_exit(&self, child: Place, exit: &Exit) {
-        let (node, incarnation) = (&self.posts[&child].node, self.incarnation(child));
-        if exit.normal {
-            tracing::info!(path = %node.path, child = %node.id, incarnation, reason = %exit.reason, "exited");
-        } else {
-            tracing::warn!(path = %node.path, child = %node.id, incarnation, reason = %exit.reason, "exited");
-        }
-    }
-
-    fn log_failed_start(&self, child: Place, failure: &Failure) {
-        let (node, incarnation) = (&self.posts[&child].node, self.incarnation(child));
-        tracing::warn!(path = %node.path, child = %node.id, incarnation, reason = %failure.reason, at = %failure.path, "did not start");
+    /// Tells what happened to a child.
+    fn tell(&self, child: Place, news: News) {
+        self.posts[&child].node.tell(news);
     }
 }

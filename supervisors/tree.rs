@@ -14,6 +14,7 @@ use tokio::time::{Duration, timeout};
 use crate::exit::{Exit, KILLED, SHUTDOWN};
 use crate::minder::{KILL_WAIT, describe};
 use crate::node::{Berth, Live, Node, TreeSnapshot};
+use crate::reports::{Bus, News};
 use crate::requests::SupervisorRef;
 use crate::spec::{SpecError, SupervisorSpec, check_id};
 use crate::strategy::Failure;
@@ -94,7 +95,7 @@ impl Tree {
 
     async fn launch(name: &str, spec: SupervisorSpec, parent: Option<ActorCell>) -> Result<Tree, StartError> {
         check_id(name).and_then(|()| spec.check())?;
-        let node = Node::root(name);
+        let node = Node::root(name, &Arc::new(Bus::new()));
         node.furnish(&spec.children);
         let (berth, live) = node.begin();
         let (tell, boot) = oneshot::channel();
@@ -113,6 +114,7 @@ impl Tree {
             Ok(Ok(())) => {
                 guard.disarm();
                 root.node.running(root.incarnation);
+                root.node.tell(News::Started);
                 return Ok(Tree { root: Arc::new(root) });
             }
             Ok(Err(failure)) => failure,
@@ -139,11 +141,9 @@ impl Tree {
         self.root.node.find(path).and_then(SupervisorRef::to)
     }
 
-    #[cfg(feature = "chaos")]
-    pub(crate) fn arm(&self, path: &str) {
-        if let Some(node) = self.root.node.find(path) {
-            node.trap.arm();
-        }
+    /// The root's place.
+    pub(crate) fn root(&self) -> &Arc<Node> {
+        &self.root.node
     }
 
     /// Waits until nothing of the tree runs any more.
@@ -186,6 +186,11 @@ impl Tree {
         if killed.is_empty() { Ok(()) } else { Err(StopError::Killed(killed)) }
     }
 
+    /// Someone has called [`Tree::stop`].
+    pub(crate) fn is_stopped_on_purpose(&self) -> bool {
+        self.root.stopping.load(Ordering::SeqCst)
+    }
+
     fn alive(&self) -> Vec<String> {
         let mut paths = self.root.node.live_below();
         if self.root.node.is_live() {
@@ -217,6 +222,7 @@ async fn keep(
         None | Some(Ok(())) => (Exit::from_reason(Some(SHUTDOWN.to_owned())), Ok(())),
     };
     node.ended(berth.incarnation, &exit);
+    node.tell(News::Exited { reason: exit.reason, normal: exit.normal });
     drop(live);
     publish.send_replace(Some(verdict));
 }

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 
 use support::node::{BINARY, Node, cli, free_address};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout};
+use tokio::time::timeout;
 
 /// A start that cannot succeed ends within this.
 const REFUSAL: Duration = Duration::from_secs(20);
@@ -282,6 +285,44 @@ async fn append_get_snapshot_and_load_answer_in_json_for_programs() {
         let output = served.run(people).await;
         assert!(output.status.success() && !output.stdout.is_empty(), "{people:?}: {output:?}");
     }
+}
+
+/// Lines of `tree --watch`, as a program reads them.
+fn watch_tree(served: &Served) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = tokio::process::Command::new(BINARY)
+        .args(["tree", "--watch", "--interval", "100ms", "--output", "json", "--endpoint", &served.node.url()])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, lines)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tree_can_be_watched_until_a_signal() {
+    let mut served = served().await;
+    let (mut child, mut lines) = watch_tree(&served);
+    let mut next = async || -> serde_json::Value {
+        let line = timeout(Duration::from_secs(20), lines.next_line()).await.expect("a look in every interval");
+        serde_json::from_str(&line.unwrap().expect("it goes on")).unwrap()
+    };
+    let handled = |look: &serde_json::Value| {
+        let entry = look["nodes"].as_array()?.iter().find(|node| node["path"] == "root/ledger/entry")?;
+        assert_eq!(entry["state"], "running");
+        assert!(entry["mailbox"].is_u64() && entry["phase"].is_string(), "{entry}");
+        entry["handled"].as_u64()
+    };
+    let before = handled(&next().await).expect("the entry actor is in the tree");
+    assert!(served.run(&["append", "orders", "facts", "hello"]).await.status.success());
+    while handled(&next().await).is_some_and(|now| now <= before) {}
+    // A node that is gone is shown as such, and asked again.
+    served.node.kill().await;
+    while next().await["error"].is_null() {}
+    let id = child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
+    let ended = timeout(Duration::from_secs(20), child.wait()).await.expect("a signal ends it").unwrap();
+    assert!(ended.success(), "{ended}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

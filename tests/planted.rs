@@ -30,9 +30,9 @@ use support::wire::{self, AppendRequest};
 /// Where the search of a bug begins, if not at seed 1.
 const FIRST: &[(Bug, u64)] = &[
     (Bug::VoteUnsynced, 14),
-    (Bug::StaleRows, 6),
-    (Bug::WatchSkips, 2),
-    (Bug::ReadUnapplied, 2),
+    (Bug::StaleRows, 7),
+    (Bug::WatchSkips, 3),
+    (Bug::ReadUnapplied, 5),
     (Bug::RetryApplies, 2),
     (Bug::OutcomeForgotten, 2),
 ];

@@ -34,6 +34,14 @@ pub struct Bounds {
     /// A batch without an answer is handed over again after its patience, and then after twice as long each time, at
     /// most this; 16 s by default.
     pub patience_max: Duration,
+    /// How often batches without an answer are looked for; 100 ms by default.
+    pub look_every: Duration,
+    /// A request that was in flight at so many deaths of the actor is not submitted again; 2 by default.
+    pub deaths_max: u32,
+    /// A pause while a dead actor leaves its slot; 1 ms by default.
+    pub dying_pause: Duration,
+    /// The actor is killed when it takes longer than this to stop; 5 s by default.
+    pub shutdown: Duration,
 }
 
 impl Default for Bounds {
@@ -44,6 +52,10 @@ impl Default for Bounds {
             batch_commands_max: 4096,
             handed_bytes_max: 10 << 20,
             patience_max: Duration::from_secs(16),
+            look_every: Duration::from_millis(100),
+            deaths_max: 2,
+            dying_pause: Duration::from_millis(1),
+            shutdown: Duration::from_secs(5),
         }
     }
 }

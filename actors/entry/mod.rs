@@ -44,20 +44,12 @@ pub struct Args {
     pub distribution: Distribution,
     /// A batch without an answer is handed over again after this.
     pub patience: Duration,
-    /// What a batch, and all that are handed over at once, may take.
-    pub bounds: Bounds,
     /// Chance: tells the tokens of one incarnation from those of others.
     pub random: Random,
 }
 
 /// What a request is charged besides its bytes, so that a flood of empty ones is bounded, too.
 const REQUEST_OVERHEAD_BYTES: usize = 1024;
-/// A request that was in flight at so many deaths of the actor is not submitted again.
-const DEATHS_MAX: u32 = 2;
-/// A pause while a dead actor leaves its slot.
-const DYING_PAUSE: Duration = Duration::from_millis(1);
-/// How often the actor looks for batches without an answer.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What an overloaded node tells its clients.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -70,6 +62,7 @@ pub struct Entries {
 
 struct Shared {
     id: NodeId,
+    bounds: Bounds,
     boot: OnceLock<Boot>,
     origin: Arc<Origin>,
     credits: Arc<Semaphore>,
@@ -127,10 +120,11 @@ pub(crate) struct Request {
 impl Entries {
     /// A handle whose actor has not started; at most `inflight_bytes` are admitted at once.
     #[must_use]
-    pub fn new(id: NodeId, inflight_bytes: usize) -> Entries {
+    pub fn new(id: NodeId, inflight_bytes: usize, bounds: Bounds) -> Entries {
         let credits_max = inflight_bytes.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
         let shared = Shared {
             id,
+            bounds,
             boot: OnceLock::new(),
             origin: Arc::default(),
             credits: Arc::new(Semaphore::new(credits_max)),
@@ -144,7 +138,7 @@ impl Entries {
     pub fn child_spec(&self, args: Args) -> ChildSpec {
         let shared = self.shared.clone();
         ChildSpec::service("entry", &self.service, move || (Entry { shared: shared.clone() }, args.clone()))
-            .shutdown(Shutdown::Timeout(Duration::from_secs(5)))
+            .shutdown(Shutdown::Timeout(self.shared.bounds.shutdown))
     }
 
     /// Takes credits for a request of so many bytes, all of it that is kept counted.
@@ -195,7 +189,7 @@ impl Entries {
                 if Instant::now() >= deadline {
                     break;
                 }
-                tokio::time::sleep(DYING_PAUSE).await;
+                tokio::time::sleep(self.shared.bounds.dying_pause).await;
                 continue;
             }
             let (reply, answer) = oneshot::channel();
@@ -213,7 +207,7 @@ impl Entries {
                 Err(_deadline) => break,
             }
             deaths += u32::from(sent);
-            if deaths >= DEATHS_MAX {
+            if deaths >= self.shared.bounds.deaths_max {
                 break;
             }
         }
@@ -318,9 +312,9 @@ impl Actor for Entry {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(args.replication.clone(), myself.clone()));
-        tasks.spawn(look(myself.clone()));
+        tasks.spawn(look(myself.clone(), self.shared.bounds.look_every));
         Ok(State {
-            batcher: Batcher::new(self.shared.id, boot, args.patience, args.bounds),
+            batcher: Batcher::new(self.shared.id, boot, args.patience, self.shared.bounds),
             waiting: BTreeMap::new(),
             token_base: (args.random)() & !u64::from(u32::MAX),
             view: View::default(),
@@ -418,8 +412,8 @@ async fn follow(replication: Replication, myself: ActorRef<Message>) {
     }
 }
 
-async fn look(myself: ActorRef<Message>) {
-    let mut interval = tokio::time::interval(LOOK_EVERY);
+async fn look(myself: ActorRef<Message>, every: Duration) {
+    let mut interval = tokio::time::interval(every);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;

@@ -15,6 +15,7 @@
 //!   thread-local randomness, so that a seed repeats a run.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use converge_ledger_core::planted::{self, Bug};
@@ -58,6 +59,18 @@ pub struct Bounds {
     pub uncommitted_bytes_max: u64,
     /// Committed entries that one step hands to apply; 8 MiB by default.
     pub committed_bytes_max: u64,
+    /// Ticks per heartbeat: a finer clock spreads election time-outs. 2 by default, at least 1.
+    pub ticks_per_heartbeat: u32,
+    /// A forming node says who it is once in so many ticks; 4 by default, at least 1.
+    pub genesis_ticks: u64,
+    /// A linearizable read that got no index within so many heartbeats is asked again; 3 by default.
+    pub read_patience_heartbeats: u32,
+    /// Rounds of reads in flight at once; callers beyond them wait for the next one. 8 by default, at least 1.
+    pub read_rounds_max: usize,
+    /// Readers that may wait; one more is refused. 65,536 by default.
+    pub reads_waiting_max: usize,
+    /// The actor is killed when it takes longer than this to stop; 10 s by default.
+    pub shutdown: Duration,
 }
 
 impl Default for Bounds {
@@ -67,6 +80,12 @@ impl Default for Bounds {
             inflight_messages_max: 16,
             uncommitted_bytes_max: 64 << 20,
             committed_bytes_max: 8 << 20,
+            ticks_per_heartbeat: 2,
+            genesis_ticks: 4,
+            read_patience_heartbeats: 3,
+            read_rounds_max: 8,
+            reads_waiting_max: 65_536,
+            shutdown: Duration::from_secs(10),
         }
     }
 }

@@ -87,13 +87,6 @@ pub struct Args {
     pub fatal: Fatal,
 }
 
-/// Ticks per heartbeat: a finer clock spreads election time-outs.
-const TICKS_PER_HEARTBEAT: u32 = 2;
-/// A linearizable read that got no index within this many heartbeats is asked again.
-const READ_PATIENCE_HEARTBEATS: u32 = 3;
-/// A forming node says who it is once in so many ticks.
-const GENESIS_TICKS: u64 = 4;
-
 /// Handle on the replication actor; valid before it starts and across restarts.
 #[derive(Clone)]
 pub struct Replication {
@@ -150,9 +143,9 @@ impl Replication {
 
     /// How to start the actor under a supervisor.
     pub fn child_spec(&self, args: Args) -> ChildSpec {
-        let shared = self.shared.clone();
+        let (shared, shutdown) = (self.shared.clone(), args.bounds.shutdown);
         ChildSpec::service("replication", &self.service, move || (Raft { shared: shared.clone() }, args.clone()))
-            .shutdown(Shutdown::Timeout(Duration::from_secs(10)))
+            .shutdown(Shutdown::Timeout(shutdown))
     }
 
     /// Hands a batch to the local Raft node. `refused` is called if it is not the leader; otherwise nothing is
@@ -314,9 +307,9 @@ impl Actor for Raft {
 
 impl State {
     fn new(args: Args, shared: Arc<Shared>, myself: ActorRef<Message>, recovered: Option<&Recovered>) -> State {
-        let ticker = ticker(myself.clone(), args.heartbeat / TICKS_PER_HEARTBEAT, shared.clone());
+        let ticker = ticker(myself.clone(), args.heartbeat / args.bounds.ticks_per_heartbeat, shared.clone());
         State {
-            reads: Reads::new((args.random)()),
+            reads: Reads::new((args.random)(), args.bounds.read_rounds_max, args.bounds.reads_waiting_max),
             phase: Phase::Silent,
             store_id: recovered.map_or(StoreId([0; 16]), |r| r.store_id),
             boot: recovered.map_or(Boot(0), |r| r.boot),
@@ -373,8 +366,9 @@ impl State {
         self.shared.tick_done();
         self.ticks += 1;
         self.reads.retain(|reply| !reply.is_closed());
-        self.reads.retry(self.started.elapsed(), self.args.heartbeat * READ_PATIENCE_HEARTBEATS);
-        if matches!(self.phase, Phase::Forming(_)) && self.ticks % GENESIS_TICKS == 1 {
+        let bounds = &self.args.bounds;
+        self.reads.retry(self.started.elapsed(), self.args.heartbeat * bounds.read_patience_heartbeats);
+        if matches!(self.phase, Phase::Forming(_)) && (self.ticks - 1).is_multiple_of(bounds.genesis_ticks) {
             self.introduce(None);
         }
         self.check_disk();

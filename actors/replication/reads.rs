@@ -11,14 +11,13 @@ use std::time::Duration;
 use converge_ledger_core::LogIndex;
 use converge_ledger_core::planted::{self, Bug};
 
-/// Rounds in flight at once; callers beyond them wait for the next one.
-const ROUNDS_MAX: usize = 8;
-/// Callers that may wait; one more is refused.
-pub(crate) const WAITING_MAX: usize = 65_536;
-
 /// Everyone who waits for a read index; `C` is the caller's reply.
 pub(crate) struct Reads<C> {
     incarnation: u64,
+    /// Rounds in flight at once; callers beyond them wait for the next one.
+    rounds_max: usize,
+    /// Callers that may wait; one more is refused.
+    waiting_max: usize,
     counter: u64,
     /// Not part of any round yet.
     next: Vec<C>,
@@ -33,13 +32,14 @@ struct Round<C> {
 }
 
 impl<C> Reads<C> {
-    pub(crate) fn new(incarnation: u64) -> Reads<C> {
-        Reads { incarnation, counter: 0, next: Vec::new(), asked: BTreeMap::new(), confirmed: BTreeMap::new() }
+    pub(crate) fn new(incarnation: u64, rounds_max: usize, waiting_max: usize) -> Reads<C> {
+        let (next, asked, confirmed) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        Reads { incarnation, rounds_max, waiting_max, counter: 0, next, asked, confirmed }
     }
 
     /// Adds a caller; gives it back when too many wait.
     pub(crate) fn add(&mut self, caller: C) -> Result<(), C> {
-        if self.waiting() >= WAITING_MAX {
+        if self.waiting() >= self.waiting_max {
             return Err(caller);
         }
         self.next.push(caller);
@@ -48,7 +48,7 @@ impl<C> Reads<C> {
 
     /// Opens a round for all who wait, if there is anyone and a round is free: its context is to be asked.
     pub(crate) fn open(&mut self, now: Duration) -> Option<Vec<u8>> {
-        if self.next.is_empty() || self.asked.len() >= ROUNDS_MAX {
+        if self.next.is_empty() || self.asked.len() >= self.rounds_max {
             return None;
         }
         self.counter += 1;
@@ -115,10 +115,12 @@ mod tests {
     use super::*;
 
     const NOW: Duration = Duration::from_secs(1);
+    const ROUNDS_MAX: usize = 8;
+    const WAITING_MAX: usize = 100;
 
     #[test]
     fn who_comes_after_a_round_was_asked_waits_for_the_next() {
-        let mut reads = Reads::new(7);
+        let mut reads = Reads::new(7, ROUNDS_MAX, WAITING_MAX);
         reads.add("early").unwrap();
         let first = reads.open(NOW).unwrap();
         reads.add("late").unwrap();
@@ -132,10 +134,10 @@ mod tests {
 
     #[test]
     fn an_answer_to_a_former_incarnation_satisfies_nobody() {
-        let mut former = Reads::new(1);
+        let mut former = Reads::new(1, ROUNDS_MAX, WAITING_MAX);
         former.add("x").unwrap();
         let context = former.open(NOW).unwrap();
-        let mut reads = Reads::new(2);
+        let mut reads = Reads::new(2, ROUNDS_MAX, WAITING_MAX);
         reads.add("x").unwrap();
         reads.open(NOW).unwrap();
         reads.answered(&context, LogIndex(1));
@@ -144,7 +146,7 @@ mod tests {
 
     #[test]
     fn an_unanswered_round_is_asked_again_under_a_new_context() {
-        let mut reads = Reads::new(1);
+        let mut reads = Reads::new(1, ROUNDS_MAX, WAITING_MAX);
         reads.add("x").unwrap();
         let lost = reads.open(NOW).unwrap();
         reads.retry(NOW * 2, NOW);
@@ -158,7 +160,7 @@ mod tests {
 
     #[test]
     fn rounds_are_bounded_and_callers_share_the_next() {
-        let mut reads = Reads::new(1);
+        let mut reads = Reads::new(1, ROUNDS_MAX, WAITING_MAX);
         for caller in 0..ROUNDS_MAX {
             reads.add(caller).unwrap();
             assert!(reads.open(NOW).is_some());
@@ -173,7 +175,7 @@ mod tests {
 
     #[test]
     fn who_gave_up_is_forgotten() {
-        let mut reads = Reads::new(1);
+        let mut reads = Reads::new(1, ROUNDS_MAX, WAITING_MAX);
         (0..WAITING_MAX).for_each(|n| reads.add(n).unwrap());
         assert_eq!(reads.add(1), Err(1));
         reads.retain(|n| n % 2 == 0);

@@ -10,7 +10,7 @@ use super::core::{Core, Settings};
 use super::genesis::{self, Forming, Verdict};
 use super::log::Log;
 use super::wire::GROUP;
-use super::{Args, Phase, Running, State, TICKS_PER_HEARTBEAT};
+use super::{Args, Phase, Running, State};
 use crate::storage::{Genesis, Recovered};
 
 impl State {
@@ -37,12 +37,12 @@ impl State {
             return Ok(());
         }
         let ticks = |interval: Duration| {
-            let tick = self.args.heartbeat / TICKS_PER_HEARTBEAT;
+            let tick = self.args.heartbeat / self.args.bounds.ticks_per_heartbeat;
             usize::try_from(interval.as_nanos() / tick.as_nanos().max(1)).unwrap_or(usize::MAX)
         };
         let settings = Settings {
             id: self.args.id,
-            heartbeat_ticks: TICKS_PER_HEARTBEAT as usize,
+            heartbeat_ticks: self.args.bounds.ticks_per_heartbeat as usize,
             election_ticks: ticks(self.args.election),
             applied: recovered.applied,
             seed: (self.args.random)(),

@@ -15,9 +15,6 @@ use super::shared::{Lane, Request, Shared};
 use super::types::{Genesis, HardState, LogEntry, Recovered};
 use super::worker::{Committer, apply_all, failure};
 
-/// As much of the log is read at a time when a recovery finds entries to apply.
-const APPLY_BYTES: usize = 4 << 20;
-
 /// What the handle asks of the actor.
 pub(crate) enum Message {
     /// Committed entries, in order.
@@ -218,7 +215,7 @@ impl Serving {
             if applied >= commit {
                 break;
             }
-            let entries = shared.read_log(applied.next(), commit.next(), APPLY_BYTES)?;
+            let entries = shared.read_log(applied.next(), commit.next(), shared.settings.apply_bytes)?;
             self.apply(&entries).await?;
             if let Some(cause) = shared.fenced() {
                 return Err(cause.error());

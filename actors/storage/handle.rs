@@ -19,8 +19,6 @@ use super::types::{Done, Genesis, HardState, LogEntry, OnApplied, Page, Phase, R
 
 /// Long enough to make the index of a large ledger anew; nothing else takes long at start-up.
 const START_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-/// Long enough to store what memory holds.
-const SHUTDOWN: Duration = Duration::from_secs(30);
 /// How long replication waits for storage to have applied what is committed.
 const RECOVER_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
@@ -47,7 +45,7 @@ impl Storage {
         let shared = Arc::clone(&self.shared);
         let make = move || (StorageActor, Arc::clone(&shared));
         ChildSpec::service("storage", &self.shared.service, make)
-            .shutdown(Shutdown::Timeout(SHUTDOWN))
+            .shutdown(Shutdown::Timeout(self.shared.settings.shutdown))
             .start_timeout(START_TIMEOUT)
     }
 

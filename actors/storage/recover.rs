@@ -34,9 +34,6 @@ use super::tables::{
 };
 use super::types::Genesis;
 
-/// As much of the journal as is held in memory at a time while it is replayed.
-const REPLAY_BYTES: usize = 16 << 20;
-
 const FIRST_SLOT: u64 = 1;
 
 /// Why start-up came to no end.
@@ -127,7 +124,7 @@ pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf) -> Result<Open
     }
     let mut set = WriteSet::new(stored.progress);
     let mut genesis = stored.genesis;
-    replay(&db, &mut set, &journal, stored.state.applied, &mut genesis)?;
+    replay(&db, &mut set, &journal, (stored.state.applied, settings.replay_bytes), &mut genesis)?;
     let (tip, spares) = take_up(journal, &maker);
     let mut opened = Opened {
         db,
@@ -163,6 +160,7 @@ fn maker(settings: &Settings, store_id: StoreId) -> Maker {
         dir: settings.dir.clone(),
         store_id,
         file_bytes: super::journal::record::padded(settings.journal_file_bytes),
+        fill_bytes: settings.fill_bytes,
     }
 }
 
@@ -390,7 +388,7 @@ fn replay(
     db: &Database,
     set: &mut WriteSet,
     journal: &Journal,
-    applied: LogIndex,
+    (applied, replay_bytes): (LogIndex, usize),
     genesis: &mut Option<Genesis>,
 ) -> Result<(), Failure> {
     let covered = set.progress().covered;
@@ -410,7 +408,7 @@ fn replay(
             }
             let weight = ops.iter().map(Op::weight).sum();
             set.absorb(place.lsn, ops, weight).map_err(data_loss)?;
-            if set.bytes >= REPLAY_BYTES {
+            if set.bytes >= replay_bytes {
                 store(db, set, applied)?;
             }
         }

@@ -31,6 +31,15 @@ pub struct Settings {
     /// How much of a context one read may look at for entries with a key; 4 MiB by default, for a read
     /// runs on the thread of its caller.
     pub scan_bytes_max: usize,
+    /// As much of the log is applied at a time when a start or a recovery finds entries to apply; 4 MiB by default.
+    pub apply_bytes: usize,
+    /// As much of the journal is held in memory at a time while it is replayed; 16 MiB by default.
+    pub replay_bytes: usize,
+    /// A new journal file is filled in writes of so many bytes; 1 MiB by default, at least 1.
+    pub fill_bytes: usize,
+    /// Storage is killed when it takes longer than this to stop: long enough to store what memory holds. 30 s by
+    /// default.
+    pub shutdown: Duration,
     /// The file system.
     pub disk: Arc<dyn Disk>,
     /// The threads.
@@ -52,6 +61,10 @@ impl Settings {
             overlay_bytes_max: 64 << 20,
             redb_cache_bytes: 128 << 20,
             scan_bytes_max: 4 << 20,
+            apply_bytes: 4 << 20,
+            replay_bytes: 16 << 20,
+            fill_bytes: 1 << 20,
+            shutdown: Duration::from_secs(30),
             disk: Arc::new(RealDisk),
             executor: Arc::new(Threads),
             random: Arc::new(rand::random::<u64>),

@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use converge_ledger_core::{Boot, LogIndex, Lsn, State, StoreId};
-use converge_supervisors::Service;
 use converge_supervisors::ractor::ActorRef;
+use converge_supervisors::{Hold, Latch, Service};
 use redb::Database;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::actor::Message;
 use super::error::{Cause, Error};
@@ -64,19 +64,7 @@ pub(crate) struct Lane {
     /// Told after every commit of the database, and when it fenced.
     pub(crate) committed: Notify,
     /// A worker is alive while it holds this.
-    latch: Mutex<Option<Arc<WorkerAlive>>>,
-}
-
-/// Held by every worker of a lane; the next incarnation waits until none is left.
-#[derive(Debug)]
-pub(crate) struct WorkerAlive {
-    live: watch::Sender<usize>,
-}
-
-impl Drop for WorkerAlive {
-    fn drop(&mut self) {
-        self.live.send_modify(|n| *n -= 1);
-    }
+    alive: Mutex<Option<Arc<Hold>>>,
 }
 
 impl Lane {
@@ -93,15 +81,15 @@ impl Lane {
     }
 
     /// For a worker to hold; none once the lane was closed.
-    pub(crate) fn alive(&self) -> Option<Arc<WorkerAlive>> {
-        let latch = self.latch.lock().unwrap_or_else(PoisonError::into_inner);
-        latch.clone()
+    pub(crate) fn alive(&self) -> Option<Arc<Hold>> {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        alive.clone()
     }
 
     /// No new requests; the workers finish what there is, and end.
     pub(crate) fn close(&self) {
         self.queue().closed = true;
-        *self.latch.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.wake();
     }
 
@@ -141,7 +129,7 @@ pub(crate) struct Shared {
     pub(crate) db: RwLock<Option<Database>>,
     pub(crate) process: Mutex<Process>,
     fence: RwLock<Option<Cause>>,
-    live: watch::Sender<usize>,
+    latch: Latch,
     pub(crate) durable_lsn: AtomicU64,
     pub(crate) covered_lsn: AtomicU64,
     pub(crate) journal_bytes: AtomicU64,
@@ -166,7 +154,7 @@ impl Shared {
             db: RwLock::default(),
             process: Mutex::default(),
             fence: RwLock::default(),
-            live: watch::Sender::new(0),
+            latch: Latch::new("threads of storage"),
             durable_lsn: AtomicU64::new(0),
             covered_lsn: AtomicU64::new(0),
             journal_bytes: AtomicU64::new(0),
@@ -188,8 +176,6 @@ impl Shared {
 
     /// A lane that no one can reach yet.
     pub(crate) fn new_lane(&self, actor: Option<ActorRef<Message>>) -> Arc<Lane> {
-        self.live.send_modify(|n| *n += 1);
-        let live = self.live.clone();
         Arc::new(Lane {
             actor,
             queue: Mutex::default(),
@@ -199,15 +185,14 @@ impl Shared {
             spares: Mutex::default(),
             backlog: AtomicUsize::new(0),
             committed: Notify::new(),
-            latch: Mutex::new(Some(Arc::new(WorkerAlive { live }))),
+            alive: Mutex::new(Some(Arc::new(self.latch.hold()))),
         })
     }
 
-    /// Returns when no thread of an earlier incarnation is left.
+    /// Returns when no thread of an earlier incarnation is left. It is waited for in the start, and not by the
+    /// supervisor (`ChildSpec::latch`), which would give up on a disk that hangs for half a minute.
     pub(crate) async fn all_gone(&self) {
-        let mut live = self.live.subscribe();
-        // The sender is in `self`, so that waiting for it cannot fail.
-        let _ = live.wait_for(|n| *n == 0).await;
+        self.latch.released().await;
     }
 
     pub(crate) fn lane(&self) -> Option<Arc<Lane>> {

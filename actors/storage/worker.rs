@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{LogIndex, Lsn, State};
+use converge_supervisors::Hold;
 use redb::Database;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -23,11 +24,8 @@ use super::journal::ring::Maker;
 use super::overlay::Generation;
 use super::read::{Trouble, db_log, redb_cause};
 use super::recover::{self, BootOf, Failure, Opened};
-use super::shared::{Lane, Shared, WorkerAlive};
+use super::shared::{Lane, Shared};
 use super::types::LogEntry;
-
-/// Committed log entries are applied in pieces of this size at start-up.
-const APPLY_BYTES: usize = 4 << 20;
 
 /// What recovery hands back: where the journal goes on.
 pub(crate) type Outcome = Result<Tip, Failure>;
@@ -46,7 +44,7 @@ pub(crate) struct Committer {
     lane: Arc<Lane>,
     phase: Phase,
     // Dropped last: the next incarnation starts after it.
-    _alive: Arc<WorkerAlive>,
+    _alive: Arc<Hold>,
 }
 
 impl Committer {
@@ -54,7 +52,7 @@ impl Committer {
         shared: Arc<Shared>,
         lane: Arc<Lane>,
         reply: oneshot::Sender<Outcome>,
-        alive: Arc<WorkerAlive>,
+        alive: Arc<Hold>,
     ) -> Committer {
         Committer { shared, lane, phase: Phase::Opening(Some(reply)), _alive: alive }
     }
@@ -156,7 +154,8 @@ impl Running {
             if applied >= commit {
                 break;
             }
-            let read = |txn: &redb::ReadTransaction| db_log(txn, applied.next(), commit.next(), APPLY_BYTES);
+            let bytes = shared.settings.apply_bytes;
+            let read = |txn: &redb::ReadTransaction| db_log(txn, applied.next(), commit.next(), bytes);
             let entries = shared.with_db(read).map_err(failure)?;
             apply_all(shared, lane, &entries).map_err(failure)?;
             if shared.overlay().bytes() >= shared.settings.commit_bytes {

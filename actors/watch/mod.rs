@@ -23,19 +23,41 @@ use tokio::time::Instant;
 
 use crate::storage::{self, AppliedBatch, ReadQuery, Storage};
 
-/// A subscriber holds at most so many bytes of entries it has not taken yet.
-const PAGE_BYTES_MAX: usize = 256 * 1024;
-/// A subscriber scans at most so many entries at a time for its key.
-const PAGE_ENTRIES_MAX: usize = 1024;
-/// How long a subscriber waits for a restarting actor before it looks at storage anyway.
-const SUBSCRIBE_WAIT: Duration = Duration::from_secs(1);
-/// A pause before storage that is starting anew is asked again.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// What a subscriber and the actor may take, and how long they wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// A subscriber holds at most so many bytes of entries it has not taken yet, or one entry; 256 KiB by default.
+    pub page_bytes_max: usize,
+    /// A subscriber scans at most so many entries at a time for its key; 1024 by default, at least 1.
+    pub page_entries_max: usize,
+    /// How long a subscriber waits for a restarting actor before it looks at storage anyway; 1 s by default.
+    pub subscribe_wait: Duration,
+    /// A pause before storage that is starting anew is asked again; 20 ms by default.
+    pub retry_pause: Duration,
+    /// Below so many watched contexts nothing is pruned; 1024 by default.
+    pub prune_from: usize,
+    /// The actor is killed when it takes longer than this to stop; 5 s by default.
+    pub shutdown: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            page_bytes_max: 256 << 10,
+            page_entries_max: 1024,
+            subscribe_wait: Duration::from_secs(1),
+            retry_pause: Duration::from_millis(20),
+            prune_from: 1024,
+            shutdown: Duration::from_secs(5),
+        }
+    }
+}
 
 /// Handle on the watch actor; valid before it starts and across restarts.
 #[derive(Clone)]
 pub struct Watches {
     service: Service<Message>,
+    bounds: Bounds,
 }
 
 pub(crate) enum Message {
@@ -43,22 +65,17 @@ pub(crate) enum Message {
     Applied(AppliedBatch),
 }
 
-impl Default for Watches {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Watches {
     /// A handle whose actor has not started.
     #[must_use]
-    pub fn new() -> Watches {
-        Watches { service: Service::new("watch") }
+    pub fn new(bounds: Bounds) -> Watches {
+        Watches { service: Service::new("watch"), bounds }
     }
 
     /// How to start the actor under a supervisor.
     pub fn child_spec(&self) -> ChildSpec {
-        ChildSpec::service("watch", &self.service, || (Watch, ())).shutdown(Shutdown::Timeout(Duration::from_secs(5)))
+        let bounds = self.bounds;
+        ChildSpec::service("watch", &self.service, move || (Watch, bounds)).shutdown(Shutdown::Timeout(bounds.shutdown))
     }
 
     /// A batch was applied.
@@ -103,7 +120,7 @@ impl Follow {
                 Ok(true) if self.page.is_empty() => tokio::task::yield_now().await,
                 Ok(true) => {}
                 Ok(false) => self.wait(seen).await,
-                Err(storage::Error::Unavailable) => tokio::time::sleep(RETRY_PAUSE).await,
+                Err(storage::Error::Unavailable) => tokio::time::sleep(self.watches.bounds.retry_pause).await,
                 Err(error) => return Err(error),
             }
         }
@@ -111,8 +128,8 @@ impl Follow {
 
     /// Reads a page; false when the context has nothing behind the cursor.
     fn read(&mut self) -> Result<bool, storage::Error> {
-        let query =
-            ReadQuery { after: self.cursor, limit: PAGE_ENTRIES_MAX, key: self.key.clone(), max_bytes: PAGE_BYTES_MAX };
+        let Bounds { page_bytes_max: max_bytes, page_entries_max: limit, .. } = self.watches.bounds;
+        let query = ReadQuery { after: self.cursor, limit, key: self.key.clone(), max_bytes };
         let page = self.storage.read(&self.context, query)?;
         let moved = page.next_after > self.cursor;
         self.cursor = self.cursor.max(page.next_after);
@@ -124,7 +141,7 @@ impl Follow {
     async fn seen(&mut self) -> Option<Sequence> {
         if self.grown.as_ref().is_none_or(|grown| grown.has_changed().is_err()) {
             let context = self.context.clone();
-            let deadline = Instant::now() + SUBSCRIBE_WAIT;
+            let deadline = Instant::now() + self.watches.bounds.subscribe_wait;
             let subscribe = |reply| Message::Subscribe { context, reply };
             self.grown = self.watches.service.call(subscribe, deadline).await.ok();
             match &self.grown {
@@ -143,7 +160,7 @@ impl Follow {
         match (&mut self.grown, seen) {
             // A closed cell means that the actor died: look again.
             (Some(grown), Some(_)) => drop(grown.changed().await),
-            _ => tokio::time::sleep(RETRY_PAUSE).await,
+            _ => tokio::time::sleep(self.watches.bounds.retry_pause).await,
         }
     }
 }
@@ -153,22 +170,20 @@ struct Watch;
 
 /// Cells by context. A cell without subscribers is dropped when its context grows, and all such are when there
 /// are twice as many as at the last time.
-#[derive(Default)]
 pub(crate) struct State {
     cells: BTreeMap<String, watch::Sender<Sequence>>,
+    prune_from: usize,
     prune_at: usize,
 }
-
-/// Below this many cells nothing is pruned.
-const PRUNE_FROM: usize = 1024;
 
 impl Actor for Watch {
     type Msg = Message;
     type State = State;
-    type Arguments = ();
+    type Arguments = Bounds;
 
-    async fn pre_start(&self, _: ActorRef<Message>, (): ()) -> Result<State, ActorProcessingErr> {
-        Ok(State { cells: BTreeMap::new(), prune_at: PRUNE_FROM })
+    async fn pre_start(&self, _: ActorRef<Message>, bounds: Bounds) -> Result<State, ActorProcessingErr> {
+        let prune_from = bounds.prune_from;
+        Ok(State { cells: BTreeMap::new(), prune_from, prune_at: prune_from })
     }
 
     async fn handle(
@@ -189,7 +204,7 @@ impl State {
     fn subscribe(&mut self, context: String) -> watch::Receiver<Sequence> {
         if self.cells.len() >= self.prune_at {
             self.cells.retain(|_, cell| cell.receiver_count() > 0);
-            self.prune_at = (self.cells.len() * 2).max(PRUNE_FROM);
+            self.prune_at = (self.cells.len() * 2).max(self.prune_from);
         }
         self.cells.entry(context).or_insert_with(|| watch::Sender::new(Sequence(0))).subscribe()
     }

@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use converge_ledger::supervisors::Signals;
 
 use client::Client;
 pub(crate) use failure::{Failure, Kind};
@@ -69,6 +70,11 @@ struct Global {
     timeout: Duration,
 }
 
+/// SIGTERM and SIGINT, from now on ours.
+fn signals() -> Result<Signals, Failure> {
+    Signals::install().map_err(|error| Failure::error(format!("cannot handle signals: {error}")))
+}
+
 impl Global {
     fn client(&self) -> Result<Client, Failure> {
         Client::new(&self.endpoint, self.timeout)
@@ -98,7 +104,7 @@ enum Command {
     /// Show what the nodes say about themselves and the cluster.
     Status,
     /// Show the nodes' supervision trees.
-    Tree,
+    Tree(tree::Arguments),
     /// Start three nodes, kill the leader in the middle of real appends, count.
     Demo(demo::Arguments),
     /// Run nodes and clients, kill, stop, cut off and fill up nodes, and check what the clients saw.
@@ -145,7 +151,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Snapshot(arguments) => snapshot::run(&global, arguments).await,
         Command::Load(arguments) => load::run(&global, arguments).await,
         Command::Status => status::run(&global).await,
-        Command::Tree => tree::run(&global).await,
+        Command::Tree(arguments) => tree::run(&global, arguments).await,
         Command::Demo(arguments) => demo::run(&global, arguments).await,
         Command::Chaos(arguments) => chaos::run(&global, arguments).await,
         Command::Inspect(arguments) => inspect::run(&global, arguments),

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use clap::Args;
 use converge_ledger::config::Overrides;
+use converge_ledger::supervisors::Signals;
 use converge_ledger::{Config, Node};
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::{Failure, Format, Global, Kind, output};
+use super::{Failure, Format, Global, Kind, output, signals};
 
 /// What a stop may take beyond the drain of the API: the sum of the tree's own bounds, and some more.
 const STOP: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     let config = Config::load(arguments.config.as_deref(), flags)
         .map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
     log_to_stderr();
-    let mut signals = Signals::new()?;
+    let mut signals = signals()?;
     let node = tokio::select! {
         node = Node::start(config.clone()) => node.map_err(|error| Failure::error(error.to_string()))?,
         // Dropping a start stops what it started.
@@ -99,24 +99,4 @@ fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(terminal).with_writer(std::io::stderr).init();
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::error(format!("cannot handle signals: {error}")));
-        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -160,6 +160,11 @@ impl Load {
         eventually("every client makes progress", reached).await;
     }
 
+    /// Calls that failed so far.
+    pub async fn failures(&self) -> usize {
+        self.record.lock().await.failed.len()
+    }
+
     pub async fn finish(mut self) -> Record {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(client) = self.clients.join_next().await {

@@ -18,6 +18,9 @@ use crate::{AppendOptions, Consistency, Entry, Error, Ledger, NewEntry, ReadOpti
 /// Contexts with more entries than this are not copied.
 const COPY_ENTRIES_MAX: u64 = 60;
 
+/// So many entries of any client fit into the smallest answer that is drawn.
+const PAGE: u32 = 48;
+
 /// A call ends so soon after its deadline.
 const LATE_MAX: Duration = Duration::from_millis(100);
 
@@ -356,9 +359,19 @@ impl Client {
 /// All of a context on a node, once nothing goes wrong any more.
 pub(super) async fn whole(ledger: &Ledger, context: &str) -> Result<Vec<Seen>, Error> {
     let deadline = Some(Duration::from_secs(10));
-    let options = ReadOptions { consistency: Consistency::Stale, deadline, ..ReadOptions::default() };
-    let page = ledger.read(context, options).await?;
-    Ok(page.entries.iter().map(seen).collect())
+    let mut all = Vec::new();
+    let mut after = Sequence(0);
+    loop {
+        let consistency = Consistency::Stale;
+        let options = ReadOptions { after, limit: PAGE, consistency, deadline, ..ReadOptions::default() };
+        let page = ledger.read(context, options).await?;
+        let Some(last) = page.entries.last() else { return Ok(all) };
+        after = last.sequence;
+        all.extend(page.entries.iter().map(seen));
+        if after >= page.latest {
+            return Ok(all);
+        }
+    }
 }
 
 /// So many entries of a context from the first on, as a new subscription brings them.

@@ -165,6 +165,7 @@ async fn kill(world: &World, node: u64, place: u64, panic: bool) -> bool {
     let path = &paths[usize::try_from(place % paths.len() as u64).expect("small")];
     world.trace.note(&[21, node, place % paths.len() as u64], || format!("node {node}: {path} dies"));
     let fault = if panic { ActorFault::Panic } else { ActorFault::Kill };
+    world.hurt(NodeId(node));
     // It may be between two incarnations.
     tree.inject(path, fault).await.is_ok()
 }

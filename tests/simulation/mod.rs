@@ -30,6 +30,7 @@ mod settings;
 mod shrink;
 mod threads;
 mod trace;
+mod tuning;
 mod world;
 
 pub use campaign::{Campaign, Totals, campaign};

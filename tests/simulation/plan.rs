@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::links::{NetworkPlan, Weather};
 use super::trace::mix;
+use super::tuning::Tuning;
 
 /// Everything that a run depends on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,31 +21,6 @@ pub struct Plan {
     pub(super) faults: Vec<Timed>,
     /// How long faults and clients go on; then everything is healed.
     pub(super) faults_ms: u64,
-}
-
-/// Settings of one node; drawn anew for a restart with other ones.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Tuning {
-    pub(super) heartbeat_ms: u64,
-    pub(super) election_ms: u64,
-    pub(super) journal_record_bytes: usize,
-    pub(super) journal_file_records: u64,
-    pub(super) commit_interval_ms: u64,
-    pub(super) commit_bytes: usize,
-    pub(super) overlay_bytes: usize,
-    pub(super) scan_bytes: usize,
-    pub(super) redb_cache_bytes: usize,
-    pub(super) message_bytes: u64,
-    pub(super) inflight_messages: usize,
-    pub(super) uncommitted_bytes: u64,
-    pub(super) committed_bytes: u64,
-    pub(super) batches: usize,
-    pub(super) batch_bytes: usize,
-    pub(super) batch_commands: usize,
-    pub(super) handed_bytes: usize,
-    pub(super) inflight_bytes: u64,
-    /// Latency of a step of the disk, from and to.
-    pub(super) disk_us: (u64, u64),
 }
 
 /// One client.
@@ -197,10 +173,10 @@ struct Fleet {
     victims: Option<Vec<u64>>,
 }
 
-struct Draw(Dice);
+pub(super) struct Draw(Dice);
 
 impl Draw {
-    fn between(&mut self, least: u64, most: u64) -> u64 {
+    pub(super) fn between(&mut self, least: u64, most: u64) -> u64 {
         least + self.0.below(most - least + 1)
     }
 
@@ -210,45 +186,16 @@ impl Draw {
         self.between(0, within)
     }
 
-    fn size(&mut self, least: u64, most: u64) -> usize {
+    pub(super) fn size(&mut self, least: u64, most: u64) -> usize {
         usize::try_from(self.between(least, most)).expect("bounds are small")
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    pub(super) fn one_in(&mut self, n: u64) -> bool {
         self.0.one_in(n)
     }
 
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[usize::try_from(self.0.below(of.len() as u64)).expect("small")]
-    }
-
-    /// Settings around those of the cluster: clocks that drift up to a tenth, bounds that are often met.
-    fn tuning(&mut self, heartbeat: u64, factor: u64) -> Tuning {
-        let drift = self.between(90, 110);
-        let heartbeat_ms = (heartbeat * drift / 100).max(10);
-        let record = self.pick(&[16 << 10, 32 << 10, 64 << 10]);
-        let batch_bytes = self.size(512, 8 << 10);
-        Tuning {
-            heartbeat_ms,
-            election_ms: (heartbeat * factor * drift / 100).max(heartbeat_ms * 4),
-            journal_record_bytes: record,
-            journal_file_records: self.between(5, 12),
-            commit_interval_ms: self.pick(&[1, 5, 20, 50, 200, 1000]),
-            commit_bytes: self.size(1 << 10, 64 << 10),
-            overlay_bytes: self.size(16 << 10, 256 << 10),
-            scan_bytes: self.size(1 << 10, 64 << 10),
-            redb_cache_bytes: self.pick(&[1 << 20, 4 << 20, 16 << 20]),
-            message_bytes: self.between(512, 16 << 10),
-            inflight_messages: self.size(1, 16),
-            uncommitted_bytes: self.between(16 << 10, 256 << 10),
-            committed_bytes: self.between(1 << 10, 64 << 10),
-            batches: self.size(1, 6),
-            batch_bytes,
-            batch_commands: self.size(1, 64),
-            handed_bytes: batch_bytes + self.size(0, 16 << 10),
-            inflight_bytes: self.between(136 << 10, 400 << 10),
-            disk_us: self.pick(&[(0, 0), (0, 1000), (500, 2000), (1000, 5000), (0, 20_000)]),
-        }
     }
 
     fn network(&mut self) -> NetworkPlan {

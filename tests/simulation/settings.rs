@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use converge_actors::testing::SimDisk;
-use converge_actors::{entry, replication, storage};
+use converge_actors::{entry, replication, storage, watch};
 use converge_ledger_core::NodeId;
 
-use super::plan::Tuning;
 use super::threads::SimThreads;
+use super::tuning::Tuning;
 use crate::config::{Config, IntensityConfig};
+use crate::environment::Calls;
 
 /// Where a simulated node keeps its data.
 const DIRECTORY: &str = "/data";
+/// Restarts within seconds that no plan comes near.
+const GENEROUS: (u32, u64) = (100_000, 1);
 
 pub(super) fn storage_settings(
     tuning: &Tuning,
@@ -28,6 +31,10 @@ pub(super) fn storage_settings(
         overlay_bytes_max: tuning.overlay_bytes,
         redb_cache_bytes: tuning.redb_cache_bytes,
         scan_bytes_max: tuning.scan_bytes,
+        apply_bytes: tuning.bounds.apply_bytes,
+        replay_bytes: tuning.bounds.replay_bytes,
+        fill_bytes: tuning.bounds.fill_bytes,
+        shutdown: Duration::from_millis(tuning.bounds.shutdown_ms[3]),
         disk: Arc::new(disk.clone()),
         executor,
         random,
@@ -36,21 +43,58 @@ pub(super) fn storage_settings(
 }
 
 pub(super) fn raft_bounds(tuning: &Tuning) -> replication::Bounds {
+    let bounds = &tuning.bounds;
     replication::Bounds {
         message_bytes_max: tuning.message_bytes,
         inflight_messages_max: tuning.inflight_messages,
         uncommitted_bytes_max: tuning.uncommitted_bytes,
         committed_bytes_max: tuning.committed_bytes,
+        ticks_per_heartbeat: bounds.ticks_per_heartbeat,
+        genesis_ticks: bounds.genesis_ticks,
+        read_patience_heartbeats: bounds.read_patience_heartbeats,
+        read_rounds_max: bounds.read_rounds,
+        reads_waiting_max: bounds.reads_waiting,
+        shutdown: Duration::from_millis(bounds.shutdown_ms[2]),
     }
 }
 
 pub(super) fn entry_bounds(tuning: &Tuning) -> entry::Bounds {
+    let bounds = &tuning.bounds;
     entry::Bounds {
         batches_max: tuning.batches,
         batch_bytes_max: tuning.batch_bytes,
         batch_commands_max: tuning.batch_commands,
         handed_bytes_max: tuning.handed_bytes,
-        ..entry::Bounds::default()
+        patience_max: Duration::from_millis(bounds.patience_max_ms),
+        look_every: Duration::from_millis(bounds.look_every_ms),
+        deaths_max: bounds.deaths_max,
+        dying_pause: Duration::from_millis(bounds.dying_pause_ms),
+        shutdown: Duration::from_millis(bounds.shutdown_ms[0]),
+    }
+}
+
+pub(super) fn watch_bounds(tuning: &Tuning) -> watch::Bounds {
+    let bounds = &tuning.bounds;
+    watch::Bounds {
+        page_bytes_max: bounds.watch_page_bytes,
+        page_entries_max: bounds.watch_page_entries,
+        subscribe_wait: Duration::from_millis(bounds.subscribe_wait_ms),
+        retry_pause: Duration::from_millis(bounds.watch_pause_ms),
+        prune_from: bounds.watch_prune_from,
+        shutdown: Duration::from_millis(bounds.shutdown_ms[1]),
+    }
+}
+
+pub(super) fn calls(tuning: &Tuning) -> Calls {
+    let bounds = &tuning.bounds;
+    Calls {
+        read_step_bytes: bounds.read_step_bytes,
+        retry_pause: Duration::from_millis(bounds.retry_pause_ms),
+        read_elections: bounds.read_elections,
+        load_tries_max: bounds.load_tries,
+        staging_max: bounds.staging,
+        overload_pause: Duration::from_millis(bounds.overload_pause_ms),
+        unpacked_factor: bounds.unpacked_factor,
     }
 }
 
@@ -65,10 +109,14 @@ pub(super) fn config(id: NodeId, tuning: &Tuning, count: u64) -> Config {
     }
     config.raft.heartbeat_ms = tuning.heartbeat_ms;
     config.raft.election_ms = tuning.election_ms;
-    config.limits.payload_bytes = 4 << 10;
+    let bounds = &tuning.bounds;
+    config.limits.payload_bytes = bounds.payload_bytes;
+    config.limits.response_bytes = bounds.response_bytes;
+    config.limits.snapshot_bytes = bounds.snapshot_bytes;
     config.limits.inflight_bytes = tuning.inflight_bytes;
-    let generous = IntensityConfig { restarts: 100_000, seconds: 1 };
-    let supervision = &mut config.supervision;
-    (supervision.root, supervision.ledger) = (generous, generous);
+    let intensity = |(restarts, seconds)| IntensityConfig { restarts, seconds };
+    let drawn = bounds.supervision.map(|drawn| (drawn.root, drawn.ledger));
+    let (root, ledger) = drawn.unwrap_or((GENEROUS, GENEROUS));
+    (config.supervision.root, config.supervision.ledger) = (intensity(root), intensity(ledger));
     config
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use converge_actors::storage::{self, Phase};
 use converge_actors::testing::{Dice, Faults, SimDisk};
@@ -14,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::facts::Facts;
 use super::network::SimNetwork;
-use super::plan::{Plan, Tuning};
-use super::settings::{config, entry_bounds, raft_bounds, storage_settings};
+use super::plan::Plan;
+use super::settings::{calls, config, entry_bounds, raft_bounds, storage_settings, watch_bounds};
 use super::threads::{Pace, SimThreads};
 use super::trace::{Trace, mix};
+use super::tuning::Tuning;
 use crate::config::Config;
 use crate::environment::{Environment, Offload};
 use crate::supervisors::Tree;
@@ -53,6 +55,8 @@ struct Host {
     starting: Option<CancellationToken>,
     rotten: bool,
     lives: u64,
+    /// An actor of this life was killed, or made to panic: its supervisors may give up.
+    hurt: bool,
     /// How it ends at the operation that is chosen for it.
     falls_by: End,
 }
@@ -123,6 +127,7 @@ impl World {
                 starting: None,
                 rotten: false,
                 lives: 0,
+                hurt: false,
                 falls_by: End::PowerCut,
             };
             host.pace.set(tuning.disk_us);
@@ -243,6 +248,11 @@ impl World {
         self.with(id, |host| host.wall.fetch_add(by_ms, Ordering::Relaxed));
     }
 
+    /// An actor is about to die.
+    pub(super) fn hurt(&self, id: NodeId) {
+        self.with(id, |host| host.hurt = true);
+    }
+
     pub(super) fn tree(&self, id: NodeId) -> Option<Tree> {
         let life = self.life(id)?;
         let node = life.node.lock().expect("unpoisoned");
@@ -293,9 +303,10 @@ impl World {
         let chance = Arc::new(AtomicU64::new(seed));
         let random: storage::Random = Arc::new(move || mix(chance.fetch_add(0x9e37_79b9, Ordering::Relaxed)));
         let (wall, began) = (host.wall.clone(), tokio::time::Instant::now());
-        let since = self.trace.elapsed_ms();
+        let (since, rate) = (self.trace.elapsed_ms(), host.tuning.bounds.wall_permille);
         let clock = Arc::new(move || {
-            let ms = wall.load(Ordering::Relaxed) + (since + began.elapsed().as_millis() as u64) as i64;
+            let went = (since + began.elapsed().as_millis() as u64) * rate / 1000;
+            let ms = wall.load(Ordering::Relaxed) + went as i64;
             WALL_NS.saturating_add_signed(ms * 1_000_000)
         });
         let facts = self.facts.clone();
@@ -303,6 +314,9 @@ impl World {
             storage: storage_settings(&host.tuning, &host.disk, Arc::new(threads), random.clone()),
             raft: raft_bounds(&host.tuning),
             entry: entry_bounds(&host.tuning),
+            watch: watch_bounds(&host.tuning),
+            calls: calls(&host.tuning),
+            elder_grace: Duration::from_millis(host.tuning.bounds.elder_grace_ms),
             random,
             clock,
             network: Some(Arc::new(self.network.clone())),

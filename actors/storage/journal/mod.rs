@@ -14,10 +14,11 @@ use std::sync::atomic::Ordering;
 
 use converge_ledger_core::Lsn;
 use converge_ledger_core::planted::{self, Bug};
+use converge_supervisors::Hold;
 
 use super::error::Cause;
 use super::executor::{Signal, Step, Worker};
-use super::shared::{Lane, Request, Shared, WorkerAlive};
+use super::shared::{Lane, Request, Shared};
 use record::{Builder, FIRST_RECORD, Op};
 use ring::JournalFile;
 
@@ -70,11 +71,11 @@ pub(crate) struct Writer {
     /// The builder's record is in the file, and not synced yet.
     written: bool,
     // Dropped last: the next incarnation starts after it.
-    _alive: Arc<WorkerAlive>,
+    _alive: Arc<Hold>,
 }
 
 impl Writer {
-    pub(crate) fn new(shared: Arc<Shared>, lane: Arc<Lane>, tip: Tip, alive: Arc<WorkerAlive>) -> Writer {
+    pub(crate) fn new(shared: Arc<Shared>, lane: Arc<Lane>, tip: Tip, alive: Arc<Hold>) -> Writer {
         Writer { shared, lane, tip, builder: Builder::default(), batch: Vec::new(), written: false, _alive: alive }
     }
 

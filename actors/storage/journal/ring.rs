@@ -15,8 +15,6 @@ use converge_ledger_core::{Lsn, StoreId};
 use super::record::{BLOCK, FIRST_RECORD, FileHeader};
 use crate::storage::disk::{Disk, File};
 
-/// What a file is written with while it has no data: large, to need few calls.
-const FILL_BYTES: usize = 1 << 20;
 const PREFIX: &str = "journal-";
 
 /// A journal file that is in use or ready for it.
@@ -63,6 +61,8 @@ pub(crate) struct Maker {
     pub(crate) dir: PathBuf,
     pub(crate) store_id: StoreId,
     pub(crate) file_bytes: u64,
+    /// What a file is written with while it has no data: large, to need few calls.
+    pub(crate) fill_bytes: usize,
 }
 
 pub(crate) fn file_name(slot: u64) -> String {
@@ -85,10 +85,10 @@ impl Maker {
         let name = self.dir.join(file_name(slot));
         let unfinished = self.dir.join(format!("{}.new", file_name(slot)));
         let file = self.disk.create(&unfinished)?;
-        let zeros = vec![0; FILL_BYTES];
+        let zeros = vec![0; self.fill_bytes];
         let mut at = 0;
         while at < self.file_bytes {
-            let step = usize::try_from(self.file_bytes - at).map_or(FILL_BYTES, |n| n.min(FILL_BYTES));
+            let step = usize::try_from(self.file_bytes - at).map_or(zeros.len(), |n| n.min(zeros.len()));
             file.write_at(at, &zeros[..step])?;
             at += step as u64;
         }
@@ -180,7 +180,10 @@ mod tests {
     #[test]
     fn full_files_are_used_again_in_the_order_in_which_they_were_written() {
         let disk = crate::testing::SimDisk::default();
-        let maker = Maker { disk: Arc::new(disk), dir: "/d".into(), store_id: StoreId([1; 16]), file_bytes: 64 << 10 };
+        let (store_id, file_bytes) = (StoreId([1; 16]), 64 << 10);
+        // Less than a file, and not a part of it.
+        let fill_bytes = 10_000;
+        let maker = Maker { disk: Arc::new(disk), dir: "/d".into(), store_id, file_bytes, fill_bytes };
         let mut spares = Spares::default();
         for n in 1..=4 {
             spares.retired.push_back((maker.make(n, n, n).unwrap(), Lsn(0)));

@@ -1,5 +1,7 @@
 //! Between wire messages and the ledger's types. `""` and `0` mean "not given".
 
+use std::time::Duration;
+
 use converge_ledger_core::{Entry, NewEntry, Sequence};
 use tonic::{Code, Status};
 
@@ -70,6 +72,7 @@ fn peer(peer: PeerStatus) -> admin::Peer {
 
 pub(super) fn tree_node(node: converge_supervisors::TreeNode) -> admin::TreeNode {
     use converge_supervisors::{ChildState, Kind};
+    let (vitals, millis) = (node.vitals, |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     admin::TreeNode {
         path: node.path,
         kind: match node.kind {
@@ -89,6 +92,25 @@ pub(super) fn tree_node(node: converge_supervisors::TreeNode) -> admin::TreeNode
         incarnation: node.incarnation,
         restarts: node.restarts,
         last_exit: node.last_exit.unwrap_or_default(),
-        uptime_ms: node.uptime.map(|uptime| u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)),
+        uptime_ms: node.uptime.map(millis),
+        phase: phase(vitals.phase).into(),
+        suspended: vitals.suspended,
+        mailbox: vitals.mailbox,
+        handled: vitals.handled,
+        last_handle_us: vitals.last_handle.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+        busy_ms: vitals.busy_for.map(millis),
+    }
+}
+
+fn phase(phase: converge_supervisors::Phase) -> &'static str {
+    use converge_supervisors::{Callback, Phase};
+    match phase {
+        Phase::Idle => "idle",
+        Phase::Suspended => "suspended",
+        Phase::In(Callback::PreStart) => "pre_start",
+        Phase::In(Callback::PostStart) => "post_start",
+        Phase::In(Callback::Handle) => "handle",
+        Phase::In(Callback::HandleEvent) => "handle_event",
+        Phase::In(Callback::PostStop) => "post_stop",
     }
 }

@@ -31,13 +31,12 @@ use converge_actors::testing::Dice;
 use converge_ledger::history::Operation;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::io::AsyncReadExt as _;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 
 use super::client::Client;
 use super::processes::Directory;
-use super::{Failure, Global, Kind, output, parse_duration};
+use super::{Failure, Global, Kind, output, parse_duration, signals};
 use clients::Worker;
 use record::Record;
 use report::Report;
@@ -74,10 +73,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+    let mut signals = signals()?;
     if let Some(directory) = &arguments.inside {
         return tokio::select! {
             outcome = chaos(global, &arguments, directory, Ok(())) => outcome,
-            () = told_to_end()? => Err(Failure::error("interrupted")),
+            () = signals.next() => Err(Failure::error("interrupted")),
             // Whoever started us holds the other end as long as it lives.
             _ = async { tokio::io::stdin().read(&mut [0]).await } => Err(Failure::error("interrupted")),
         };
@@ -87,7 +87,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     let paths = [directory.path(), arguments.history.as_deref().unwrap_or(here), here];
     let outcome = match isolate::flags(&paths).await {
         Ok(flags) => {
-            let code = isolate::run(&flags, directory.path(), told_to_end()?).await?;
+            let code = isolate::run(&flags, directory.path(), signals.next()).await?;
             if code == Kind::Integrity as i32 {
                 directory.keep();
             }
@@ -97,25 +97,13 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
         }
         Err(why) => tokio::select! {
             outcome = chaos(global, &arguments, directory.path(), Err(why)) => outcome,
-            () = told_to_end()? => Err(Failure::error("interrupted")),
+            () = signals.next() => Err(Failure::error("interrupted")),
         },
     };
     if outcome.as_ref().is_err_and(|failure| failure.kind() == Kind::Integrity) {
         directory.keep();
     }
     outcome
-}
-
-/// Returns when a signal tells us to end.
-fn told_to_end() -> Result<impl Future<Output = ()>, Failure> {
-    let listen = |kind| signal(kind).map_err(|error| Failure::error(format!("cannot handle signals: {error}")));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
 }
 
 /// The run itself. Dropped half-way, it kills its nodes.

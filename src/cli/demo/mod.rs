@@ -15,13 +15,12 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Client;
 use super::processes::look::{self, statuses};
 use super::processes::{Cluster, Directory, on_loopback};
-use super::{Failure, Format, Global, Kind, output};
+use super::{Failure, Format, Global, Kind, output, signals};
 use audit::Audit;
 use events::Appends;
 
@@ -44,13 +43,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
-    let no_handler = |error| Failure::error(format!("cannot handle signals: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_handler)?;
+    let mut signals = signals()?;
     // Dropped half-way, the demo kills its nodes and leaves nothing behind.
     tokio::select! {
         outcome = demo(global.output, arguments) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(Failure::error("interrupted")),
-        _ = terminate.recv() => Err(Failure::error("interrupted")),
+        () = signals.next() => Err(Failure::error("interrupted")),
     }
 }
 

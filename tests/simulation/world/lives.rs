@@ -13,7 +13,7 @@ use super::{End, Life, World};
 use crate::Node;
 use crate::supervisors::{ChildState, Tree};
 
-/// A node that is stopped in order gets this long.
+/// A node that is stopped in order for the last time gets this long.
 const STOP: Duration = Duration::from_secs(20);
 
 impl World {
@@ -84,6 +84,7 @@ impl World {
         }
         self.with(id, |host| {
             host.busy = false;
+            host.hurt = false;
             host.starting = None;
             host.life = Some(life.clone());
         });
@@ -135,11 +136,16 @@ impl World {
         }
     }
 
-    /// Supervisors are generous in a simulation: none gives up by itself, but where every start meets a failed disk.
+    /// A tree gives up where actors were killed and its intensities do not forgive that, or where every start meets a
+    /// failed disk: never by itself.
     fn gave_up(&self, life: &Life, reason: Option<String>) {
         self.trace.note(&[12, life.id.get()], || format!("node {} ends: {reason:?}", life.id));
-        let disk = self.with(life.id, |host| host.disk.clone());
-        if !disk.has_failed() && !self.is_rotten(life.id) {
+        let (disk, tried) = self.with(life.id, |host| {
+            let forgiving = host.tuning.bounds.supervision.is_none();
+            (host.disk.clone(), host.hurt && !forgiving)
+        });
+        self.facts.took("supervision gives up");
+        if !tried && !disk.has_failed() && !self.is_rotten(life.id) {
             self.facts.violated(format!("node {} gave up though its disk is well: {reason:?}", life.id));
         }
     }
@@ -205,6 +211,8 @@ impl World {
         let Some(node) = node else { return false };
         life.stopping.store(true, Ordering::Relaxed);
         self.trace.note(&[14, id.get()], || format!("node {id} is stopped"));
+        let time =
+            if self.ending() { STOP } else { self.with(id, |host| Duration::from_millis(host.tuning.bounds.stop_ms)) };
         let tree = node.tree();
         let stopped = tokio::select! {
             biased;
@@ -212,7 +220,7 @@ impl World {
                 kill_tree(&tree);
                 return false;
             }
-            stopped = node.stop(STOP) => stopped,
+            stopped = node.stop(time) => stopped,
         };
         if stopped.is_err() {
             self.trace.note(&[15, id.get()], || format!("node {id} does not stop in time"));

@@ -1,0 +1,329 @@
+//! A kill at every await.
+//!
+//! For each actor and each callback it was seen to run, by kind of message: a kill before the first line, at the first
+//! time it has to wait, at the second, and so on until it ends before that, and one when it has ended. After each the
+//! tree must be whole again and the caller's check must hold. Only real suspensions are points: an await that is ready at
+//! once cannot be killed there by anybody.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use tokio::time::{Duration, sleep_until, timeout};
+
+use super::observer::{Afford, Observer, Orphan, is_temporary};
+use super::target::{Target, weight_of};
+use super::trap::{At, Moment};
+use super::{Fault, MessageKind};
+use crate::node::Kind;
+use crate::tree::Tree;
+use crate::vitals::Callback;
+
+/// How long a point is waited for after the load has been driven: for work that the load does not wait for.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// What is swept. By default: kills, in every worker, in all callbacks.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    targets: Vec<Target>,
+    fault: Fault,
+    awaits_max: u32,
+    patience: Duration,
+    starts_and_stops: bool,
+}
+
+/// One point of a sweep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// The actor.
+    pub path: String,
+    /// The callback.
+    pub callback: Callback,
+    /// Of a message, its kind; see [`kind_of`](super::kind_of).
+    pub kind: Option<MessageKind>,
+    /// Where in it.
+    pub at: At,
+}
+
+/// What came of one point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The point.
+    pub point: Point,
+    /// The fault came. When not, the callback ended before that point: the sweep of this callback is complete.
+    pub reached: bool,
+    /// From the fault until the tree was whole again.
+    pub recovery: Duration,
+    /// What the check said, or that the tree was not whole again.
+    pub verdict: Result<(), String>,
+}
+
+/// What was swept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// In the order in which it was done.
+    pub rows: Vec<Row>,
+    /// Callbacks with more awaits than were asked for: the last point that was reached. Not swept to their end.
+    pub cut: Vec<Point>,
+    /// Actors that were alive at the end without a place in the tree; see [`Outcome`](super::Outcome).
+    pub orphans: Vec<Orphan>,
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        Sweep::new()
+    }
+}
+
+impl Sweep {
+    /// Kills, in every worker, at up to 64 awaits of each callback; 30 s for each recovery.
+    pub fn new() -> Sweep {
+        Sweep {
+            targets: Vec::new(),
+            fault: Fault::Kill,
+            awaits_max: 64,
+            patience: Duration::from_secs(30),
+            starts_and_stops: true,
+        }
+    }
+
+    /// Adds whom to sweep. None added: every worker. Supervisors have no awaits, and are left out.
+    #[must_use]
+    pub fn target(mut self, target: Target) -> Sweep {
+        self.targets.push(target);
+        self
+    }
+
+    /// Sets what is done at each point.
+    #[must_use]
+    pub fn fault(mut self, fault: Fault) -> Sweep {
+        self.fault = fault;
+        self
+    }
+
+    /// Sets how many awaits of one callback are swept.
+    #[must_use]
+    pub fn awaits_max(mut self, awaits: u32) -> Sweep {
+        self.awaits_max = awaits;
+        self
+    }
+
+    /// Sets how long the load, and each recovery, may take.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Sweep {
+        self.patience = patience;
+        self
+    }
+
+    /// Leaves out `pre_start`, `post_start` and `post_stop`.
+    #[must_use]
+    pub fn messages_only(mut self) -> Sweep {
+        self.starts_and_stops = false;
+        self
+    }
+}
+
+impl Table {
+    /// The rows whose check did not hold.
+    pub fn failures(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.verdict.is_err())
+    }
+
+    /// Points at which the fault came.
+    pub fn reached(&self) -> usize {
+        self.rows.iter().filter(|row| row.reached).count()
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Point { path, callback, kind, at } = self;
+        write!(f, "{path} {callback:?}")?;
+        if let Some(kind) = kind {
+            write!(f, " {kind}")?;
+        }
+        write!(f, " {at:?}")
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Row { point, reached, recovery, verdict } in &self.rows {
+            let outcome = match (reached, verdict) {
+                (_, Err(reason)) => format!("FAILED: {reason}"),
+                (true, Ok(())) => format!("held; whole again after {recovery:?}"),
+                (false, Ok(())) => "ends before that".to_owned(),
+            };
+            writeln!(f, "{point}: {outcome}")?;
+        }
+        for point in &self.cut {
+            writeln!(f, "{point}: NOT SWEPT FURTHER")?;
+        }
+        for Orphan { path, actor } in &self.orphans {
+            writeln!(f, "ORPHAN {actor}, once at {path}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Sweeps a running tree. `load` is driven once to learn which callbacks there are, and then once for each point: it should
+/// reach every kind of message, must bear that the actor dies under it, and ends when it has its answers or has given up.
+/// `check` is asked after each recovery, and should drive what it needs to know that nothing is lost.
+///
+/// Stays within the restart intensity: it waits, in `tokio` time, until the supervisor of the next victim can bear it, so
+/// that with paused time any intensity of two restarts or more will do.
+pub async fn sweep_awaits(
+    tree: &Tree,
+    sweep: Sweep,
+    load: impl AsyncFnMut(),
+    check: impl AsyncFnMut(&Point) -> Result<(), String>,
+) -> Table {
+    let mut sweep = sweep;
+    if sweep.targets.is_empty() {
+        sweep.targets.push(Target::workers());
+    }
+    let mut run = Run { sweep, observer: Observer::new(tree), load, check, table: Table::default() };
+    run.all().await;
+    run.observer.look_around();
+    run.table.orphans = run.observer.orphans(run.sweep.patience).await;
+    run.table
+}
+
+struct Run<L, C> {
+    sweep: Sweep,
+    observer: Observer,
+    load: L,
+    check: C,
+    table: Table,
+}
+
+/// What is swept to its end: an actor's callback, of one kind of message.
+type Class = (String, Callback, Option<MessageKind>);
+
+impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
+    async fn all(&mut self) {
+        let paths = self.paths();
+        let mut seen: BTreeSet<Class> = BTreeSet::new();
+        for path in &paths {
+            self.record(path);
+            if self.sweep.starts_and_stops {
+                let callbacks = [Callback::PreStart, Callback::PostStart, Callback::PostStop];
+                seen.extend(callbacks.map(|callback| (path.clone(), callback, None)));
+            }
+        }
+        let _ = timeout(self.sweep.patience, (self.load)()).await;
+        let mut done = BTreeSet::new();
+        loop {
+            // What a recovery brings (a message sent again, an event) is swept as well.
+            for path in &paths {
+                let record = self.record(path);
+                let classes = record.into_iter().map(|(callback, kind)| (path.clone(), callback, kind));
+                seen.extend(classes.filter(|(_, callback, _)| is_driven(*callback)));
+            }
+            let Some(class) = seen.difference(&done).next().cloned() else { break };
+            if !self.class(&class).await {
+                break;
+            }
+            done.insert(class);
+        }
+        for path in &paths {
+            if let Some(node) = self.observer.tree.root().find(path) {
+                node.trap.record(false);
+            }
+        }
+    }
+
+    /// The actors to be swept.
+    fn paths(&self) -> Vec<String> {
+        let places = self.observer.places().into_iter();
+        let workers = places.filter(|place| place.kind == Kind::Worker && !is_temporary(place));
+        let swept = workers.filter(|place| weight_of(&self.sweep.targets, &place.look()) > 0);
+        swept.map(|place| place.path.clone()).collect()
+    }
+
+    /// What an actor did since it was asked last.
+    fn record(&self, path: &str) -> Vec<(Callback, Option<MessageKind>)> {
+        let node = self.observer.tree.root().find(path);
+        node.map_or_else(Vec::new, |node| node.trap.record(true).into_iter().collect())
+    }
+
+    /// Every point of one class. False when the tree is no more, or not whole.
+    async fn class(&mut self, (path, callback, kind): &Class) -> bool {
+        let point = |at| Point { path: path.clone(), callback: *callback, kind: *kind, at };
+        let mut awaits = 0;
+        loop {
+            let at = if awaits == 0 { At::Start } else { At::Await(awaits) };
+            let Some(reached) = self.point(point(at)).await else { return false };
+            if !reached {
+                break;
+            }
+            if awaits == self.sweep.awaits_max {
+                self.table.cut.push(point(at));
+                break;
+            }
+            awaits += 1;
+        }
+        self.point(point(At::End)).await.is_some()
+    }
+
+    /// One point: whether it was reached; `None` when the tree is no more, or not whole.
+    async fn point(&mut self, point: Point) -> Option<bool> {
+        if !self.affordable(&point.path).await {
+            let reason = "its supervisor never tolerates the two restarts of a kill and a start".to_owned();
+            self.table.rows.push(Row { point, reached: false, recovery: Duration::ZERO, verdict: Err(reason) });
+            return None;
+        }
+        self.observer.look_around();
+        let before = self.observer.running();
+        let moment = Moment { callback: Some(point.callback), kind: point.kind, skip: 0, at: point.at };
+        let mut armed = self.observer.tree.arm(&point.path, moment, self.sweep.fault).ok()?;
+        let loaded = self.drive(&point).await;
+        let _ = timeout(LINGER, armed.sprung()).await;
+        let sprung = armed.has_sprung();
+        drop(armed);
+        let deadly = sprung.filter(|_| self.sweep.fault.is_deadly());
+        let struck = deadly.map(|sprung| (point.path.as_str(), sprung.incarnation));
+        let whole = self.observer.recovered(&before, struck, self.sweep.patience).await;
+        let recovery = sprung.map_or(Duration::ZERO, |sprung| self.observer.since(sprung.at));
+        let reached = sprung.is_some();
+        let verdict = match (loaded, whole) {
+            (_, false) => Err(format!("not whole again within {:?}", self.sweep.patience)),
+            (false, true) => Err(format!("the load did not end within {:?}", self.sweep.patience)),
+            (true, true) => (self.check)(&point).await,
+        };
+        self.table.rows.push(Row { point, reached, recovery, verdict });
+        whole.then_some(reached)
+    }
+
+    /// Makes the actor run the callback. False when the load did not end.
+    async fn drive(&mut self, point: &Point) -> bool {
+        let Some(cell) = self.observer.tree.find(&point.path) else { return true };
+        let before = self.observer.running();
+        let incarnation = before.get(&point.path).copied().unwrap_or(0);
+        match point.callback {
+            Callback::Handle | Callback::HandleEvent => {
+                return timeout(self.sweep.patience, (self.load)()).await.is_ok();
+            }
+            Callback::PreStart | Callback::PostStart => cell.kill(),
+            Callback::PostStop => cell.stop(Some("stopped by chaos, for its post_stop".to_owned())),
+        }
+        self.observer.recovered(&before, Some((&point.path, incarnation)), self.sweep.patience).await;
+        timeout(self.sweep.patience, (self.load)()).await.is_ok()
+    }
+
+    /// Waits until two more restarts are tolerated: a start that is swept costs a kill and a failed start.
+    async fn affordable(&mut self, path: &str) -> bool {
+        loop {
+            self.observer.catch_up();
+            match self.observer.afford(path, 2) {
+                Afford::Now => return true,
+                Afford::At(moment) => sleep_until(moment).await,
+                Afford::Never => return false,
+            }
+        }
+    }
+}
+
+/// Reached by the load, and not by a start or stop.
+fn is_driven(callback: Callback) -> bool {
+    matches!(callback, Callback::Handle | Callback::HandleEvent)
+}

@@ -1,0 +1,354 @@
+//! A fault that waits for its moment in one place of the tree.
+//!
+//! The wrapper runs each callback through the [`Trap`] of its place. An unarmed trap costs one relaxed read. An armed
+//! one counts how often the callback's future returns `Pending`, for only there can a kill land: after the n-th it acts,
+//! and the future is not polled again before that.
+
+use std::collections::BTreeSet;
+use std::future::{Future, pending, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use ractor::{ActorCell, ActorId, ActorProcessingErr, ActorRef, Message, SupervisionEvent};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use super::{Fault, MessageKind};
+use crate::Callback;
+use crate::intensity::Intensity;
+use crate::spec::Restart;
+
+/// Traps armed in one place at a time; one more replaces the oldest.
+const ARMED: usize = 64;
+/// Kinds of callbacks that a record holds.
+const RECORDED: usize = 1024;
+/// What an actor says that failed or panicked here.
+const INJECTED: &str = "injected fault";
+
+/// Where within a callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum At {
+    /// Before its first line runs.
+    Start,
+    /// When it has had to wait so many times; the first is 1.
+    Await(u32),
+    /// When it has returned: for a message, between this one and the next.
+    End,
+}
+
+/// The moment for a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// In this callback; `None`: in whichever comes next.
+    pub callback: Option<Callback>,
+    /// Of messages, those of this kind only.
+    pub kind: Option<MessageKind>,
+    /// So many callbacks that match are let pass first.
+    pub skip: u64,
+    /// Where within it.
+    pub at: At,
+}
+
+impl Moment {
+    /// The next time that this callback is at this point.
+    pub fn next(callback: Callback, at: At) -> Moment {
+        Moment { callback: Some(callback), kind: None, skip: 0, at }
+    }
+
+    fn is_of(&self, occasion: &Occasion) -> bool {
+        let callback = self.callback.is_none_or(|callback| callback == occasion.callback);
+        callback && (self.kind.is_none() || self.kind == occasion.kind)
+    }
+}
+
+/// A trap has sprung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sprung {
+    /// When.
+    pub at: Instant,
+    /// In this incarnation of the actor.
+    pub incarnation: u64,
+    /// In this callback.
+    pub callback: Callback,
+    /// Of a message, its kind.
+    pub kind: Option<MessageKind>,
+}
+
+/// Callbacks that were seen to begin, by kind of message.
+pub(crate) type Record = BTreeSet<(Callback, Option<MessageKind>)>;
+
+/// The traps of one place; clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trap(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// There is something to look at.
+    busy: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    tokens: u64,
+    armed: Vec<Set>,
+    record: Option<Record>,
+    /// Actors that came to make this one run a callback.
+    pokes: Vec<ActorId>,
+    intensity: Option<Intensity>,
+    restart: Option<Restart>,
+}
+
+#[derive(Debug)]
+struct Set {
+    token: u64,
+    moment: Moment,
+    fault: Fault,
+    tell: oneshot::Sender<Sprung>,
+}
+
+/// A callback that is about to begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Occasion {
+    pub(crate) incarnation: u64,
+    pub(crate) callback: Callback,
+    pub(crate) kind: Option<MessageKind>,
+}
+
+/// One callback on its way through, and what is armed for it.
+struct Pass {
+    occasion: Occasion,
+    points: Vec<(u64, At)>,
+}
+
+impl Trap {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks for faults from the next callback on; a callback under way is let go.
+    pub(crate) fn arm(&self, moment: Moment, fault: Fault) -> Armed {
+        let (tell, sprung) = oneshot::channel();
+        let mut inner = self.inner();
+        inner.tokens += 1;
+        let token = inner.tokens;
+        if inner.armed.len() == ARMED {
+            inner.armed.remove(0);
+        }
+        inner.armed.push(Set { token, moment, fault, tell });
+        self.settle(&inner);
+        Armed { trap: self.clone(), token, sprung, told: None }
+    }
+
+    fn disarm(&self, token: u64) {
+        let mut inner = self.inner();
+        inner.armed.retain(|set| set.token != token);
+        self.settle(&inner);
+    }
+
+    fn settle(&self, inner: &Inner) {
+        let busy = !inner.armed.is_empty() || inner.record.is_some() || !inner.pokes.is_empty();
+        self.0.busy.store(busy, Ordering::SeqCst);
+    }
+
+    /// Starts a record, or takes the one that was started.
+    pub(crate) fn record(&self, on: bool) -> Record {
+        let mut inner = self.inner();
+        let record = std::mem::replace(&mut inner.record, on.then(Record::new));
+        self.settle(&inner);
+        record.unwrap_or_default()
+    }
+
+    /// Events of this actor are for nobody.
+    pub(crate) fn expect_poke(&self, poke: ActorId) {
+        let mut inner = self.inner();
+        inner.pokes.push(poke);
+        self.settle(&inner);
+    }
+
+    /// Whether the event is that of a poke, which the actor must not hear.
+    pub(crate) fn swallows(&self, event: &SupervisionEvent) -> bool {
+        if !self.is_busy() {
+            return false;
+        }
+        let Some(actor) = event.actor_id() else { return false };
+        let mut inner = self.inner();
+        let own = inner.pokes.contains(&actor);
+        if own && !matches!(event, SupervisionEvent::ActorStarted(_)) {
+            inner.pokes.retain(|poke| *poke != actor);
+            self.settle(&inner);
+        }
+        own
+    }
+
+    /// Something is armed, recorded or expected: callbacks have to name their kind.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.0.busy.load(Ordering::Relaxed)
+    }
+
+    /// Runs a callback, and what is armed for it.
+    pub(crate) async fn through<T, F>(
+        &self,
+        myself: &ActorCell,
+        occasion: Occasion,
+        mut future: Pin<&mut F>,
+    ) -> Result<T, ActorProcessingErr>
+    where
+        F: Future<Output = Result<T, ActorProcessingErr>>,
+    {
+        if !self.is_busy() {
+            return future.await;
+        }
+        let pass = self.enter(occasion);
+        self.act(myself, &pass, At::Start).await?;
+        let mut awaits = 0;
+        let result = loop {
+            let turn = poll_fn(|context| match future.as_mut().poll(context) {
+                Poll::Ready(result) => Poll::Ready(Some(result)),
+                Poll::Pending => {
+                    awaits += 1;
+                    if pass.has(At::Await(awaits)) { Poll::Ready(None) } else { Poll::Pending }
+                }
+            });
+            match turn.await {
+                Some(result) => break result,
+                None => self.act(myself, &pass, At::Await(awaits)).await?,
+            }
+        };
+        self.act(myself, &pass, At::End).await?;
+        result
+    }
+
+    /// Runs what is armed for an event that a supervisor is about to handle.
+    pub(crate) async fn event<M: Message>(
+        &self,
+        myself: &ActorRef<M>,
+        incarnation: u64,
+    ) -> Result<(), ActorProcessingErr> {
+        if !self.is_busy() {
+            return Ok(());
+        }
+        let handled = pin!(async { Ok(()) });
+        let occasion = Occasion { incarnation, callback: Callback::HandleEvent, kind: None };
+        self.through(&myself.get_cell(), occasion, handled).await
+    }
+
+    /// What is armed for a callback that begins.
+    fn enter(&self, occasion: Occasion) -> Pass {
+        let mut pass = Pass { occasion, points: Vec::new() };
+        let mut inner = self.inner();
+        if let Some(record) = inner.record.as_mut().filter(|record| record.len() < RECORDED) {
+            record.insert((occasion.callback, occasion.kind));
+        }
+        for set in &mut inner.armed {
+            if !set.moment.is_of(&occasion) {
+                continue;
+            }
+            match set.moment.skip.checked_sub(1) {
+                Some(left) => set.moment.skip = left,
+                None => pass.points.push((set.token, set.moment.at)),
+            }
+        }
+        pass
+    }
+
+    /// Does what is armed for this point, if it still is.
+    async fn act(&self, myself: &ActorCell, pass: &Pass, at: At) -> Result<(), ActorProcessingErr> {
+        for (token, _) in pass.points.iter().filter(|point| point.1 == at) {
+            let Some(fault) = self.spring(*token, pass) else { continue };
+            match fault {
+                Fault::Kill => {
+                    myself.kill();
+                    // Past its end a callback has returned; elsewhere it is never polled again.
+                    if at != At::End {
+                        pending::<()>().await;
+                    }
+                }
+                Fault::Panic => panic!("{INJECTED}"),
+                Fault::Stall(pause) => sleep(pause).await,
+                Fault::Error => return Err(INJECTED.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a trap out, and tells who armed it.
+    fn spring(&self, token: u64, pass: &Pass) -> Option<Fault> {
+        let mut inner = self.inner();
+        let place = inner.armed.iter().position(|set| set.token == token)?;
+        let set = inner.armed.remove(place);
+        self.settle(&inner);
+        let Occasion { incarnation, callback, kind } = pass.occasion;
+        let _ = set.tell.send(Sprung { at: Instant::now(), incarnation, callback, kind });
+        Some(set.fault)
+    }
+
+    // --- what the kit tells of a place
+
+    /// This place is a supervisor's, of this intensity.
+    pub(crate) fn supervises(&self, intensity: Intensity) {
+        self.inner().intensity = Some(intensity);
+    }
+
+    /// The child here is restarted so.
+    pub(crate) fn restarts(&self, restart: Restart) {
+        self.inner().restart = Some(restart);
+    }
+
+    pub(crate) fn intensity(&self) -> Option<Intensity> {
+        self.inner().intensity
+    }
+
+    pub(crate) fn restart(&self) -> Option<Restart> {
+        self.inner().restart
+    }
+}
+
+impl Pass {
+    fn has(&self, at: At) -> bool {
+        self.points.iter().any(|point| point.1 == at)
+    }
+}
+
+/// An armed trap. Dropping it disarms it.
+#[derive(Debug)]
+pub struct Armed {
+    trap: Trap,
+    token: u64,
+    sprung: oneshot::Receiver<Sprung>,
+    told: Option<Sprung>,
+}
+
+impl Armed {
+    /// Waits until it springs; for ever, if another trap has replaced it. Safe to be dropped half way.
+    pub async fn sprung(&mut self) -> Sprung {
+        if let Some(told) = self.told {
+            return told;
+        }
+        match (&mut self.sprung).await {
+            Ok(sprung) => *self.told.insert(sprung),
+            Err(_replaced) => pending().await,
+        }
+    }
+
+    /// Whether it has sprung.
+    pub fn has_sprung(&mut self) -> Option<Sprung> {
+        self.told = self.told.or_else(|| self.sprung.try_recv().ok());
+        self.told
+    }
+
+    /// Stays armed whatever becomes of this handle.
+    pub fn leave(mut self) {
+        self.token = 0;
+    }
+}
+
+impl Drop for Armed {
+    fn drop(&mut self) {
+        if self.token != 0 {
+            self.trap.disarm(self.token);
+        }
+    }
+}

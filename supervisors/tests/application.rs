@@ -1,0 +1,114 @@
+//! Applications: phases, exit policy, ends.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::*;
+use converge_supervisors::Strategy::OneForOne;
+use converge_supervisors::{
+    Application, ApplicationError, AutoShutdown, ChildSpec, Ended, ExitPolicy, Restart, Running, SupervisorSpec,
+};
+
+fn children(log: &Log) -> Vec<ChildSpec> {
+    ["a", "b"].into_iter().map(|id| probe(id, log, &Knobs::new())).collect()
+}
+
+fn app(log: &Log) -> Application {
+    Application::new("root", spec(OneForOne, 0, 5, children(log)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn phases_run_in_order_when_the_tree_is_up() {
+    let log = Log::new();
+    let phase = |name: &'static str| {
+        let log = log.clone();
+        move |tree: converge_supervisors::Tree| async move {
+            assert!(tree.find("root/b").is_some());
+            log.push(name);
+            Ok(())
+        }
+    };
+    let ended = log.clone();
+    let running = app(&log)
+        .phase("first", phase("first"))
+        .phase("second", phase("second"))
+        .on_end(move || ended.push("end"))
+        .start()
+        .await
+        .unwrap();
+    running.stop().await.unwrap();
+    assert_eq!(running.wait().await, Ok(()), "it was told to stop");
+    log.seen("end", 1).await;
+    assert_eq!(log.take(), ["start a", "start b", "first", "second", "stop b", "stop a", "end"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_phase_that_fails_stops_the_tree_in_order() {
+    let log = Log::new();
+    let never = log.clone();
+    let application = app(&log).phase("open", |_| async { Err("no door".into()) }).phase("next", move |_| async move {
+        never.push("next");
+        Ok(())
+    });
+    let error = application.start().await.unwrap_err();
+    assert_eq!(error.to_string(), "start phase \"open\": no door");
+    assert_eq!(log.take(), ["start a", "start b", "stop b", "stop a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_phase_that_hangs_has_failed() {
+    let log = Log::new();
+    let application = app(&log).phase_timeout(second()).phase("open", |_| std::future::pending());
+    let error = application.start().await.unwrap_err();
+    assert!(matches!(error, ApplicationError::Phase { ref phase, .. } if phase == "open"), "{error}");
+    assert_eq!(log.take(), ["start a", "start b", "stop b", "stop a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_is_dropped_in_a_phase_leaves_nothing() {
+    let log = Log::new();
+    let starting = tokio::spawn(app(&log).phase("open", |_| std::future::pending()).start());
+    log.seen("start b", 1).await;
+    settle().await;
+    starting.abort();
+    log.seen("stop a", 1).await;
+}
+
+/// The tree gives up: b is permanent, and no restart is allowed.
+async fn gives_up(policy: ExitPolicy) -> Result<(), Ended> {
+    let log = Log::new();
+    let running = app(&log).exit_policy(policy).start().await.unwrap();
+    running.tree().find("root/b").unwrap().kill();
+    let ended = running.wait().await;
+    assert_eq!(log.take(), ["start a", "start b", "stop a"], "the others are stopped, not killed");
+    ended
+}
+
+/// The tree ends in good order: its significant child is done.
+async fn is_done(policy: ExitPolicy) -> Result<(), Ended> {
+    let log = Log::new();
+    let worker = probe("a", &log, &Knobs::new()).restart(Restart::Transient).significant(true);
+    let spec: SupervisorSpec = spec(OneForOne, 0, 5, vec![worker]).auto_shutdown(AutoShutdown::AnySignificant);
+    let running: Running = Application::new("root", spec).exit_policy(policy).start().await.unwrap();
+    running.tree().find("root/a").unwrap().stop(None);
+    running.wait().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_end_means_is_the_policys() {
+    for policy in [ExitPolicy::Permanent, ExitPolicy::Transient] {
+        assert!(matches!(gives_up(policy).await, Err(Ended::GaveUp(_))), "{policy:?}");
+    }
+    assert_eq!(gives_up(ExitPolicy::Temporary).await, Ok(()));
+    assert_eq!(is_done(ExitPolicy::Permanent).await, Err(Ended::Unasked("root".into())));
+    for policy in [ExitPolicy::Transient, ExitPolicy::Temporary] {
+        assert_eq!(is_done(policy).await, Ok(()), "{policy:?}");
+    }
+}
+
+/// OTP's case of that name: an application whose children fail on their way down ends as one that gave up, and its
+/// other children are stopped in order.
+#[tokio::test(start_paused = true)]
+async fn faulty_application_shutdown() {
+    assert!(matches!(gives_up(ExitPolicy::Permanent).await, Err(Ended::GaveUp(_))));
+}

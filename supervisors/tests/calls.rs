@@ -1,0 +1,136 @@
+//! Calls of a service whose actor is killed all the time: each ends as done, refused or unknown, and is what it says.
+#![allow(missing_docs)]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
+use converge_supervisors::{CallError, ChildSpec, Intensity, Service, Strategy, SupervisorSpec, Tree};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant, sleep, timeout};
+
+const CALLERS: u64 = 16;
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// How often each request was acted on.
+type Acts = Arc<Mutex<BTreeMap<u64, u32>>>;
+
+struct Clerk;
+
+struct Request {
+    id: u64,
+    reply: oneshot::Sender<u64>,
+}
+
+impl Actor for Clerk {
+    type Msg = Request;
+    type State = Acts;
+    type Arguments = Acts;
+
+    async fn pre_start(&self, _: ActorRef<Request>, acts: Acts) -> Result<Acts, ActorProcessingErr> {
+        Ok(acts)
+    }
+
+    /// Dies before it acts, after it has acted, or not at all.
+    async fn handle(
+        &self,
+        _: ActorRef<Request>,
+        Request { id, reply }: Request,
+        acts: &mut Acts,
+    ) -> Result<(), ActorProcessingErr> {
+        sleep(Duration::from_micros(id % 400)).await;
+        *acts.lock().unwrap().entry(id).or_default() += 1;
+        sleep(Duration::from_micros(id % 300)).await;
+        let _ = reply.send(id);
+        Ok(())
+    }
+}
+
+/// What became of the calls.
+#[derive(Debug, Default)]
+struct Tally {
+    done: u64,
+    refused: u64,
+    unknown: u64,
+    kills: u64,
+}
+
+async fn hammer(length: Duration) -> Tally {
+    let (acts, service) = (Acts::default(), Service::new("clerk"));
+    let to = Arc::clone(&acts);
+    let clerk = ChildSpec::service("clerk", &service, move || (Clerk, Arc::clone(&to)));
+    let intensity = Intensity { restarts: 1_000, period: Duration::from_secs(1) };
+    let tree = Tree::start("root", SupervisorSpec::new(Strategy::OneForOne, intensity, vec![clerk])).await.unwrap();
+    let end = Instant::now() + length;
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        let (service, acts) = (service.clone(), Arc::clone(&acts));
+        callers.spawn(call(caller, service, acts, end));
+    }
+    let mut kills = 0;
+    while Instant::now() < end {
+        sleep(Duration::from_millis(10)).await;
+        if let Some(clerk) = service.get() {
+            clerk.kill();
+            kills += 1;
+        }
+    }
+    let mut tally = Tally { kills, ..Tally::default() };
+    while let Some(one) = callers.join_next().await {
+        let one = one.unwrap();
+        tally.done += one.done;
+        tally.refused += one.refused;
+        tally.unknown += one.unknown;
+    }
+    tree.stop(DEADLINE).await.unwrap();
+    let acts = acts.lock().unwrap();
+    assert!(acts.values().all(|&count| count == 1), "a request was acted on twice");
+    tally
+}
+
+async fn call(caller: u64, service: Service<Request>, acts: Acts, end: Instant) -> Tally {
+    let mut tally = Tally::default();
+    let mut id = caller;
+    while Instant::now() < end {
+        id += CALLERS;
+        let deadline = Instant::now() + DEADLINE;
+        let call = service.call(|reply| Request { id, reply }, deadline);
+        let outcome = timeout(DEADLINE * 2, call).await.expect("a call never hangs past its deadline");
+        let acted = acts.lock().unwrap().contains_key(&id);
+        match outcome {
+            Ok(answer) => {
+                assert!(acted && answer == id, "{id} is done, and its answer is its own");
+                tally.done += 1;
+            }
+            Err(CallError::NotSent) => {
+                assert!(!acted, "{id} was refused, but acted on");
+                tally.refused += 1;
+            }
+            Err(CallError::Unknown | CallError::Deadline) => tally.unknown += 1,
+        }
+    }
+    tally
+}
+
+fn check(tally: &Tally, length: Duration) {
+    println!("{length:?}: {tally:?}");
+    assert!(tally.done > 0 && tally.unknown > 0, "both are to be seen: {tally:?}");
+    let tries = length.as_millis() / 10;
+    assert!(u128::from(tally.kills) * 2 > tries, "killed every 10 ms: {tally:?}");
+}
+
+/// A minute of kills, on the paused clock.
+#[tokio::test(start_paused = true)]
+async fn every_call_ends_as_what_it_is() {
+    let minute = Duration::from_secs(60);
+    check(&hammer(minute).await, minute);
+}
+
+/// The same by the real clock and with real threads: two seconds, or what `CALLS_SECONDS` says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_ends_as_what_it_is_among_threads() {
+    let seconds = std::env::var("CALLS_SECONDS").ok().map_or(2, |seconds| seconds.parse().expect("a number"));
+    let length = Duration::from_secs(seconds);
+    check(&hammer(length).await, length);
+}

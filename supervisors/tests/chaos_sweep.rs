@@ -1,0 +1,147 @@
+//! A sweep of the awaits finds what only one of them breaks.
+#![allow(missing_docs)]
+#![cfg(feature = "chaos")]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use common::*;
+use converge_supervisors::Callback::{Handle, PostStart, PostStop, PreStart};
+use converge_supervisors::Strategy::OneForOne;
+use converge_supervisors::chaos::{At, Fault, Point, Sweep, Table, kind_of, sweep_awaits};
+use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
+use converge_supervisors::{ChildSpec, Service, Tree};
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+use tokio::time::Instant;
+
+/// What outlives the actor.
+#[derive(Clone, Default)]
+struct Disk(Arc<Mutex<Option<u64>>>);
+
+impl Disk {
+    fn read(&self) -> Option<u64> {
+        *self.0.lock().unwrap()
+    }
+
+    fn write(&self, value: Option<u64>) {
+        *self.0.lock().unwrap() = value;
+    }
+}
+
+/// Keeps one number. A hasty one erases the old number before it has the new one on disk.
+struct Keeper {
+    disk: Disk,
+    hasty: bool,
+}
+
+enum Ask {
+    Get(oneshot::Sender<Option<u64>>),
+    Put(u64, oneshot::Sender<()>),
+}
+
+impl Actor for Keeper {
+    type Msg = Ask;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Ask>, (): ()) -> Result<(), ActorProcessingErr> {
+        yield_now().await;
+        Ok(())
+    }
+
+    async fn handle(&self, _: ActorRef<Ask>, ask: Ask, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        match ask {
+            Ask::Get(reply) => drop(reply.send(self.disk.read())),
+            Ask::Put(value, reply) => {
+                yield_now().await;
+                if self.hasty {
+                    self.disk.write(None);
+                }
+                yield_now().await;
+                self.disk.write(Some(value));
+                yield_now().await;
+                let _ = reply.send(());
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn sweep(hasty: bool, sweep: Sweep) -> Table {
+    let (disk, service) = (Disk::default(), Service::new("keeper"));
+    disk.write(Some(0));
+    let own = disk.clone();
+    let keeper = ChildSpec::service("keeper", &service, move || (Keeper { disk: own.clone(), hasty }, ()));
+    let tree = Tree::start("root", spec(OneForOne, 3, 5, vec![keeper])).await.unwrap();
+    let load = async || {
+        let deadline = Instant::now() + second();
+        let _ = service.call(|reply| Ask::Put(1, reply), deadline).await;
+        let _ = service.call(Ask::Get, deadline).await;
+    };
+    let check = async |_: &Point| disk.read().map(drop).ok_or_else(|| "the number is lost".to_owned());
+    let table = sweep_awaits(&tree, sweep, load, check).await;
+    assert_eq!(tree.status("root").unwrap().incarnation, 1);
+    tree.stop(PATIENCE).await.unwrap();
+    table
+}
+
+fn put() -> Option<converge_supervisors::chaos::MessageKind> {
+    Some(kind_of(&Ask::Put(0, oneshot::channel().0)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_await_of_a_sound_actor_is_swept_and_holds() {
+    let table = sweep(false, Sweep::new()).await;
+    assert_eq!(table.failures().count(), 0, "{table}");
+    assert!(table.cut.is_empty() && table.orphans.is_empty());
+    let get = Some(kind_of(&Ask::Get(oneshot::channel().0)));
+    let reached = |callback, kind| -> Vec<At> {
+        let rows = table.rows.iter().filter(|row| row.reached);
+        rows.filter(|row| (row.point.callback, row.point.kind) == (callback, kind)).map(|row| row.point.at).collect()
+    };
+    assert_eq!(reached(PreStart, None), [At::Start, At::Await(1), At::End]);
+    assert_eq!(reached(PostStart, None), [At::Start, At::End]);
+    assert_eq!(reached(PostStop, None), [At::Start, At::End]);
+    assert_eq!(reached(Handle, put()), [At::Start, At::Await(1), At::Await(2), At::Await(3), At::End]);
+    assert_eq!(reached(Handle, get), [At::Start, At::End]);
+    assert_eq!(table.reached(), 14);
+    assert!(table.rows.iter().filter(|row| !row.reached).count() == 5, "each but one ends before the next: {table}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_one_await_that_loses_data_is_found() {
+    let table = sweep(true, Sweep::new()).await;
+    let failed: Vec<&Point> = table.failures().map(|row| &row.point).collect();
+    let path = "root/keeper".to_owned();
+    assert_eq!(failed, [&Point { path, callback: Handle, kind: put(), at: At::Await(2) }], "{table}");
+    assert!(table.to_string().contains("root/keeper Handle #1 Await(2): FAILED: the number is lost"), "{table}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sweep_says_what_it_left_out() {
+    let table = sweep(true, Sweep::new().messages_only().awaits_max(1)).await;
+    assert_eq!(table.failures().count(), 0, "{table}");
+    assert_eq!(table.cut.iter().map(|point| (point.kind, point.at)).collect::<Vec<_>>(), [(put(), At::Await(1))]);
+    assert!(table.rows.iter().all(|row| row.point.callback == Handle));
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_faults_are_swept_too() {
+    for fault in [Fault::Panic, Fault::Error] {
+        let table = sweep(true, Sweep::new().fault(fault)).await;
+        let failed: Vec<At> = table.failures().map(|row| row.point.at).collect();
+        assert_eq!(failed, [At::Await(2)], "{fault:?}: {table}");
+    }
+}
+
+/// One that tolerates no restart cannot be swept, and that is no success.
+#[tokio::test(start_paused = true)]
+async fn a_supervisor_that_bears_nothing_fails_the_sweep() {
+    let a = probe("a", &Log::new(), &Knobs::new());
+    let tree = Tree::start("root", spec(OneForOne, 1, 5, vec![a])).await.unwrap();
+    let table = sweep_awaits(&tree, Sweep::new(), async || {}, async |_| Ok(())).await;
+    assert_eq!((table.rows.len(), table.failures().count()), (1, 1), "{table}");
+    tree.stop(PATIENCE).await.unwrap();
+}

@@ -1,0 +1,267 @@
+//! What can be seen of a running tree, and the hand on one actor.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::*;
+use converge_supervisors::Strategy::{OneForOne, RestForOne};
+use converge_supervisors::{
+    Callback, ChildSpec, ChildState, News, Phase, Report, Reports, ReportsError, Service, Shutdown, SuspendError, Tree,
+    Vitals,
+};
+use tokio::sync::oneshot;
+use tokio::time::{Duration, timeout};
+
+const ALLOWED: usize = 3;
+
+/// root ─ s (one_for_one) ─ a, in a slot
+async fn start() -> (Tree, Service<Do>, Knobs) {
+    let (service, knobs) = (Service::new("a"), Knobs::new());
+    let a = served("a", &service, &Log::new(), &knobs).shutdown(Shutdown::Timeout(second() * 5));
+    let s = ChildSpec::supervisor("s", spec(OneForOne, 3, 5, vec![a]));
+    (Tree::start("root", spec(OneForOne, 3, 5, vec![s])).await.unwrap(), service, knobs)
+}
+
+fn vitals(tree: &Tree) -> Vitals {
+    tree.status("root/s/a").unwrap().vitals
+}
+
+fn ping() -> (Do, oneshot::Receiver<converge_supervisors::ractor::ActorId>) {
+    let (reply, answer) = oneshot::channel();
+    (Do::Ping(reply), answer)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_actor_shows_what_it_is_at_since_when_and_what_waits() {
+    let (tree, service, _) = start().await;
+    assert_eq!((vitals(&tree).phase, vitals(&tree).mailbox, vitals(&tree).handled), (Phase::Idle, Some(0), 0));
+    service.call(Do::Ping, soon()).await.unwrap();
+    settle().await;
+    assert_eq!((vitals(&tree).phase, vitals(&tree).mailbox, vitals(&tree).handled), (Phase::Idle, Some(0), 1));
+    assert_eq!(vitals(&tree).last_handle, Some(Duration::ZERO), "the first is timed");
+
+    let (reply, _answer) = oneshot::channel();
+    service.try_cast(Do::Hang(reply)).ok().unwrap();
+    for _ in 0..3 {
+        service.try_cast(ping().0).ok().unwrap();
+    }
+    tokio::time::sleep(second() * 10).await;
+    let seen = vitals(&tree);
+    assert_eq!((seen.phase, seen.mailbox, seen.handled), (Phase::In(Callback::Handle), Some(3), 1));
+    assert!(seen.busy_for.is_some_and(|busy| busy >= second() * 10 && busy < second() * 11), "{seen:?}");
+
+    tree.find("root/s/a").unwrap().kill();
+    up(&tree, "root/s/a", 2).await;
+    let seen = vitals(&tree);
+    assert_eq!((seen.phase, seen.mailbox, seen.handled, seen.busy_for), (Phase::Idle, Some(0), 0, None), "begins anew");
+    tree.stop(PATIENCE).await.unwrap();
+    assert!(service.try_cast(ping().0).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_and_stops_are_phases_too() {
+    let (tree, _service, knobs) = start().await;
+    knobs.hang_start(true);
+    tree.find("root/s/a").unwrap().kill();
+    until("the start hangs", &tree, |tree| vitals(tree).phase == Phase::In(Callback::PreStart)).await;
+    assert_eq!(tree.status("root/s/a").unwrap().state, ChildState::Starting);
+    knobs.hang_start(false);
+    up(&tree, "root/s/a", 2).await;
+    knobs.hang_stop(true);
+    tree.find("root/s/a").unwrap().stop(None);
+    until("the stop hangs", &tree, |tree| vitals(tree).phase == Phase::In(Callback::PostStop)).await;
+    knobs.hang_stop(false);
+    tree.stop(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_around_the_service_never_makes_the_count_too_high_or_negative() {
+    let (tree, service, _) = start().await;
+    let direct = service.get().unwrap();
+    for _ in 0..5 {
+        direct.send_message(ping().0).unwrap();
+    }
+    settle().await;
+    assert_eq!((vitals(&tree).mailbox, vitals(&tree).handled), (Some(0), 5));
+    tree.suspend("root/s/a").unwrap();
+    for _ in 0..3 {
+        direct.send_message(ping().0).unwrap();
+        service.try_cast(ping().0).ok().unwrap();
+    }
+    settle().await;
+    assert_eq!(vitals(&tree).mailbox, Some(3), "of the six that wait");
+    tree.resume("root/s/a").unwrap();
+    settle().await;
+    assert_eq!((vitals(&tree).mailbox, vitals(&tree).handled), (Some(0), 11), "exact again when it has run empty");
+    tree.stop(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_without_a_service_has_no_count_and_a_supervisor_has_vitals() {
+    let bench = Bench::start(OneForOne, 3, &["a"], |_, child| child).await;
+    assert_eq!(bench.node("a").unwrap().vitals.mailbox, None);
+    let root = bench.tree.status("root").unwrap().vitals;
+    assert_eq!((root.phase, root.mailbox, root.handled), (Phase::Idle, None, 1), "it heard of the start of a");
+    assert_eq!(bench.tree.status("root/nobody").map(|node| node.path), None);
+    bench.tree.stop(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_actor_handles_nothing_until_it_is_resumed() {
+    let (tree, service, _) = start().await;
+    tree.suspend("root/s/a").unwrap();
+    tree.suspend("root/s/a").unwrap();
+    assert_eq!((vitals(&tree).phase, vitals(&tree).suspended), (Phase::Suspended, true));
+    let (message, answer) = ping();
+    service.try_cast(message).ok().unwrap();
+    let mut answer = answer;
+    assert!(timeout(second() * 1_000, &mut answer).await.is_err());
+    assert_eq!((vitals(&tree).phase, vitals(&tree).mailbox, vitals(&tree).handled), (Phase::Suspended, Some(1), 0));
+    tree.resume("root/s/a").unwrap();
+    tree.resume("root/s/a").unwrap();
+    assert!(answer.await.is_ok());
+    assert_eq!(vitals(&tree).phase, Phase::Idle);
+    tree.stop(PATIENCE).await.unwrap();
+}
+
+/// What it is at goes on: only what comes next is held.
+#[tokio::test(start_paused = true)]
+async fn a_suspend_in_the_middle_of_a_message_lets_it_end() {
+    let (tree, _service, knobs) = start().await;
+    knobs.hang_start(true);
+    tree.find("root/s/a").unwrap().kill();
+    until("the start hangs", &tree, |tree| vitals(tree).phase == Phase::In(Callback::PreStart)).await;
+    tree.suspend("root/s/a").unwrap();
+    assert_eq!((vitals(&tree).phase, vitals(&tree).suspended), (Phase::In(Callback::PreStart), true));
+    knobs.hang_start(false);
+    up(&tree, "root/s/a", 2).await;
+    assert_eq!(vitals(&tree).phase, Phase::Suspended);
+    tree.stop(PATIENCE).await.unwrap();
+}
+
+/// With a message in the hand: `ractor` would read no stop there.
+#[tokio::test(start_paused = true)]
+async fn a_suspended_actor_is_stopped_in_order_and_at_once() {
+    let (tree, service, _) = start().await;
+    tree.suspend("root/s/a").unwrap();
+    service.try_cast(ping().0).ok().unwrap();
+    settle().await;
+    assert_eq!(timeout(second(), tree.stop(PATIENCE)).await, Ok(Ok(())));
+    assert_eq!(tree.status("root/s/a").unwrap().last_exit.as_deref(), Some("shutdown"), "not killed");
+    assert_eq!(tree.suspend("root/s/a"), Err(SuspendError::NotThere("root/s/a".into())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_stopping_is_not_suspended_again() {
+    let (tree, _service, knobs) = start().await;
+    knobs.hang_stop(true);
+    let stopping = tokio::spawn({
+        let tree = tree.clone();
+        async move { tree.stop(PATIENCE).await }
+    });
+    until("the stop hangs", &tree, |tree| vitals(tree).phase == Phase::In(Callback::PostStop)).await;
+    assert_eq!(tree.suspend("root/s/a"), Err(SuspendError::Stopping("root/s/a".into())));
+    knobs.hang_stop(false);
+    assert_eq!(stopping.await.unwrap(), Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_comes_up_resumed() {
+    let (tree, service, _) = start().await;
+    tree.suspend("root/s/a").unwrap();
+    service.try_cast(ping().0).ok().unwrap();
+    settle().await;
+    tree.find("root/s/a").unwrap().kill();
+    up(&tree, "root/s/a", 2).await;
+    assert!(service.call(Do::Ping, soon()).await.is_ok());
+    tree.stop(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn supervisors_and_nobody_are_not_suspended() {
+    let (tree, _service, _) = start().await;
+    assert_eq!(tree.suspend("root/s"), Err(SuspendError::Supervisor("root/s".into())));
+    assert_eq!(tree.resume("root"), Err(SuspendError::Supervisor("root".into())));
+    assert_eq!(tree.suspend("root/x"), Err(SuspendError::NotThere("root/x".into())));
+    tree.stop(PATIENCE).await.unwrap();
+}
+
+// --- reports
+
+/// All that is there, as `id news`.
+fn drain(reports: &mut Reports) -> Vec<String> {
+    let mut lines = Vec::new();
+    while let Ok(Some(Report { id, incarnation, news, .. })) = reports.try_next() {
+        lines.push(match news {
+            News::Exited { reason, normal } => format!("{id} {incarnation} exited {reason} {normal}"),
+            News::StartFailed { reason, at } => format!("{id} {incarnation} start failed {at} {reason}"),
+            News::Restarting { reason, in_window, allowed } => {
+                format!("{id} {incarnation} restarting {reason} {in_window}/{allowed}")
+            }
+            News::GaveUp { child, reason } => format!("{id} {incarnation} gave up {child} {reason}"),
+            other => format!("{id} {incarnation} {other:?}"),
+        });
+    }
+    lines
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_is_told_as_exit_restart_and_start() {
+    let (tree, _service, knobs) = start().await;
+    let mut reports = tree.reports();
+    tree.find("root/s/a").unwrap().kill();
+    up(&tree, "root/s/a", 2).await;
+    assert_eq!(drain(&mut reports), ["a 1 exited killed false", "a 1 restarting killed 1/3", "a 2 Started"]);
+    knobs.fail_starts(1);
+    tree.find("root/s/a").unwrap().stop(None);
+    up(&tree, "root/s/a", 4).await;
+    assert_eq!(
+        drain(&mut reports),
+        [
+            "a 2 exited normal true",
+            "a 2 restarting normal 2/3",
+            "a 3 start failed root/s/a told to fail",
+            "a 3 restarting told to fail 3/3",
+            "a 4 Started"
+        ]
+    );
+    tree.stop(PATIENCE).await.unwrap();
+    let end = ["a 4 exited shutdown true", "s 1 Stopped", "s 1 exited shutdown true", "root 1 Stopped"];
+    assert_eq!(drain(&mut reports)[..4], end);
+    assert_eq!(drain(&mut reports), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_supervisor_that_gives_up_says_for_whom() {
+    let (tree, _service, _) = start().await;
+    let mut reports = tree.reports();
+    for n in 1..=ALLOWED as u64 + 1 {
+        up(&tree, "root/s/a", n).await;
+        tree.find("root/s/a").unwrap().kill();
+    }
+    up(&tree, "root/s", 2).await;
+    let told = drain(&mut reports);
+    assert!(told.iter().any(|line| line.starts_with("s 1 gave up root/s/a killed (more than 3 ")), "{told:#?}");
+    assert!(told.contains(&"s 2 Started".to_owned()), "{told:#?}");
+    tree.stop(PATIENCE).await.unwrap();
+}
+
+/// Whoever reads too slowly is told so, and nobody waits for him.
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_is_told_what_it_missed() {
+    let bench = Bench::start(RestForOne, 10_000, &["a"], |_, child| child).await;
+    let (mut slow, mut never) = (bench.tree.reports(), bench.tree.reports());
+    for n in 1..=500 {
+        bench.up("a", n).await;
+        bench.cell("a").kill();
+    }
+    bench.up("a", 501).await;
+    assert_eq!(slow.next().await, Err(ReportsError::Missed(1_500 - 1_024)));
+    assert_eq!(drain(&mut slow).len(), 1_024);
+    bench.tree.stop(PATIENCE).await.unwrap();
+    drop(bench);
+    settle().await;
+    assert!(matches!(never.try_next(), Err(ReportsError::Missed(_))));
+    drain(&mut never);
+    assert_eq!(never.next().await, Err(ReportsError::Ended));
+}

@@ -1,0 +1,109 @@
+//! Each actor of a node is killed at each of its awaits, one after another, under load: nothing acknowledged is lost or
+//! doubled, no client's call fails at one death, nothing is left without a place in the tree. And a monkey, for what a list of points
+//! does not reach: several deaths at a time, supervisors among them, panics, errors and stalls.
+//!
+//! Supervisors wait for nothing in their handlers, so that a kill between two messages is the only one there is for them;
+//! `actor_chaos.rs` kills every one of them so.
+#![allow(missing_docs, clippy::print_stdout)]
+
+mod inprocess;
+
+use std::time::Duration;
+
+use converge_ledger::supervisors::Callback;
+use converge_ledger::supervisors::chaos::{Budget, Fault, Monkey, Point, Sweep, Table, Target, Trigger, sweep_awaits};
+use converge_ledger::{Error, Node};
+use inprocess::{Cluster, Load, PATIENCE, Record, verify};
+use tokio::time::sleep;
+
+const CLIENTS: usize = 8;
+/// Acknowledgements of each client between two deaths: a call in flight at two of them would be given up as poison.
+const BETWEEN_DEATHS: u64 = 4;
+
+/// Kills at every await of every worker of `node`.
+async fn swept(node: &Node, load: &Load) -> Table {
+    let drive = async || load.progress(BETWEEN_DEATHS).await;
+    let mut failed = 0;
+    let check = async |point: &Point| {
+        // Whatever was in flight at this death is done before the next, however late this one came.
+        load.progress(BETWEEN_DEATHS).await;
+        let before = std::mem::replace(&mut failed, load.failures().await);
+        match failed - before {
+            0 => Ok(()),
+            // One death to make it start, and one in the start: a call that was in flight at both is given up.
+            _ if matches!(point.callback, Callback::PreStart | Callback::PostStart) => Ok(()),
+            more => Err(format!("{more} calls failed")),
+        }
+    };
+    sweep_awaits(&node.tree(), Sweep::new().patience(PATIENCE), drive, check).await
+}
+
+/// Sweeps the first node of so many; `least` points must have been there.
+async fn sweep(count: u64, least: usize) {
+    let cluster = Cluster::start(count).await;
+    let load = Load::start(&cluster.ledgers(), CLIENTS);
+    load.progress(BETWEEN_DEATHS).await;
+    let table = swept(&cluster.nodes[0], &load).await;
+    println!("{table}");
+    println!("{} points, of which {} were reached", table.rows.len(), table.reached());
+    let record = load.finish().await;
+    honest(&record);
+    let failures: Vec<String> = table.failures().map(|row| format!("{}: {:?}", row.point, row.verdict)).collect();
+    assert!(failures.is_empty(), "{failures:#?}");
+    assert!(table.orphans.is_empty() && table.cut.is_empty(), "{table}");
+    assert!(table.reached() >= least, "{} points", table.reached());
+    verify(&cluster, &record).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_await_of_a_lone_node() {
+    sweep(1, 30).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_await_of_one_of_three_nodes() {
+    sweep(3, 60).await;
+}
+
+/// Monkeys on all three nodes at once, for a few seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_under_a_monkey_each() {
+    let cluster = Cluster::start(3).await;
+    let load = Load::start(&cluster.ledgers(), CLIENTS);
+    load.progress(BETWEEN_DEATHS).await;
+    let monkeys: Vec<_> = cluster.nodes.iter().zip(1..).map(|(node, seed)| monkey(seed).attach(&node.tree())).collect();
+    sleep(Duration::from_secs(10)).await; // of faults
+    let mut hits = 0;
+    for monkey in monkeys {
+        let outcome = monkey.detach().await;
+        println!("{outcome}");
+        assert!(outcome.is_survived(), "{outcome}");
+        hits += outcome.hits.len();
+    }
+    assert!(hits >= 30, "{hits} hits");
+    load.progress(BETWEEN_DEATHS).await;
+    let record = load.finish().await;
+    honest(&record);
+    verify(&cluster, &record).await;
+    cluster.stop().await;
+}
+
+/// A call that met two deaths was given up, and says that it does not know. What it did must hold all the same.
+fn honest(record: &Record) {
+    for (payload, error) in &record.failed {
+        assert!(matches!(error, Error::Unknown(_) | Error::Unavailable { .. }), "{payload}: {error}");
+    }
+}
+
+fn monkey(seed: u64) -> Monkey {
+    Monkey::new(seed)
+        .target(Target::workers().weight(3))
+        .target(Target::path("root/**"))
+        .fault(Fault::Kill, 3)
+        .fault(Fault::Panic, 1)
+        .fault(Fault::Error, 1)
+        .fault(Fault::Stall(Duration::from_millis(50)), 1)
+        .trigger(Trigger::Every { interval: Duration::from_millis(300), jitter: 0.9 })
+        .budget(Budget::Within { spare: 0 })
+}
