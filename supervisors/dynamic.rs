@@ -12,7 +12,7 @@ use crate::backoff::Backoff;
 use crate::intensity::Intensity;
 use crate::node::{Node, TreeNode};
 use crate::requests::{ChildError, Counts, Started, SupervisorRef};
-use crate::spec::{AutoShutdown, ChildSpec, Restart, Shutdown};
+use crate::spec::{AutoShutdown, ChildSpec, Restart, Shutdown, SpecError};
 
 /// Children that a dynamic supervisor holds when nothing else is said.
 const CHILDREN_MAX: usize = 1_000_000;
@@ -32,9 +32,7 @@ pub struct DynamicSupervisor<T> {
 /// What the supervisor goes by.
 #[derive(Debug)]
 pub(crate) struct Charter {
-    pub(crate) intensity: Intensity,
-    pub(crate) auto_shutdown: AutoShutdown,
-    pub(crate) children_max: usize,
+    pub(crate) template: Template,
     /// Where it is in its tree.
     place: Mutex<Option<Arc<Node>>>,
 }
@@ -73,6 +71,17 @@ impl Default for Template {
     }
 }
 
+impl Template {
+    fn applied_to(&self, mut spec: ChildSpec) -> ChildSpec {
+        spec.restart = self.restart;
+        spec.shutdown = self.shutdown.unwrap_or(spec.shutdown);
+        spec.start_timeout = self.start_timeout.or(spec.start_timeout);
+        spec.backoff = self.backoff;
+        spec.significant = self.auto_shutdown != AutoShutdown::Never;
+        spec
+    }
+}
+
 impl<T> Clone for DynamicSupervisor<T> {
     fn clone(&self) -> Self {
         DynamicSupervisor { template: Arc::clone(&self.template), charter: Arc::clone(&self.charter) }
@@ -92,18 +101,12 @@ impl<T: Clone + Send + Sync + 'static> DynamicSupervisor<T> {
         A: Actor,
         F: Fn(T) -> Option<(A, A::Arguments)> + Send + Sync + 'static,
     {
-        let Template { intensity, restart, shutdown, start_timeout, backoff, auto_shutdown, children_max } = template;
         let make = Arc::new(make);
         let spec = move |with: T| {
             let make = Arc::clone(&make);
-            let mut spec = ChildSpec::optional("", move || make(with.clone())).restart(restart);
-            spec.shutdown = shutdown.unwrap_or(spec.shutdown);
-            spec.start_timeout = start_timeout.or(spec.start_timeout);
-            spec.backoff = backoff;
-            spec.significant = auto_shutdown != AutoShutdown::Never;
-            spec
+            template.applied_to(ChildSpec::optional("", move || make(with.clone())))
         };
-        let charter = Charter { intensity, auto_shutdown, children_max, place: Mutex::default() };
+        let charter = Charter { template, place: Mutex::default() };
         DynamicSupervisor { template: Arc::new(spec), charter: Arc::new(charter) }
     }
 
@@ -146,6 +149,13 @@ impl<T> DynamicSupervisor<T> {
 }
 
 impl Charter {
+    /// Whether children of this template could be.
+    pub(crate) fn check(&self) -> Result<(), SpecError> {
+        let Template { intensity, auto_shutdown, .. } = self.template;
+        intensity.check()?;
+        self.template.applied_to(ChildSpec::spent("its children")).check(intensity, auto_shutdown)
+    }
+
     /// The supervisor has its place here.
     pub(crate) fn settle(&self, node: &Arc<Node>) {
         *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(node));

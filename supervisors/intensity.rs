@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 
 use tokio::time::{Duration, Instant};
 
+use crate::spec::SpecError;
+
 /// How many restarts within how long a supervisor takes before it gives up: *more than* `restarts` within `period`
 /// escalates.
 ///
@@ -17,6 +19,16 @@ pub struct Intensity {
     pub restarts: u32,
     /// Length of the sliding window.
     pub period: Duration,
+}
+
+impl Intensity {
+    /// As in OTP a window must have a length: one of zero would never fill.
+    pub(crate) fn check(&self) -> Result<(), SpecError> {
+        if self.period.is_zero() {
+            return Err(SpecError("the period of its intensity is zero, so that it would never give up".to_owned()));
+        }
+        Ok(())
+    }
 }
 
 impl Default for Intensity {

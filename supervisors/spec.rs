@@ -165,6 +165,11 @@ impl ChildSpec {
         ChildSpec::above(id.into(), Body::Dynamic(supervisor.charter()))
     }
 
+    /// One that cannot be started, to be checked.
+    pub(crate) fn spent(id: &str) -> ChildSpec {
+        ChildSpec::above(id.to_owned(), Body::Spent)
+    }
+
     fn above(id: String, body: Body) -> ChildSpec {
         ChildSpec {
             id,
@@ -298,10 +303,11 @@ impl SupervisorSpec {
     /// Checks a specification, and all below it, without starting anything: OTP's `check_childspecs`.
     ///
     /// # Errors
-    /// What [`Tree::start`](crate::Tree::start) would refuse: ids that are empty, double, or hold a `/`; a significant
+    /// What [`Tree::start`](crate::Tree::start) would refuse: a period of zero; ids that are empty, double, or hold a `/`; a significant
     /// child that is permanent, or whose supervisor never shuts down for one; a backoff so long that the restarts of a
     /// child that dies at once could never pass the intensity.
     pub fn check(&self) -> Result<(), SpecError> {
+        self.intensity.check()?;
         let mut seen = BTreeSet::new();
         for child in &self.children {
             child.check(self.intensity, self.auto_shutdown)?;
@@ -340,7 +346,10 @@ impl ChildSpec {
             Body::Supervisor(spec) => {
                 spec.check().map_err(|SpecError(reason)| SpecError(format!("{}/{reason}", self.id)))
             }
-            Body::Worker(_) | Body::Dynamic(_) | Body::Spent => Ok(()),
+            Body::Dynamic(charter) => {
+                charter.check().map_err(|SpecError(reason)| SpecError(format!("{}: {reason}", self.id)))
+            }
+            Body::Worker(_) | Body::Spent => Ok(()),
         }
     }
 }

@@ -102,8 +102,8 @@ impl Orders {
             },
             Orders::Dynamic(charter) => Rules {
                 strategy: Strategy::OneForOne,
-                intensity: charter.intensity,
-                auto_shutdown: charter.auto_shutdown,
+                intensity: charter.template.intensity,
+                auto_shutdown: charter.template.auto_shutdown,
                 dynamic: true,
             },
         }

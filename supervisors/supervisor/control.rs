@@ -9,7 +9,7 @@ use ractor::ActorCell;
 
 use super::State;
 use crate::requests::{ChildError, Control, Reply, Started};
-use crate::spec::ChildSpec;
+use crate::spec::{ChildSpec, SpecError};
 use crate::strategy::{Outcome, Place, Refusal, Request};
 use crate::supervisor::Orders;
 
@@ -104,9 +104,14 @@ impl State {
         let place = self.next_place;
         let children_max = match &self.orders {
             Orders::Static(_) => CHILDREN_MAX,
+            Orders::Dynamic(_) if !spec.id.is_empty() => {
+                let refused = SpecError("a dynamic supervisor makes its children from its template".to_owned());
+                let _ = reply.send(Err(ChildError::Refused(refused)));
+                return None;
+            }
             Orders::Dynamic(charter) => {
                 spec.id = place.to_string();
-                charter.children_max
+                charter.template.children_max
             }
         };
         if let Err(error) = spec.check(self.rules.intensity, self.rules.auto_shutdown) {

@@ -2,8 +2,10 @@
 //! misspell is a matter of types here; left are the combinations.
 
 use converge_supervisors::Strategy::OneForOne;
+use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use converge_supervisors::{
-    AutoShutdown, Backoff, ChildError, ChildSpec, Intensity, Restart, Shutdown, StartError, SupervisorSpec, Tree,
+    AutoShutdown, Backoff, ChildError, ChildSpec, DynamicSupervisor, Intensity, Restart, Shutdown, StartError,
+    SupervisorSpec, Template, Tree,
 };
 use tokio::time::Duration;
 
@@ -124,4 +126,41 @@ async fn sup_flags() {
     let tree = Tree::start("root", root).await.unwrap();
     tree.find("root/a").unwrap().kill();
     assert_eq!(tree.wait().await.unwrap_err().path, "root/a", "the first failure is one too many");
+}
+
+/// What could never work is refused before anything starts.
+#[tokio::test(start_paused = true)]
+async fn what_could_never_work_is_refused() {
+    let refused = |spec: SupervisorSpec| spec.check().unwrap_err().to_string();
+    assert!(refused(spec(OneForOne, 1, 0, vec![])).contains("period"));
+    let dynamic = |template| {
+        let dynamic = DynamicSupervisor::new(template, |()| Some((Idle, ())));
+        spec(OneForOne, 1, 5, vec![ChildSpec::dynamic("pool", &dynamic)])
+    };
+    let never_full = Intensity { restarts: 1, period: Duration::ZERO };
+    assert!(refused(dynamic(Template { intensity: never_full, ..Template::default() })).contains("pool: the period"));
+    let permanent =
+        Template { restart: Restart::Permanent, auto_shutdown: AutoShutdown::AnySignificant, ..Template::default() };
+    assert!(refused(dynamic(permanent)).contains("permanent"));
+    assert_eq!(dynamic(Template::default()).check(), Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dynamic_supervisor_takes_children_of_its_template_only() {
+    let dynamic = DynamicSupervisor::new(Template::default(), |()| Some((Idle, ())));
+    let tree = Tree::start("root", spec(OneForOne, 1, 5, vec![ChildSpec::dynamic("pool", &dynamic)])).await.unwrap();
+    let stranger = tree.supervisor("root/pool").unwrap().start_child(ChildSpec::actor("x", || (Idle, ()))).await;
+    assert!(matches!(stranger, Err(ChildError::Refused(_))), "{stranger:?}");
+    assert!(dynamic.start_child(()).await.is_ok());
+}
+
+struct Idle;
+
+impl Actor for Idle {
+    type Msg = ();
+    type State = ();
+    type Arguments = ();
+    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
 }
