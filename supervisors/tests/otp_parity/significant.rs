@@ -158,9 +158,6 @@ async fn significant_simple() {
         // It is permanent under a root that tolerates no restart.
         assert_eq!(nursery.tree.wait().await.unwrap_err().path, "root/d");
     }
-    let permanent = Nursery::start(Template { auto_shutdown: AnySignificant, ..template(Restart::Permanent) }).await;
-    let error = refused(permanent.dynamic.start_child(("a".into(), Knobs::new())).await);
-    assert!(matches!(error, ChildError::Refused(_)), "{error}");
     let never = Nursery::start(template(Restart::Transient)).await;
     let (_, a) = never.child("a").await;
     a.stop(None);
