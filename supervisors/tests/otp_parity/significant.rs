@@ -3,7 +3,7 @@
 use converge_supervisors::AutoShutdown::{self, AllSignificant, AnySignificant, Never};
 use converge_supervisors::Strategy::{self, OneForAll, OneForOne, RestForOne};
 use converge_supervisors::ractor::ActorCell;
-use converge_supervisors::{ChildError, ChildSpec, ChildState, Intensity, Restart, SupervisorSpec, Template, Tree};
+use converge_supervisors::{ChildSpec, ChildState, Intensity, Restart, SupervisorSpec, Template, Tree};
 
 use super::common::*;
 
