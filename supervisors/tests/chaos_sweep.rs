@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::*;
@@ -134,6 +135,42 @@ async fn other_faults_are_swept_too() {
         let failed: Vec<At> = table.failures().map(|row| row.point.at).collect();
         assert_eq!(failed, [At::Await(2)], "{fault:?}: {table}");
     }
+}
+
+/// Waits in every third message only: what is to be waited for is sometimes there already.
+struct Moody(Arc<AtomicU32>);
+
+impl Actor for Moody {
+    type Msg = oneshot::Sender<()>;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle(&self, _: ActorRef<Self::Msg>, reply: Self::Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        if self.0.fetch_add(1, Ordering::SeqCst) % 3 == 2 {
+            yield_now().await;
+        }
+        let _ = reply.send(());
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_await_that_is_not_always_one_is_tried_for() {
+    let (count, service) = (Arc::new(AtomicU32::new(0)), Service::new("moody"));
+    let moody = ChildSpec::service("moody", &service, move || (Moody(count.clone()), ()));
+    let tree = Tree::start("root", spec(OneForOne, 3, 5, vec![moody])).await.unwrap();
+    let load = async || {
+        let _ = service.call(|reply| reply, Instant::now() + second()).await;
+    };
+    let table = sweep_awaits(&tree, Sweep::new().messages_only().tries(3), load, async |_| Ok(())).await;
+    let points: Vec<(At, bool)> = table.rows.iter().map(|row| (row.point.at, row.reached)).collect();
+    let once = [(At::Start, true), (At::Await(1), true), (At::Await(2), false), (At::End, true)];
+    assert_eq!(points, once, "each point once: {table}");
+    tree.stop(PATIENCE).await.unwrap();
 }
 
 /// One that tolerates no restart cannot be swept, and that is no success.

@@ -11,7 +11,7 @@ use common::{PATIENCE, second, spec, up};
 use converge_supervisors::Strategy::OneForOne;
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use converge_supervisors::{ChildSpec, Escalated, Latch, News, StartError, StopError, SupervisorSpec, Tree};
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout};
 
 /// What only one thread may own at a time, like a locked file.
 #[derive(Clone, Default)]
@@ -113,7 +113,8 @@ async fn a_latch_that_is_never_released_ends_the_supervisor_by_name() {
     let mut reports = tree.reports();
     let before = Instant::now();
     tree.find("root/writer").unwrap().kill();
-    let Escalated { path, reason } = tree.wait().await.unwrap_err();
+    let ended = timeout(second() * 100, tree.wait()).await.expect("it gives up");
+    let Escalated { path, reason } = ended.unwrap_err();
     assert_eq!(path, "root/writer");
     assert!(reason.contains("the latch \"file\" of root/writer is still held"), "{reason}");
     assert!(before.elapsed() >= second() * 30);
