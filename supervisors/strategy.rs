@@ -233,7 +233,7 @@ pub(crate) struct Machine {
     phase: Phase,
     /// `Ready` has been said.
     announced: bool,
-    /// A significant child ended before that.
+    /// A significant child ended while others were stopped or started.
     significant_end: bool,
     effects: Vec<Effect>,
 }
@@ -400,25 +400,21 @@ impl Machine {
 
     /// A child has ended for good by itself.
     fn auto_shutdown(&mut self, significant: bool) {
-        if !self.announced {
-            self.significant_end |= significant; // it is not a failed start: first all come up
-            return;
-        }
-        // Those that an ordered start is about to reach are down for a moment only.
-        let coming_from = match self.phase {
-            Phase::Starting { next } => next,
-            Phase::Stopping { from, then: Then::Start, .. } => from,
-            _ => NOBODY,
-        };
-        let others = |children: &BTreeMap<Place, Child>| {
-            let mut significant = children.iter().filter(|(_, child)| child.terms.significant);
-            significant.any(|(&place, child)| child.slot != Slot::Down || place >= coming_from)
-        };
+        // Of those that are down while others are stopped or started, some are about to come up and some are not; and
+        // what ends before all were up is no failed start. So that is judged when all have had their turn.
+        let all_had_their_turn = matches!(self.phase, Phase::Running);
         let due = match self.rules.auto_shutdown {
             AutoShutdown::Never => false,
             _ if !significant => false,
+            AutoShutdown::AnySignificant if self.announced => true,
+            _ if !all_had_their_turn => {
+                self.significant_end = true;
+                false
+            }
             AutoShutdown::AnySignificant => true,
-            AutoShutdown::AllSignificant => !others(&self.children),
+            AutoShutdown::AllSignificant => {
+                !self.children.values().any(|child| child.terms.significant && child.slot != Slot::Down)
+            }
         };
         if due {
             self.stop_all(NOBODY, Verdict::AutoShutdown);
@@ -519,9 +515,9 @@ impl Machine {
         if !self.announced {
             self.announced = true;
             self.effects.push(Effect::Ready);
-            let significant_end = std::mem::take(&mut self.significant_end);
-            self.auto_shutdown(significant_end);
         }
+        let significant_end = std::mem::take(&mut self.significant_end);
+        self.auto_shutdown(significant_end);
     }
 
     /// In an ordered start the next may follow when this child has had its turn.
