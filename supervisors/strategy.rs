@@ -400,23 +400,26 @@ impl Machine {
 
     /// A child has ended for good by itself.
     fn auto_shutdown(&mut self, significant: bool) {
-        // Of those that are down while others are stopped or started, some are about to come up and some are not; and
-        // what ends before all were up is no failed start. So that is judged when all have had their turn.
-        let all_had_their_turn = matches!(self.phase, Phase::Running);
-        let due = match self.rules.auto_shutdown {
-            AutoShutdown::Never => false,
-            _ if !significant => false,
-            AutoShutdown::AnySignificant if self.announced => true,
-            _ if !all_had_their_turn => {
-                self.significant_end = true;
-                false
-            }
-            AutoShutdown::AnySignificant => true,
-            AutoShutdown::AllSignificant => {
-                !self.children.values().any(|child| child.terms.significant && child.slot != Slot::Down)
-            }
+        if !significant || self.rules.auto_shutdown == AutoShutdown::Never {
+            return;
+        }
+        // Of those that are down or starting while others are stopped or started, some come up and some do not; and what
+        // ends before all were up is no failed start. So that is judged when all have had their turn.
+        let ordered = !matches!(self.phase, Phase::Running);
+        let any = self.rules.auto_shutdown == AutoShutdown::AnySignificant;
+        if any && (self.announced || !ordered) {
+            return self.stop_all(NOBODY, Verdict::AutoShutdown);
+        }
+        let has = |wanted: fn(Slot) -> bool| {
+            self.children.values().any(|child| child.terms.significant && wanted(child.slot))
         };
-        if due {
+        if ordered {
+            self.significant_end = true;
+        } else if has(|slot| !matches!(slot, Slot::Down | Slot::Starting)) {
+            // Most often the first that is asked.
+        } else if has(|slot| slot == Slot::Starting) {
+            self.significant_end = true;
+        } else {
             self.stop_all(NOBODY, Verdict::AutoShutdown);
         }
     }
@@ -516,6 +519,11 @@ impl Machine {
             self.announced = true;
             self.effects.push(Effect::Ready);
         }
+        self.judge();
+    }
+
+    /// Makes up for what could not be judged when a significant child ended.
+    fn judge(&mut self) {
         let significant_end = std::mem::take(&mut self.significant_end);
         self.auto_shutdown(significant_end);
     }
@@ -525,6 +533,8 @@ impl Machine {
         if matches!(self.phase, Phase::Starting { next } if next == i) {
             self.phase = Phase::Starting { next: i + 1 };
             self.start_next();
+        } else if matches!(self.phase, Phase::Running) {
+            self.judge();
         }
     }
 

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 
 use model::aim::{self, Range, Together};
 use model::compare::{Teller, difference};
-use model::script::{Auto, Body, Child, Restart, Script, Step, Strategy, Sup, Why};
+use model::script::{Auto, Body, Child, Outcome, Restart, Script, Step, Strategy, Sup, Why};
 use model::{Record, kit, otp};
 use proptest::prelude::{ProptestConfig, TestCaseError, proptest};
 
@@ -100,6 +100,20 @@ fn three_siblings_that_end_together_end_as_otp_has_it() {
             }
         }
     }
+}
+
+/// The last but one significant child is being restarted when the last one ends, and its factory then has nothing to run.
+#[test]
+fn a_significant_sibling_that_does_not_come_back_has_ended() {
+    let mut root = siblings(
+        Strategy::OneForOne,
+        [(Restart::Permanent, false), (Restart::Transient, true), (Restart::Temporary, true)],
+    );
+    let Body::Worker { starts, .. } = &mut root.children[1].body else { unreachable!("a worker") };
+    *starts = vec![Outcome::Up, Outcome::Ignore];
+    let ends = ["root/b", "root/c"].map(|path| (path.to_owned(), Why::Kill));
+    let script = Script { root, steps: vec![Step::Exit(ends.to_vec())] };
+    same_story(&script).unwrap_or_else(|error| panic!("{error}\n{script:?}"));
 }
 
 fn siblings(strategy: Strategy, kinds: [(Restart, bool); 3]) -> Sup {
