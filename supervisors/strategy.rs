@@ -233,7 +233,7 @@ pub(crate) struct Machine {
     phase: Phase,
     /// `Ready` has been said.
     announced: bool,
-    /// A significant child ended before that.
+    /// A significant child ended while others were stopped or started.
     significant_end: bool,
     effects: Vec<Effect>,
 }
@@ -400,27 +400,26 @@ impl Machine {
 
     /// A child has ended for good by itself.
     fn auto_shutdown(&mut self, significant: bool) {
-        if !self.announced {
-            self.significant_end |= significant; // it is not a failed start: first all come up
+        if !significant || self.rules.auto_shutdown == AutoShutdown::Never {
             return;
         }
-        // Those that an ordered start is about to reach are down for a moment only.
-        let coming_from = match self.phase {
-            Phase::Starting { next } => next,
-            Phase::Stopping { from, then: Then::Start, .. } => from,
-            _ => NOBODY,
+        // Of those that are down or starting while others are stopped or started, some come up and some do not; and what
+        // ends before all were up is no failed start. So that is judged when all have had their turn.
+        let ordered = !matches!(self.phase, Phase::Running);
+        let any = self.rules.auto_shutdown == AutoShutdown::AnySignificant;
+        if any && (self.announced || !ordered) {
+            return self.stop_all(NOBODY, Verdict::AutoShutdown);
+        }
+        let has = |wanted: fn(Slot) -> bool| {
+            self.children.values().any(|child| child.terms.significant && wanted(child.slot))
         };
-        let others = |children: &BTreeMap<Place, Child>| {
-            let mut significant = children.iter().filter(|(_, child)| child.terms.significant);
-            significant.any(|(&place, child)| child.slot != Slot::Down || place >= coming_from)
-        };
-        let due = match self.rules.auto_shutdown {
-            AutoShutdown::Never => false,
-            _ if !significant => false,
-            AutoShutdown::AnySignificant => true,
-            AutoShutdown::AllSignificant => !others(&self.children),
-        };
-        if due {
+        if ordered {
+            self.significant_end = true;
+        } else if has(|slot| !matches!(slot, Slot::Down | Slot::Starting)) {
+            // Most often the first that is asked.
+        } else if has(|slot| slot == Slot::Starting) {
+            self.significant_end = true;
+        } else {
             self.stop_all(NOBODY, Verdict::AutoShutdown);
         }
     }
@@ -519,9 +518,14 @@ impl Machine {
         if !self.announced {
             self.announced = true;
             self.effects.push(Effect::Ready);
-            let significant_end = std::mem::take(&mut self.significant_end);
-            self.auto_shutdown(significant_end);
         }
+        self.judge();
+    }
+
+    /// Makes up for what could not be judged when a significant child ended.
+    fn judge(&mut self) {
+        let significant_end = std::mem::take(&mut self.significant_end);
+        self.auto_shutdown(significant_end);
     }
 
     /// In an ordered start the next may follow when this child has had its turn.
@@ -529,6 +533,8 @@ impl Machine {
         if matches!(self.phase, Phase::Starting { next } if next == i) {
             self.phase = Phase::Starting { next: i + 1 };
             self.start_next();
+        } else if matches!(self.phase, Phase::Running) {
+            self.judge();
         }
     }
 
