@@ -35,7 +35,7 @@ async fn swept(node: &Node, load: &Load) -> Table {
             more => Err(format!("{more} calls failed")),
         }
     };
-    sweep_awaits(&node.tree(), Sweep::new().patience(PATIENCE), drive, check).await
+    sweep_awaits(&node.tree(), Sweep::new().patience(PATIENCE).tries(2), drive, check).await
 }
 
 /// Sweeps the first node of so many; `least` points must have been there.
