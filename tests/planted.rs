@@ -42,6 +42,8 @@ const SEEDS_MORE: u64 = 40;
 const SHAPE: Shape = Shape { faults: 60, faults_ms: 60_000 };
 /// How often a node is cut off, where that is all that happens.
 const ISOLATIONS: u64 = 7;
+/// How often the process ends, where the journal is always ahead.
+const HURRIES: u64 = 20;
 /// A run that takes so much real time goes round in circles.
 const STUCK: Duration = Duration::from_secs(300);
 /// Inputs for the core and its model.
@@ -92,11 +94,13 @@ fn the_model_finds_its_bugs() {
 
 // The simulation, and the history of its clients.
 
-/// The plan of a seed; for a bug that only a leader cut off from the others shows, the seed's nodes in such a world.
+/// The plan of a seed; for a bug that only a leader cut off from the others shows, or a journal that is always ahead of
+/// the database, the seed's nodes in such a world.
 fn plan(bug: Option<Bug>, seed: u64) -> Plan {
     let drawn = Plan::draw(seed, SHAPE);
     match bug {
         Some(Bug::ReadByLease | Bug::QuorumOfOne) => isolating(&drawn),
+        Some(Bug::FileOutOfOrder) => hurrying(&drawn),
         _ => drawn,
     }
 }
@@ -115,6 +119,41 @@ fn isolating(drawn: &Plan) -> Plan {
         }
         client["deadline_ms"] = json!([20, 200]);
     }
+    serde_json::from_value(plan).unwrap()
+}
+
+/// A node alone whose journal fills file after file while the database commits, and whose process ends before it has:
+/// each start makes one more file, until there are enough to use them in a wrong order.
+fn hurrying(drawn: &Plan) -> Plan {
+    let mut plan = serde_json::to_value(drawn).unwrap();
+    let mut node = plan["nodes"][0].clone();
+    for (name, value) in [
+        ("journal_record_bytes", 16 << 10),
+        ("journal_file_records", 5),
+        ("commit_interval_ms", 1),
+        ("commit_bytes", 1 << 10),
+        ("overlay_bytes", 1 << 20),
+        ("batches", 6),
+        ("batch_bytes", 512),
+        ("batch_commands", 1),
+    ] {
+        node[name] = value.into();
+    }
+    node["disk_us"] = json!([500, 2_000]);
+    node["bounds"] = json!({ "commit_steps": 150 });
+    plan["nodes"] = json!([node]);
+    let mut client = plan["clients"][0].clone();
+    for (name, value) in [("contexts", 20), ("think_ms", 1), ("payload_bytes", 500), ("read_one_in", 50)] {
+        client[name] = value.into();
+    }
+    client["home"] = json!(null);
+    plan["clients"] = vec![client; 8].into();
+    plan["victims"] = json!(null);
+    let crash = |n: u64| json!({ "crash": { "node": 1, "power": n % 4 == 1, "down_ms": 10 } });
+    let within = |n: u64| json!({ "crash_within": { "node": 1, "operations": 100, "power": n % 4 == 0 } });
+    let fault = |n: u64| json!({ "at_ms": n * 300, "fault": if n % 2 == 1 { crash(n) } else { within(n) } });
+    plan["faults"] = (1..=HURRIES).map(fault).collect();
+    plan["faults_ms"] = ((HURRIES + 1) * 300).into();
     serde_json::from_value(plan).unwrap()
 }
 

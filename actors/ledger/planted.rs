@@ -85,6 +85,7 @@ bugs! {
     SequenceGap "sequence-gap" "a sequence is passed over when the context's end comes from the database" [Crash, Simulation]
     StaleRows "stale-rows" "rows of replaced log entries stay in the database" [Crash, Simulation]
     FileReusedEarly "file-reused-early" "a journal file is used again though its last record is still needed" [Crash]
+    FileOutOfOrder "file-out-of-order" "a younger journal file is used again before an older one" [Crash, Simulation]
     SaltKept "salt-kept" "a journal file that is used again keeps its salt, and so its old records" [Crash, Simulation]
     NameUnsynced "name-unsynced" "the name of a new journal file is not synced" [Crash]
     CoveredAhead "covered-ahead" "the database says that it covers a record that it does not have" [Crash, Simulation]

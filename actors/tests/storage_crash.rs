@@ -279,6 +279,11 @@ fn a_record_whose_sync_failed_is_durable_before_the_next_process_writes_behind_i
 }
 
 #[test]
+fn full_journal_files_are_used_again_in_the_order_of_their_records() {
+    storage_support::pile::full_files_are_used_again_in_order();
+}
+
+#[test]
 fn a_full_disk_fences_and_room_brings_the_node_back() {
     let mut fences = 0;
     for seed in 0..20 {

@@ -129,9 +129,9 @@ pub struct Shape {
 }
 
 impl Default for Shape {
-    /// 75 faults in 60 s.
+    /// 80 faults in 60 s.
     fn default() -> Shape {
-        Shape { faults: 75, faults_ms: 60_000 }
+        Shape { faults: 80, faults_ms: 60_000 }
     }
 }
 

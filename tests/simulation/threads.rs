@@ -29,10 +29,15 @@ impl Pace {
     }
 }
 
+/// The worker that commits to the database, by its name.
+const COMMITTER: &str = "storage-redb";
+
 /// Runs the workers of one life of a node.
 pub(super) struct SimThreads {
     pub(super) pace: Arc<Pace>,
     pub(super) disk: SimDisk,
+    /// A commit to the database is more than one operation of the disk: it takes so many steps of the pace.
+    pub(super) commit_steps: u32,
     pub(super) over: CancellationToken,
     pub(super) seed: u64,
     /// The power went off within an operation.
@@ -49,6 +54,7 @@ impl Executor for SimThreads {
     fn spawn(&self, name: &str, mut worker: Box<dyn Worker>) -> io::Result<()> {
         let (pace, disk, over, fell) = (self.pace.clone(), self.disk.clone(), self.over.clone(), self.fell.clone());
         let mut dice = Dice(self.seed ^ name.len() as u64);
+        let steps = if name == COMMITTER { self.commit_steps } else { 1 };
         tokio::spawn(async move {
             let signal = worker.signal();
             while !over.is_cancelled() {
@@ -60,7 +66,7 @@ impl Executor for SimThreads {
                 }
                 let wait = async {
                     match step {
-                        Step::Worked => match pace.draw(&mut dice) {
+                        Step::Worked => match pace.draw(&mut dice) * steps {
                             Duration::ZERO => tokio::task::yield_now().await,
                             pause => tokio::time::sleep(pause).await,
                         },

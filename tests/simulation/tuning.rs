@@ -72,6 +72,8 @@ pub(super) struct NodeBounds {
     pub(super) apply_bytes: usize,
     pub(super) replay_bytes: usize,
     pub(super) fill_bytes: usize,
+    /// A commit to the database takes so many steps of the disk.
+    pub(super) commit_steps: u32,
 }
 
 /// Restarts that are forgiven, and within how many seconds.
@@ -116,6 +118,7 @@ impl Default for NodeBounds {
             apply_bytes: 4 << 20,
             replay_bytes: 16 << 20,
             fill_bytes: 1 << 20,
+            commit_steps: 1,
         }
     }
 }
@@ -186,6 +189,7 @@ impl Draw {
             apply_bytes: self.pick(&[1, 1 << 10, 32 << 10, 4 << 20]),
             replay_bytes: self.pick(&[1 << 10, 16 << 10, 256 << 10, 16 << 20]),
             fill_bytes: self.pick(&[16 << 10, 64 << 10, 1 << 20]),
+            commit_steps: self.pick(&[1, 1, 4, 16]),
         }
     }
 

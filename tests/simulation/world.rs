@@ -296,6 +296,7 @@ impl World {
         let threads = SimThreads {
             pace: host.pace.clone(),
             disk: host.disk.clone(),
+            commit_steps: host.tuning.bounds.commit_steps,
             over: over.clone(),
             fell: fell.clone(),
             seed,

@@ -46,6 +46,10 @@ impl Spares {
     /// records would be missing between those of an older one and those that are written now, and a start would take
     /// that for damage.
     pub(crate) fn take_oldest(&mut self, free: impl Fn(Lsn) -> bool) -> Option<JournalFile> {
+        if planted::is(Bug::FileOutOfOrder) {
+            let found = self.retired.iter().position(|(_, last)| free(*last))?;
+            return self.retired.swap_remove_back(found).map(|(file, _)| file);
+        }
         let (_, last) = self.retired.front()?;
         if !free(*last) {
             return None;
