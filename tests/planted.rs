@@ -150,7 +150,7 @@ fn hurrying(drawn: &Plan) -> Plan {
     plan["clients"] = vec![client; 8].into();
     plan["victims"] = json!(null);
     let crash = |n: u64| json!({ "crash": { "node": 1, "power": n % 4 == 1, "down_ms": 10 } });
-    let within = |n: u64| json!({ "crash_within": { "node": 1, "operations": 100, "power": n % 4 == 0 } });
+    let within = |n: u64| json!({ "crash_within": { "node": 1, "operations": 100, "power": n.is_multiple_of(4) } });
     let fault = |n: u64| json!({ "at_ms": n * 300, "fault": if n % 2 == 1 { crash(n) } else { within(n) } });
     plan["faults"] = (1..=HURRIES).map(fault).collect();
     plan["faults_ms"] = ((HURRIES + 1) * 300).into();
