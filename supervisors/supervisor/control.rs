@@ -38,16 +38,18 @@ impl State {
 
     /// Something has happened: those that wait may have their turn.
     pub(super) fn retry_parked(&mut self) {
-        if self.parked.is_empty() {
-            return;
-        }
-        let mut waited_for = BTreeSet::new();
-        for control in std::mem::take(&mut self.parked) {
-            let waits = !control.may_pass() && waited_for.contains(control.child());
-            let later = if waits { Some(control) } else { self.attempt(control) };
-            if let Some(control) = later {
-                waited_for.insert(control.child().to_owned());
-                self.parked.push_back(control);
+        let mut waiting = 0;
+        // Again after each that was carried out: an end can be what those before it wait for, and nothing else may follow.
+        while self.parked.len() != waiting {
+            waiting = self.parked.len();
+            let mut waited_for = BTreeSet::new();
+            for control in std::mem::take(&mut self.parked) {
+                let waits = !control.may_pass() && waited_for.contains(control.child());
+                let later = if waits { Some(control) } else { self.attempt(control) };
+                if let Some(control) = later {
+                    waited_for.insert(control.child().to_owned());
+                    self.parked.push_back(control);
+                }
             }
         }
     }
@@ -156,7 +158,9 @@ impl State {
     pub(super) fn answer(&mut self, child: Place, outcome: Outcome) {
         let post = self.post(child);
         if outcome == Outcome::Terminated {
-            post.node.stopped(); // it may have waited for its backoff
+            // It may have waited for its backoff.
+            post.node.stopped();
+            post.delay = None;
         }
         let (id, path, actor) = (post.spec.id.clone(), post.node.path.clone(), post.actor.clone());
         for asker in std::mem::take(&mut post.askers) {

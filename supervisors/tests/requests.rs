@@ -172,6 +172,25 @@ async fn those_that_wait_hold_up_nobody_else() {
     running(answer(restart).await);
 }
 
+/// An end that is carried out at once can bring the turn of one that waits before it, and nothing else may follow.
+#[tokio::test(start_paused = true)]
+async fn a_start_has_its_turn_when_a_later_end_has_cleared_the_way() {
+    let backoff = Backoff { first: second(), max: second() };
+    let adjust = |id: &str, child| if id == "b" { patient(id, child).backoff(backoff) } else { patient(id, child) };
+    let bench = Bench::start(OneForAll, 9, &["a", "b"], adjust).await;
+    bench.knobs["a"].hang_stop(true);
+    bench.cell("b").kill();
+    bench.log.seen("stop a", 1).await;
+    let (root, d) = (bench.root(), probe("d", &bench.log, &Knobs::new()));
+    let start = asking(async move { root.start_child(d).await }).await;
+    let stop = asking(terminate(&bench.root(), "b")).await;
+    let before = Instant::now();
+    bench.knobs["a"].hang_stop(false);
+    assert_eq!(answer(stop).await, Ok(()));
+    running(answer(start).await);
+    assert!(before.elapsed() < second() / 10, "it did not wait for a timer of someone else: {:?}", before.elapsed());
+}
+
 /// root ─ s ─ a, and one to be added.
 async fn below() -> (Tree, SupervisorRef, Log, Knobs, Knobs) {
     let (log, a, b) = (Log::new(), Knobs::new(), Knobs::new());
