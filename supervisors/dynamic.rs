@@ -3,6 +3,7 @@
 //! One template, many children. Owns what is fixed about them; the supervisor itself is the same actor as every other,
 //! with a machine that forgets a child when it is down and stops all of them at once, in no order.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ractor::Actor;
@@ -33,6 +34,8 @@ pub struct DynamicSupervisor<T> {
 #[derive(Debug)]
 pub(crate) struct Charter {
     pub(crate) template: Template,
+    /// Children there have been, over all incarnations: an id is never used again.
+    ids: AtomicU64,
     /// Where it is in its tree.
     place: Mutex<Option<Arc<Node>>>,
 }
@@ -106,7 +109,7 @@ impl<T: Clone + Send + Sync + 'static> DynamicSupervisor<T> {
             let make = Arc::clone(&make);
             template.applied_to(ChildSpec::optional("", move || make(with.clone())))
         };
-        let charter = Charter { template, place: Mutex::default() };
+        let charter = Charter { template, ids: AtomicU64::new(0), place: Mutex::default() };
         DynamicSupervisor { template: Arc::new(spec), charter: Arc::new(charter) }
     }
 
@@ -120,7 +123,8 @@ impl<T: Clone + Send + Sync + 'static> DynamicSupervisor<T> {
 }
 
 impl<T> DynamicSupervisor<T> {
-    /// Stops a child, by the id that [`Started::Running`] told, and forgets it.
+    /// Stops a child, by the id that [`Started::Running`] told, and forgets it. No other child ever has that id, not even
+    /// after a restart of the supervisor.
     ///
     /// # Errors
     /// See [`ChildError`].
@@ -156,8 +160,23 @@ impl Charter {
         self.template.applied_to(ChildSpec::spent("its children")).check(intensity, auto_shutdown)
     }
 
-    /// The supervisor has its place here.
-    pub(crate) fn settle(&self, node: &Arc<Node>) {
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(node));
+    /// The supervisor has its place here. An error when it runs in another.
+    pub(crate) fn settle(&self, node: &Arc<Node>) -> Result<(), String> {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = place.as_ref().filter(|other| !Arc::ptr_eq(other, node) && other.is_live()) {
+            return Err(format!("its handle is that of {}, which runs", other.path));
+        }
+        *place = Some(Arc::clone(node));
+        Ok(())
+    }
+
+    /// The id of the next child. Only the supervisor asks, and there is one at a time.
+    pub(crate) fn next_id(&self) -> String {
+        self.ids.load(Ordering::Relaxed).to_string()
+    }
+
+    /// There is a child with that id.
+    pub(crate) fn id_is_taken(&self) {
+        self.ids.fetch_add(1, Ordering::Relaxed);
     }
 }

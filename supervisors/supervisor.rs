@@ -133,7 +133,7 @@ impl Actor for Supervisor {
         let Setup { orders, berth, boot } = setup;
         berth.claim(myself.get_cell());
         if let Orders::Dynamic(charter) = &orders {
-            charter.settle(&berth.node);
+            charter.settle(&berth.node)?;
         }
         let rules = orders.rules();
         #[cfg(feature = "chaos")]

@@ -112,7 +112,7 @@ impl State {
                 return None;
             }
             Orders::Dynamic(charter) => {
-                spec.id = place.to_string();
+                spec.id = charter.next_id();
                 charter.template.children_max
             }
         };
@@ -131,6 +131,9 @@ impl State {
         };
         match taken {
             Ok(effects) => {
+                if let Orders::Dynamic(charter) = &self.orders {
+                    charter.id_is_taken();
+                }
                 let node = self.node().add(place, &spec);
                 self.take_on(spec, node).askers.push(Asker::Start(reply));
                 self.carry_out(effects);

@@ -378,6 +378,41 @@ async fn a_handle_on_a_dynamic_supervisor_outlives_it() {
 }
 
 /// A backoff that runs out while its supervisor stops the others for good.
+/// Who holds an id from before its supervisor's restart must not end a stranger with it.
+#[tokio::test(start_paused = true)]
+async fn an_id_of_a_dynamic_child_is_never_used_again() {
+    let dynamic = converge_supervisors::DynamicSupervisor::new(template(Restart::Temporary), |(): ()| {
+        Some((Probe { name: "a".into(), log: Log::new(), knobs: Knobs::new() }, ()))
+    });
+    let tree = Tree::start("root", spec(OneForOne, 9, 5, vec![ChildSpec::dynamic("d", &dynamic)])).await.unwrap();
+    let (old, _) = running(dynamic.start_child(()).await);
+    tree.find("root/d").unwrap().kill();
+    up(&tree, "root/d", 2).await;
+    let (new, actor) = running(dynamic.start_child(()).await);
+    assert_ne!(old, new);
+    assert_eq!(dynamic.terminate_child(&old).await, Err(ChildError::NotFound(old)));
+    assert_eq!(tree.find(&format!("root/d/{new}")), Some(actor));
+    assert_eq!(dynamic.terminate_child(&new).await, Ok(()));
+}
+
+/// One handle, one place: a second would take the children of the first away from those who started them.
+#[tokio::test(start_paused = true)]
+async fn a_dynamic_supervisor_is_not_started_in_two_places() {
+    let nursery = Nursery::start(template(Restart::Temporary)).await;
+    let (first, actor) = nursery.child("a").await;
+    let children = vec![ChildSpec::dynamic("e", &nursery.dynamic)];
+    let error = Tree::start("other", spec(OneForOne, 0, 5, children)).await.unwrap_err();
+    let reason = "its handle is that of root/d, which runs".to_owned();
+    assert_eq!(error, StartError::Child { path: "other/e".into(), reason });
+    assert_eq!(nursery.tree.find(&format!("root/d/{first}")), Some(actor));
+    assert_eq!(nursery.dynamic.terminate_child(&first).await, Ok(()));
+    assert_eq!(nursery.tree.stop(PATIENCE).await, Ok(()));
+    let children = vec![ChildSpec::dynamic("e", &nursery.dynamic)];
+    let other = Tree::start("other", spec(OneForOne, 0, 5, children)).await.unwrap();
+    nursery.child("b").await;
+    assert_eq!(other.supervisor("other/e").unwrap().count_children(), counts(1, 1, 0, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_dynamic_supervisor_gives_up_in_good_order() {
     let backoff = Some(Backoff { first: second(), max: second() });
