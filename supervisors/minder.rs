@@ -5,8 +5,10 @@
 //! incarnation's [`Live`] until the child's join handle has completed. So whatever a supervisor dies of, nothing it
 //! started stays, and its successor can wait for that.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Poll;
 
 use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
@@ -188,10 +190,13 @@ impl Job {
         let spawned = tokio::select! {
             biased;
             _ = orders.recv() => Err(self.failed("its start was called off")),
-            spawned = &mut spawning => spawned.map_err(|error| self.failed(describe(error))),
+            spawned = soundly(&mut spawning) => spawned.map_err(|error| self.failed(describe(error))),
             () = until(deadline) => Err(self.failed(self.timed_out())),
         };
-        drop(spawning); // a start called off ends here, and only then does the berth become free
+        // A start called off ends here, and only then does the berth become free.
+        if catch_unwind(AssertUnwindSafe(|| drop(spawning))).is_err() {
+            tracing::error!(path = %self.node().path, "a start panicked while it was called off");
+        }
         match (spawned, boot) {
             (Err(failure), _) => Launch::Failed(failure, Left::Nothing),
             (Ok(None), _) => Launch::Ignored,
@@ -365,6 +370,16 @@ async fn sleep_for(limit: Option<Duration>) {
         Some(limit) => sleep(limit).await,
         None => std::future::pending().await,
     }
+}
+
+/// A start, with a panic of what it drops as its failure: without its minder the child would never end.
+async fn soundly(spawning: &mut Spawning) -> Result<Option<Spawned>, SpawnErr> {
+    let panicked = || SpawnErr::StartupFailed("what its start had made panicked while it was dropped".into());
+    poll_fn(|context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| spawning.as_mut().poll(context)));
+        polled.unwrap_or_else(|_panic| Poll::Ready(Err(panicked())))
+    })
+    .await
 }
 
 /// What an actor's failed start has to say, without `ractor`'s preamble.

@@ -160,7 +160,8 @@ impl ChildSpec {
         ChildSpec::above(id.into(), Body::Supervisor(Arc::new(spec)))
     }
 
-    /// A dynamic supervisor as a child. A [`DynamicSupervisor`](crate::DynamicSupervisor) has one place in one tree.
+    /// A dynamic supervisor as a child. A [`DynamicSupervisor`](crate::DynamicSupervisor) has one place in one tree: while
+    /// it runs there, it does not start in another.
     pub fn dynamic<T>(id: impl Into<String>, supervisor: &crate::DynamicSupervisor<T>) -> ChildSpec {
         ChildSpec::above(id.into(), Body::Dynamic(supervisor.charter()))
     }
@@ -242,12 +243,12 @@ impl ChildSpec {
         A: Actor,
         F: Fn() -> Option<(A, A::Arguments)> + Send + Sync + 'static,
     {
-        let make = Arc::new(make);
+        let make = Arc::new(Quiet(Some(make)));
         let launch = move |berth: Berth, parent: ActorCell| -> Spawning {
             let make = Arc::clone(&make);
             let slot = service.clone().map(|service| SlotGuard::new(service, Arc::clone(&berth.node.pulse)));
             Box::pin(async move {
-                let made = catch_unwind(AssertUnwindSafe(|| make()))
+                let made = catch_unwind(AssertUnwindSafe(|| make.0.as_ref().and_then(|make| make())))
                     .map_err(|panic| SpawnErr::StartupFailed(panic_text(&*panic).into()))?;
                 let Some((actor, arguments)) = made else {
                     return Ok(None);
@@ -368,6 +369,18 @@ pub(crate) fn check_id(id: &str) -> Result<(), SpecError> {
         return Err(SpecError(format!("the id {id:?} holds a '/', which separates the ids of a path")));
     }
     Ok(())
+}
+
+/// A user's value whose drop may panic: that is no business of whoever lets go of it last, which may be a supervisor.
+struct Quiet<T>(Option<T>);
+
+impl<T> Drop for Quiet<T> {
+    fn drop(&mut self) {
+        let value = self.0.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(value))).is_err() {
+            tracing::error!("what a child is made from panicked while it was dropped");
+        }
+    }
 }
 
 /// What a panic had to say.

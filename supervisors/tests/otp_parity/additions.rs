@@ -2,9 +2,11 @@
 //! and states that misbehave.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use converge_supervisors::Strategy::{OneForOne, RestForOne};
-use converge_supervisors::{ChildSpec, ChildState, Shutdown, StartError, StopError, Tree};
+use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
+use converge_supervisors::{ChildSpec, ChildState, Restart, Shutdown, StartError, StopError, Tree};
 use tokio::time::{Duration, Instant};
 
 use super::common::*;
@@ -156,4 +158,61 @@ async fn a_state_that_panics_when_dropped() {
     up(&tree, "root/a", 4).await;
     assert_eq!(tree.find("root/b").unwrap().get_id(), b);
     assert_eq!(Arc::strong_count(&alive), 3, "this test, the factory, and one actor");
+}
+
+/// What a child is made from is the user's too. Its drop may panic wherever it happens: that costs neither the supervisor
+/// nor an answer.
+#[derive(Clone)]
+struct Brittle(Arc<AtomicBool>);
+
+impl Drop for Brittle {
+    fn drop(&mut self) {
+        let armed = self.0.load(Ordering::SeqCst);
+        assert!(!armed || std::thread::panicking(), "told to panic");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_child_is_made_from_panics_when_dropped() {
+    let (log, armed) = (Log::new(), Arc::new(AtomicBool::new(false)));
+    let make = {
+        let (log, brittle) = (log.clone(), Brittle(armed.clone()));
+        move || {
+            let _ = &brittle;
+            (Probe { name: "b".into(), log: log.clone(), knobs: Knobs::new() }, ())
+        }
+    };
+    let tree = Tree::start("root", spec(OneForOne, 0, 5, vec![probe("a", &log, &Knobs::new())])).await.unwrap();
+    let root = tree.supervisor("root").unwrap();
+    let (a, supervisor) = (tree.find("root/a").unwrap(), tree.find("root").unwrap());
+    armed.store(true, Ordering::SeqCst);
+    let start = asking(async move { root.start_child(ChildSpec::actor("b", make).restart(Restart::Temporary)).await });
+    running(answer(start.await).await);
+    settle().await;
+    assert_eq!((tree.find("root/a"), tree.find("root")), (Some(a), Some(supervisor)));
+    assert_eq!(tree.stop(PATIENCE).await, Ok(()));
+}
+
+/// Holds something brittle in its start.
+struct Slow(Brittle);
+
+impl Actor for Slow {
+    type Msg = ();
+    type State = ();
+    type Arguments = ();
+    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        let _held = self.0.clone();
+        self.0.0.store(true, Ordering::SeqCst);
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_panics_when_it_is_called_off() {
+    let tree = Tree::start("root", spec(OneForOne, 0, 5, vec![])).await.unwrap();
+    let root = tree.supervisor("root").unwrap();
+    let slow = ChildSpec::actor("b", || (Slow(Brittle(Default::default())), ())).start_timeout(second());
+    let start = asking(async move { root.start_child(slow).await }).await;
+    assert_eq!(refused(answer(start).await), not_started("root/b", "it did not start within 1s"));
+    assert_eq!(tree.stop(PATIENCE).await, Ok(()));
 }
