@@ -292,9 +292,9 @@ impl Machine {
         }
     }
 
-    /// Children are being stopped on purpose.
-    pub(crate) fn is_stopping(&self) -> bool {
-        matches!(self.phase, Phase::Stopping { .. } | Phase::Done)
+    /// On its way out: the verdict is reached.
+    pub(crate) fn is_exiting(&self) -> bool {
+        matches!(self.phase, Phase::Stopping { then: Then::Exit(_), .. } | Phase::Done)
     }
 
     /// `Exit` has been said.

@@ -312,7 +312,7 @@ impl State {
             Report::Gone(fallback) => {
                 let exit = self.post(child).exit.take().unwrap_or(fallback);
                 let post = &self.posts[&child];
-                if post.spec.significant && !self.machine.is_stopping() {
+                if post.spec.significant && !self.machine.is_exiting() {
                     self.last_significant = Some(post.node.path.clone());
                 }
                 self.tell(child, News::Exited { reason: exit.reason.clone(), normal: exit.normal });

@@ -4,7 +4,7 @@
 //! while this child's own start or stop is under way. Only the end of a child that is starting is taken at any time, so
 //! that a start that hangs can be called off.
 
-use super::{Asked, Child, Effect, Machine, Outcome, Phase, Place, Slot, Terms, Then};
+use super::{Asked, Child, Effect, Machine, Outcome, Phase, Place, Slot, Terms};
 
 /// What people ask of a child.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ pub(crate) enum Refusal {
 impl Machine {
     /// Takes a request, or says why not. Never both: a refusal changes nothing.
     pub(crate) fn ask(&mut self, request: Request) -> Result<Vec<Effect>, Refusal> {
-        if matches!(self.phase, Phase::Stopping { then: Then::Exit(_), .. } | Phase::Done) {
+        if self.is_exiting() {
             return Err(Refusal::Exiting);
         }
         let calm = matches!(self.phase, Phase::Running);
@@ -61,6 +61,7 @@ impl Machine {
     /// Why a child with the id of this one cannot be started.
     pub(crate) fn already(&self, i: Place) -> Refusal {
         match self.children[&i].slot {
+            _ if self.is_exiting() => Refusal::Exiting,
             _ if self.is_retried(i) => Refusal::Restarting,
             _ if !matches!(self.phase, Phase::Running) => Refusal::Later,
             Slot::Up(_) | Slot::Stuck => Refusal::Running,

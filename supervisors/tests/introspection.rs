@@ -6,8 +6,8 @@ mod common;
 use common::*;
 use converge_supervisors::Strategy::{OneForOne, RestForOne};
 use converge_supervisors::{
-    Callback, ChildSpec, ChildState, News, Phase, Report, Reports, ReportsError, Service, Shutdown, SuspendError, Tree,
-    Vitals,
+    AutoShutdown, Callback, ChildSpec, ChildState, News, Phase, Report, Reports, ReportsError, Restart, Service,
+    Shutdown, SuspendError, Tree, Vitals,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Duration, timeout};
@@ -244,6 +244,30 @@ async fn a_supervisor_that_gives_up_says_for_whom() {
     assert!(told.iter().any(|line| line.starts_with("s 1 gave up root/s/a killed (more than 3 ")), "{told:#?}");
     assert!(told.contains(&"s 2 Started".to_owned()), "{told:#?}");
     tree.stop(PATIENCE).await.unwrap();
+}
+
+/// The last one may end while a group is being stopped.
+#[tokio::test(start_paused = true)]
+async fn a_supervisor_that_shuts_itself_down_says_for_whom() {
+    let patient = |id: &str, child: ChildSpec| match id {
+        "s" => child.restart(Restart::Transient).significant(true),
+        _ => child.shutdown(Shutdown::Infinity),
+    };
+    let (log, b) = (Log::new(), Knobs::new());
+    let child = |id| patient(id, probe(id, &log, &if id == "b" { b.clone() } else { Knobs::new() }));
+    let children = ["s", "a", "b"].map(child).to_vec();
+    let spec = spec(RestForOne, 1, 5, children).auto_shutdown(AutoShutdown::AnySignificant);
+    let tree = Tree::start("root", spec).await.unwrap();
+    let mut reports = tree.reports();
+    b.hang_stop(true);
+    tree.find("root/a").unwrap().kill();
+    log.seen("stop b", 1).await;
+    tree.find("root/s").unwrap().stop(None);
+    settle().await;
+    b.hang_stop(false);
+    assert_eq!(tree.wait().await, Ok(()));
+    let told = drain(&mut reports);
+    assert!(told.contains(&"root 1 AutoShutdown { child: \"root/s\" }".to_owned()), "{told:#?}");
 }
 
 /// Whoever reads too slowly is told so, and nobody waits for him.
