@@ -216,6 +216,8 @@ impl Actor for Supervisor {
         if !state.machine.is_done() {
             state.step(Event::Shutdown);
         }
+        // A child that waits for its answer could not stop.
+        state.refuse_parked();
         // Messages are not read any more, so each stop is awaited here.
         while let Some(child) = state.machine.awaited() {
             let minder = state.post(child).minder.as_mut();

@@ -231,6 +231,7 @@ async fn a_supervisor_that_stops_in_the_middle_answers() {
     let parked = asking(terminate(&s, "a")).await;
     let stopping = tree.clone();
     let stopping = asking(async move { stopping.stop(PATIENCE).await }).await;
+    assert!(parked.is_finished(), "who asks may be what is being stopped");
     a.hang_stop(false);
     assert_eq!(answer(stopping).await, Ok(()));
     assert_eq!(refused(answer(start).await), not_started("root/s/b", "its start was called off"));
@@ -377,7 +378,6 @@ async fn a_handle_on_a_dynamic_supervisor_outlives_it() {
     assert_eq!(refused(dynamic.start_child(()).await), down("root/d"));
 }
 
-/// A backoff that runs out while its supervisor stops the others for good.
 /// Who holds an id from before its supervisor's restart must not end a stranger with it.
 #[tokio::test(start_paused = true)]
 async fn an_id_of_a_dynamic_child_is_never_used_again() {
@@ -413,6 +413,7 @@ async fn a_dynamic_supervisor_is_not_started_in_two_places() {
     assert_eq!(other.supervisor("other/e").unwrap().count_children(), counts(1, 1, 0, 1));
 }
 
+/// A backoff that runs out while its supervisor stops the others for good.
 #[tokio::test(start_paused = true)]
 async fn a_dynamic_supervisor_gives_up_in_good_order() {
     let backoff = Some(Backoff { first: second(), max: second() });
