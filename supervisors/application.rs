@@ -77,7 +77,7 @@ pub enum ApplicationError {
     /// Its tree did not.
     #[error(transparent)]
     Tree(#[from] StartError),
-    /// A start phase failed, or took too long; the tree was stopped again, in order.
+    /// A start phase failed, or took too long, or its tree ended; what was left was stopped again, in order.
     #[error("start phase {phase:?}: {reason}")]
     Phase {
         /// The phase.
@@ -187,11 +187,19 @@ impl Application {
         }
         let unfinished = StopOnDrop(Some((tree.clone(), stop_deadline)));
         for (phase, work) in phases {
-            let done = timeout(phase_timeout, work(tree.clone())).await;
-            let done = done.unwrap_or_else(|_| Err(format!("it took longer than {phase_timeout:?}").into()));
+            let done = tokio::select! {
+                biased;
+                done = timeout(phase_timeout, work(tree.clone())) => {
+                    done.unwrap_or_else(|_| Err(format!("it took longer than {phase_timeout:?}").into()))
+                }
+                ended = tree.wait() => Err(match ended {
+                    Ok(()) => "the tree ended".into(),
+                    Err(escalated) => escalated.into(),
+                }),
+            };
             if let Err(reason) = done {
-                unfinished.disarm();
                 let _ = tree.stop(stop_deadline).await;
+                unfinished.disarm();
                 return Err(ApplicationError::Phase { phase, reason });
             }
             tracing::debug!(application = %name, phase, "start phase done");
@@ -255,7 +263,11 @@ impl StopOnDrop {
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
         if let Some((tree, deadline)) = self.0.take() {
-            tokio::spawn(async move { tree.stop(deadline).await });
+            // Outside a runtime nothing can wait for an ordered stop.
+            match tokio::runtime::Handle::try_current() {
+                Ok(runtime) => drop(runtime.spawn(async move { tree.stop(deadline).await })),
+                Err(_) => tree.kill(),
+            }
         }
     }
 }

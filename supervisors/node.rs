@@ -215,10 +215,10 @@ impl Node {
         (Berth { node: Arc::clone(self), incarnation: facts.incarnation }, live)
     }
 
-    /// The incarnation is up.
+    /// The incarnation is up. It may be gone again before that is said.
     pub(crate) fn running(&self, incarnation: u64) {
         let mut facts = self.facts();
-        if facts.incarnation == incarnation {
+        if facts.incarnation == incarnation && facts.cell.is_some() {
             facts.state = ChildState::Running;
             facts.starts += 1;
             facts.up_since = Some(Instant::now());

@@ -167,7 +167,10 @@ impl Tree {
     /// # Errors
     /// When something had to be killed because of the deadline, or could not even be killed.
     pub async fn stop(&self, deadline: Duration) -> Result<(), StopError> {
-        self.root.stopping.store(true, Ordering::SeqCst);
+        // Who comes when it has ended did not end it.
+        if self.root.end.borrow().is_none() {
+            self.root.stopping.store(true, Ordering::SeqCst);
+        }
         self.root.node.stopping(self.root.incarnation);
         self.root.cell.stop(Some(SHUTDOWN.to_owned()));
         let mut end = self.root.end.clone();
@@ -186,7 +189,12 @@ impl Tree {
         if killed.is_empty() { Ok(()) } else { Err(StopError::Killed(killed)) }
     }
 
-    /// Someone has called [`Tree::stop`].
+    /// Ends it without waiting for anything.
+    pub(crate) fn kill(&self) {
+        self.root.cell.kill();
+    }
+
+    /// Someone has called [`Tree::stop`], before it had ended.
     pub(crate) fn is_stopped_on_purpose(&self) -> bool {
         self.root.stopping.load(Ordering::SeqCst)
     }

@@ -74,6 +74,67 @@ async fn a_start_that_is_dropped_in_a_phase_leaves_nothing() {
     log.seen("stop a", 1).await;
 }
 
+/// Nobody waits for the time-out of a phase whose tree is gone.
+#[tokio::test(start_paused = true)]
+async fn a_tree_that_ends_in_a_phase_ends_the_start() {
+    let log = Log::new();
+    let ended = log.clone();
+    let application = app(&log).on_end(move || ended.push("end")).phase("open", |tree| {
+        tree.find("root/b").unwrap().kill();
+        std::future::pending()
+    });
+    let before = tokio::time::Instant::now();
+    let error = application.start().await.unwrap_err();
+    assert!(before.elapsed() < second(), "{:?}", before.elapsed());
+    assert_eq!(
+        error.to_string(),
+        "start phase \"open\": the tree gave up on root/b: killed (more than 0 restarts within 5s)"
+    );
+    log.seen("end", 1).await;
+    assert_eq!(log.take(), ["start a", "start b", "stop a", "end"]);
+}
+
+/// The deadline of the stop holds, whether anyone waits for it or not.
+#[tokio::test(start_paused = true)]
+async fn a_start_that_is_dropped_while_it_stops_its_tree_leaves_nothing() {
+    let (log, a) = (Log::new(), Knobs::new());
+    a.hang_stop(true);
+    let ended = log.clone();
+    let child = probe("a", &log, &a).shutdown(converge_supervisors::Shutdown::Infinity);
+    let application = Application::new("root", spec(OneForOne, 0, 5, vec![child]))
+        .stop_deadline(second())
+        .on_end(move || ended.push("end"))
+        .phase("open", |_| async { Err("no door".into()) });
+    let starting = tokio::spawn(application.start());
+    log.seen("stop a", 1).await;
+    starting.abort();
+    log.seen("end", 1).await;
+    assert!(!a.lock.held());
+}
+
+/// Where there is no runtime any more there is nothing to stop, and no panic.
+#[test]
+fn a_start_that_is_dropped_outside_the_runtime() {
+    let log = Log::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (tell, reached) = tokio::sync::oneshot::channel();
+    let ended = log.clone();
+    let application = app(&log).on_end(move || ended.push("end")).phase("open", move |_| {
+        let _ = tell.send(());
+        std::future::pending()
+    });
+    let mut starting = Box::pin(application.start());
+    runtime.block_on(async {
+        tokio::select! {
+            _ = &mut starting => panic!("the phase is not over"),
+            reached = reached => reached.unwrap(),
+        }
+    });
+    drop(starting);
+    runtime.block_on(log.seen("end", 1));
+    assert_eq!(log.take(), ["start a", "start b", "end"], "it was killed");
+}
+
 /// The tree gives up: b is permanent, and no restart is allowed.
 async fn gives_up(policy: ExitPolicy) -> Result<(), Ended> {
     let log = Log::new();
@@ -91,7 +152,10 @@ async fn is_done(policy: ExitPolicy) -> Result<(), Ended> {
     let spec: SupervisorSpec = spec(OneForOne, 0, 5, vec![worker]).auto_shutdown(AutoShutdown::AnySignificant);
     let running: Running = Application::new("root", spec).exit_policy(policy).start().await.unwrap();
     running.tree().find("root/a").unwrap().stop(None);
-    running.wait().await
+    let ended = running.wait().await;
+    assert_eq!(running.stop().await, Ok(()), "no error, and no excuse");
+    assert_eq!(running.wait().await, ended);
+    ended
 }
 
 #[tokio::test(start_paused = true)]

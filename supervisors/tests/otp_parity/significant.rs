@@ -230,3 +230,27 @@ async fn significant_at_boot() {
     log.sort(); // b's end and c's start are nobody's order
     assert_eq!(log, ["start a", "start b", "start c", "stop a", "stop b", "stop c"]);
 }
+
+/// A tree that is gone before its starter has heard that it was up is not shown as one that runs.
+#[tokio::test(start_paused = true)]
+async fn significant_at_boot_and_nobody_looks() {
+    let (log, a, b) = (Log::new(), Knobs::new(), Knobs::new());
+    b.hang_start(true);
+    let a_spec = probe("a", &log, &a).restart(Restart::Transient).significant(true);
+    let children = vec![a_spec, probe("b", &log, &b)];
+    let mut start = Box::pin(Tree::start("root", spec(OneForOne, 0, 5, children).auto_shutdown(AnySignificant)));
+    let looked_once = async {
+        log.seen("start b", 1).await;
+        a.starting().unwrap().stop(None);
+    };
+    tokio::select! {
+        biased;
+        _ = &mut start => panic!("b has not started"),
+        () = looked_once => {}
+    }
+    settle().await;
+    b.hang_start(false);
+    log.seen("stop b", 1).await;
+    settle().await;
+    has_shut_down(&start.await.unwrap()).await;
+}
