@@ -377,6 +377,8 @@ impl Node {
     /// This node alone.
     pub(crate) fn look(&self) -> TreeNode {
         let facts = self.facts();
+        let is_there = facts.cell.is_some() || facts.state == ChildState::Starting;
+        let vitals = self.pulse.look();
         TreeNode {
             path: self.path.clone(),
             kind: self.kind,
@@ -386,7 +388,7 @@ impl Node {
             restarts: facts.starts.saturating_sub(1),
             last_exit: facts.last_exit.clone(),
             uptime: facts.up_since.map(|at| at.elapsed()),
-            vitals: self.pulse.look(),
+            vitals: if is_there { vitals } else { vitals.at_rest() },
         }
     }
 
