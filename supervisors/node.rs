@@ -347,6 +347,13 @@ impl Node {
         self.facts().cell.clone()
     }
 
+    /// The live actor, and which incarnation it is.
+    #[cfg(feature = "chaos")]
+    pub(crate) fn lodger(&self) -> Option<(ActorCell, u64)> {
+        let facts = self.facts();
+        Some((facts.cell.clone()?, facts.incarnation))
+    }
+
     /// The node at a path whose first segment is this node's own.
     pub(crate) fn find(self: &Arc<Self>, path: &str) -> Option<Arc<Node>> {
         if path == self.path {
