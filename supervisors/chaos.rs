@@ -40,7 +40,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A seed repeats its run where the rest does: on one thread, in paused time, under a load that has no chance of its own.
+//! A seed repeats its run where the rest does: on one thread, in paused time, under a load that has no chance of its own,
+//! in a tree without a [`Backoff`](crate::Backoff), whose jitter is no seed's.
 
 mod dice;
 mod endure;
@@ -87,23 +88,33 @@ pub enum Fault {
 pub struct NotThere(pub String);
 
 impl Tree {
-    /// Does this to the actor at `path`, as soon as it is between two callbacks; a kill comes at its next await. Returns
-    /// when the fault is on its way.
+    /// Does this to the actor at `path`, as soon as it is between two callbacks (and, where it is suspended, resumed); a
+    /// kill comes at its next await. Returns when the fault is on its way. It is for the actor that is there now: should
+    /// that one die first, its successor is spared.
     ///
     /// # Errors
     /// When nobody runs there.
     pub async fn inject(&self, path: &str, fault: Fault) -> Result<(), NotThere> {
-        let not_there = || NotThere(path.to_owned());
-        let cell = self.find(path).ok_or_else(not_there)?;
-        let trap = self.trap(path).ok_or_else(not_there)?;
-        if fault == Fault::Kill {
-            cell.kill();
-        } else {
-            let armed = trap.arm(Moment::next(Callback::HandleEvent, At::Start), fault);
-            poke(cell, trap).await.map_err(|_| not_there())?;
+        if let Some(armed) = self.lay(path, fault).await? {
             armed.leave();
         }
         Ok(())
+    }
+
+    /// Like [`Tree::inject`]; a fault that waits until the actor is between two callbacks is called off by dropping what
+    /// this gives.
+    async fn lay(&self, path: &str, fault: Fault) -> Result<Option<Armed>, NotThere> {
+        let not_there = || NotThere(path.to_owned());
+        let node = self.root().find(path).ok_or_else(not_there)?;
+        let (cell, incarnation) = node.lodger().ok_or_else(not_there)?;
+        if fault == Fault::Kill {
+            cell.kill();
+            return Ok(None);
+        }
+        let moment = Moment::next(Callback::HandleEvent, At::Start);
+        let armed = node.trap.arm_for(Some(incarnation), moment, fault);
+        poke(cell, node.trap.clone()).await.map_err(|_| not_there())?;
+        Ok(Some(armed))
     }
 
     /// Lays a trap at a place of the tree: the fault comes at that moment, to whichever incarnation is there then. A

@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
-//! use converge_supervisors::{ChildSpec, Intensity, Service, Strategy, SupervisorSpec, Tree};
+//! use converge_supervisors::{CallError, ChildSpec, Intensity, Service, Strategy, SupervisorSpec, Tree};
 //! use tokio::sync::oneshot;
 //! use tokio::time::{Duration, Instant};
 //!
@@ -41,7 +41,8 @@
 //! let again = loop {
 //!     match counter.call(Ask::Next, deadline).await {
 //!         Ok(n) => break n,
-//!         Err(_) => continue, // sent to the one that was dying
+//!         Err(CallError::Unknown) => continue, // sent to the one that was dying: it may have counted
+//!         Err(error) => return Err(error.into()),
 //!     }
 //! };
 //! # let _ = again;

@@ -60,7 +60,7 @@ impl Minder {
     pub(crate) fn start(spec: &ChildSpec, child: Place, node: &Arc<Node>, parent: ActorRef<Msg>) -> Minder {
         let (berth, live) = node.begin();
         #[cfg(feature = "chaos")]
-        node.trap.restarts(spec.restart);
+        node.trap.begins(spec.restart);
         let incarnation = berth.incarnation;
         let (orders, inbox) = mpsc::channel(ORDERS);
         let job = Job { spec: spec.clone(), child, berth, parent };

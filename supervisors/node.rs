@@ -347,6 +347,13 @@ impl Node {
         self.facts().cell.clone()
     }
 
+    /// The live actor, and which incarnation it is.
+    #[cfg(feature = "chaos")]
+    pub(crate) fn lodger(&self) -> Option<(ActorCell, u64)> {
+        let facts = self.facts();
+        Some((facts.cell.clone()?, facts.incarnation))
+    }
+
     /// The node at a path whose first segment is this node's own.
     pub(crate) fn find(self: &Arc<Self>, path: &str) -> Option<Arc<Node>> {
         if path == self.path {
@@ -377,6 +384,8 @@ impl Node {
     /// This node alone.
     pub(crate) fn look(&self) -> TreeNode {
         let facts = self.facts();
+        let is_there = facts.cell.is_some() || facts.state == ChildState::Starting;
+        let vitals = self.pulse.look();
         TreeNode {
             path: self.path.clone(),
             kind: self.kind,
@@ -386,7 +395,7 @@ impl Node {
             restarts: facts.starts.saturating_sub(1),
             last_exit: facts.last_exit.clone(),
             uptime: facts.up_since.map(|at| at.elapsed()),
-            vitals: self.pulse.look(),
+            vitals: if is_there { vitals } else { vitals.at_rest() },
         }
     }
 

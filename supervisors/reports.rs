@@ -127,6 +127,9 @@ impl Reports {
 impl Tree {
     /// What happens from now on, to every place of the tree. At most 1024 reports wait for a reader; one that is slower
     /// than that is told how many it missed, and slows nobody.
+    ///
+    /// Reports come from supervisors. One that is killed or panics says nothing of its children, which end with it: its
+    /// own end, told by the one above, is theirs too.
     pub fn reports(&self) -> Reports {
         Reports { bus: self.root().bus.0.subscribe() }
     }

@@ -45,7 +45,7 @@ pub enum Phase {
     Suspended,
 }
 
-/// What is counted and timed of one actor, since its current incarnation began. The supervisors' figures are of their
+/// What is counted and timed of one actor, since its current (or last) incarnation began. The supervisors' figures are of their
 /// own messages, from their children's minders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vitals {
@@ -53,10 +53,10 @@ pub struct Vitals {
     pub phase: Phase,
     /// It is told to begin nothing; `phase` still names the callback that it is finishing.
     pub suspended: bool,
-    /// Messages that wait for it, for an actor behind a [`Service`](crate::Service); `None` for any other. A message
+    /// Messages that wait for it, for an actor behind a [`Service`](crate::Service); `None` for any other, and while none runs. A message
     /// sent around the service, through an `ActorRef`, is counted neither on its way in nor, if the count is above
-    /// zero, told apart on its way out: so this is never more than what waits or is just being sent, and it is exact again whenever the
-    /// mailbox has run empty, if nobody sends around the service.
+    /// zero, told apart on its way out: so this is never more than what waits or is just being sent, and it is exact
+    /// again whenever the mailbox has run empty, if nobody sends around the service.
     pub mailbox: Option<u64>,
     /// Messages it has handled to the end, those that failed included.
     pub handled: u64,
@@ -65,6 +65,13 @@ pub struct Vitals {
     pub last_handle: Option<Duration>,
     /// How long it has been in its current callback.
     pub busy_for: Option<Duration>,
+}
+
+impl Vitals {
+    /// Those of an actor that is gone: its mailbox went with it, and nothing holds it.
+    pub(crate) fn at_rest(self) -> Vitals {
+        Vitals { phase: Phase::Idle, suspended: false, mailbox: None, busy_for: None, ..self }
+    }
 }
 
 /// Why an actor was not suspended or resumed.
@@ -84,7 +91,7 @@ pub enum SuspendError {
 
 impl Tree {
     /// Makes the worker at `path` begin no message and no event until [`Tree::resume`]. The one it is in goes on to its
-    /// end. Suspending twice is suspending once.
+    /// end, as does one that it is taking up in this very moment, on another thread. Suspending twice is suspending once.
     ///
     /// What it is sent stays in its mailbox. Its supervisor stops it as if it were not suspended, and a restart comes up
     /// resumed. A stop by anyone else (`ActorCell::stop`) may have to wait until it is resumed: `ractor` reads none

@@ -91,11 +91,16 @@ pub(crate) fn payload(bytes: &[u8]) -> String {
     }
 }
 
+/// Text that cannot steer the terminal.
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
+}
+
 /// Text that cannot steer the terminal, and does not flood it.
 pub(crate) fn shown(text: &str) -> String {
-    let harmless = |c: char| if c.is_control() { '·' } else { c };
-    let mut shown: String = text.chars().take(TEXT_SHOWN).map(harmless).collect();
-    if text.chars().nth(TEXT_SHOWN).is_some() {
+    let end = text.char_indices().nth(TEXT_SHOWN).map_or(text.len(), |(end, _)| end);
+    let mut shown = harmless(&text[..end]);
+    if end < text.len() {
         shown.push('…');
     }
     shown

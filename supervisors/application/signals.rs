@@ -36,6 +36,9 @@ impl Signals {
     ///
     /// # Errors
     /// What the system says.
+    ///
+    /// # Panics
+    /// Outside of a `tokio` runtime whose IO is enabled.
     #[cfg(unix)]
     pub fn install() -> io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};

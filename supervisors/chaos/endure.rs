@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Endurance {
     /// Kills in a row, each as soon as the one before was recovered from, after which the tree was whole again.
     pub survived: usize,
-    /// What the next one did to it; `None`: the limit was reached first.
+    /// What the next one did to it: it gave up, or shut itself down. `None`: the limit was reached, or nobody was left to
+    /// kill.
     pub fatal: Option<Escalated>,
     /// Where the kills went; the last is the fatal one.
     pub kills: Vec<String>,
@@ -68,7 +69,9 @@ async fn kill(tree: &Tree, seed: u64, target: &Target, kills_max: usize) -> Endu
         tokio::select! {
             biased;
             end = tree.wait() => {
-                endurance.fatal = end.err();
+                let root = tree.root().path.clone();
+                let shut_down = || Escalated { path: root, reason: "it shut itself down".to_owned() };
+                endurance.fatal = Some(end.err().unwrap_or_else(shut_down));
                 break;
             }
             recovered = observer.recovered(&before, struck, PATIENCE) => {

@@ -21,13 +21,16 @@ use crate::reports::{News, Report};
 use crate::tree::Tree;
 use crate::vitals::Callback;
 
+/// Between two faults at least: without any pause paused time would stand still.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// Until the next look for somebody, when a trigger that waits for a moment found nobody to wait for.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// When a fault comes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Trigger {
-    /// Again and again: each time after `interval`, give or take up to `jitter` of it (0 to 1).
+    /// Again and again: each time after `interval`, give or take up to `jitter` of it (0 to 1), and no sooner than after
+    /// a millisecond.
     Every {
         /// The mean.
         interval: Duration,
@@ -152,6 +155,7 @@ impl Monkey {
             began: Instant::now(),
             hits: Vec::new(),
             open: Vec::new(),
+            laid: Vec::new(),
             spared: 0,
             unreached: 0,
             monkey: self,
@@ -160,7 +164,8 @@ impl Monkey {
     }
 }
 
-/// A monkey at work. Dropping this lets it work on until the runtime ends; see [`Attached::detach`].
+/// A monkey at work. Dropping this ends it, and nobody hears what came of it; see [`Attached::detach`].
+#[must_use = "a monkey ends when this is dropped"]
 #[derive(Debug)]
 pub struct Attached {
     stop: oneshot::Sender<()>,
@@ -197,6 +202,8 @@ struct Run {
     hits: Vec<Hit>,
     /// Hits whose place does not run again yet.
     open: Vec<Open>,
+    /// Faults that may still wait for their actor to be between two callbacks.
+    laid: Vec<Armed>,
     spared: u64,
     unreached: u64,
 }
@@ -268,7 +275,7 @@ impl Run {
         let pause = match self.monkey.trigger {
             Trigger::Every { interval, jitter } => {
                 let jitter = jitter.clamp(0.0, 1.0);
-                interval.mul_f64(1.0 - jitter + 2.0 * jitter * self.dice.fraction())
+                interval.mul_f64(1.0 - jitter + 2.0 * jitter * self.dice.fraction()).max(PAUSE_MIN)
             }
             Trigger::Message { .. } | Trigger::Await { .. } if self.hits.is_empty() && self.spared == 0 => {
                 Duration::ZERO
@@ -294,8 +301,12 @@ impl Run {
         let place = Place { path, incarnation };
         let moment = match self.monkey.trigger {
             Trigger::Every { .. } => {
-                match self.observer.tree.inject(&place.path, fault).await {
-                    Ok(()) => self.hit(place, fault, None),
+                self.laid.retain_mut(|armed| !armed.is_over());
+                match self.observer.tree.lay(&place.path, fault).await {
+                    Ok(armed) => {
+                        self.laid.extend(armed);
+                        self.hit(place, fault, None);
+                    }
                     Err(_gone) => self.spared += 1,
                 }
                 return None;
@@ -366,6 +377,7 @@ impl Run {
     }
 
     async fn outcome(mut self, ended: Option<Result<(), crate::Escalated>>) -> Outcome {
+        self.laid.clear(); // whoever was too busy for its fault is let off
         self.observer.catch_up();
         let orphans = self.observer.orphans(self.monkey.patience).await;
         Outcome {

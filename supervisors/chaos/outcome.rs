@@ -53,7 +53,7 @@ pub enum Recovery {
     Took(Duration),
     /// A stall: nobody died.
     NotDue,
-    /// It was not running again in time, or not when the run ended.
+    /// It was not running again in time, or not when the run ended; or its actor was too busy for the fault until then.
     Failed,
 }
 

@@ -1,6 +1,6 @@
 //! A kill at every await.
 //!
-//! For each actor and each callback it was seen to run, by kind of message: a kill before the first line, at the first
+//! For each actor that is there when it begins, and each callback it was seen to run, by kind of message: a kill before the first line, at the first
 //! time it has to wait, at the second, and so on until it ends before that, and one when it has ended. After each the
 //! tree must be whole again and the caller's check must hold. Only real suspensions are points: an await that is ready at
 //! once cannot be killed there by anybody.
@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use tokio::time::{Duration, sleep_until, timeout};
+use tokio::time::{Duration, sleep, sleep_until, timeout};
 
 use super::observer::{Afford, Observer, Orphan, is_temporary};
 use super::target::{Target, weight_of};
@@ -18,7 +18,8 @@ use crate::node::Kind;
 use crate::tree::Tree;
 use crate::vitals::Callback;
 
-/// How long a point is waited for after the load has been driven: for work that the load does not wait for.
+/// How long a point, or a callback to learn of, is waited for after the load has been driven: for work that the load
+/// does not wait for.
 const LINGER: Duration = Duration::from_millis(100);
 
 /// What is swept. By default: kills, in every worker, in all callbacks.
@@ -65,6 +66,9 @@ pub struct Table {
     pub rows: Vec<Row>,
     /// Callbacks with more awaits than were asked for: the last point that was reached. Not swept to their end.
     pub cut: Vec<Point>,
+    /// Callbacks that did not run when they were to be swept, so that they were not from this point on: their actor is
+    /// gone or stopped, or what brings them about is not the load, but somebody's recovery.
+    pub not_run: Vec<Point>,
     /// Actors that were alive at the end without a place in the tree; see [`Outcome`](super::Outcome).
     pub orphans: Vec<Orphan>,
 }
@@ -139,6 +143,11 @@ impl Table {
         self.rows.iter().filter(|row| row.verdict.is_err())
     }
 
+    /// Every check held, nothing was left out, and nobody is left over.
+    pub fn is_complete(&self) -> bool {
+        self.failures().next().is_none() && self.cut.is_empty() && self.not_run.is_empty() && self.orphans.is_empty()
+    }
+
     /// Points at which the fault came.
     pub fn reached(&self) -> usize {
         self.rows.iter().filter(|row| row.reached).count()
@@ -168,6 +177,9 @@ impl fmt::Display for Table {
         }
         for point in &self.cut {
             writeln!(f, "{point}: NOT SWEPT FURTHER")?;
+        }
+        for point in &self.not_run {
+            writeln!(f, "{point}: NOT SWEPT, FOR IT DID NOT RUN")?;
         }
         for Orphan { path, actor } in &self.orphans {
             writeln!(f, "ORPHAN {actor}, once at {path}")?;
@@ -223,6 +235,7 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
             }
         }
         let _ = timeout(self.sweep.patience, (self.load)()).await;
+        sleep(LINGER).await;
         let mut done = BTreeSet::new();
         loop {
             // What a recovery brings (a message sent again, an event) is swept as well.
@@ -258,15 +271,20 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
         node.map_or_else(Vec::new, |node| node.trap.record(true).into_iter().collect())
     }
 
-    /// Every point of one class. False when the tree is no more, or not whole.
+    /// Every point of one class. False when the tree is not whole.
     async fn class(&mut self, (path, callback, kind): &Class) -> bool {
         let point = |at| Point { path: path.clone(), callback: *callback, kind: *kind, at };
         let mut awaits = 0;
         loop {
             let at = if awaits == 0 { At::Start } else { At::Await(awaits) };
-            let Some(reached) = self.tried(point(at)).await else { return false };
-            if !reached {
-                break;
+            match self.tried(point(at)).await {
+                Some(Met::Sprung) => {}
+                Some(Met::EndedBefore) => break,
+                Some(Met::DidNotRun) => {
+                    self.table.not_run.push(point(at));
+                    return true;
+                }
+                None => return false,
             }
             if awaits == self.sweep.awaits_max {
                 self.table.cut.push(point(at));
@@ -274,22 +292,26 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
             }
             awaits += 1;
         }
-        self.tried(point(At::End)).await.is_some()
+        let end = self.tried(point(At::End)).await;
+        if end == Some(Met::DidNotRun) {
+            self.table.not_run.push(point(At::End));
+        }
+        end.is_some()
     }
 
     /// One point, until it is reached or all tries are used up; the last of them is told, and every one that failed.
-    async fn tried(&mut self, point: Point) -> Option<bool> {
+    async fn tried(&mut self, point: Point) -> Option<Met> {
         for _ in 1..self.sweep.tries {
-            if self.point(point.clone()).await? {
-                return Some(true);
+            if self.point(point.clone()).await? == Met::Sprung {
+                return Some(Met::Sprung);
             }
-            self.table.rows.pop_if(|row| row.verdict.is_ok());
+            self.table.rows.pop_if(|row| row.point == point && row.verdict.is_ok());
         }
         self.point(point).await
     }
 
-    /// One point: whether it was reached; `None` when the tree is no more, or not whole.
-    async fn point(&mut self, point: Point) -> Option<bool> {
+    /// One point: what came of it; `None` when the tree is not whole.
+    async fn point(&mut self, point: Point) -> Option<Met> {
         if !self.affordable(&point.path).await {
             let reason = "its supervisor never tolerates the two restarts of a kill and a start".to_owned();
             self.table.rows.push(Row { point, reached: false, recovery: Duration::ZERO, verdict: Err(reason) });
@@ -298,10 +320,12 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
         self.observer.look_around();
         let before = self.observer.running();
         let moment = Moment { callback: Some(point.callback), kind: point.kind, skip: 0, at: point.at };
-        let mut armed = self.observer.tree.arm(&point.path, moment, self.sweep.fault).ok()?;
+        let Ok(mut armed) = self.observer.tree.arm(&point.path, moment, self.sweep.fault) else {
+            return Some(Met::DidNotRun);
+        };
         let loaded = self.drive(&point).await;
         let _ = timeout(LINGER, armed.sprung()).await;
-        let sprung = armed.has_sprung();
+        let (sprung, met) = (armed.has_sprung(), armed.is_met());
         drop(armed);
         let deadly = sprung.filter(|_| self.sweep.fault.is_deadly());
         let struck = deadly.map(|sprung| (point.path.as_str(), sprung.incarnation));
@@ -313,8 +337,14 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
             (false, true) => Err(format!("the load did not end within {:?}", self.sweep.patience)),
             (true, true) => (self.check)(&point).await,
         };
-        self.table.rows.push(Row { point, reached, recovery, verdict });
-        whole.then_some(reached)
+        if met || verdict.is_err() {
+            self.table.rows.push(Row { point, reached, recovery, verdict });
+        }
+        whole.then_some(match (reached, met) {
+            (true, _) => Met::Sprung,
+            (false, true) => Met::EndedBefore,
+            (false, false) => Met::DidNotRun,
+        })
     }
 
     /// Makes the actor run the callback. False when the load did not end.
@@ -344,6 +374,17 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
             }
         }
     }
+}
+
+/// What came of a point.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Met {
+    /// The fault came.
+    Sprung,
+    /// The callback ended before that point.
+    EndedBefore,
+    /// The callback did not run.
+    DidNotRun,
 }
 
 /// Reached by the load, and not by a start or stop.

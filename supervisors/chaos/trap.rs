@@ -106,7 +106,17 @@ struct Set {
     token: u64,
     moment: Moment,
     fault: Fault,
+    /// For this incarnation only.
+    only: Option<u64>,
+    /// A callback that it is for has begun.
+    met: Arc<AtomicBool>,
     tell: oneshot::Sender<Sprung>,
+}
+
+impl Set {
+    fn is_of(&self, occasion: &Occasion) -> bool {
+        self.only.is_none_or(|only| only == occasion.incarnation) && self.moment.is_of(occasion)
+    }
 }
 
 /// A callback that is about to begin.
@@ -130,6 +140,12 @@ impl Trap {
 
     /// Looks for faults from the next callback on; a callback under way is let go.
     pub(crate) fn arm(&self, moment: Moment, fault: Fault) -> Armed {
+        self.arm_for(None, moment, fault)
+    }
+
+    /// Like [`Trap::arm`], for one incarnation: what it does not live to meet is not kept for its successor.
+    pub(crate) fn arm_for(&self, only: Option<u64>, moment: Moment, fault: Fault) -> Armed {
+        let met = Arc::new(AtomicBool::new(false));
         let (tell, sprung) = oneshot::channel();
         let mut inner = self.inner();
         inner.tokens += 1;
@@ -137,9 +153,9 @@ impl Trap {
         if inner.armed.len() == ARMED {
             inner.armed.remove(0);
         }
-        inner.armed.push(Set { token, moment, fault, tell });
+        inner.armed.push(Set { token, moment, fault, only, met: Arc::clone(&met), tell });
         self.settle(&inner);
-        Armed { trap: self.clone(), token, sprung, told: None }
+        Armed { trap: self.clone(), token, met, sprung, told: None }
     }
 
     fn disarm(&self, token: u64) {
@@ -243,12 +259,15 @@ impl Trap {
             record.insert((occasion.callback, occasion.kind));
         }
         for set in &mut inner.armed {
-            if !set.moment.is_of(&occasion) {
+            if !set.is_of(&occasion) {
                 continue;
             }
             match set.moment.skip.checked_sub(1) {
                 Some(left) => set.moment.skip = left,
-                None => pass.points.push((set.token, set.moment.at)),
+                None => {
+                    set.met.store(true, Ordering::SeqCst);
+                    pass.points.push((set.token, set.moment.at));
+                }
             }
         }
         pass
@@ -292,9 +311,13 @@ impl Trap {
         self.inner().intensity = Some(intensity);
     }
 
-    /// The child here is restarted so.
-    pub(crate) fn restarts(&self, restart: Restart) {
-        self.inner().restart = Some(restart);
+    /// The child here is restarted so, and begins a new incarnation: what was meant for the one before is over.
+    pub(crate) fn begins(&self, restart: Restart) {
+        let mut inner = self.inner();
+        inner.restart = Some(restart);
+        inner.armed.retain(|set| set.only.is_none());
+        inner.pokes.clear();
+        self.settle(&inner);
     }
 
     pub(crate) fn intensity(&self) -> Option<Intensity> {
@@ -317,6 +340,7 @@ impl Pass {
 pub struct Armed {
     trap: Trap,
     token: u64,
+    met: Arc<AtomicBool>,
     sprung: oneshot::Receiver<Sprung>,
     told: Option<Sprung>,
 }
@@ -337,6 +361,16 @@ impl Armed {
     pub fn has_sprung(&mut self) -> Option<Sprung> {
         self.told = self.told.or_else(|| self.sprung.try_recv().ok());
         self.told
+    }
+
+    /// A callback that it is for has begun, whether or not that came to the point.
+    pub(crate) fn is_met(&self) -> bool {
+        self.met.load(Ordering::SeqCst)
+    }
+
+    /// It has sprung, or never will.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.has_sprung().is_some() || self.sprung.is_terminated()
     }
 
     /// Stays armed whatever becomes of this handle.

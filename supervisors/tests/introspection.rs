@@ -6,8 +6,8 @@ mod common;
 use common::*;
 use converge_supervisors::Strategy::{OneForOne, RestForOne};
 use converge_supervisors::{
-    AutoShutdown, Callback, ChildSpec, ChildState, News, Phase, Report, Reports, ReportsError, Restart, Service,
-    Shutdown, SuspendError, Tree, Vitals,
+    AutoShutdown, Backoff, Callback, ChildSpec, ChildState, News, Phase, Report, Reports, ReportsError, Restart,
+    Service, Shutdown, SuspendError, Tree, Vitals,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Duration, timeout};
@@ -174,6 +174,38 @@ async fn a_restart_comes_up_resumed() {
     tree.find("root/s/a").unwrap().kill();
     up(&tree, "root/s/a", 2).await;
     assert!(service.call(Do::Ping, soon()).await.is_ok());
+    tree.stop(PATIENCE).await.unwrap();
+}
+
+/// Nothing waits for one that is not there, and nobody holds it.
+#[tokio::test(start_paused = true)]
+async fn one_that_does_not_run_shows_no_mailbox_and_no_suspension() {
+    let backoff = Backoff { first: second(), max: second() };
+    let service = Service::new("a");
+    let a = served("a", &service, &Log::new(), &Knobs::new()).backoff(backoff);
+    let tree = Tree::start("root", spec(OneForOne, 9, 60, vec![a])).await.unwrap();
+    let gone = |state| {
+        let seen = tree.status("root/a").unwrap();
+        assert_eq!((seen.state, seen.actor), (state, None));
+        let Vitals { phase, suspended, mailbox, busy_for, .. } = seen.vitals;
+        assert_eq!((phase, suspended, mailbox, busy_for), (Phase::Idle, false, None, None), "{state:?}");
+    };
+    for n in 1..=2 {
+        up(&tree, "root/a", n).await;
+        tree.suspend("root/a").unwrap();
+        for _ in 0..3 {
+            service.try_cast(ping().0).ok().unwrap();
+        }
+        settle().await;
+        tree.find("root/a").unwrap().kill();
+        until("it waits for its restart", &tree, |tree| {
+            tree.status("root/a").is_some_and(|node| node.state == ChildState::Restarting)
+        })
+        .await;
+        gone(ChildState::Restarting);
+    }
+    tree.supervisor("root").unwrap().terminate_child("a").await.unwrap();
+    gone(ChildState::Stopped);
     tree.stop(PATIENCE).await.unwrap();
 }
 

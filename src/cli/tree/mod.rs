@@ -3,29 +3,32 @@
 mod rows;
 mod screen;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use converge_ledger::api::grpc::pb::admin::{TreeNode, TreeRequest, TreeResponse};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tonic::Request;
 
 use super::client::{Client, Node};
 use super::status::Answer;
 use super::{Failure, Format, Global, output, parse_duration, signals};
-use rows::{Sample, uptime_text};
+use rows::{Look, Sample, uptime_text};
 use screen::Screen;
 
 /// Whoever asks more often than this sees more of the asking than of the tree.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// A node that has not answered by then, or by the end of the interval, is shown without its answer.
+const WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Show it live: what restarts or has a long mailbox first. Ends with Ctrl-C.
     #[arg(long)]
     watch: bool,
-    /// How often to look: 200ms, 1s, 5s.
+    /// How often to look: 200ms, 1s, 5s; at least 100ms.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration, requires = "watch")]
     interval: Duration,
 }
@@ -39,50 +42,75 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
             () = signals.next() => Ok(()),
         };
     }
-    for node in client.nodes() {
-        let tree = ask(&client, node).await?;
-        match global.output {
-            Format::Json => output::json(&tree_json(&node.endpoint, &tree))?,
-            Format::Table => print_table(&node.endpoint, &tree)?,
-        }
-    }
-    Ok(())
+    show(global.output, &client).await
 }
 
-/// Looks at all nodes in every interval. One that does not answer is shown as such, and asked again.
+/// Shows every node once, those behind a silent one included: the exit code is that of the first one without an answer.
+async fn show(format: Format, client: &Client) -> Result<(), Failure> {
+    let mut outcome = Ok(());
+    for node in client.nodes() {
+        let answer = ask_within(client.timeout(), node).await;
+        match (format, &answer) {
+            (Format::Json, _) => output::json(&answer_json(&node.endpoint, &answer))?,
+            (Format::Table, Ok(tree)) => print_table(&node.endpoint, tree)?,
+            (Format::Table, Err(_)) => output::line(format!("{}\nno answer", node.endpoint))?,
+        }
+        outcome = outcome.and(answer.map(drop));
+    }
+    outcome
+}
+
+/// Looks at all nodes in every interval. One that does not answer is shown as such, and asked again; one that is slow
+/// holds up the others no longer than [`WAIT`].
 async fn watch(format: Format, client: &Client, every: Duration) -> Result<(), Failure> {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut screen = Screen::new();
-    let mut before = Sample::default();
+    // Programs get lines: their terminal, if it is one, is left as it is.
+    let mut screen = matches!(format, Format::Table).then(Screen::new);
+    let mut asking = Asking::default();
+    let mut last = Sample::new();
     loop {
-        ticks.tick().await;
-        let now = look(client).await;
-        match format {
-            Format::Json => now.answers.iter().try_for_each(|(endpoint, answer)| {
-                output::json(&match answer {
-                    Ok(tree) => tree_json(endpoint, tree),
-                    Err(failure) => json!({ "endpoint": endpoint, "error": failure.to_string() }),
-                })
-            })?,
-            Format::Table => screen.show(&rows::live(&before, &now))?,
+        let begun = ticks.tick().await;
+        let now = asking.look(client, begun + every.max(WAIT)).await;
+        match &mut screen {
+            Some(screen) => screen.show(&rows::live(&last, &now))?,
+            None => now
+                .iter()
+                .filter_map(|(endpoint, look)| Some((endpoint, look.as_ref()?)))
+                .try_for_each(|(endpoint, look)| output::json(&answer_json(endpoint, &look.answer)))?,
         }
-        before = now;
+        last.extend(now.into_iter().filter(|(_, look)| look.is_some()));
     }
 }
 
-/// One look at every node, all at the same time.
-async fn look(client: &Client) -> Sample {
-    let mut asking = JoinSet::new();
-    for node in client.nodes() {
-        let (node, timeout) = (node.clone(), client.timeout());
-        asking.spawn(async move { (node.endpoint.clone(), ask_within(timeout, &node).await) });
-    }
-    Sample { at: Some(tokio::time::Instant::now()), answers: asking.join_all().await.into_iter().collect() }
+/// Questions under way, one to each node at most.
+#[derive(Default)]
+struct Asking {
+    tasks: JoinSet<(String, Look)>,
+    endpoints: BTreeSet<String>,
 }
 
-async fn ask(client: &Client, node: &Node) -> Answer<TreeResponse> {
-    ask_within(client.timeout(), node).await
+impl Asking {
+    /// One look at every node, all at the same time. Who does not answer by the deadline has no answer in it, and is not
+    /// asked again before it has.
+    async fn look(&mut self, client: &Client, deadline: Instant) -> Sample {
+        for node in client.nodes() {
+            if self.endpoints.insert(node.endpoint.clone()) {
+                let (node, timeout) = (node.clone(), client.timeout());
+                self.tasks.spawn(async move {
+                    let answer = ask_within(timeout, &node).await;
+                    (node.endpoint, Look { at: Instant::now(), answer })
+                });
+            }
+        }
+        let mut sample: Sample = self.endpoints.iter().map(|endpoint| (endpoint.clone(), None)).collect();
+        while let Ok(Some(answered)) = timeout_at(deadline, self.tasks.join_next()).await {
+            let (endpoint, look) = answered.expect("asking neither panics nor is it cancelled");
+            self.endpoints.remove(&endpoint);
+            sample.insert(endpoint, Some(look));
+        }
+        sample
+    }
 }
 
 async fn ask_within(timeout: Duration, node: &Node) -> Answer<TreeResponse> {
@@ -91,6 +119,13 @@ async fn ask_within(timeout: Duration, node: &Node) -> Answer<TreeResponse> {
     match node.admin.clone().tree(request).await {
         Ok(response) => Ok(response.into_inner()),
         Err(status) => Err(Failure::from_status("tree", &node.endpoint, &status)),
+    }
+}
+
+fn answer_json(endpoint: &str, answer: &Answer<TreeResponse>) -> Value {
+    match answer {
+        Ok(tree) => tree_json(endpoint, tree),
+        Err(failure) => json!({ "endpoint": endpoint, "error": failure.to_string() }),
     }
 }
 
@@ -127,7 +162,7 @@ fn print_table(endpoint: &str, tree: &TreeResponse) -> Result<(), Failure> {
         let mark = if node.kind == "supervisor" { "▸ " } else { "" };
         let uptime = node.uptime_ms.map(Duration::from_millis);
         table.add_row([
-            format!("{}{mark}{name}", "  ".repeat(depth)),
+            format!("{}{mark}{}", "  ".repeat(depth), output::harmless(name)),
             rows::state(node),
             node.mailbox.map(|mailbox| mailbox.to_string()).unwrap_or_default(),
             node.restarts.to_string(),

@@ -10,13 +10,14 @@ use tokio::time::Instant;
 use crate::cli::output;
 use crate::cli::status::Answer;
 
-/// One look at all nodes.
-#[derive(Default)]
-pub(super) struct Sample {
-    /// When; `None` before the first.
-    pub(super) at: Option<Instant>,
-    /// By endpoint.
-    pub(super) answers: BTreeMap<String, Answer<TreeResponse>>,
+/// One look at all nodes, by endpoint. `None`: no answer yet.
+pub(super) type Sample = BTreeMap<String, Option<Look>>;
+
+/// One look at one node.
+pub(super) struct Look {
+    /// When it answered, or failed to.
+    pub(super) at: Instant,
+    pub(super) answer: Answer<TreeResponse>,
 }
 
 /// What a screen shows.
@@ -27,26 +28,29 @@ pub(super) struct Live {
     pub(super) rows: Vec<Vec<String>>,
 }
 
-/// The rows of a look, given the one before.
+/// The rows of a look, given the last answers before it.
 pub(super) fn live(before: &Sample, now: &Sample) -> Live {
-    let several = now.answers.len() > 1;
+    let several = now.len() > 1;
     let mut header = vec!["actor", "state", "phase", "mailbox", "msgs/s", "restarts", "uptime", "last exit"];
     if several {
         header.insert(0, "node");
     }
-    let elapsed = now.at.zip(before.at).map(|(now, before)| now - before);
     let mut nodes = Vec::new();
     let mut rows = Vec::new();
-    for (endpoint, answer) in &now.answers {
-        match answer {
-            Ok(tree) => nodes.extend(tree.nodes.iter().map(|node| (endpoint.as_str(), node))),
-            Err(failure) => rows.push(silent(several, endpoint, header.len(), &failure.to_string())),
+    for (endpoint, look) in now {
+        match look.as_ref().map(|look| &look.answer) {
+            Some(Ok(tree)) => nodes.extend(tree.nodes.iter().map(|node| (endpoint.as_str(), node))),
+            Some(Err(failure)) => {
+                rows.push(silent(several, endpoint, header.len(), "no answer", &failure.to_string()));
+            }
+            None => rows.push(silent(several, endpoint, header.len(), "no answer yet", "")),
         }
     }
     nodes.sort_by_key(|(endpoint, node)| (urgency(node), *endpoint, node.path.as_str()));
-    let title = title(&nodes, rows.len());
+    let title = title(&nodes, rows.len(), now.len());
     for (endpoint, node) in nodes {
-        let rate = elapsed.and_then(|elapsed| rate(earlier(before, endpoint, &node.path)?, node, elapsed));
+        let rate = since(before, now, endpoint)
+            .and_then(|(tree, elapsed)| rate(tree.nodes.iter().find(|old| old.path == node.path)?, node, elapsed));
         let mut row = cells(node, rate);
         if several {
             row.insert(0, endpoint.to_owned());
@@ -56,7 +60,8 @@ pub(super) fn live(before: &Sample, now: &Sample) -> Live {
     Live { title, header, rows }
 }
 
-/// The least comes first: what does not run, then what is suspended, then long mailboxes, then many restarts.
+/// The least comes first: what is on its way up or down, then what is suspended, then long mailboxes, then many restarts,
+/// and what rests last.
 fn urgency(node: &TreeNode) -> (u8, Reverse<u64>, Reverse<u64>) {
     let rank = match node.state.as_str() {
         "restarting" => 0,
@@ -68,30 +73,31 @@ fn urgency(node: &TreeNode) -> (u8, Reverse<u64>, Reverse<u64>) {
     (rank, Reverse(node.mailbox.unwrap_or(0)), Reverse(node.restarts))
 }
 
-fn title(nodes: &[(&str, &TreeNode)], silent: usize) -> String {
+fn title(nodes: &[(&str, &TreeNode)], silent: usize, asked: usize) -> String {
     let running = nodes.iter().filter(|(_, node)| node.state == "running").count();
     let restarts: u64 = nodes.iter().map(|(_, node)| node.restarts).sum();
     let waiting: u64 = nodes.iter().filter_map(|(_, node)| node.mailbox).sum();
     let mut title = format!("{running} of {} run, {waiting} messages wait, {restarts} restarts", nodes.len());
     if silent > 0 {
-        title.push_str(&format!(", {silent} nodes do not answer"));
+        title.push_str(&format!(", no answer from {silent} of {asked} nodes"));
     }
     title
 }
 
-fn silent(several: bool, endpoint: &str, columns: usize, failure: &str) -> Vec<String> {
+fn silent(several: bool, endpoint: &str, columns: usize, state: &str, failure: &str) -> Vec<String> {
     let mut row = vec![String::new(); columns];
     row[0] = endpoint.to_owned();
-    row[usize::from(several) + 1] = "no answer".to_owned();
+    row[usize::from(several) + 1] = state.to_owned();
     if let Some(last) = row.last_mut() {
         *last = output::shown(failure);
     }
     row
 }
 
-fn earlier<'a>(before: &'a Sample, endpoint: &str, path: &str) -> Option<&'a TreeNode> {
-    let tree = before.answers.get(endpoint)?.as_ref().ok()?;
-    tree.nodes.iter().find(|node| node.path == path)
+/// What a node answered before, and how long before.
+fn since<'a>(before: &'a Sample, now: &Sample, endpoint: &str) -> Option<(&'a TreeResponse, Duration)> {
+    let (before, now) = (before.get(endpoint)?.as_ref()?, now.get(endpoint)?.as_ref()?);
+    Some((before.answer.as_ref().ok()?, now.at - before.at))
 }
 
 /// Messages in a second; of the same incarnation only, for a new one counts from zero.
@@ -103,7 +109,7 @@ fn rate(before: &TreeNode, now: &TreeNode, elapsed: Duration) -> Option<f64> {
 fn cells(node: &TreeNode, rate: Option<f64>) -> Vec<String> {
     let uptime = node.uptime_ms.map(Duration::from_millis);
     vec![
-        node.path.clone(),
+        output::harmless(&node.path),
         state(node),
         phase(node),
         node.mailbox.map(|mailbox| mailbox.to_string()).unwrap_or_default(),
@@ -115,14 +121,16 @@ fn cells(node: &TreeNode, rate: Option<f64>) -> Vec<String> {
 }
 
 pub(super) fn state(node: &TreeNode) -> String {
-    if node.suspended { format!("{}, suspended", node.state) } else { node.state.clone() }
+    let state = output::harmless(&node.state);
+    if node.suspended { format!("{state}, suspended") } else { state }
 }
 
 /// What it is at, and for how long where that is worth a look.
 fn phase(node: &TreeNode) -> String {
+    let phase = output::harmless(&node.phase);
     match node.busy_ms {
-        Some(busy) if busy >= 100 => format!("{} for {}", node.phase, uptime_text(Duration::from_millis(busy))),
-        _ => node.phase.clone(),
+        Some(busy) if busy >= 100 => format!("{phase} for {}", uptime_text(Duration::from_millis(busy))),
+        _ => phase,
     }
 }
 
@@ -144,7 +152,7 @@ mod tests {
     }
 
     fn sample(at: Instant, nodes: Vec<TreeNode>) -> Sample {
-        Sample { at: Some(at), answers: BTreeMap::from([("here".to_owned(), Ok(TreeResponse { nodes }))]) }
+        Sample::from([("here".to_owned(), Some(Look { at, answer: Ok(TreeResponse { nodes }) }))])
     }
 
     fn column(live: &Live, name: &str) -> Vec<String> {
@@ -169,6 +177,23 @@ mod tests {
         let order = ["root/dead", "root/slow", "root/held", "root/full", "root/weak", "root/busy", "root", "root/done"];
         assert_eq!(column(&live, "actor"), order);
         assert_eq!(live.title, "5 of 8 run, 55 messages wait, 9 restarts");
+    }
+
+    #[test]
+    fn one_that_is_slow_leaves_the_others_as_they_are() {
+        let mut now = sample(Instant::now(), vec![node("root", "running", None, 0)]);
+        now.insert("there".to_owned(), None);
+        let live = live(&Sample::default(), &now);
+        assert_eq!(column(&live, "node"), ["there", "here"]);
+        assert_eq!(column(&live, "state"), ["no answer yet", "running"]);
+        assert_eq!(live.title, "1 of 1 run, 0 messages wait, 0 restarts, no answer from 1 of 2 nodes");
+    }
+
+    #[test]
+    fn what_a_node_says_cannot_steer_the_terminal() {
+        let nodes = vec![TreeNode { phase: "\u{9b}2J".into(), ..node("root/\x1b[2J", "\x07running", None, 0) }];
+        let live = live(&Sample::default(), &sample(Instant::now(), nodes));
+        assert!(!live.rows.concat().concat().contains(char::is_control), "{:?}", live.rows);
     }
 
     #[test]

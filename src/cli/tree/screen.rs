@@ -27,18 +27,24 @@ impl Screen {
         let Some(term) = &self.term else {
             return output::line(format!("{}\n{table}", live.title));
         };
-        let height = usize::from(term.size().0).saturating_sub(1).max(3);
-        let mut lines: Vec<String> = vec![live.title.clone()];
+        let mut lines = vec![live.title.clone()];
         lines.extend(table.to_string().lines().map(str::to_owned));
-        if lines.len() > height {
-            let hidden = lines.len() - height + 1;
-            lines.truncate(height - 1);
-            lines.push(format!("… {hidden} more lines"));
-        }
-        // Line by line over the old ones, so that nothing flickers.
-        let text: String = lines.iter().map(|line| format!("{line}\x1b[K\n")).collect();
-        output::bytes(format!("\x1b[H{text}\x1b[J").as_bytes())
+        output::bytes(frame(lines, usize::from(term.size().0)).as_bytes())
     }
+}
+
+/// The lines in place of the old ones, on a terminal of this height. Line by line, so that nothing flickers; and cut off at
+/// the right by the terminal, for a line that went on in the next row would push the first ones out.
+fn frame(mut lines: Vec<String>, height: usize) -> String {
+    // The last row is where the cursor is left.
+    let room = height.saturating_sub(1).max(1);
+    if lines.len() > room {
+        let hidden = lines.len() - room + 1;
+        lines.truncate(room - 1);
+        lines.push(format!("… {hidden} more lines"));
+    }
+    let text: String = lines.iter().map(|line| format!("\x1b[K{line}\n")).collect();
+    format!("\x1b[?7l\x1b[H{text}\x1b[J\x1b[?7h")
 }
 
 impl Drop for Screen {
@@ -46,5 +52,24 @@ impl Drop for Screen {
         if let Some(term) = &self.term {
             let _ = term.show_cursor();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(lines: usize, height: usize) -> Vec<String> {
+        let frame = frame((1..=lines).map(|line| line.to_string()).collect(), height);
+        let text = frame.strip_prefix("\x1b[?7l\x1b[H").unwrap().strip_suffix("\x1b[J\x1b[?7h").unwrap();
+        text.lines().map(|line| line.strip_prefix("\x1b[K").unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted() {
+        assert_eq!(shown(3, 4), ["1", "2", "3"]);
+        assert_eq!(shown(4, 4), ["1", "2", "… 2 more lines"]);
+        assert_eq!(shown(9, 2), ["… 9 more lines"]);
+        assert_eq!(shown(9, 0), ["… 9 more lines"]);
     }
 }
