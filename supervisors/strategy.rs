@@ -3,7 +3,7 @@
 //! Events go in, effects come out; nothing here awaits, spawns or knows an actor. It owns the children's states as the
 //! supervisor believes them to be, the restart intensity, and the phase. It deliberately knows no incarnations: the
 //! shell drops reports about old ones, so an event is always about the current one. What people ask of single children
-//! (`start_child` and its relatives) is in `control`.
+//! (`start_child` and its relatives) is in `control`, how many are started and stopped in order in `order`.
 //!
 //! ```text
 //!            Boot              all up
@@ -21,6 +21,7 @@
 //! is `OneForOne` without children to begin with; it forgets a child that is down, and stops all at once.
 
 mod control;
+mod order;
 
 use std::collections::BTreeMap;
 
@@ -494,123 +495,6 @@ impl Machine {
         match self.rules.strategy {
             Strategy::OneForAll => 0,
             Strategy::OneForOne | Strategy::RestForOne => i,
-        }
-    }
-
-    fn stop_all(&mut self, hurry_from: Place, verdict: Verdict) {
-        self.phase = Phase::Stopping { from: 0, hurry_from, below: NOBODY, then: Then::Exit(verdict) };
-        if self.rules.dynamic {
-            self.stop_at_once();
-        }
-        self.stop_next();
-    }
-
-    /// Starts the next child of an ordered start; when there is none, all are up.
-    fn start_next(&mut self) {
-        let Phase::Starting { next } = self.phase else {
-            return;
-        };
-        if let Some((&place, _)) = self.children.range(next..).next() {
-            self.phase = Phase::Starting { next: place };
-            return self.start(place);
-        }
-        self.phase = Phase::Running;
-        if !self.announced {
-            self.announced = true;
-            self.effects.push(Effect::Ready);
-        }
-        self.judge();
-    }
-
-    /// Makes up for what could not be judged when a significant child ended.
-    fn judge(&mut self) {
-        let significant_end = std::mem::take(&mut self.significant_end);
-        self.auto_shutdown(significant_end);
-    }
-
-    /// In an ordered start the next may follow when this child has had its turn.
-    fn turn_is_over(&mut self, i: Place) {
-        if matches!(self.phase, Phase::Starting { next } if next == i) {
-            self.phase = Phase::Starting { next: i + 1 };
-            self.start_next();
-        } else if matches!(self.phase, Phase::Running) {
-            self.judge();
-        }
-    }
-
-    /// Starts a child, after its backoff if it has one to serve.
-    fn start(&mut self, i: Place) {
-        let child = self.child(i);
-        if std::mem::take(&mut child.delay_due) {
-            child.slot = Slot::Delayed;
-            let attempt = child.attempt;
-            child.attempt = attempt.saturating_add(1);
-            self.effects.push(Effect::Delay { child: i, attempt });
-        } else {
-            child.slot = Slot::Starting;
-            self.effects.push(Effect::Start(i));
-        }
-    }
-
-    /// Stops the last child that is still there; when there is none, goes on to what comes after.
-    fn stop_next(&mut self) {
-        let Phase::Stopping { from, hurry_from, below, .. } = self.phase else {
-            return;
-        };
-        for (&place, child) in self.children.range_mut(from..below.max(from)).rev() {
-            match child.slot {
-                Slot::Stopping => return self.have_stopped_above(place), // one at a time
-                Slot::Up(_) | Slot::Starting => {
-                    child.slot = Slot::Stopping;
-                    self.effects.push(Effect::Stop { child: place, hurry: place >= hurry_from });
-                    return self.have_stopped_above(place);
-                }
-                Slot::Delayed => {
-                    child.slot = Slot::Down;
-                    child.delay_due = true;
-                }
-                Slot::Down | Slot::Stuck => {}
-            }
-        }
-        match std::mem::replace(&mut self.phase, Phase::Done) {
-            Phase::Stopping { then: Then::Start, .. } => {
-                self.phase = Phase::Starting { next: from };
-                self.start_next();
-            }
-            Phase::Stopping { then: Then::Exit(verdict), .. } => {
-                self.refuse_starts();
-                self.effects.push(Effect::Exit(verdict));
-            }
-            _ => unreachable!("checked above"),
-        }
-    }
-
-    /// Who waits for a start that the group was to make waits in vain.
-    fn refuse_starts(&mut self) {
-        let asked = self.children.iter().filter(|(_, child)| child.asked.is_some());
-        let asked: Vec<Place> = asked.map(|(&place, _)| place).collect();
-        for place in asked {
-            let reason = "its supervisor is on its way out".to_owned();
-            self.answer(place, Outcome::Failed(Failure { path: String::new(), reason }));
-        }
-    }
-
-    fn have_stopped_above(&mut self, place: Place) {
-        if let Phase::Stopping { below, .. } = &mut self.phase {
-            *below = place.saturating_add(1);
-        }
-    }
-
-    /// All children of a dynamic supervisor, in no order.
-    fn stop_at_once(&mut self) {
-        let delayed = self.children.iter().filter(|(_, child)| child.slot == Slot::Delayed);
-        let delayed: Vec<Place> = delayed.map(|(&place, _)| place).collect();
-        delayed.into_iter().for_each(|place| self.forget(place));
-        for (&place, child) in &mut self.children {
-            if matches!(child.slot, Slot::Up(_) | Slot::Starting) {
-                child.slot = Slot::Stopping;
-                self.effects.push(Effect::Stop { child: place, hurry: false });
-            }
         }
     }
 

@@ -1,0 +1,123 @@
+//! Children in order: started one after the other, the eldest first, and stopped the other way round; those of a dynamic
+//! supervisor all at once.
+
+use super::{Effect, Failure, Machine, NOBODY, Outcome, Phase, Place, Slot, Then, Verdict};
+
+impl Machine {
+    pub(super) fn stop_all(&mut self, hurry_from: Place, verdict: Verdict) {
+        self.phase = Phase::Stopping { from: 0, hurry_from, below: NOBODY, then: Then::Exit(verdict) };
+        if self.rules.dynamic {
+            self.stop_at_once();
+        }
+        self.stop_next();
+    }
+
+    /// Starts the next child of an ordered start; when there is none, all are up.
+    pub(super) fn start_next(&mut self) {
+        let Phase::Starting { next } = self.phase else {
+            return;
+        };
+        if let Some((&place, _)) = self.children.range(next..).next() {
+            self.phase = Phase::Starting { next: place };
+            return self.start(place);
+        }
+        self.phase = Phase::Running;
+        if !self.announced {
+            self.announced = true;
+            self.effects.push(Effect::Ready);
+        }
+        self.judge();
+    }
+
+    /// Makes up for what could not be judged when a significant child ended.
+    pub(super) fn judge(&mut self) {
+        let significant_end = std::mem::take(&mut self.significant_end);
+        self.auto_shutdown(significant_end);
+    }
+
+    /// In an ordered start the next may follow when this child has had its turn.
+    pub(super) fn turn_is_over(&mut self, i: Place) {
+        if matches!(self.phase, Phase::Starting { next } if next == i) {
+            self.phase = Phase::Starting { next: i + 1 };
+            self.start_next();
+        } else if matches!(self.phase, Phase::Running) {
+            self.judge();
+        }
+    }
+
+    /// Starts a child, after its backoff if it has one to serve.
+    pub(super) fn start(&mut self, i: Place) {
+        let child = self.child(i);
+        if std::mem::take(&mut child.delay_due) {
+            child.slot = Slot::Delayed;
+            let attempt = child.attempt;
+            child.attempt = attempt.saturating_add(1);
+            self.effects.push(Effect::Delay { child: i, attempt });
+        } else {
+            child.slot = Slot::Starting;
+            self.effects.push(Effect::Start(i));
+        }
+    }
+
+    /// Stops the last child that is still there; when there is none, goes on to what comes after.
+    pub(super) fn stop_next(&mut self) {
+        let Phase::Stopping { from, hurry_from, below, .. } = self.phase else {
+            return;
+        };
+        for (&place, child) in self.children.range_mut(from..below.max(from)).rev() {
+            match child.slot {
+                Slot::Stopping => return self.have_stopped_above(place), // one at a time
+                Slot::Up(_) | Slot::Starting => {
+                    child.slot = Slot::Stopping;
+                    self.effects.push(Effect::Stop { child: place, hurry: place >= hurry_from });
+                    return self.have_stopped_above(place);
+                }
+                Slot::Delayed => {
+                    child.slot = Slot::Down;
+                    child.delay_due = true;
+                }
+                Slot::Down | Slot::Stuck => {}
+            }
+        }
+        match std::mem::replace(&mut self.phase, Phase::Done) {
+            Phase::Stopping { then: Then::Start, .. } => {
+                self.phase = Phase::Starting { next: from };
+                self.start_next();
+            }
+            Phase::Stopping { then: Then::Exit(verdict), .. } => {
+                self.refuse_starts();
+                self.effects.push(Effect::Exit(verdict));
+            }
+            _ => unreachable!("checked above"),
+        }
+    }
+
+    /// Who waits for a start that the group was to make waits in vain.
+    pub(super) fn refuse_starts(&mut self) {
+        let asked = self.children.iter().filter(|(_, child)| child.asked.is_some());
+        let asked: Vec<Place> = asked.map(|(&place, _)| place).collect();
+        for place in asked {
+            let reason = "its supervisor is on its way out".to_owned();
+            self.answer(place, Outcome::Failed(Failure { path: String::new(), reason }));
+        }
+    }
+
+    pub(super) fn have_stopped_above(&mut self, place: Place) {
+        if let Phase::Stopping { below, .. } = &mut self.phase {
+            *below = place.saturating_add(1);
+        }
+    }
+
+    /// All children of a dynamic supervisor, in no order.
+    pub(super) fn stop_at_once(&mut self) {
+        let delayed = self.children.iter().filter(|(_, child)| child.slot == Slot::Delayed);
+        let delayed: Vec<Place> = delayed.map(|(&place, _)| place).collect();
+        delayed.into_iter().for_each(|place| self.forget(place));
+        for (&place, child) in &mut self.children {
+            if matches!(child.slot, Slot::Up(_) | Slot::Starting) {
+                child.slot = Slot::Stopping;
+                self.effects.push(Effect::Stop { child: place, hurry: false });
+            }
+        }
+    }
+}
