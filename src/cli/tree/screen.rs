@@ -5,6 +5,9 @@ use console::Term;
 use super::rows::Live;
 use crate::cli::{Failure, output};
 
+/// Columns that the table takes at least: a narrower terminal shows its left part, not a letter of each column.
+const WIDTH_MIN: u16 = 100;
+
 /// Gives the terminal back as it was when dropped.
 pub(super) struct Screen {
     term: Option<Term>,
@@ -27,9 +30,11 @@ impl Screen {
         let Some(term) = &self.term else {
             return output::line(format!("{}\n{table}", live.title));
         };
+        let (height, width) = term.size();
+        table.set_width(width.max(WIDTH_MIN));
         let mut lines = vec![live.title.clone()];
         lines.extend(table.to_string().lines().map(str::to_owned));
-        output::bytes(frame(lines, usize::from(term.size().0)).as_bytes())
+        output::bytes(frame(lines, usize::from(height)).as_bytes())
     }
 }
 
