@@ -44,6 +44,42 @@ async fn sweep(count: u64, least: usize) {
     let load = Load::start(&cluster.ledgers(), CLIENTS);
     load.progress(BETWEEN_DEATHS).await;
     let table = swept(&cluster.nodes[0], &load).await;
+    for point in &table.not_run {
+        // What another's death brings about: `while_others_die` is for that.
+        assert_eq!(point.callback, Callback::Handle, "{table}");
+    }
+    judge(cluster, load, &table, least).await;
+}
+
+/// Sweeps the messages of these actors of the first node, while `stir` makes others die: what comes with a recovery or with
+/// a connection that is made anew is met so.
+async fn while_others_die(count: u64, targets: &[&str], kinds: &[(&str, u64)], stir: impl AsyncFn(&Cluster)) {
+    let cluster = Cluster::start(count).await;
+    let load = Load::start(&cluster.ledgers(), CLIENTS);
+    load.progress(BETWEEN_DEATHS).await;
+    let drive = async || {
+        stir(&cluster).await;
+        load.progress(BETWEEN_DEATHS).await;
+    };
+    // A call that is in flight at both deaths is given up, and says so.
+    let check = async |_: &Point| {
+        load.progress(BETWEEN_DEATHS).await;
+        Ok(())
+    };
+    let sweep = Sweep::new().patience(PATIENCE).messages_only();
+    let sweep = targets.iter().fold(sweep, |sweep, target| sweep.target(Target::path(target)));
+    let table = sweep_awaits(&cluster.nodes[0].tree(), sweep, drive, check).await;
+    for (path, kind) in kinds {
+        let kind = format!("#{kind}");
+        let mut reached = table.rows.iter().filter(|row| row.reached && row.point.path.ends_with(path));
+        let met = reached.any(|row| row.point.kind.as_ref().is_some_and(|met| met.to_string() == kind));
+        assert!(met, "{path} was never killed at a message {kind}: {table}");
+    }
+    judge(cluster, load, &table, kinds.len()).await;
+}
+
+/// Nothing lost, nothing doubled, no orphan.
+async fn judge(cluster: Cluster, load: Load, table: &Table, least: usize) {
     println!("{table}");
     println!("{} points, of which {} were reached", table.rows.len(), table.reached());
     let record = load.finish().await;
@@ -52,12 +88,36 @@ async fn sweep(count: u64, least: usize) {
     assert!(failures.is_empty(), "{failures:#?}");
     assert!(table.orphans.is_empty() && table.cut.is_empty(), "{table}");
     assert!(table.reached() >= least, "{} points", table.reached());
-    // What a recovery or a timer brings about was seen, and did not come again when it was waited for. Starts and stops do.
-    for point in &table.not_run {
-        assert_eq!(point.callback, Callback::Handle, "{table}");
-    }
     verify(&cluster, &record).await;
     cluster.stop().await;
+}
+
+/// `Recover` at storage, `Led` at entry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_await_while_replication_dies() {
+    let kinds = [("storage", 1), ("entry", 2)];
+    while_others_die(1, &["root/ledger/storage", "root/ledger/entry"], &kinds, async |cluster| {
+        // It may be down with the one that is swept.
+        let _ = cluster.nodes[0].tree().inject("root/ledger/replication", Fault::Kill).await;
+    })
+    .await;
+}
+
+/// `Link` at replication, `LostLink` at entry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_await_while_links_die() {
+    let kinds = [("replication", 2), ("entry", 4)];
+    while_others_die(
+        3,
+        &["root/ledger/replication", "root/ledger/entry", "root/distribution/links/2-*"],
+        &kinds,
+        async |cluster| {
+            for lane in ["append", "control", "forward"] {
+                let _ = cluster.nodes[1].tree().inject(&format!("root/distribution/links/1-{lane}"), Fault::Kill).await;
+            }
+        },
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
