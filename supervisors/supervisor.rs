@@ -1,8 +1,8 @@
 //! The supervisor actor: a thin shell around [`Machine`].
 //!
 //! Turns exit events and minders' reports into events of the machine, and its effects into orders. It never awaits a
-//! child in a handler, so it always reads its mailbox; only `post_stop`, which nothing follows, awaits the ordered stop
-//! of what is left. Requests about single children are in `control`.
+//! child in a handler, so it always reads its mailbox, unless it is suspended; only `post_stop`, which nothing follows,
+//! awaits the ordered stop of what is left. Requests about single children are in `control`.
 
 mod control;
 
@@ -163,6 +163,7 @@ impl Actor for Supervisor {
 
     async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         let node = Arc::clone(state.node());
+        node.pulse.awake().await;
         let busy = node.pulse.enter(Callback::Handle);
         match msg {
             Msg::Report { child, incarnation, report } => state.reported(child, incarnation, report),

@@ -172,6 +172,7 @@ impl Tree {
             self.root.stopping.store(true, Ordering::SeqCst);
         }
         self.root.node.stopping(self.root.incarnation);
+        self.root.node.pulse.leave();
         self.root.cell.stop(Some(SHUTDOWN.to_owned()));
         let mut end = self.root.end.clone();
         let mut killed = Vec::new();

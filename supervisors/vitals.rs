@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-use crate::node::{Kind, TreeNode};
+use crate::node::TreeNode;
 use crate::tree::Tree;
 
 /// A message that never had to wait is timed once in so many: reading the clock twice would cost more than it tells.
@@ -80,18 +80,17 @@ pub enum SuspendError {
     /// Nobody runs at this path.
     #[error("no actor runs at {0}")]
     NotThere(String),
-    /// A supervisor is there. OTP would suspend it; here the stop of everything below it, and the answer to every
-    /// death there, would wait for it.
-    #[error("{0} is a supervisor, and is not to be suspended; suspend the workers below it")]
-    Supervisor(String),
     /// It has been asked to stop.
     #[error("{0} is stopping")]
     Stopping(String),
 }
 
 impl Tree {
-    /// Makes the worker at `path` begin no message and no event until [`Tree::resume`]. The one it is in goes on to its
+    /// Makes the actor at `path` begin no message and no event until [`Tree::resume`]. The one it is in goes on to its
     /// end, as does one that it is taking up in this very moment, on another thread. Suspending twice is suspending once.
+    ///
+    /// A supervisor that is suspended restarts nobody and answers no request; as in OTP, whoever suspends one has to
+    /// resume it.
     ///
     /// What it is sent stays in its mailbox. Its supervisor stops it as if it were not suspended, and a restart comes up
     /// resumed. A stop by anyone else (`ActorCell::stop`) may have to wait until it is resumed: `ractor` reads none
@@ -103,7 +102,7 @@ impl Tree {
         self.gate(path, |pulse| pulse.suspend().then_some(()).ok_or_else(|| SuspendError::Stopping(path.to_owned())))
     }
 
-    /// Lets a suspended worker go on. One that is not suspended is left as it is.
+    /// Lets a suspended actor go on. One that is not suspended is left as it is.
     ///
     /// # Errors
     /// See [`SuspendError`].
@@ -122,10 +121,7 @@ impl Tree {
     fn gate(&self, path: &str, turn: impl FnOnce(&Pulse) -> Result<(), SuspendError>) -> Result<(), SuspendError> {
         let node = self.root().find(path).filter(|node| node.is_live());
         let node = node.ok_or_else(|| SuspendError::NotThere(path.to_owned()))?;
-        match node.kind {
-            Kind::Supervisor => Err(SuspendError::Supervisor(path.to_owned())),
-            Kind::Worker => turn(&node.pulse),
-        }
+        turn(&node.pulse)
     }
 }
 

@@ -7,7 +7,7 @@ use common::*;
 use converge_supervisors::Strategy::{OneForOne, RestForOne};
 use converge_supervisors::{
     AutoShutdown, Backoff, Callback, ChildSpec, ChildState, News, Phase, Report, Reports, ReportsError, Restart,
-    Service, Shutdown, SuspendError, Tree, Vitals,
+    Service, Shutdown, Started, SuspendError, Tree, Vitals,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Duration, timeout};
@@ -210,12 +210,47 @@ async fn one_that_does_not_run_shows_no_mailbox_and_no_suspension() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn supervisors_and_nobody_are_not_suspended() {
+async fn nobody_is_not_suspended() {
     let (tree, _service, _) = start().await;
-    assert_eq!(tree.suspend("root/s"), Err(SuspendError::Supervisor("root/s".into())));
-    assert_eq!(tree.resume("root"), Err(SuspendError::Supervisor("root".into())));
     assert_eq!(tree.suspend("root/x"), Err(SuspendError::NotThere("root/x".into())));
     tree.stop(PATIENCE).await.unwrap();
+}
+
+/// As in OTP: it restarts nobody, and answers nobody, until it is resumed.
+#[tokio::test(start_paused = true)]
+async fn a_suspended_supervisor_waits_with_everything() {
+    let (tree, _service, _) = start().await;
+    tree.suspend("root/s").unwrap();
+    assert!(tree.status("root/s").unwrap().vitals.suspended);
+    tree.find("root/s/a").unwrap().kill();
+    let supervisor = tree.supervisor("root/s").unwrap();
+    let asking = tokio::spawn(async move { supervisor.get_childspec("a").await });
+    tokio::time::sleep(second() * 3600).await;
+    assert!(tree.find("root/s/a").is_none() && !asking.is_finished());
+    tree.resume("root/s").unwrap();
+    up(&tree, "root/s/a", 2).await;
+    assert!(asking.await.unwrap().is_ok());
+    tree.stop(PATIENCE).await.unwrap();
+}
+
+/// A stop resumes first, whether its supervisor's or the tree's; and a restart comes up resumed.
+#[tokio::test(start_paused = true)]
+async fn suspended_supervisors_are_stopped_in_order() {
+    let (tree, _service, _) = start().await;
+    tree.suspend("root/s").unwrap();
+    tree.find("root/s/a").unwrap().kill();
+    settle().await;
+    tree.supervisor("root").unwrap().terminate_child("s").await.unwrap();
+    assert!(matches!(tree.supervisor("root").unwrap().restart_child("s").await, Ok(Started::Running { .. })));
+    assert!(!tree.status("root/s").unwrap().vitals.suspended);
+    for path in ["root/s", "root"] {
+        tree.suspend(path).unwrap();
+    }
+    tree.find("root/s").unwrap().kill();
+    settle().await;
+    let before = tokio::time::Instant::now();
+    assert_eq!(tree.stop(PATIENCE).await, Ok(()));
+    assert!(before.elapsed() < second(), "nobody had to be killed, or waited for");
 }
 
 // --- reports
