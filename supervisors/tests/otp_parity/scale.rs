@@ -102,14 +102,14 @@ fn spent() -> Duration {
     nanos.map_or_else(|| BEGIN.elapsed(), Duration::from_nanos)
 }
 
-/// Times of equal shares of a job that grows or shrinks from first to last. Each is the best of three neighbours; were the
+/// Times of equal shares of a job that grows or shrinks from first to last. Each is the best of five neighbours; were the
 /// cost of one step to grow with the number of children, the ends would differ by a factor of ten or more.
 fn flat(what: &str, times: &[Duration]) {
     let grain = Duration::from_millis(4); // of the system's count
     let best = |times: &[Duration]| grain.max(*times.iter().min().unwrap());
-    let (first, last) = (best(&times[..3]), best(&times[times.len() - 3..]));
+    let (first, last) = (best(&times[..5]), best(&times[times.len() - 5..]));
     let (low, high) = (first.min(last), first.max(last));
-    assert!(high < low * 3, "{what}: {first:?} at first, {last:?} at last");
+    assert!(high < low * 6, "{what}: {first:?} at first, {last:?} at last");
 }
 
 async fn terminate_all(place: &SupervisorRef, ids: &[String]) -> Vec<Duration> {
