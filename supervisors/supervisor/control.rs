@@ -139,7 +139,12 @@ impl State {
                 self.carry_out(effects);
                 None
             }
-            Err(Refusal::Later) => Some(Control::Start { spec, reply }),
+            Err(Refusal::Later) => {
+                if let Orders::Dynamic(_) = &self.orders {
+                    spec.id.clear(); // the next try chooses it anew
+                }
+                Some(Control::Start { spec, reply })
+            }
             Err(refusal) => {
                 let _ = reply.send(Err(self.refusal(refusal, spec.id)));
                 None
