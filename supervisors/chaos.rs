@@ -109,6 +109,8 @@ impl Tree {
         let (cell, incarnation) = node.lodger().ok_or_else(not_there)?;
         if fault == Fault::Kill {
             cell.kill();
+            // `ractor` would kill what is below a supervisor in no order; so that a run repeats, in that of the tree.
+            node.kill_subtree();
             return Ok(None);
         }
         let moment = Moment::next(Callback::HandleEvent, At::Start);

@@ -163,6 +163,7 @@ impl Actor for Supervisor {
 
     async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         let node = Arc::clone(state.node());
+        let _below = TakesAllAlong(&node);
         node.pulse.awake().await;
         let busy = node.pulse.enter(Callback::Handle);
         match msg {
@@ -184,6 +185,7 @@ impl Actor for Supervisor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let node = Arc::clone(state.node());
+        let _below = TakesAllAlong(&node);
         let _busy = node.pulse.enter(Callback::HandleEvent);
         #[cfg(feature = "chaos")]
         {
@@ -226,6 +228,17 @@ impl Actor for Supervisor {
             state.feed(child, report);
         }
         Ok(())
+    }
+}
+
+/// A supervisor that panics is the end of all below it. `ractor` kills it in no order; here it goes in that of the tree.
+struct TakesAllAlong<'a>(&'a Node);
+
+impl Drop for TakesAllAlong<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.kill_subtree();
+        }
     }
 }
 

@@ -236,9 +236,12 @@ fn incarnation(tree: &Tree) -> Option<u64> {
     (replication.state == ChildState::Running).then_some(replication.incarnation)
 }
 
+/// The root first; all else at once, in an order that repeats, which that of `ractor` does not.
 fn kill_tree(tree: &Tree) {
-    if let Some(root) = tree.find("root") {
-        root.kill();
+    for node in tree.snapshot().nodes {
+        if let Some(actor) = tree.find(&node.path) {
+            actor.kill();
+        }
     }
 }
 
