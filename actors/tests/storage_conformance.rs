@@ -517,7 +517,8 @@ async fn missing_or_empty_files_fence_the_node() {
         match node.storage.status().phase {
             Phase::Fenced { cause } => {
                 assert!(!cause.can_read(), "{name}: {cause}");
-                assert!(matches!(node.storage.recover().await, Err(Error::DataLoss(_))));
+                let recovered = node.storage.recover().await;
+                assert!(matches!(recovered, Err(Error::DataLoss(_))), "{name}: {recovered:?}");
                 assert!(matches!(node.all("c"), Err(Error::DataLoss(_) | Error::Unavailable)));
             }
             // The file that was not in use holds nothing that is missed.
