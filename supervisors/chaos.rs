@@ -122,7 +122,8 @@ impl Tree {
     /// Lays a trap at a place of the tree: the fault comes at that moment, to whichever incarnation is there then. A
     /// callback that is under way is let go. At most 64 traps are armed in one place; one more replaces the oldest.
     ///
-    /// For a supervisor, whose callbacks never wait, only [`Callback::HandleEvent`] is a moment.
+    /// A supervisor has its moments, too. It waits only in [`Callback::PostStop`], for one child after another, and in
+    /// [`Callback::Handle`] while it is [suspended](Tree::suspend).
     ///
     /// # Errors
     /// When the tree has no such place.

@@ -30,20 +30,16 @@ pub(crate) struct Supervised<A: Actor> {
 
 /// What the wrapper knows of a callback before it begins.
 #[derive(Clone, Copy)]
-struct Step<'a, M> {
+struct Step {
     callback: Callback,
-    /// Whom a trap kills.
-    #[cfg_attr(not(feature = "chaos"), expect(dead_code, reason = "for chaos"))]
-    myself: &'a ActorRef<M>,
     #[cfg(feature = "chaos")]
     kind: Option<crate::chaos::MessageKind>,
 }
 
-impl<'a, M> Step<'a, M> {
-    fn new(callback: Callback, myself: &'a ActorRef<M>) -> Self {
+impl From<Callback> for Step {
+    fn from(callback: Callback) -> Step {
         Step {
             callback,
-            myself,
             #[cfg(feature = "chaos")]
             kind: None,
         }
@@ -70,15 +66,16 @@ impl<A: Actor> Supervised<A> {
 
     /// Runs a callback under the eyes of those who look. Pinned by the caller: its future is not moved, for it may be
     /// large.
-    async fn run<T, F>(&self, step: Step<'_, A::Msg>, future: Pin<&mut F>) -> Result<T, ActorProcessingErr>
+    async fn run<T, F>(&self, step: impl Into<Step>, future: Pin<&mut F>) -> Result<T, ActorProcessingErr>
     where
         F: Future<Output = Result<T, ActorProcessingErr>>,
     {
+        let step: Step = step.into();
         #[cfg(feature = "chaos")]
         let occasion =
             crate::chaos::Occasion { incarnation: self.berth.incarnation, callback: step.callback, kind: step.kind };
         #[cfg(feature = "chaos")]
-        let future = pin!(self.berth.node.trap.through(step.myself, occasion, future));
+        let future = pin!(self.berth.node.trap.through(&self.berth.node, occasion, future));
         self.pulse().enter(step.callback).run(future).await
     }
 }
@@ -95,7 +92,7 @@ impl<A: Actor> Actor for Supervised<A> {
     ) -> Result<(), ActorProcessingErr> {
         self.berth.claim(myself.get_cell());
         let call = pin!(self.actor.pre_start(myself.clone(), arguments));
-        let state = self.run(Step::new(Callback::PreStart, &myself), call).await?;
+        let state = self.run(Callback::PreStart, call).await?;
         self.put(Box::new(state));
         // Before the start is reported, so that the next sibling finds the slot full. What arrives now waits in the
         // mailbox for post_start.
@@ -109,7 +106,7 @@ impl<A: Actor> Actor for Supervised<A> {
         let mut state = self.take();
         let result = {
             let call = pin!(self.actor.post_start(myself.clone(), &mut state));
-            self.run(Step::new(Callback::PostStart, &myself), call).await
+            self.run(Callback::PostStart, call).await
         };
         self.put(state);
         result
@@ -121,7 +118,7 @@ impl<A: Actor> Actor for Supervised<A> {
         }
         let mut state = self.take();
         let call = pin!(self.actor.post_stop(myself.clone(), &mut state));
-        self.run(Step::new(Callback::PostStop, &myself), call).await
+        self.run(Callback::PostStop, call).await
     }
 
     async fn handle(
@@ -135,7 +132,7 @@ impl<A: Actor> Actor for Supervised<A> {
         let step = Step {
             #[cfg(feature = "chaos")]
             kind: self.berth.node.trap.is_busy().then(|| crate::chaos::kind_of(&message)),
-            ..Step::new(Callback::Handle, &myself)
+            ..Step::from(Callback::Handle)
         };
         let mut state = self.take();
         let result = {
@@ -156,12 +153,12 @@ impl<A: Actor> Actor for Supervised<A> {
         #[cfg(feature = "chaos")]
         if self.berth.node.trap.swallows(&event) {
             let nothing = pin!(async { Ok(()) });
-            return self.run(Step::new(Callback::HandleEvent, &myself), nothing).await;
+            return self.run(Callback::HandleEvent, nothing).await;
         }
         let mut state = self.take();
         let result = {
             let call = pin!(self.actor.handle_supervisor_evt(myself.clone(), event, &mut state));
-            self.run(Step::new(Callback::HandleEvent, &myself), call).await
+            self.run(Callback::HandleEvent, call).await
         };
         self.put(state);
         result

@@ -2,21 +2,24 @@
 //!
 //! Turns exit events and minders' reports into events of the machine, and its effects into orders. It never awaits a
 //! child in a handler, so it always reads its mailbox, unless it is suspended; only `post_stop`, which nothing follows,
-//! awaits the ordered stop of what is left. Requests about single children are in `control`.
+//! awaits the ordered stop of what is left. Requests about single children are in `control`, each callback's way past
+//! chaos and past death in `turn`.
 
 mod control;
+mod turn;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::dynamic::Charter;
 use crate::exit::{Exit, SHUTDOWN};
-use crate::minder::{AbortOnDrop, KILL_WAIT, Minder, Report};
+use crate::minder::{AbortOnDrop, Minder, Report};
 use crate::node::{Berth, Node};
 use crate::reports::News;
 use crate::requests::Control;
@@ -25,6 +28,7 @@ use crate::strategy::{Effect, Event, Failure, Machine, Place, Rules, Verdict};
 use crate::vitals::Callback;
 
 use control::Asker;
+use turn::Turn;
 
 /// The actor; all it knows is in its state.
 pub(crate) struct Supervisor;
@@ -50,10 +54,20 @@ pub(crate) enum Msg {
     Report { child: Place, incarnation: u64, report: Report },
     /// The backoff of a child is over.
     Elapsed { child: Place, ticket: u64 },
-    /// The predecessor's subtree is gone, or will not go.
-    Predecessor(Result<(), Failure>),
     /// Someone asks for something.
     Control(Control),
+}
+
+#[cfg(feature = "chaos")]
+impl Msg {
+    /// With what a minder reports, or what is asked.
+    fn kind(&self) -> crate::chaos::MessageKind {
+        match self {
+            Msg::Report { report, .. } => crate::chaos::kind_of(self).within(report),
+            Msg::Elapsed { .. } => crate::chaos::kind_of(self),
+            Msg::Control(control) => crate::chaos::kind_of(self).within(control),
+        }
+    }
 }
 
 /// A supervisor's state.
@@ -71,8 +85,6 @@ pub(crate) struct State {
     parked: VecDeque<Control>,
     boot: Option<oneshot::Sender<Result<(), Failure>>>,
     tickets: u64,
-    /// Waits for the predecessor's subtree.
-    waiting: Option<AbortOnDrop>,
     /// Path of the significant child that ended last.
     last_significant: Option<String>,
 }
@@ -130,8 +142,77 @@ impl Actor for Supervisor {
     type Arguments = Setup;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, setup: Setup) -> Result<State, ActorProcessingErr> {
-        let Setup { orders, berth, boot } = setup;
-        berth.claim(myself.get_cell());
+        setup.berth.claim(myself.get_cell());
+        let turn = Turn::new(&setup.berth, Callback::PreStart);
+        turn.run(pin!(async { State::new(myself, setup) })).await
+    }
+
+    /// Nothing of a predecessor is left: its minder has seen to that before this one was started.
+    async fn post_start(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let turn = Turn::new(&state.berth, Callback::PostStart);
+        turn.run(pin!(async {
+            state.boot();
+            Ok(())
+        }))
+        .await
+    }
+
+    async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let turn = Turn::new(&state.berth, Callback::Handle);
+        #[cfg(feature = "chaos")]
+        let turn = turn.of(|| msg.kind());
+        turn.run(pin!(async {
+            let node = Arc::clone(state.node());
+            node.pulse.awake().await;
+            let busy = node.pulse.enter(Callback::Handle);
+            match msg {
+                Msg::Report { child, incarnation, report } => state.reported(child, incarnation, report),
+                Msg::Elapsed { child, ticket } => state.elapsed(child, ticket),
+                Msg::Control(control) => state.control(control),
+            }
+            state.retry_parked();
+            busy.handled(false);
+            Ok(())
+        }))
+        .await
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let turn = Turn::new(&state.berth, Callback::HandleEvent);
+        #[cfg(feature = "chaos")]
+        let turn = turn.of(|| crate::chaos::kind_of(&event));
+        turn.run(pin!(async {
+            let node = Arc::clone(state.node());
+            let _busy = node.pulse.enter(Callback::HandleEvent);
+            #[cfg(feature = "chaos")]
+            node.trap.swallows(&event);
+            state.hear(event);
+            Ok(())
+        }))
+        .await
+    }
+
+    /// Reached without the machine being done when someone stopped this actor: its parent, in an ordered stop, or
+    /// anyone who holds its cell.
+    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let turn = Turn::new(&state.berth, Callback::PostStop);
+        turn.run(pin!(async {
+            let node = Arc::clone(state.node());
+            let _busy = node.pulse.enter(Callback::PostStop);
+            state.stop_all().await;
+            Ok(())
+        }))
+        .await
+    }
+}
+
+impl State {
+    fn new(myself: ActorRef<Msg>, Setup { orders, berth, boot }: Setup) -> Result<State, ActorProcessingErr> {
         if let Orders::Dynamic(charter) = &orders {
             charter.settle(&berth.node)?;
         }
@@ -151,120 +232,14 @@ impl Actor for Supervisor {
             parked: VecDeque::new(),
             boot: Some(boot),
             tickets: 0,
-            waiting: None,
             last_significant: None,
         })
     }
 
-    async fn post_start(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
-        state.wait_for_predecessor();
-        Ok(())
-    }
-
-    async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
-        let node = Arc::clone(state.node());
-        let _below = TakesAllAlong(&node);
-        node.pulse.awake().await;
-        let busy = node.pulse.enter(Callback::Handle);
-        match msg {
-            Msg::Report { child, incarnation, report } => state.reported(child, incarnation, report),
-            Msg::Elapsed { child, ticket } => state.elapsed(child, ticket),
-            Msg::Predecessor(Ok(())) => state.boot(),
-            Msg::Predecessor(Err(failure)) => state.exit(Verdict::StartFailed(failure)),
-            Msg::Control(control) => state.control(control),
-        }
-        state.retry_parked();
-        busy.handled(false);
-        Ok(())
-    }
-
-    async fn handle_supervisor_evt(
-        &self,
-        _: ActorRef<Msg>,
-        event: SupervisionEvent,
-        state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
-        let node = Arc::clone(state.node());
-        let _below = TakesAllAlong(&node);
-        let _busy = node.pulse.enter(Callback::HandleEvent);
-        #[cfg(feature = "chaos")]
-        {
-            node.trap.swallows(&event);
-            node.trap.event(&state.myself, state.berth.incarnation).await?;
-        }
-        let exit = event.actor_id().zip(Exit::from_event(&event));
-        // A worker's event carries nothing (see `supervised`); one of an actor that someone else linked here may carry a
-        // state whose drop panics.
-        if catch_unwind(AssertUnwindSafe(|| drop(event))).is_err() {
-            tracing::error!(path = %state.node().path, "a state inside an exit event panicked while it was dropped");
-        }
-        if let Some((actor, exit)) = exit {
-            // An actor that someone else linked here is not ours to restart.
-            let child = state.node().claimed(actor);
-            if let Some(post) = child.and_then(|child| state.posts.get_mut(&child))
-                && post.node.exiting(actor, &exit)
-            {
-                post.exit = Some(exit);
-            }
-        }
-        Ok(())
-    }
-
-    /// Reached without the machine being done when someone stopped this actor: its parent, in an ordered stop, or
-    /// anyone who holds its cell.
-    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
-        let node = Arc::clone(state.node());
-        let _busy = node.pulse.enter(Callback::PostStop);
-        state.waiting = None;
-        if !state.machine.is_done() {
-            state.step(Event::Shutdown);
-        }
-        // A child that waits for its answer could not stop.
-        state.refuse_parked();
-        // Messages are not read any more, so each stop is awaited here.
-        while let Some(child) = state.machine.awaited() {
-            let minder = state.post(child).minder.as_mut();
-            let report = minder.expect("a child that is being stopped has a minder").end().await;
-            state.feed(child, report);
-        }
-        Ok(())
-    }
-}
-
-/// A supervisor that panics is the end of all below it. `ractor` kills it in no order; here it goes in that of the tree.
-struct TakesAllAlong<'a>(&'a Node);
-
-impl Drop for TakesAllAlong<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.kill_subtree();
-        }
-    }
-}
-
-impl State {
     fn node(&self) -> &Arc<Node> {
         &self.berth.node
     }
 
-    /// A predecessor that was killed took its join handles with it, and `ractor` does not wait for its subtree.
-    fn wait_for_predecessor(&mut self) {
-        let node = Arc::clone(self.node());
-        if node.live_below().is_empty() {
-            return self.boot();
-        }
-        let myself = self.myself.clone();
-        self.waiting = Some(AbortOnDrop::spawn(async move {
-            node.kill_subtree();
-            let gone = timeout(KILL_WAIT, node.subtree_gone()).await.map_err(|_elapsed| {
-                let alive = node.live_below().join(", ");
-                Failure { path: node.path.clone(), reason: format!("{alive} of its predecessor is still alive") }
-            });
-            let _ = myself.send_message(Msg::Predecessor(gone));
-        }));
-    }
-
-    /// Nothing of a predecessor is left.
     fn boot(&mut self) {
         let node = Arc::clone(self.node());
         node.furnish(self.orders.children());
@@ -273,6 +248,38 @@ impl State {
             self.take_on(spec, node);
         }
         self.step(Event::Boot);
+    }
+
+    /// An actor that is linked here, a child most often, has ended (or begun).
+    fn hear(&mut self, event: SupervisionEvent) {
+        let exit = event.actor_id().zip(Exit::from_event(&event));
+        // A worker's event carries nothing (see `supervised`); one of an actor that someone else linked here may carry a
+        // state whose drop panics.
+        if catch_unwind(AssertUnwindSafe(|| drop(event))).is_err() {
+            tracing::error!(path = %self.node().path, "a state inside an exit event panicked while it was dropped");
+        }
+        let Some((actor, exit)) = exit else { return };
+        // An actor that someone else linked here is not ours to restart.
+        let child = self.node().claimed(actor);
+        if let Some(post) = child.and_then(|child| self.posts.get_mut(&child))
+            && post.node.exiting(actor, &exit)
+        {
+            post.exit = Some(exit);
+        }
+    }
+
+    /// Stops what is left, in order. Messages are not read any more, so each stop is awaited here.
+    async fn stop_all(&mut self) {
+        if !self.machine.is_done() {
+            self.step(Event::Shutdown);
+        }
+        // A child that waits for its answer could not stop.
+        self.refuse_parked();
+        while let Some(child) = self.machine.awaited() {
+            let minder = self.post(child).minder.as_mut();
+            let report = minder.expect("a child that is being stopped has a minder").end().await;
+            self.feed(child, report);
+        }
     }
 
     /// One more child, at the next place.

@@ -1,20 +1,25 @@
 //! A kill at every await.
 //!
-//! For each actor that is there when it begins, and each callback it was seen to run, by kind of message: a kill before the first line, at the first
-//! time it has to wait, at the second, and so on until it ends before that, and one when it has ended. After each the
-//! tree must be whole again and the caller's check must hold. Only real suspensions are points: an await that is ready at
-//! once cannot be killed there by anybody.
+//! For each actor that is there when it begins, and each callback it was seen to run, by kind of message: a kill before the
+//! first line, at the first time it has to wait, at the second, and so on until it ends before that, and one when it has
+//! ended. After each the tree must be whole again and the caller's check must hold. Only real suspensions are points: an
+//! await that is ready at once cannot be killed there by anybody.
+//!
+//! A supervisor's messages come with the death of a child, so that is how it is driven. It waits in its `post_stop`, once
+//! for each child, and with a message in hand only while it is suspended; so suspended it is for that.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use tokio::time::{Duration, sleep, sleep_until, timeout};
 
 use super::observer::{Afford, Observer, Orphan, is_temporary};
 use super::target::{Target, weight_of};
-use super::trap::{At, Moment};
+use super::trap::{Armed, At, Moment};
 use super::{Fault, MessageKind};
-use crate::node::Kind;
+use crate::node::{ChildState, Node};
 use crate::tree::Tree;
 use crate::vitals::Callback;
 
@@ -22,7 +27,7 @@ use crate::vitals::Callback;
 /// does not wait for.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// What is swept. By default: kills, in every worker, in all callbacks.
+/// What is swept. By default: kills, in every worker and supervisor but the root, in all callbacks.
 #[derive(Clone, Debug)]
 pub struct Sweep {
     targets: Vec<Target>,
@@ -80,7 +85,7 @@ impl Default for Sweep {
 }
 
 impl Sweep {
-    /// Kills, in every worker, at up to 64 awaits of each callback; 30 s for each recovery.
+    /// Kills, in every worker and supervisor, at up to 64 awaits of each callback; 30 s for each recovery.
     pub fn new() -> Sweep {
         Sweep {
             targets: Vec::new(),
@@ -92,7 +97,7 @@ impl Sweep {
         }
     }
 
-    /// Adds whom to sweep. None added: every worker. Supervisors have no awaits, and are left out.
+    /// Adds whom to sweep. None added: all that somebody restarts, which leaves out the root and temporary children.
     #[must_use]
     pub fn target(mut self, target: Target) -> Sweep {
         self.targets.push(target);
@@ -203,7 +208,7 @@ pub async fn sweep_awaits(
 ) -> Table {
     let mut sweep = sweep;
     if sweep.targets.is_empty() {
-        sweep.targets.push(Target::workers());
+        sweep.targets.push(Target::path("**"));
     }
     let mut run = Run { sweep, observer: Observer::new(tree), load, check, table: Table::default() };
     run.all().await;
@@ -244,7 +249,9 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
                 let classes = record.into_iter().map(|(callback, kind)| (path.clone(), callback, kind));
                 seen.extend(classes.filter(|(_, callback, _)| is_driven(*callback)));
             }
-            let Some(class) = seen.difference(&done).next().cloned() else { break };
+            // Children first: those of a dynamic supervisor go with it, and do not come back.
+            let depth = |(path, ..): &&Class| Reverse(path.matches('/').count());
+            let Some(class) = seen.difference(&done).min_by_key(depth).cloned() else { break };
             if !self.class(&class).await {
                 break;
             }
@@ -257,12 +264,18 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
         }
     }
 
-    /// The actors to be swept.
+    /// The actors to be swept: those that somebody restarts.
     fn paths(&self) -> Vec<String> {
-        let places = self.observer.places().into_iter();
-        let workers = places.filter(|place| place.kind == Kind::Worker && !is_temporary(place));
-        let swept = workers.filter(|place| weight_of(&self.sweep.targets, &place.look()) > 0);
+        let restarted = self.observer.places().into_iter().skip(1).filter(|place| !is_temporary(place));
+        let swept = restarted.filter(|place| weight_of(&self.sweep.targets, &place.look()) > 0);
         swept.map(|place| place.path.clone()).collect()
+    }
+
+    /// The eldest child of a supervisor that comes back when it dies; the more come back with it, the better.
+    fn messenger(&self, path: &str) -> Option<String> {
+        let below = self.observer.tree.root().find(path)?.children();
+        let comes_back = |child: &Arc<Node>| !is_temporary(child) && child.look().state == ChildState::Running;
+        below.into_iter().find(comes_back).map(|child| child.path.clone())
     }
 
     /// What an actor did since it was asked last.
@@ -312,7 +325,8 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
 
     /// One point: what came of it; `None` when the tree is not whole.
     async fn point(&mut self, point: Point) -> Option<Met> {
-        if !self.affordable(&point.path).await {
+        let messenger = if is_driven(point.callback) { self.messenger(&point.path) } else { None };
+        if !self.affordable([Some(&point.path), messenger.as_ref()]).await {
             let reason = "its supervisor never tolerates the two restarts of a kill and a start".to_owned();
             self.table.rows.push(Row { point, reached: false, recovery: Duration::ZERO, verdict: Err(reason) });
             return None;
@@ -323,7 +337,7 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
         let Ok(mut armed) = self.observer.tree.arm(&point.path, moment, self.sweep.fault) else {
             return Some(Met::DidNotRun);
         };
-        let loaded = self.drive(&point).await;
+        let loaded = self.drive(&point, messenger.as_deref(), &mut armed).await;
         let _ = timeout(LINGER, armed.sprung()).await;
         let (sprung, met) = (armed.has_sprung(), armed.is_met());
         drop(armed);
@@ -348,31 +362,57 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
     }
 
     /// Makes the actor run the callback. False when the load did not end.
-    async fn drive(&mut self, point: &Point) -> bool {
+    async fn drive(&mut self, point: &Point, messenger: Option<&str>, armed: &mut Armed) -> bool {
         let Some(cell) = self.observer.tree.find(&point.path) else { return true };
         let before = self.observer.running();
-        let incarnation = before.get(&point.path).copied().unwrap_or(0);
-        match point.callback {
-            Callback::Handle | Callback::HandleEvent => {
-                return timeout(self.sweep.patience, (self.load)()).await.is_ok();
+        let dies = match (point.callback, messenger) {
+            (Callback::PreStart | Callback::PostStart, _) => {
+                cell.kill();
+                Some(point.path.as_str())
             }
-            Callback::PreStart | Callback::PostStart => cell.kill(),
-            Callback::PostStop => cell.stop(Some("stopped by chaos, for its post_stop".to_owned())),
+            (Callback::PostStop, _) => {
+                cell.stop(Some("stopped by chaos, for its post_stop".to_owned()));
+                Some(point.path.as_str())
+            }
+            (Callback::Handle | Callback::HandleEvent, Some(child)) => {
+                self.stir(point, child, armed).await;
+                Some(child)
+            }
+            (Callback::Handle | Callback::HandleEvent, None) => None,
+        };
+        if let Some(path) = dies {
+            let incarnation = before.get(path).copied().unwrap_or(0);
+            self.observer.recovered(&before, Some((path, incarnation)), self.sweep.patience).await;
         }
-        self.observer.recovered(&before, Some((&point.path, incarnation)), self.sweep.patience).await;
         timeout(self.sweep.patience, (self.load)()).await.is_ok()
     }
 
-    /// Waits until two more restarts are tolerated: a start that is swept costs a kill and a failed start.
-    async fn affordable(&mut self, path: &str) -> bool {
-        loop {
-            self.observer.catch_up();
-            match self.observer.afford(path, 2) {
-                Afford::Now => return true,
-                Afford::At(moment) => sleep_until(moment).await,
-                Afford::Never => return false,
+    /// Gives a supervisor messages by the death of a child, and holds them up where it is to wait.
+    async fn stir(&self, point: &Point, child: &str, armed: &mut Armed) {
+        let tree = &self.observer.tree;
+        let held = point.callback == Callback::Handle && matches!(point.at, At::Await(_));
+        // One that is not there, or on its way out, is not held, and the point is not reached.
+        let held = held && tree.suspend(&point.path).is_ok();
+        let _ = tree.inject(child, Fault::Kill).await;
+        if held {
+            let _ = timeout(LINGER, armed.sprung()).await;
+            let _ = tree.resume(&point.path);
+        }
+    }
+
+    /// Waits until two more restarts of each are tolerated: a start that is swept costs a kill and a failed start.
+    async fn affordable(&mut self, paths: [Option<&String>; 2]) -> bool {
+        for path in paths.into_iter().flatten() {
+            loop {
+                self.observer.catch_up();
+                match self.observer.afford(path, 2) {
+                    Afford::Now => break,
+                    Afford::At(moment) => sleep_until(moment).await,
+                    Afford::Never => return false,
+                }
             }
         }
+        true
     }
 }
 

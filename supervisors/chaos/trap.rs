@@ -6,18 +6,19 @@
 
 use std::collections::BTreeSet;
 use std::future::{Future, pending, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
-use ractor::{ActorCell, ActorId, ActorProcessingErr, ActorRef, Message, SupervisionEvent};
+use ractor::{ActorId, ActorProcessingErr, SupervisionEvent};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::{Fault, MessageKind};
 use crate::Callback;
 use crate::intensity::Intensity;
+use crate::node::Node;
 use crate::spec::Restart;
 
 /// Traps armed in one place at a time; one more replaces the oldest.
@@ -207,7 +208,7 @@ impl Trap {
     /// Runs a callback, and what is armed for it.
     pub(crate) async fn through<T, F>(
         &self,
-        myself: &ActorCell,
+        myself: &Node,
         occasion: Occasion,
         mut future: Pin<&mut F>,
     ) -> Result<T, ActorProcessingErr>
@@ -237,20 +238,6 @@ impl Trap {
         result
     }
 
-    /// Runs what is armed for an event that a supervisor is about to handle.
-    pub(crate) async fn event<M: Message>(
-        &self,
-        myself: &ActorRef<M>,
-        incarnation: u64,
-    ) -> Result<(), ActorProcessingErr> {
-        if !self.is_busy() {
-            return Ok(());
-        }
-        let handled = pin!(async { Ok(()) });
-        let occasion = Occasion { incarnation, callback: Callback::HandleEvent, kind: None };
-        self.through(&myself.get_cell(), occasion, handled).await
-    }
-
     /// What is armed for a callback that begins.
     fn enter(&self, occasion: Occasion) -> Pass {
         let mut pass = Pass { occasion, points: Vec::new() };
@@ -274,12 +261,14 @@ impl Trap {
     }
 
     /// Does what is armed for this point, if it still is.
-    async fn act(&self, myself: &ActorCell, pass: &Pass, at: At) -> Result<(), ActorProcessingErr> {
+    async fn act(&self, myself: &Node, pass: &Pass, at: At) -> Result<(), ActorProcessingErr> {
         for (token, _) in pass.points.iter().filter(|point| point.1 == at) {
             let Some(fault) = self.spring(*token, pass) else { continue };
             match fault {
                 Fault::Kill => {
                     myself.kill();
+                    // In the order of the tree, so that a run repeats.
+                    myself.kill_subtree();
                     // Past its end a callback has returned; elsewhere it is never polled again.
                     if at != At::End {
                         pending::<()>().await;

@@ -126,7 +126,8 @@ async fn a_sweep_goes_on_past_a_child_that_is_no_more_and_names_it() {
             until("it leaves", &tree, |_| crowd.count_children().active == 0).await;
         }
     };
-    let table = sweep_awaits(&tree, Sweep::new(), load, async |_| Ok(())).await;
+    let sweep = Sweep::new().target(Target::workers());
+    let table = sweep_awaits(&tree, sweep, load, async |_| Ok(())).await;
     assert!(table.rows.iter().any(|row| row.point.path == "root/z" && row.reached), "{table}");
     assert!(table.not_run.iter().any(|point| point.path == path), "{table}");
     assert!(!table.is_complete(), "{table}");

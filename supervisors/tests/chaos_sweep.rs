@@ -4,13 +4,14 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::*;
-use converge_supervisors::Callback::{Handle, PostStart, PostStop, PreStart};
-use converge_supervisors::Strategy::OneForOne;
-use converge_supervisors::chaos::{At, Fault, Point, Sweep, Table, kind_of, sweep_awaits};
+use converge_supervisors::Callback::{self, Handle, HandleEvent, PostStart, PostStop, PreStart};
+use converge_supervisors::Strategy::{OneForAll, OneForOne};
+use converge_supervisors::chaos::{At, Fault, Point, Row, Sweep, Table, Target, kind_of, sweep_awaits};
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use converge_supervisors::{ChildSpec, Service, Tree};
 use tokio::sync::oneshot;
@@ -170,6 +171,42 @@ async fn an_await_that_is_not_always_one_is_tried_for() {
     let points: Vec<(At, bool)> = table.rows.iter().map(|row| (row.point.at, row.reached)).collect();
     let once = [(At::Start, true), (At::Await(1), true), (At::Await(2), false), (At::End, true)];
     assert_eq!(points, once, "each point once: {table}");
+    tree.stop(PATIENCE).await.unwrap();
+}
+
+/// A supervisor is killed wherever it is: in its start, at each message of a child's life, with one in hand while it is
+/// suspended, and while it waits for each of its children in its own stop. Nothing of it stays, and it comes back whole.
+#[tokio::test(start_paused = true)]
+async fn every_await_of_a_supervisor_is_swept() {
+    let (log, a, b) = (Log::new(), Knobs::new(), Knobs::new());
+    let s = ChildSpec::supervisor("s", spec(OneForAll, 3, 5, vec![probe("a", &log, &a), probe("b", &log, &b)]));
+    let tree = Tree::start("root", spec(OneForOne, 3, 5, vec![s])).await.unwrap();
+    let check = async |_: &Point| match (a.lock.broken(), b.lock.broken()) {
+        (0, 0) => Ok(()),
+        broken => Err(format!("two incarnations at a time: {broken:?}")),
+    };
+    let table = sweep_awaits(&tree, Sweep::new().target(Target::supervisors()), async || {}, check).await;
+    assert!(table.is_complete(), "{table}");
+    let mut reached: BTreeMap<(Callback, String), Vec<At>> = BTreeMap::new();
+    for Row { point, .. } in table.rows.iter().filter(|row| row.reached) {
+        assert_eq!(point.path, "root/s");
+        let kind = point.kind.map_or(String::new(), |kind| kind.to_string());
+        reached.entry((point.callback, kind)).or_default().push(point.at);
+    }
+    let stop = reached.remove(&(PostStop, String::new())).unwrap();
+    let children = [At::Start, At::Await(1), At::Await(2)];
+    assert!(stop.starts_with(&children) && stop.ends_with(&[At::End]), "an await for each child: {table}");
+    let around = vec![At::Start, At::End];
+    let held = vec![At::Start, At::Await(1), At::End];
+    let points = [
+        ((PreStart, ""), around.clone()),
+        ((PostStart, ""), around.clone()),
+        ((Handle, "#0.0"), around.clone()), // a child is up; it comes after what a suspended one holds
+        ((Handle, "#0.3"), held),           // nothing is left of one
+        ((HandleEvent, "#0"), around.clone()),
+        ((HandleEvent, "#1"), around),
+    ];
+    assert_eq!(reached, points.map(|((callback, kind), at)| ((callback, kind.to_owned()), at)).into(), "{table}");
     tree.stop(PATIENCE).await.unwrap();
 }
 

@@ -96,7 +96,8 @@ impl Yard {
             assert!(matches!(ended, Ok(()) | Err(ChildError::NotFound(_))), "{ended:?}");
             match self.root.delete_child(id).await {
                 Ok(()) | Err(ChildError::NotFound(_)) => return,
-                Err(ChildError::Running(_)) => {}
+                // Revived with its group, by a death that was just being seen; a start that is to fail is tried again.
+                Err(ChildError::Running(_) | ChildError::Restarting(_)) => {}
                 Err(other) => panic!("{other}"),
             }
         }

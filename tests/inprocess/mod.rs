@@ -25,6 +25,7 @@ pub const CLIENT_DEADLINE: Duration = Duration::from_secs(5);
 /// Nodes and their directories.
 pub struct Cluster {
     pub nodes: Vec<Node>,
+    configs: Vec<Config>,
     _dirs: Vec<tempfile::TempDir>,
 }
 
@@ -64,13 +65,25 @@ impl Cluster {
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().with_ansi(false).try_init();
         let peers = if count == 1 { Vec::new() } else { peers(count) };
         let dirs: Vec<_> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut nodes = Vec::new();
-        for (dir, id) in dirs.iter().zip(1..) {
+        let mut cluster = Cluster { nodes: Vec::new(), configs: Vec::new(), _dirs: dirs };
+        for (dir, id) in cluster._dirs.iter().zip(1..) {
             let mut config = config(id, dir.path(), &peers);
             adjust(&mut config);
-            nodes.push(Node::start(config).await.unwrap());
+            cluster.nodes.push(Node::start(config.clone()).await.unwrap());
+            cluster.configs.push(config);
         }
-        Cluster { nodes, _dirs: dirs }
+        cluster
+    }
+
+    /// Takes a node out, to be stopped.
+    pub fn take(&mut self, place: usize) -> Node {
+        self.nodes.remove(place)
+    }
+
+    /// Starts one that was taken out and stopped, on what it left.
+    pub async fn bring_back(&mut self, place: usize) {
+        let node = Node::start(self.configs[place].clone()).await.unwrap();
+        self.nodes.insert(place, node);
     }
 
     pub fn ledgers(&self) -> Vec<Ledger> {
@@ -101,6 +114,9 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Loads there were so far: no payload is one of an earlier load's.
+static LOADS: AtomicU64 = AtomicU64::new(0);
+
 /// Clients that append without pause and remember what was acknowledged.
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -122,6 +138,7 @@ impl Load {
     pub fn start(ledgers: &[Ledger], clients: usize) -> Load {
         let mut load =
             Load { stop: Arc::default(), acked: Vec::new(), record: Arc::default(), clients: JoinSet::new() };
+        let number = LOADS.fetch_add(1, Ordering::Relaxed);
         for client in 0..clients {
             let ledger = ledgers[client % ledgers.len()].clone();
             let (stop, acked, record) = (load.stop.clone(), Arc::<AtomicU64>::default(), load.record.clone());
@@ -132,7 +149,7 @@ impl Load {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let payload = format!("{client}/{n}");
+                    let payload = format!("{number}/{client}/{n}");
                     let options = AppendOptions {
                         deadline: Some(CLIENT_DEADLINE),
                         idempotency_key: (n % 2 == 0).then(|| payload.clone()),
@@ -144,6 +161,8 @@ impl Load {
                             let place = (context.clone(), done.entry.sequence.get());
                             record.lock().await.acked.insert(payload, place);
                         }
+                        // The node will not serve again.
+                        Err(Error::Stopped) => return,
                         Err(error) => record.lock().await.failed.push((payload, error)),
                     }
                 }
