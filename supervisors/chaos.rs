@@ -8,7 +8,7 @@
 //!   handler.
 //! - [`Monkey`]: faults at random, from a seed, within the restart intensity; an [`Outcome`] of recoveries, of intensity
 //!   used, and of actors left over.
-//! - [`sweep_awaits`]: a kill at every await of every actor, and a check after each.
+//! - [`sweep_awaits`]: a kill at every await of every actor and supervisor, and a check after each.
 //! - [`almost_kill`]: how many kills in a row a tree survives.
 //!
 //! ```

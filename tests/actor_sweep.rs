@@ -5,9 +5,12 @@
 
 mod inprocess;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use converge_ledger::supervisors::chaos::{Budget, Fault, Monkey, Point, Sweep, Table, Target, Trigger, sweep_awaits};
+use converge_ledger::supervisors::chaos::{
+    At, Budget, Fault, Monkey, Point, Sweep, Table, Target, Trigger, sweep_awaits,
+};
 use converge_ledger::supervisors::{Callback, Kind};
 use converge_ledger::{Error, Node};
 use inprocess::{Cluster, Load, PATIENCE, Record, verify};
@@ -44,9 +47,20 @@ async fn sweep(count: u64, least: usize) {
     let load = Load::start(&cluster.ledgers(), CLIENTS);
     load.progress(BETWEEN_DEATHS).await;
     let table = swept(&cluster.nodes[0], &load).await;
+    let tree = cluster.nodes[0].tree();
     for point in &table.not_run {
-        // What another's death brings about: `while_others_die` is for that.
-        assert_eq!(point.callback, Callback::Handle, "{table}");
+        // What another's death brings about: `while_others_die` is for that. A supervisor's: what its child's failed start
+        // or error brings about, and those came as this child was swept.
+        let kind = tree.status(&point.path).unwrap().kind;
+        let events = point.callback == Callback::HandleEvent && kind == Kind::Supervisor;
+        assert!(point.callback == Callback::Handle || events, "{table}");
+    }
+    for supervisor in tree.snapshot().nodes.into_iter().skip(1).filter(|place| place.kind == Kind::Supervisor) {
+        let rows = table.rows.iter().filter(|row| row.reached && row.point.path == supervisor.path);
+        let waits: BTreeSet<Callback> =
+            rows.filter(|row| matches!(row.point.at, At::Await(_))).map(|row| row.point.callback).collect();
+        let own = [Callback::Handle, Callback::PostStop].into();
+        assert_eq!(waits, own, "{} waits while it is suspended and in its stop: {table}", supervisor.path);
     }
     judge(cluster, load, &table, least).await;
 }

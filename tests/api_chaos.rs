@@ -12,7 +12,10 @@ use converge_ledger::api::grpc::names;
 use converge_ledger::api::grpc::pb::context::context_service_client::ContextServiceClient;
 use converge_ledger::api::grpc::pb::context::{AppendRequest, GetRequest, WatchRequest};
 use converge_ledger::config::{Config, IntensityConfig};
+use converge_ledger::supervisors::Callback;
+use converge_ledger::supervisors::chaos::{Point, Sweep, Target, sweep_awaits};
 use converge_ledger::{Node, supervisors};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -86,24 +89,33 @@ fn append(number: u64) -> Request<AppendRequest> {
 }
 
 /// What the clients share, and how far each of them is.
-#[derive(Default)]
 struct Work {
+    /// Retries of one entry, at most.
+    retries_max: u64,
     next: AtomicU64,
     end: AtomicBool,
     done: [AtomicU64; CLIENTS],
 }
 
+/// Clients at work.
+struct Clients {
+    work: Arc<Work>,
+    tasks: Vec<JoinHandle<Result<u64, Status>>>,
+}
+
 impl Work {
-    /// Appends until told to stop, each entry with one retry at most; gives the number of retries.
+    /// Appends until told to stop; gives the number of retries.
     async fn run(self: Arc<Self>, me: usize, mut client: ContextServiceClient<Channel>) -> Result<u64, Status> {
         let mut retries = 0;
         while !self.end.load(Ordering::Relaxed) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            if let Err(first) = client.append(append(number)).await {
+            let mut left = self.retries_max;
+            while let Err(error) = client.append(append(number)).await {
+                eprintln!("{number}: {error:?}");
+                left = left.checked_sub(1).ok_or(error)?;
                 retries += 1;
                 // The client's library gives calls to a connection that is gone until it has noticed.
                 sleep(RETRY_PAUSE).await;
-                client.append(append(number)).await.inspect_err(|second| eprintln!("{first:?}\nthen {second:?}"))?;
             }
             self.done[me].fetch_add(1, Ordering::Relaxed);
         }
@@ -115,33 +127,83 @@ impl Work {
     }
 }
 
+impl Clients {
+    fn start(served: &Served, retries_max: u64) -> Clients {
+        let work =
+            Work { retries_max, next: AtomicU64::default(), end: AtomicBool::default(), done: Default::default() };
+        let work = Arc::new(work);
+        let tasks = (0..CLIENTS).map(|me| tokio::spawn(work.clone().run(me, served.client()))).collect();
+        Clients { work, tasks }
+    }
+
+    /// Waits until every client has two more entries in: no call is from before.
+    async fn progress(&self) {
+        let before = self.work.done();
+        while self.work.done().iter().zip(&before).any(|(now, before)| now < &(before + 2)) {
+            assert!(!self.tasks.iter().any(JoinHandle::is_finished), "a client gave up");
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Ends them; every entry is there once. Gives the number of retries.
+    async fn finish(self, served: &Served) -> u64 {
+        self.work.end.store(true, Ordering::Relaxed);
+        let mut retries = 0;
+        for client in self.tasks {
+            retries += client.await.unwrap().unwrap();
+        }
+        let count = self.work.next.load(Ordering::Relaxed);
+        let get = GetRequest { context_id: CONTEXT.into(), ..GetRequest::default() };
+        let read = served.client().get(get).await.unwrap().into_inner();
+        let payloads: BTreeSet<_> = read.entries.iter().map(|entry| entry.payload.clone()).collect();
+        assert_eq!((read.entries.len() as u64, payloads.len() as u64), (count, count), "each exactly once");
+        retries
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_retries_once_sees_no_death_of_the_api() {
     let served = served().await;
-    let work = Arc::new(Work::default());
-    let clients: Vec<_> = (0..CLIENTS).map(|me| tokio::spawn(work.clone().run(me, served.client()))).collect();
+    let clients = Clients::start(&served, 1);
     for _ in 0..ROUNDS {
         for path in ["root/api/listener", "root/api/connections", "root/api"] {
             served.kill(path).await;
             // Every client is past this death before the next one: no call meets two.
-            let before = work.done();
-            while work.done().iter().zip(&before).any(|(now, before)| now < &(before + 2)) {
-                assert!(!clients.iter().any(tokio::task::JoinHandle::is_finished), "a client gave up");
-                sleep(Duration::from_millis(1)).await;
-            }
+            clients.progress().await;
         }
     }
-    work.end.store(true, Ordering::Relaxed);
-    let mut retries = 0;
-    for client in clients {
-        retries += client.await.unwrap().unwrap();
-    }
+    let retries = clients.finish(&served).await;
     assert!(retries > 0, "the deaths were seen, or this test shows nothing");
-    let count = work.next.load(Ordering::Relaxed);
-    let get = GetRequest { context_id: CONTEXT.into(), ..GetRequest::default() };
-    let read = served.client().get(get).await.unwrap().into_inner();
-    let payloads: BTreeSet<_> = read.entries.iter().map(|entry| entry.payload.clone()).collect();
-    assert_eq!((read.entries.len() as u64, payloads.len() as u64), (count, count), "each exactly once");
+    served.node.stop(PATIENCE).await.unwrap();
+}
+
+/// At every await of both actors and of their supervisor, which drains in its stop. A death that makes a start, and one in
+/// that start, are two: calls may need more than one retry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_api_is_killed_at_each_of_its_awaits() {
+    let served = served().await;
+    let clients = Clients::start(&served, 5);
+    let load = async || {
+        // A connection of its own, so that one is accepted and handed over.
+        let mut fresh = served.client();
+        let _ = fresh.get(GetRequest::default()).await;
+        clients.progress().await;
+    };
+    let check = async |_: &Point| {
+        clients.progress().await;
+        Ok(())
+    };
+    let sweep = Sweep::new().target(Target::path("root/api/**")).patience(PATIENCE).tries(2);
+    let table = sweep_awaits(&served.node.tree(), sweep, load, check).await;
+    eprintln!("{table}");
+    clients.finish(&served).await;
+    assert!(table.failures().next().is_none() && table.cut.is_empty() && table.orphans.is_empty(), "{table}");
+    for path in ["root/api", "root/api/listener", "root/api/connections"] {
+        let stops = table.rows.iter().filter(|row| row.reached && row.point.path == path);
+        let waits = stops.filter(|row| row.point.callback == Callback::PostStop).count();
+        assert!(waits >= 2, "{path} was never killed in its stop: {table}");
+    }
+    assert!(table.reached() >= 25, "{} points: {table}", table.reached());
     served.node.stop(PATIENCE).await.unwrap();
 }
 
