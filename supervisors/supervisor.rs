@@ -183,14 +183,15 @@ impl Actor for Supervisor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        // One that came to make this run a callback is no child, and nobody hears of it.
+        #[cfg(feature = "chaos")]
+        state.node().trap.swallows(&event);
         let turn = Turn::new(&state.berth, Callback::HandleEvent);
         #[cfg(feature = "chaos")]
         let turn = turn.of(|| crate::chaos::kind_of(&event));
         turn.run(pin!(async {
             let node = Arc::clone(state.node());
             let _busy = node.pulse.enter(Callback::HandleEvent);
-            #[cfg(feature = "chaos")]
-            node.trap.swallows(&event);
             state.hear(event);
             Ok(())
         }))

@@ -49,11 +49,9 @@ async fn sweep(count: u64, least: usize) {
     let table = swept(&cluster.nodes[0], &load).await;
     let tree = cluster.nodes[0].tree();
     for point in &table.not_run {
-        // What another's death brings about: `while_others_die` is for that. A supervisor's: what its child's failed start
-        // or error brings about, and those came as this child was swept.
+        // What another's death brings about: `while_others_die` is for that.
         let kind = tree.status(&point.path).unwrap().kind;
-        let events = point.callback == Callback::HandleEvent && kind == Kind::Supervisor;
-        assert!(point.callback == Callback::Handle || events, "{table}");
+        assert_eq!((point.callback, kind), (Callback::Handle, Kind::Worker), "{table}");
     }
     for supervisor in tree.snapshot().nodes.into_iter().skip(1).filter(|place| place.kind == Kind::Supervisor) {
         let rows = table.rows.iter().filter(|row| row.reached && row.point.path == supervisor.path);

@@ -5,8 +5,9 @@
 //! ended. After each the tree must be whole again and the caller's check must hold. Only real suspensions are points: an
 //! await that is ready at once cannot be killed there by anybody.
 //!
-//! A supervisor's messages come with the death of a child, so that is how it is driven. It waits in its `post_stop`, once
-//! for each child, and with a message in hand only while it is suspended; so suspended it is for that.
+//! A supervisor's messages come with the death of a child, so that is how it is driven: by a kill, or by a panic and a start
+//! that fails where the kill does not bring the message about. It waits in its `post_stop`, once for each child, and with a
+//! message in hand only while it is suspended; so suspended it is for that.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -315,16 +316,26 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
     /// One point, until it is reached or all tries are used up; the last of them is told, and every one that failed.
     async fn tried(&mut self, point: Point) -> Option<Met> {
         for _ in 1..self.sweep.tries {
-            if self.point(point.clone()).await? == Met::Sprung {
+            if self.driven(&point).await? == Met::Sprung {
                 return Some(Met::Sprung);
             }
             self.table.rows.pop_if(|row| row.point == point && row.verdict.is_ok());
         }
-        self.point(point).await
+        self.driven(&point).await
+    }
+
+    /// One point, by the death of a supervisor's child that brings its callback about.
+    async fn driven(&mut self, point: &Point) -> Option<Met> {
+        match self.point(point.clone(), Death::Killed).await? {
+            Met::DidNotRun if is_driven(point.callback) && self.messenger(&point.path).is_some() => {
+                self.point(point.clone(), Death::PanicsAndStartFails).await
+            }
+            met => Some(met),
+        }
     }
 
     /// One point: what came of it; `None` when the tree is not whole.
-    async fn point(&mut self, point: Point) -> Option<Met> {
+    async fn point(&mut self, point: Point, death: Death) -> Option<Met> {
         let messenger = if is_driven(point.callback) { self.messenger(&point.path) } else { None };
         if !self.affordable([Some(&point.path), messenger.as_ref()]).await {
             let reason = "its supervisor never tolerates the two restarts of a kill and a start".to_owned();
@@ -337,7 +348,8 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
         let Ok(mut armed) = self.observer.tree.arm(&point.path, moment, self.sweep.fault) else {
             return Some(Met::DidNotRun);
         };
-        let loaded = self.drive(&point, messenger.as_deref(), &mut armed).await;
+        let messenger = messenger.as_deref().map(|child| (child, death));
+        let loaded = self.drive(&point, messenger, &mut armed).await;
         let _ = timeout(LINGER, armed.sprung()).await;
         let (sprung, met) = (armed.has_sprung(), armed.is_met());
         drop(armed);
@@ -362,8 +374,10 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
     }
 
     /// Makes the actor run the callback. False when the load did not end.
-    async fn drive(&mut self, point: &Point, messenger: Option<&str>, armed: &mut Armed) -> bool {
-        let Some(cell) = self.observer.tree.find(&point.path) else { return true };
+    async fn drive(&mut self, point: &Point, messenger: Option<(&str, Death)>, armed: &mut Armed) -> bool {
+        let mut start_fails = None;
+        let tree = self.observer.tree.clone();
+        let Some(cell) = tree.find(&point.path) else { return true };
         let before = self.observer.running();
         let dies = match (point.callback, messenger) {
             (Callback::PreStart | Callback::PostStart, _) => {
@@ -374,8 +388,11 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
                 cell.stop(Some("stopped by chaos, for its post_stop".to_owned()));
                 Some(point.path.as_str())
             }
-            (Callback::Handle | Callback::HandleEvent, Some(child)) => {
-                self.stir(point, child, armed).await;
+            (Callback::Handle | Callback::HandleEvent, Some((child, death))) => {
+                if death == Death::PanicsAndStartFails {
+                    start_fails = tree.arm(child, Moment::next(Callback::PreStart, At::Start), Fault::Kill).ok();
+                }
+                self.stir(point, child, death, armed).await;
                 Some(child)
             }
             (Callback::Handle | Callback::HandleEvent, None) => None,
@@ -384,16 +401,21 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
             let incarnation = before.get(path).copied().unwrap_or(0);
             self.observer.recovered(&before, Some((path, incarnation)), self.sweep.patience).await;
         }
+        drop(start_fails);
         timeout(self.sweep.patience, (self.load)()).await.is_ok()
     }
 
     /// Gives a supervisor messages by the death of a child, and holds them up where it is to wait.
-    async fn stir(&self, point: &Point, child: &str, armed: &mut Armed) {
+    async fn stir(&self, point: &Point, child: &str, death: Death, armed: &mut Armed) {
         let tree = &self.observer.tree;
         let held = point.callback == Callback::Handle && matches!(point.at, At::Await(_));
         // One that is not there, or on its way out, is not held, and the point is not reached.
         let held = held && tree.suspend(&point.path).is_ok();
-        let _ = tree.inject(child, Fault::Kill).await;
+        let fault = match death {
+            Death::Killed => Fault::Kill,
+            Death::PanicsAndStartFails => Fault::Panic,
+        };
+        let _ = tree.inject(child, fault).await;
         if held {
             let _ = timeout(LINGER, armed.sprung()).await;
             let _ = tree.resume(&point.path);
@@ -425,6 +447,13 @@ enum Met {
     EndedBefore,
     /// The callback did not run.
     DidNotRun,
+}
+
+/// How a supervisor's child dies, so that the supervisor gets a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Death {
+    Killed,
+    PanicsAndStartFails,
 }
 
 /// Reached by the load, and not by a start or stop.

@@ -98,6 +98,8 @@ struct Inner {
     record: Option<Record>,
     /// Actors that came to make this one run a callback.
     pokes: Vec<ActorId>,
+    /// The callback that begins next is for a poke, and goes into no record.
+    poked: bool,
     intensity: Option<Intensity>,
     restart: Option<Restart>,
 }
@@ -173,6 +175,7 @@ impl Trap {
     /// Starts a record, or takes the one that was started.
     pub(crate) fn record(&self, on: bool) -> Record {
         let mut inner = self.inner();
+        inner.poked = false;
         let record = std::mem::replace(&mut inner.record, on.then(Record::new));
         self.settle(&inner);
         record.unwrap_or_default()
@@ -193,6 +196,7 @@ impl Trap {
         let Some(actor) = event.actor_id() else { return false };
         let mut inner = self.inner();
         let own = inner.pokes.contains(&actor);
+        inner.poked = own;
         if own && !matches!(event, SupervisionEvent::ActorStarted(_)) {
             inner.pokes.retain(|poke| *poke != actor);
             self.settle(&inner);
@@ -242,7 +246,8 @@ impl Trap {
     fn enter(&self, occasion: Occasion) -> Pass {
         let mut pass = Pass { occasion, points: Vec::new() };
         let mut inner = self.inner();
-        if let Some(record) = inner.record.as_mut().filter(|record| record.len() < RECORDED) {
+        let poked = std::mem::take(&mut inner.poked);
+        if let Some(record) = inner.record.as_mut().filter(|record| !poked && record.len() < RECORDED) {
             record.insert((occasion.callback, occasion.kind));
         }
         for set in &mut inner.armed {
