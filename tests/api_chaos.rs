@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use converge_ledger::api::grpc::names;
 use converge_ledger::api::grpc::pb::context::context_service_client::ContextServiceClient;
-use converge_ledger::api::grpc::pb::context::{AppendRequest, GetRequest, WatchRequest};
+use converge_ledger::api::grpc::pb::context::{AppendRequest, GetRequest, WatchEvent, WatchRequest};
 use converge_ledger::config::{Config, IntensityConfig};
 use converge_ledger::supervisors::Callback;
 use converge_ledger::supervisors::chaos::{Point, Sweep, Target, sweep_awaits};
@@ -18,7 +18,7 @@ use converge_ledger::{Node, supervisors};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -53,6 +53,16 @@ impl Served {
 
     fn client(&self) -> ContextServiceClient<Channel> {
         ContextServiceClient::new(self.channel())
+    }
+
+    /// A client that has appended an entry and watches, and has been told of that one.
+    async fn watched(&self) -> (ContextServiceClient<Channel>, Streaming<WatchEvent>) {
+        let mut client = self.client();
+        client.append(append(0)).await.unwrap();
+        let watch = WatchRequest { context_id: CONTEXT.into(), ..WatchRequest::default() };
+        let mut stream = client.watch(watch).await.unwrap().into_inner();
+        assert!(stream.message().await.unwrap().is_some());
+        (client, stream)
     }
 
     /// Kills an actor and waits for its next incarnation.
@@ -210,11 +220,7 @@ async fn the_api_is_killed_at_each_of_its_awaits() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_connections_serve_dies_with_it_and_nothing_else() {
     let served = served().await;
-    let mut client = served.client();
-    client.append(append(0)).await.unwrap();
-    let watch = WatchRequest { context_id: CONTEXT.into(), ..WatchRequest::default() };
-    let mut stream = client.watch(watch).await.unwrap().into_inner();
-    assert!(stream.message().await.unwrap().is_some());
+    let (mut client, mut stream) = served.watched().await;
     served.kill("root/api/listener").await;
     client.append(append(1)).await.unwrap();
     assert!(timeout(PATIENCE, stream.message()).await.unwrap().unwrap().is_some(), "a listener holds no connection");
@@ -227,11 +233,7 @@ async fn what_connections_serve_dies_with_it_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_ends_watches_with_a_refusal_and_health_says_so() {
     let served = served().await;
-    let mut client = served.client();
-    client.append(append(0)).await.unwrap();
-    let watch = WatchRequest { context_id: CONTEXT.into(), ..WatchRequest::default() };
-    let mut stream = client.watch(watch).await.unwrap().into_inner();
-    assert!(stream.message().await.unwrap().is_some());
+    let (_client, mut stream) = served.watched().await;
     let mut health = HealthClient::new(served.channel());
     let mut states = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     let state = states.message().await.unwrap().unwrap();
