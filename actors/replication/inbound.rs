@@ -7,7 +7,7 @@ use converge_supervisors::ractor::ActorProcessingErr;
 use raft::eraftpb::{Message as RaftMessage, MessageType};
 
 use super::wire::{self, Frame};
-use super::{Phase, State, is_batch};
+use super::{Phase, State, is_batch_of};
 use crate::distribution::{Inbound, Lane, LinkEvent, Permit};
 use crate::storage::Genesis;
 
@@ -81,7 +81,7 @@ impl State {
         match frame {
             Frame::Raft(message) => self.raft_message(from, lane, *message),
             Frame::Propose { token, data } => {
-                let result = if is_batch(&data) { self.propose(data)? } else { Err(None) };
+                let result = if is_batch_of(from, &data) { self.propose(data)? } else { Err(None) };
                 if let Err(hint) = result {
                     self.send_to(from, Lane::Forward, Frame::NotProposed { token, hint });
                 }
@@ -194,6 +194,7 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
+    use converge_ledger_core::{Batch, Boot};
     use raft::eraftpb::Entry;
     use tokio::sync::Semaphore;
 
@@ -214,6 +215,14 @@ mod tests {
     fn taken(received: &Received, payload: &Bytes) -> usize {
         let Frame::Raft(message) = &received.frame else { panic!("not what was sent") };
         payload.len() + message.entries.capacity() * size_of::<Entry>()
+    }
+
+    #[test]
+    fn a_batch_is_taken_only_from_its_origin() {
+        let batch = Batch { origin: NodeId(2), boot: Boot(1), low_water: 1, commands: Vec::new() }.encode();
+        assert!(is_batch_of(NodeId(2), &batch));
+        assert!(!is_batch_of(NodeId(3), &batch), "whoever is made up here stays in the state of every node");
+        assert!(!is_batch_of(NodeId(2), &batch.slice(1..)));
     }
 
     #[tokio::test]
