@@ -11,7 +11,7 @@ use std::time::Duration;
 use converge_actors::distribution::Distribution;
 use converge_actors::entry::{self, Admission, Attempt, Done, Entries};
 use converge_actors::replication::{ReadError, Replication};
-use converge_actors::storage::{self, Random, ReadQuery, Storage};
+use converge_actors::storage::{self, Random, Storage};
 use converge_actors::watch::{Follow, Watches};
 use converge_ledger_core::{
     Append, AttemptId, ClusterId, Command, Entry, EntryId, LimitError, Limits, LogIndex, NewEntry, NodeId, Outcome,
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::environment::{Calls, Clock, Offload};
 use crate::error::Unknown;
-use crate::types::{AppendOptions, Appended, Consistency, Loaded, Page, ReadOptions, Snapshot, WatchOptions};
+use crate::types::{AppendOptions, Appended, Loaded, Page, ReadOptions, Snapshot, WatchOptions};
 use crate::{Error, Rejection, Status};
 
 /// A host's own rule for entries; called in the caller's task, before anything is proposed. A panic is a
@@ -95,54 +95,18 @@ impl Ledger {
     /// [`Error::Unavailable`] when no majority confirms a linearizable read, [`Error::ResponseTooLarge`] when the
     /// answer is past the configured bound, [`Error::DataLoss`] when stored bytes fail their checksum.
     pub async fn read(&self, context: &str, options: ReadOptions) -> Result<Page, Error> {
-        self.read_within(context, options, self.inner.response_bytes).await
-    }
-
-    /// Reads entries of at most `bytes_max` together.
-    pub(crate) async fn read_within(
-        &self,
-        context: &str,
-        options: ReadOptions,
-        bytes_max: usize,
-    ) -> Result<Page, Error> {
-        self.inner.limits.check_context_id(context).map_err(limit)?;
-        let deadline = deadline(options.deadline);
-        let confirmed = match options.consistency {
-            Consistency::Stale => LogIndex(0),
-            Consistency::Linearizable | Consistency::Lease => self.confirm(deadline).await?,
-        };
-        let mut query = ReadQuery {
-            after: options.after,
-            limit: options.limit as usize,
-            key: options.key.filter(|key| !key.is_empty()),
-            max_bytes: self.inner.calls.read_step_bytes,
-        };
-        let (mut entries, mut bytes, mut latest) = (Vec::new(), 0, None);
-        loop {
-            // Storage that restarted in between may have to apply again what was confirmed.
-            let read = || match self.inner.storage.read(context, query.clone())? {
-                page if page.applied < confirmed => Err(storage::Error::Unavailable),
-                page => Ok(page),
-            };
-            let page = self.stored(deadline, read).await?;
-            // What comes in while this reads belongs to the next call.
-            let latest = *latest.get_or_insert(page.latest);
-            bytes += page.entries.iter().map(size).sum::<usize>();
-            let done = !page.truncated || page.next_after >= latest;
-            let wanted = page.entries.into_iter().filter(|entry| entry.sequence <= latest);
-            entries.extend(wanted);
-            let full = options.limit != 0 && entries.len() >= options.limit as usize;
+        let bytes_max = self.inner.response_bytes;
+        let mut pages = self.pages(context, options).await?;
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        while let Some(more) = pages.next().await? {
+            bytes += more.iter().map(size).sum::<usize>();
             if bytes > bytes_max {
                 return Err(Error::ResponseTooLarge { limit: bytes_max });
             }
-            if done || full {
-                let term = self.inner.replication.view().borrow().term;
-                return Ok(Page { entries, latest, term });
-            }
-            query.after = page.next_after;
-            query.limit = (options.limit as usize).saturating_sub(entries.len());
-            tokio::task::yield_now().await;
+            entries.extend(more);
         }
+        let term = self.inner.replication.view().borrow().term;
+        Ok(Page { entries, latest: pages.latest(), term })
     }
 
     /// Follows a context: what exists behind `from`, then what comes, each entry once, in order, on every node.
@@ -370,7 +334,7 @@ fn unknown(attempt: AttemptId, command: Append) -> Error {
     Error::Unknown(Box::new(Unknown { attempt, entry, idempotency_key }))
 }
 
-fn limit(error: LimitError) -> Error {
+pub(crate) fn limit(error: LimitError) -> Error {
     match error {
         LimitError::PayloadTooLarge { bytes, limit } => Error::PayloadTooLarge { bytes, limit },
         other => Error::InvalidArgument(other.to_string()),
@@ -401,8 +365,8 @@ fn weight(entry: &NewEntry) -> usize {
     entry.payload.len() + entry.context_id.len() + entry.key.len() + metadata
 }
 
-/// What an entry weighs in an answer.
+/// What an entry weighs in an answer: each has the name of its context in memory.
 pub(crate) fn size(entry: &Entry) -> usize {
     let metadata: usize = entry.metadata.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-    entry.payload.len() + entry.key.len() + metadata + 96
+    entry.payload.len() + entry.context_id.len() + entry.key.len() + metadata + size_of::<Entry>()
 }

@@ -16,6 +16,7 @@ pub mod fuzzing;
 pub mod history;
 mod ledger;
 mod node;
+mod pages;
 #[cfg(feature = "sim")]
 #[path = "../tests/simulation/mod.rs"]
 pub mod simulation;

@@ -17,19 +17,29 @@ use crate::{Error, Ledger};
 
 pub(crate) async fn snapshot(ledger: &Ledger, context: &str, given: Option<Duration>) -> Result<Snapshot, Error> {
     let options = ReadOptions { consistency: Consistency::Linearizable, deadline: given, ..ReadOptions::default() };
-    let limit = ledger.inner.snapshot_bytes;
-    let page = ledger
-        .read_within(context, options, limit.saturating_mul(ledger.inner.calls.unpacked_factor))
-        .await
-        .map_err(|error| too_large(error, limit))?;
-    let created_at_ns = (ledger.inner.clock)();
-    let context = context.to_owned();
-    let (sequence, entry_count) = (page.latest, page.entries.len() as u64);
-    let encoded = ledger.inner.offload.run(move || blob::encode(&context, &page.entries, created_at_ns)).await;
+    let (limit, offload) = (ledger.inner.snapshot_bytes, ledger.inner.offload);
+    let mut pages = ledger.pages(context, options).await?;
+    // A context that cannot be unpacked again is not packed.
+    let mut packer = blob::Packer::new(context, unpacked_bytes(ledger));
+    while let Some(entries) = pages.next().await? {
+        let work = move || entries.iter().try_for_each(|entry| packer.push(entry)).map(|()| packer);
+        packer = offload.run(work).await.map_err(|_| Error::SnapshotTooLarge { limit })?;
+        if packer.packed_bytes() > limit {
+            return Err(Error::SnapshotTooLarge { limit });
+        }
+    }
+    let (created_at_ns, entry_count) = ((ledger.inner.clock)(), packer.count());
+    let encoded = offload.run(move || packer.finish(created_at_ns)).await;
     if encoded.len() > limit {
         return Err(Error::SnapshotTooLarge { limit });
     }
+    let sequence = pages.latest();
     Ok(Snapshot { bytes: encoded.into(), sequence, created_at_ns, entry_count, version: blob::VERSION })
+}
+
+/// What a blob may take unpacked.
+fn unpacked_bytes(ledger: &Ledger) -> usize {
+    ledger.inner.snapshot_bytes.saturating_mul(ledger.inner.calls.unpacked_factor)
 }
 
 pub(crate) async fn load(
@@ -50,8 +60,8 @@ pub(crate) async fn load(
         let head = ledger.stored(deadline, || ledger.inner.storage.head(context)).await?;
         let base = blob.compare(head.as_ref(), fail_if_exists)?;
         if staged_from.is_none_or(|from| base < from) {
-            let until = staged_from.map_or(blob.entries.len(), |from: Sequence| place(from));
-            stage(ledger, load.counter(), &blob.entries[place(base)..until], deadline).await?;
+            let until = staged_from.map_or(blob.chain.len(), |from: Sequence| place(from));
+            stage(ledger, load.counter(), blob.decoded.entries(context, place(base)..until), deadline).await?;
             staged_from = Some(base);
         }
         match commit(ledger, context, load.counter(), base, &blob, fail_if_exists, deadline).await {
@@ -68,22 +78,14 @@ pub(crate) async fn load(
     })
 }
 
-/// A context that cannot be unpacked again is not packed.
-fn too_large(error: Error, limit: usize) -> Error {
-    match error {
-        Error::ResponseTooLarge { .. } => Error::SnapshotTooLarge { limit },
-        other => other,
-    }
-}
-
 /// A load has no entry to give back; loading again is safe, because what is there already changes nothing.
 fn unknown_load() -> Error {
     Error::LoadUnknown
 }
 
-/// A decoded blob under the name of the context it goes into.
+/// A decoded blob, and what it is under the name of the context it goes into.
 struct Blob {
-    entries: Vec<Entry>,
+    decoded: blob::Decoded,
     /// The chain hash after each entry.
     chain: Vec<[u8; 32]>,
 }
@@ -116,7 +118,7 @@ fn place(sequence: Sequence) -> usize {
 
 async fn unpack(ledger: &Ledger, context: &str, snapshot: Bytes) -> Result<Blob, Error> {
     let bound = ledger.inner.snapshot_bytes;
-    let unpacked = bound.saturating_mul(ledger.inner.calls.unpacked_factor);
+    let unpacked = unpacked_bytes(ledger);
     if snapshot.len() > bound {
         return Err(Error::InvalidSnapshot(format!(
             "snapshot of {} bytes is larger than limits.snapshot_bytes = {bound}: raise it",
@@ -126,35 +128,38 @@ async fn unpack(ledger: &Ledger, context: &str, snapshot: Bytes) -> Result<Blob,
     let (context, limits) = (context.to_owned(), ledger.inner.limits.clone());
     let work = move || {
         let decoded = blob::decode(&snapshot, unpacked).map_err(|error| Error::InvalidSnapshot(error.to_string()))?;
-        let mut entries = decoded.entries;
-        for entry in &mut entries {
-            entry.context_id.clone_from(&context);
+        for entry in decoded.entries(&context, 0..decoded.count()) {
             limits
-                .check_entry(entry)
+                .check_entry(&entry)
                 .map_err(|error| Error::InvalidSnapshot(format!("entry {}: {error}", entry.sequence)))?;
         }
-        let chain = blob::chain(&entries);
-        Ok(Blob { entries, chain })
+        let chain = blob::chain(decoded.entries(&context, 0..decoded.count()));
+        Ok(Blob { decoded, chain })
     };
     ledger.inner.offload.run(work).await
 }
 
 /// Puts entries into the log, invisibly; in order of submission, a bounded number at a time.
-async fn stage(ledger: &Ledger, load: u64, entries: &[Entry], deadline: Instant) -> Result<(), Error> {
+async fn stage(
+    ledger: &Ledger,
+    load: u64,
+    entries: impl Iterator<Item = Entry> + Send,
+    deadline: Instant,
+) -> Result<(), Error> {
     let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
     for entry in entries {
         if tasks.len() >= ledger.inner.calls.staging_max {
             joined(tasks.join_next().await)?;
         }
         let admission = loop {
-            match ledger.admit(size(entry)) {
+            match ledger.admit(size(&entry)) {
                 Err(Error::Overloaded { .. }) if Instant::now() < deadline => {
                     tokio::time::sleep(ledger.inner.calls.overload_pause).await;
                 }
                 other => break other?,
             }
         };
-        let (ledger, staged) = (ledger.clone(), StagedEntry::from(entry.clone()));
+        let (ledger, staged) = (ledger.clone(), StagedEntry::from(entry));
         tasks.spawn(async move {
             let attempt = ledger.inner.entries.begin();
             let command = Command::Stage(Stage { counter: attempt.counter(), load, entry: staged });
@@ -200,7 +205,7 @@ async fn commit(
         context_id: context.to_owned(),
         base,
         base_chain: blob.chain_at(base),
-        count: blob.entries.len() as u64 - base.get(),
+        count: blob.chain.len() as u64 - base.get(),
         fail_if_exists,
     };
     let admission = ledger.admit(0).map_err(Failure::Known)?;

@@ -86,7 +86,7 @@ impl Reader {
         let header = Header::parse(&raw, settings.frame_bytes_max)?;
         // Credit comes before the allocation: what waits for consumers is all that a link may hold.
         let permit = match header.kind {
-            Kind::Data => Some(self.credit(header.length).await),
+            Kind::Data => Some(Permit::acquire(&self.slot.inbound_bytes, header.length + FRAME_OVERHEAD_BYTES).await),
             Kind::Ping | Kind::Pong => None,
             kind => return Err(Malformed::OutOfPlace(kind).into()),
         };
@@ -106,12 +106,6 @@ impl Reader {
             self.slot.counters.rtt_us_plus_one.store(rtt.saturating_add(1), Relaxed);
         }
         Ok(())
-    }
-
-    async fn credit(&self, length: usize) -> Permit {
-        let cost = u32::try_from(length + FRAME_OVERHEAD_BYTES).expect("the bound of a frame is far below 4 GiB");
-        let credits = Arc::clone(&self.slot.inbound_bytes).acquire_many_owned(cost).await;
-        Permit(Some(credits.expect("the credits of a link are never closed")))
     }
 }
 

@@ -26,7 +26,8 @@
 //!   the restarted actor reconnects.
 //!
 //! Everything is bounded by [`Settings`]: a full queue sheds ([`SendError::Full`]), and a reader whose
-//! [`Permit`]s are all held by slow consumers stops reading.
+//! [`Permit`]s are all held by slow consumers stops reading. A link so holds at most its credit, and what the
+//! last frame weighs beyond that.
 
 mod backoff;
 mod connection;
@@ -52,7 +53,7 @@ use bytes::Bytes;
 use converge_ledger_core::{ClusterId, NodeId};
 use converge_supervisors::{ChildSpec, Restart, Shutdown, Strategy, SupervisorSpec};
 use serde::{Deserialize, Serialize};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use settings::Settings;
 pub use status::{LaneStatus, LinkPhase, ListenerStatus, PeerStatus};
@@ -121,12 +122,37 @@ pub struct Inbound {
     pub permit: Permit,
 }
 
-/// Credit that an [`Inbound`] frame holds; while it lives, its bytes count against
-/// [`Settings::inbound_bytes_max`] of the link, and dropping it lets the reader read on.
+/// Credit that an [`Inbound`] frame holds; while it lives, its bytes, and what its consumer
+/// [weighs](Permit::weigh), count against [`Settings::inbound_bytes_max`] of the link. Dropping it lets the
+/// reader read on.
 #[derive(Debug)]
-pub struct Permit(#[allow(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
+pub struct Permit(Option<OwnedSemaphorePermit>);
 
 impl Permit {
+    /// Waits until the link has so much credit.
+    pub(crate) async fn acquire(credits: &Arc<Semaphore>, bytes: usize) -> Permit {
+        let cost = u32::try_from(bytes).expect("the bound of a frame is far below 4 GiB");
+        let held = Arc::clone(credits).acquire_many_owned(cost).await;
+        Permit(Some(held.expect("the credits of a link are never closed")))
+    }
+
+    /// Counts `bytes` more: what a frame takes besides its payload shows only when it is read. Does not wait,
+    /// and takes no more than the link has left, so that a frame of any weight passes; the link then reads on
+    /// when enough was given back.
+    pub fn weigh(&mut self, bytes: usize) {
+        let Some(held) = &mut self.0 else { return };
+        let credits = Arc::clone(held.semaphore());
+        loop {
+            let free = bytes.min(credits.available_permits());
+            let cost = u32::try_from(free).unwrap_or(u32::MAX);
+            match Arc::clone(&credits).try_acquire_many_owned(cost) {
+                Ok(more) => return held.merge(more),
+                // The reader of a connection that is being replaced took some in between.
+                Err(_) => std::hint::spin_loop(),
+            }
+        }
+    }
+
     /// A permit that holds no credit: for frames that came over no link.
     pub fn none() -> Permit {
         Permit(None)

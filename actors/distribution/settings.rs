@@ -19,7 +19,8 @@ pub struct Settings {
     pub queue_frames_max: usize,
     /// Bytes that may wait on one link to be written; at least one longest frame.
     pub queue_bytes_max: usize,
-    /// Bytes that consumers of one link may hold before its reader stops; at least one longest frame.
+    /// Bytes that consumers of one link may hold before its reader stops, what they make of frames included
+    /// ([`super::Permit::weigh`]); at least one longest frame.
     pub inbound_bytes_max: usize,
     /// Interval of pings.
     pub heartbeat: Duration,

@@ -7,7 +7,7 @@ use converge_supervisors::ractor::ActorProcessingErr;
 use raft::eraftpb::{Message as RaftMessage, MessageType};
 
 use super::wire::{self, Frame};
-use super::{Phase, State, is_batch};
+use super::{Phase, State, is_batch_of};
 use crate::distribution::{Inbound, Lane, LinkEvent, Permit};
 use crate::storage::Genesis;
 
@@ -24,7 +24,8 @@ pub(crate) struct Received {
 impl Received {
     pub(crate) fn decode(inbound: Inbound) -> Result<Received, wire::Error> {
         let (frame, tag) = Frame::decode(&inbound.payload)?;
-        let Inbound { from, lane, epoch, permit, .. } = inbound;
+        let Inbound { from, lane, epoch, mut permit, .. } = inbound;
+        permit.weigh(frame.weight());
         Ok(Received { from, lane, epoch, tag, frame, _permit: permit })
     }
 }
@@ -80,7 +81,7 @@ impl State {
         match frame {
             Frame::Raft(message) => self.raft_message(from, lane, *message),
             Frame::Propose { token, data } => {
-                let result = if is_batch(&data) { self.propose(data)? } else { Err(None) };
+                let result = if is_batch_of(from, &data) { self.propose(data)? } else { Err(None) };
                 if let Err(hint) = result {
                     self.send_to(from, Lane::Forward, Frame::NotProposed { token, hint });
                 }
@@ -185,5 +186,68 @@ impl State {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use converge_ledger_core::{Batch, Boot};
+    use raft::eraftpb::Entry;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    const CREDIT_BYTES: usize = 16 << 20;
+
+    /// A legal append of as many empty entries as there may be, as a link delivers it.
+    fn crowded() -> Bytes {
+        let mut message = RaftMessage::default();
+        message.set_msg_type(MessageType::MsgAppend);
+        let entry = |index| Entry { index, ..Entry::default() };
+        message.set_entries((1..=1 << 18).map(entry).collect::<Vec<_>>().into());
+        Frame::Raft(Box::new(message)).encode(1).concat().into()
+    }
+
+    /// What a frame takes: its bytes, and those of its entries.
+    fn taken(received: &Received, payload: &Bytes) -> usize {
+        let Frame::Raft(message) = &received.frame else { panic!("not what was sent") };
+        payload.len() + message.entries.capacity() * size_of::<Entry>()
+    }
+
+    #[test]
+    fn a_batch_is_taken_only_from_its_origin() {
+        let batch = Batch { origin: NodeId(2), boot: Boot(1), low_water: 1, commands: Vec::new() }.encode();
+        assert!(is_batch_of(NodeId(2), &batch));
+        assert!(!is_batch_of(NodeId(3), &batch), "whoever is made up here stays in the state of every node");
+        assert!(!is_batch_of(NodeId(2), &batch.slice(1..)));
+    }
+
+    #[tokio::test]
+    async fn a_link_holds_no_more_decoded_frames_than_its_credit_and_one() {
+        let credits = Arc::new(Semaphore::new(CREDIT_BYTES));
+        let payload = crowded();
+        let mut held = Vec::new();
+        let mut bytes = 0;
+        // As a reader does that nobody relieves.
+        while credits.available_permits() >= payload.len() {
+            let permit = Permit::acquire(&credits, payload.len()).await;
+            let inbound = Inbound { from: NodeId(2), lane: Lane::Append, epoch: 1, payload: payload.clone(), permit };
+            let received = Received::decode(inbound).unwrap();
+            bytes += taken(&received, &payload);
+            assert!(bytes <= CREDIT_BYTES + taken(&received, &payload), "{} frames take {bytes} bytes", held.len() + 1);
+            held.push(received);
+        }
+        assert_eq!(held.len(), 1, "one that weighs more than all credit passes, and alone");
+        // All that was taken comes back, and a light frame takes little.
+        drop(held);
+        assert_eq!(credits.available_permits(), CREDIT_BYTES);
+        let light: Bytes = Frame::NotProposed { token: 1, hint: None }.encode(1).concat().into();
+        let permit = Permit::acquire(&credits, light.len()).await;
+        let inbound = Inbound { from: NodeId(2), lane: Lane::Forward, epoch: 1, payload: light.clone(), permit };
+        let _light = Received::decode(inbound).unwrap();
+        assert_eq!(credits.available_permits(), CREDIT_BYTES - light.len());
     }
 }

@@ -467,7 +467,8 @@ fn ticker(myself: ActorRef<Message>, every: Duration, shared: Arc<Shared>) -> Jo
     tasks
 }
 
-/// Whether these bytes are a batch that every node can apply. Checked before a stranger's bytes enter the log.
-fn is_batch(data: &Bytes) -> bool {
-    Batch::decode(data).is_ok()
+/// Whether these bytes are a batch that every node can apply, and of the node that sent them. Checked before a
+/// stranger's bytes enter the log: every origin is remembered for ever, and its low-water mark lets go of outcomes.
+fn is_batch_of(from: NodeId, data: &Bytes) -> bool {
+    Batch::decode(data).is_ok_and(|batch| batch.origin == from)
 }

@@ -1,7 +1,7 @@
 //! A snapshot comes back whole or not at all.
 
 use bytes::Bytes;
-use converge_ledger_core::snapshot::{SnapshotError, VERSION, chain, decode, encode, root};
+use converge_ledger_core::snapshot::{Decoded, Packer, SnapshotError, VERSION, chain, decode, encode, root};
 use converge_ledger_core::{EMPTY_CHAIN, Entry, Sequence};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -11,6 +11,10 @@ use crate::sample::{any_append, history};
 
 const LIMIT: usize = 1 << 20;
 const CREATED: u64 = 1_700_000_000_000_000_000;
+
+fn unpacked(decoded: &Decoded) -> Vec<Entry> {
+    decoded.entries(&decoded.context_id, 0..decoded.count()).collect()
+}
 
 fn any_history() -> impl Strategy<Value = Vec<Entry>> {
     vec(any_append(), 0..8).prop_map(|appends| {
@@ -30,9 +34,9 @@ proptest! {
     #[test]
     fn a_snapshot_comes_back(entries in any_history(), created in any::<u64>()) {
         let decoded = decode(&encode("orders", &entries, created), LIMIT).unwrap();
-        prop_assert_eq!(decoded.context_id, "orders");
+        prop_assert_eq!(&decoded.context_id, "orders");
         prop_assert_eq!(decoded.created_at_ns, created);
-        prop_assert_eq!(decoded.entries, entries);
+        prop_assert_eq!(unpacked(&decoded), entries);
     }
 
     #[test]
@@ -60,7 +64,7 @@ proptest! {
         let at = at.index(blob.len());
         blob[at] ^= by;
         if let Ok(decoded) = decode(&blob, LIMIT) {
-            prop_assert_eq!(decoded.entries, entries);
+            prop_assert_eq!(unpacked(&decoded), entries);
             prop_assert_eq!(decoded.created_at_ns, CREATED);
         }
     }
@@ -111,7 +115,7 @@ fn the_format_is_as_documented() {
 fn an_empty_context_has_a_snapshot() {
     let decoded = decode(&encode("orders", &[], CREATED), LIMIT).unwrap();
     assert_eq!(decoded.context_id, "orders");
-    assert_eq!(decoded.entries, []);
+    assert_eq!(unpacked(&decoded), []);
 }
 
 #[test]
@@ -189,8 +193,58 @@ fn what_does_not_fit_is_refused() {
     let entries = history("orders", 100);
     let blob = encode("orders", &entries, CREATED);
     assert!(decode(&blob, 100_000).is_ok());
-    let refused = Err(SnapshotError::TooLarge { limit: 10_000 });
-    assert_eq!(decode(&blob, 10_000), refused);
+    let refused = Err(SnapshotError::TooLarge { limit: 8000 });
+    assert_eq!(decode(&blob, 8000), refused);
+}
+
+/// The least limit with which this works.
+fn least(works: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, LIMIT);
+    assert!(works(high));
+    while low + 1 < high {
+        let middle = low.midpoint(high);
+        *if works(middle) { &mut high } else { &mut low } = middle;
+    }
+    high
+}
+
+#[test]
+fn what_cannot_be_unpacked_is_not_packed() {
+    let packed = |entries: &[Entry], limit| {
+        let mut packer = Packer::new("orders", limit);
+        entries.iter().all(|entry| packer.push(entry).is_ok())
+    };
+    for count in [1, 2, 300] {
+        let mut entries = history("orders", count);
+        entries[0].metadata.extend((0..40).map(|n| (format!("name {n}"), "v".repeat(n))));
+        let blob = encode("orders", &entries, CREATED);
+        let pack = least(|limit| packed(&entries, limit));
+        assert_eq!(pack, least(|limit| decode(&blob, limit).is_ok()), "{count} entries");
+        assert!(pack >= content(&entries).len() + entries.len() * 40, "{count} entries are charged {pack} bytes");
+    }
+}
+
+/// In several pieces, none of which stays.
+#[test]
+fn a_snapshot_of_many_pieces_comes_back() {
+    let mut entries = history("orders", 40);
+    let noise = |n: usize| (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()[7];
+    entries.iter_mut().for_each(|entry| entry.payload = (0..100_000).map(noise).collect());
+    entries[30].payload = vec![7; 3 << 20].into();
+    let blob = encode("orders", &entries, CREATED);
+    assert_eq!(unpacked(&decode(&blob, 16 << 20).unwrap()), entries);
+}
+
+/// It would be hashed for every entry.
+#[test]
+fn a_name_that_no_context_has_is_refused() {
+    let mut blob = encode("", &[], 0)[..12].to_vec();
+    let header = postcard::to_allocvec(&("n".repeat(1025), CREATED, 0u64, 0u64, root(&[]))).unwrap();
+    blob.extend_from_slice(&header);
+    blob.extend_from_slice(&crc32c::crc32c(&blob).to_le_bytes());
+    blob.extend_from_slice(&zstd::bulk::compress(&[], 3).unwrap());
+    let refused = decode(&blob, LIMIT);
+    assert!(matches!(refused, Err(SnapshotError::Malformed(_))), "{refused:?}");
 }
 
 #[test]
