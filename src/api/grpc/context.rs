@@ -19,6 +19,7 @@ use super::pb::context::{
 use super::status::{from_error, overloaded, refused};
 use super::watch::WatchStream;
 use super::{Settings, convert, names};
+use crate::ledger::size;
 use crate::{AppendOptions, Consistency, Ledger, ReadOptions};
 
 /// Reads that are being put together at once, per kind: each may take up to
@@ -123,7 +124,7 @@ impl ContextService for Context {
             deadline: Some(left),
         };
         let page = self.ledger.read(&message.context_id, options).await.map_err(|error| from_error(&error))?;
-        let bytes = page.entries.iter().map(|entry| entry.payload.len()).sum();
+        let bytes = page.entries.iter().map(size).sum();
         let held = self.hold(bytes)?;
         let mut response = Response::new(GetResponse {
             entries: page.entries.into_iter().map(convert::entry).collect(),

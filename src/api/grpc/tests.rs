@@ -3,11 +3,14 @@
 use std::time::{Duration, Instant};
 
 use converge_ledger_core::Sequence;
-use tonic::Code;
 use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Request};
 
 use super::body::Budget;
+use super::context::Context;
 use super::metadata::*;
+use super::pb::context::GetRequest;
+use super::pb::context::context_service_server::ContextService as _;
 use super::status::{from_error, overloaded};
 use super::*;
 use crate::{Consistency, Error, Rejection};
@@ -198,4 +201,32 @@ fn errors_from_in_front_of_the_handlers_are_marked() {
     let mut ok = hyper::HeaderMap::new();
     transport::mark_refusal(&mut ok);
     assert!(ok.is_empty());
+}
+
+/// Keys and metadata take room as payloads do: here the answer has nothing else.
+#[tokio::test]
+async fn what_is_being_sent_is_bounded_whatever_it_is_made_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.node.data_dir = directory.path().join("data");
+    config.listen.grpc = "off".into();
+    let node = crate::Node::start(config).await.unwrap();
+    let metadata = [("name".to_owned(), "v".repeat(60 << 10))].into();
+    let entry = crate::NewEntry { context_id: "c".into(), metadata, ..crate::NewEntry::default() };
+    node.ledger().append(entry, crate::AppendOptions::default()).await.unwrap();
+    // Eight of the largest answers may be on their way: here eight times 64 KiB.
+    let service = Context::new(node.ledger(), Settings { response_bytes: 64 << 10, ..settings() }, Default::default());
+    let get = || service.get(Request::new(GetRequest { context_id: "c".into(), ..GetRequest::default() }));
+    let mut sent = Vec::new();
+    let refused = loop {
+        match get().await {
+            Ok(answer) => sent.push(answer),
+            Err(status) => break status,
+        }
+        assert!(sent.len() <= 8, "nothing bounds what is being sent");
+    };
+    assert_eq!((refused.code(), sent.len()), (Code::ResourceExhausted, 8));
+    sent.pop();
+    assert!(get().await.is_ok(), "what was sent makes room");
+    node.stop(Duration::from_secs(30)).await.unwrap();
 }
