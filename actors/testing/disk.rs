@@ -95,6 +95,12 @@ impl SimDisk {
     /// It has failed an operation, whatever the reason.
     #[must_use]
     pub fn has_failed(&self) -> bool {
+        self.failed_at().is_some()
+    }
+
+    /// The first operation that it has failed.
+    #[must_use]
+    pub fn failed_at(&self) -> Option<u64> {
         self.model().failed
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,8 +22,8 @@ pub struct Faults {
     pub fail_sync: Option<u64>,
     /// This write fails with an I/O error, and may have been done in part.
     pub fail_write: Option<u64>,
-    /// This read fails with an I/O error.
-    pub fail_read: Option<u64>,
+    /// These reads fail with an I/O error.
+    pub fail_read: Option<Range<u64>>,
     /// Bytes that files may take in total. A write that finds no more room may have been done in
     /// part. Holes take no room.
     pub capacity: Option<u64>,
@@ -140,8 +141,8 @@ pub(super) struct Model {
     chance: Dice,
     /// The power was cut.
     pub(super) off: bool,
-    /// It has failed an operation.
-    pub(super) failed: bool,
+    /// The first operation that it failed.
+    pub(super) failed: Option<u64>,
     pub(super) moments: Option<Vec<Moment>>,
 }
 
@@ -159,11 +160,17 @@ impl Model {
         self.faults = faults;
     }
 
+    /// This operation fails.
+    fn fails(&mut self) {
+        self.failed.get_or_insert(self.counters.ops);
+    }
+
     /// Counts an operation that changes nothing.
     pub(super) fn operation(&mut self) -> io::Result<()> {
         self.counters.ops += 1;
         if self.off || self.faults.cut_at.is_some_and(|at| self.counters.ops >= at) {
-            (self.off, self.failed) = (true, true);
+            self.off = true;
+            self.fails();
             return Err(power_is_off());
         }
         Ok(())
@@ -262,8 +269,8 @@ impl Model {
     pub(super) fn read(&mut self, inode: u64, offset: u64, into: &mut [u8]) -> io::Result<()> {
         self.operation()?;
         self.counters.reads += 1;
-        if self.faults.fail_read == Some(self.counters.reads) {
-            self.failed = true;
+        if self.faults.fail_read.as_ref().is_some_and(|reads| reads.contains(&self.counters.reads)) {
+            self.fails();
             return Err(broken("read"));
         }
         let whole = self.inodes[&inode].now.read(offset, into);
@@ -280,12 +287,15 @@ impl Model {
         if fails {
             let done = usize::try_from(self.chance.below(data.len() as u64 + 1)).expect("part of a length");
             file.write(offset, &data[..done]);
-            self.failed = true;
+            self.fails();
             return Err(broken("write"));
         }
         file.write(offset, &data[..room]);
-        self.failed |= room < data.len();
-        if room < data.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if room < data.len() {
+            self.fails();
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
     }
 
     /// How many of these bytes there is room for; when not for all, perhaps fewer are written.
@@ -316,7 +326,7 @@ impl Model {
         if self.faults.fail_sync == Some(self.counters.syncs) {
             file.durable = file.torn(&mut self.chance);
             file.pending.clear();
-            self.failed = true;
+            self.fails();
             return Err(broken("sync"));
         }
         file.sync();
