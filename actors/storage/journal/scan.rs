@@ -20,8 +20,8 @@ const PROBE_BYTES: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) lsn: Lsn,
-    offset: u64,
-    length: u32,
+    pub(crate) offset: u64,
+    pub(crate) length: u32,
 }
 
 /// A file and the records in it.
@@ -88,7 +88,7 @@ pub(crate) fn scan(files: Vec<JournalFile>, covered: Lsn) -> Result<Journal, Sca
     Ok(Journal { files: scanned, last })
 }
 
-fn scan_file(file: JournalFile) -> Result<Scanned, ScanError> {
+pub(crate) fn scan_file(file: JournalFile) -> Result<Scanned, ScanError> {
     let mut records = Vec::new();
     let mut at = FIRST_RECORD;
     while let Some(place) = record_at(&file, at)? {
