@@ -29,12 +29,13 @@ use support::wire::{self, AppendRequest};
 
 /// Where the search of a bug begins, if not at seed 1.
 const FIRST: &[(Bug, u64)] = &[
-    (Bug::VoteUnsynced, 14),
+    (Bug::VoteUnsynced, 16),
     (Bug::StaleRows, 7),
     (Bug::WatchSkips, 3),
     (Bug::ReadUnapplied, 5),
     (Bug::RetryApplies, 2),
     (Bug::OutcomeForgotten, 2),
+    (Bug::TornTaken, 2),
 ];
 /// Seeds behind the first one, before a bug counts as not found.
 const SEEDS_MORE: u64 = 40;
@@ -44,6 +45,8 @@ const SHAPE: Shape = Shape { faults: 60, faults_ms: 60_000 };
 const ISOLATIONS: u64 = 7;
 /// How often the process ends, where the journal is always ahead.
 const HURRIES: u64 = 20;
+/// How often a read fails, where a start has to tell that from the journal's end.
+const MISREADS: u64 = 24;
 /// A run that takes so much real time goes round in circles.
 const STUCK: Duration = Duration::from_secs(300);
 /// Inputs for the core and its model.
@@ -95,12 +98,13 @@ fn the_model_finds_its_bugs() {
 // The simulation, and the history of its clients.
 
 /// The plan of a seed; for a bug that only a leader cut off from the others shows, or a journal that is always ahead of
-/// the database, the seed's nodes in such a world.
+/// the database, or one read of hundreds, the seed's nodes in such a world.
 fn plan(bug: Option<Bug>, seed: u64) -> Plan {
     let drawn = Plan::draw(seed, SHAPE);
     match bug {
         Some(Bug::ReadByLease | Bug::QuorumOfOne) => isolating(&drawn),
         Some(Bug::FileOutOfOrder) => hurrying(&drawn),
+        Some(Bug::ReadEndsJournal) => misreading(&drawn),
         _ => drawn,
     }
 }
@@ -154,6 +158,18 @@ fn hurrying(drawn: &Plan) -> Plan {
     let fault = |n: u64| json!({ "at_ms": n * 300, "fault": if n % 2 == 1 { crash(n) } else { within(n) } });
     plan["faults"] = (1..=HURRIES).map(fault).collect();
     plan["faults_ms"] = ((HURRIES + 1) * 300).into();
+    serde_json::from_value(plan).unwrap()
+}
+
+/// The same nodes and clients; each node in turn starts anew, and one of its first reads fails.
+fn misreading(drawn: &Plan) -> Plan {
+    let mut plan = serde_json::to_value(drawn).unwrap();
+    let nodes = plan["nodes"].as_array().unwrap().len() as u64;
+    let read =
+        |n: u64| json!({ "node": n % nodes + 1, "nth": n * 11, "many": 1, "in_start": true, "operator_ms": 100 });
+    let fault = |n: u64| json!({ "at_ms": n * 1_000, "fault": { "fail_read": read(n) } });
+    plan["faults"] = (1..=MISREADS).map(fault).collect();
+    plan["faults_ms"] = ((MISREADS + 1) * 1_000).into();
     serde_json::from_value(plan).unwrap()
 }
 

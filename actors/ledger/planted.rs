@@ -91,8 +91,10 @@ bugs! {
     CoveredAhead "covered-ahead" "the database says that it covers a record that it does not have" [Crash, Simulation]
     AppliedAhead "applied-ahead" "the database says that it has applied an entry more than it has" [Crash, Simulation]
     TailLost "tail-lost" "recovery stops one record early" [Crash, Simulation]
+    ReadEndsJournal "read-ends-journal" "a read of the journal that fails is taken for its end" [Crash, Simulation]
+    GapTaken "gap-taken" "damage within the journal is taken for its end" [Flips]
     LastUnsure "last-unsure" "the last record is not made durable at a start" [Crash]
-    TornTaken "torn-taken" "the checksum of a journal record is not compared" [Crash, Flips]
+    TornTaken "torn-taken" "the checksum of a journal record is not compared" [Crash, Flips, Simulation]
     RowUnchecked "row-unchecked" "the checksum of a row is not compared when it is read" [Flips]
 }
 

@@ -51,8 +51,8 @@ impl Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cause {
-    /// A write or a sync failed. What is on the disk is unknown until the process starts anew, for
-    /// the page cache may hold what the disk does not.
+    /// A read, a write or a sync failed. What is on the disk is unknown until the process starts anew,
+    /// for the page cache may hold what the disk does not.
     #[error("{what} failed: {error}. Check the disk, then restart the process")]
     Io {
         /// The operation.

@@ -32,7 +32,7 @@
 //! - `Recovering`: nothing is served. The threads of the incarnation before are waited for first.
 //! - `Serving`: everything is served.
 //! - `Fenced`: nothing is written any more; there is no way out but a new process, also for a full
-//!   disk: a write that found no room may have been done in part. After a failed write or sync
+//!   disk: a write that found no room may have been done in part. After a failed read, write or sync
 //!   reads go on, for every row is checked; after data loss nothing is served.
 //!
 //! A directory that must not be used at all (another node has it open, another format, not a
@@ -61,7 +61,7 @@ mod executor;
 pub(crate) mod fuzzing;
 mod handle;
 pub mod inspect;
-mod journal;
+pub(crate) mod journal;
 mod layout;
 mod overlay;
 mod read;

@@ -13,7 +13,10 @@ use std::sync::atomic::Ordering;
 
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{Boot, LogIndex, Lsn, State, StoreId};
-use redb::{Builder as RedbBuilder, Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{
+    Builder as RedbBuilder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    ReadableTableMetadata,
+};
 use serde::de::DeserializeOwned;
 
 use super::commit::{WriteSet, begin, commit};
@@ -323,8 +326,7 @@ fn load_rows(txn: &ReadTransaction) -> Result<Rows, Failure> {
 /// A row whose name was damaged would look absent, and a node without a genesis makes another.
 fn check_names(txn: &ReadTransaction) -> Result<(), Failure> {
     let reading = || db_failure("reading the database");
-    let table = txn.open_table(META).map_err(|error| data_loss(format!("{DATABASE} is not a ledger's: {error}")))?;
-    for row in table.iter().map_err(reading())? {
+    for row in meta_table(txn)?.iter().map_err(reading())? {
         let (name, _) = row.map_err(reading())?;
         let name = name.value();
         if ![META_PROGRESS, META_IDENTITY, META_GENESIS, META_STATE, META_COUNTS].contains(&name) {
@@ -332,6 +334,14 @@ fn check_names(txn: &ReadTransaction) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn meta_table(txn: &ReadTransaction) -> Result<ReadOnlyTable<&'static str, &'static [u8]>, Failure> {
+    txn.open_table(META).map_err(|error| match error {
+        // What the disk did not read may well be there.
+        redb::TableError::Storage(error) => db_failure("reading the database")(error),
+        error => data_loss(format!("{DATABASE} is not a ledger's: {error}")),
+    })
 }
 
 fn check_counts(txn: &ReadTransaction) -> Result<(), Failure> {
@@ -357,10 +367,7 @@ fn check_counts(txn: &ReadTransaction) -> Result<(), Failure> {
 }
 
 fn meta<T: DeserializeOwned>(txn: &ReadTransaction, name: &str) -> Result<Option<T>, Failure> {
-    let table = match txn.open_table(META) {
-        Ok(table) => table,
-        Err(error) => return Err(data_loss(format!("{DATABASE} is not a ledger's: {error}"))),
-    };
+    let table = meta_table(txn)?;
     let row = table.get(name).map_err(db_failure("reading the database"))?;
     row.map(|row| meta_from(name, row.value())).transpose().map_err(data_loss)
 }

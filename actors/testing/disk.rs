@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Dice;
-use super::model::{Change, Counters, Faults, Model, Moment, power_is_off};
+use super::faults::{Change, Counters, Faults, Moment};
+use super::model::{Model, power_is_off};
 use crate::storage::{Disk, File, Lock};
 
 /// The disk; clones are the same one.
@@ -95,6 +96,12 @@ impl SimDisk {
     /// It has failed an operation, whatever the reason.
     #[must_use]
     pub fn has_failed(&self) -> bool {
+        self.failed_at().is_some()
+    }
+
+    /// The first operation that it has failed.
+    #[must_use]
+    pub fn failed_at(&self) -> Option<u64> {
         self.model().failed
     }
 
@@ -125,6 +132,12 @@ impl SimDisk {
     #[must_use]
     pub fn crash(&self, dice: &mut Dice) -> SimDisk {
         SimDisk::of(self.model().torn(dice))
+    }
+
+    /// What of it is durable: the disk that a power cut now leaves when it takes all that it can.
+    #[must_use]
+    pub fn durable(&self) -> SimDisk {
+        SimDisk::of(self.model().durable())
     }
 
     /// The disk as a killed process leaves it: all that was written is in the page cache, and what

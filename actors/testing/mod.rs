@@ -5,9 +5,12 @@
 
 mod dice;
 mod disk;
+mod faults;
+mod journal;
 mod model;
 mod pages;
 
 pub use dice::Dice;
 pub use disk::SimDisk;
-pub use model::{Change, Counters, Faults, Moment};
+pub use faults::{Change, Counters, Faults, Moment};
+pub use journal::{Piece, journal};

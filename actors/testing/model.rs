@@ -9,65 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Dice;
+use super::faults::{Change, Counters, Faults, Moment};
 use super::pages::{PAGE, Pages};
-
-/// What is to go wrong, by the number of the operation; see [`Counters`] for the counts so far.
-#[derive(Clone, Debug, Default)]
-pub struct Faults {
-    /// The power is cut before this operation; it and all later ones fail.
-    pub cut_at: Option<u64>,
-    /// This sync fails. What it should have written is unknown: the page cache shows it, the disk
-    /// has any part of it, and no later sync writes it again.
-    pub fail_sync: Option<u64>,
-    /// This write fails with an I/O error, and may have been done in part.
-    pub fail_write: Option<u64>,
-    /// This read fails with an I/O error.
-    pub fail_read: Option<u64>,
-    /// Bytes that files may take in total. A write that finds no more room may have been done in
-    /// part. Holes take no room.
-    pub capacity: Option<u64>,
-    /// For what the faults leave to chance.
-    pub seed: u64,
-}
-
-/// How much was asked of a disk since it was made, drawn or killed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Operations of any kind. Asking for a length is none.
-    pub ops: u64,
-    /// Reads of files.
-    pub reads: u64,
-    /// Writes to files.
-    pub writes: u64,
-    /// Syncs of files.
-    pub syncs: u64,
-    /// Bytes written to files.
-    pub bytes: u64,
-}
-
-/// An operation that changes what a power cut would leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // named like the operations of the disk
-pub enum Change {
-    Write,
-    SetLen,
-    Sync,
-    Create,
-    Rename,
-    Remove,
-    SyncDir,
-}
-
-/// The disk as it was in front of an operation.
-#[derive(Clone, Debug)]
-pub struct Moment {
-    /// The number of the operation; those before it are done.
-    pub op: u64,
-    /// What it is.
-    pub change: Change,
-    /// The disk, with all that was not synced still not synced.
-    pub disk: super::SimDisk,
-}
 
 #[derive(Clone, Debug)]
 enum Pending {
@@ -140,8 +83,8 @@ pub(super) struct Model {
     chance: Dice,
     /// The power was cut.
     pub(super) off: bool,
-    /// It has failed an operation.
-    pub(super) failed: bool,
+    /// The first operation that it failed.
+    pub(super) failed: Option<u64>,
     pub(super) moments: Option<Vec<Moment>>,
 }
 
@@ -159,11 +102,17 @@ impl Model {
         self.faults = faults;
     }
 
+    /// This operation fails.
+    fn fails(&mut self) {
+        self.failed.get_or_insert(self.counters.ops);
+    }
+
     /// Counts an operation that changes nothing.
     pub(super) fn operation(&mut self) -> io::Result<()> {
         self.counters.ops += 1;
         if self.off || self.faults.cut_at.is_some_and(|at| self.counters.ops >= at) {
-            (self.off, self.failed) = (true, true);
+            self.off = true;
+            self.fails();
             return Err(power_is_off());
         }
         Ok(())
@@ -205,6 +154,16 @@ impl Model {
             inodes.insert(inode, Inode { now: content.clone(), durable: content, ..Inode::default() });
         }
         Model { inodes, durable_names: names.clone(), names, next: self.next, ..Model::default() }
+    }
+
+    /// The disk that a power cut now leaves when it takes all that it can.
+    pub(super) fn durable(&self) -> Model {
+        let names = self.durable_names.clone();
+        let inodes = names.values().map(|inode| {
+            let durable = self.inodes[inode].durable.clone();
+            (*inode, Inode { now: durable.clone(), durable, ..Inode::default() })
+        });
+        Model { inodes: inodes.collect(), durable_names: names.clone(), names, next: self.next, ..Model::default() }
     }
 
     pub(super) fn unsynced(&self) -> usize {
@@ -262,8 +221,8 @@ impl Model {
     pub(super) fn read(&mut self, inode: u64, offset: u64, into: &mut [u8]) -> io::Result<()> {
         self.operation()?;
         self.counters.reads += 1;
-        if self.faults.fail_read == Some(self.counters.reads) {
-            self.failed = true;
+        if self.faults.fail_read.as_ref().is_some_and(|reads| reads.contains(&self.counters.reads)) {
+            self.fails();
             return Err(broken("read"));
         }
         let whole = self.inodes[&inode].now.read(offset, into);
@@ -280,12 +239,15 @@ impl Model {
         if fails {
             let done = usize::try_from(self.chance.below(data.len() as u64 + 1)).expect("part of a length");
             file.write(offset, &data[..done]);
-            self.failed = true;
+            self.fails();
             return Err(broken("write"));
         }
         file.write(offset, &data[..room]);
-        self.failed |= room < data.len();
-        if room < data.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if room < data.len() {
+            self.fails();
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
     }
 
     /// How many of these bytes there is room for; when not for all, perhaps fewer are written.
@@ -316,7 +278,7 @@ impl Model {
         if self.faults.fail_sync == Some(self.counters.syncs) {
             file.durable = file.torn(&mut self.chance);
             file.pending.clear();
-            self.failed = true;
+            self.fails();
             return Err(broken("sync"));
         }
         file.sync();

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use converge_actors::storage::{LogEntry, Phase, Settings};
+use converge_actors::storage::{Cause, LogEntry, Phase, Settings};
 use converge_actors::testing::{Change, Faults, Moment, SimDisk};
 use converge_ledger_core::planted::{self, Bug, Level};
 use storage_support::images::Start;
@@ -42,12 +42,12 @@ fn subsets(moment: &Moment) -> u64 {
     }
 }
 
-/// A life with the power cut in front of every change, and with every third sync failing.
+/// A life with the power cut in front of every change, with every third sync failing, and with every read of its start.
 fn crashes(seed: u64) {
     let start = Start::draw(seed);
     let ended = start.live(Faults::default());
     assert_eq!(ended.phase, Some(Phase::Serving), "nothing failed");
-    let life = ended.life;
+    let (life, reads) = (ended.life, ended.reads_in_start);
     for moment in &life.moments {
         for subset in 0..subsets(moment) {
             let mut dice = Dice(moment.op.wrapping_mul(31).wrapping_add(subset));
@@ -65,6 +65,12 @@ fn crashes(seed: u64) {
         let left = ended.disk.killed();
         ended.disk.cut();
         ended.life.check_onward(&left, u64::MAX, &mut Dice(nth));
+    }
+    for nth in 1..=reads {
+        let ended = start.live(Faults { fail_read: Some(nth..nth + 1), ..Faults::default() });
+        let noticed = matches!(ended.phase, None | Some(Phase::Fenced { cause: Cause::Io { .. } }));
+        assert!(noticed, "read {nth} failed, and that came of it: {:?}", ended.phase);
+        ended.disk.cut();
     }
 }
 

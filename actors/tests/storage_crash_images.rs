@@ -197,6 +197,36 @@ fn writes_that_fail() {
     report(fenced, 150, "failed writes that fenced a node");
 }
 
+/// A read that fails is no news of what is on the disk: the node is fenced for an operator to look, or its start is
+/// refused; never is it told that its data is lost, and never does the log end there.
+#[test]
+fn every_read_that_fails() {
+    let mut noticed = 0;
+    for seed in seeds(2000, 2) {
+        let start = Start::draw(seed).uncached();
+        let whole = start.live(Faults::default());
+        // Every one of a start, and some of those behind it.
+        let (in_start, all) = (whole.reads_in_start, whole.disk.counters().reads);
+        assert!(in_start > 100 && all > in_start + 100, "{in_start} reads of a start, {all} of all");
+        for nth in (1..=in_start).chain((in_start + 1..=all).step_by(23)) {
+            let image = (seed, nth, 0);
+            if is_wanted(image) {
+                noticed += reported(image, "every_read_that_fails", || {
+                    let ended = start.live(Faults { fail_read: Some(nth..nth + 1), seed: nth, ..Faults::default() });
+                    let failed = ended.disk.failed_at().expect("a life repeats up to its first failure");
+                    let told = failed <= ended.told_to_stop;
+                    let phase = &ended.phase;
+                    let noticed = matches!(phase, None | Some(Phase::Fenced { cause: Cause::Io { .. } }));
+                    assert!(noticed || !told, "read {nth} failed, and that came of it: {phase:?}");
+                    after_a_failure(ended, failed, image);
+                    u64::from(told)
+                });
+            }
+        }
+    }
+    report(noticed, 400, "failed reads that fenced a node");
+}
+
 #[test]
 fn every_size_of_a_disk_that_is_full() {
     let mut full = 0;

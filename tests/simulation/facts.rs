@@ -158,6 +158,11 @@ impl Facts {
         self.expect(term >= before, || format!("node {node} speaks in term {term}, after it had in term {before}"));
     }
 
+    /// A node is not held any more to what it said.
+    pub(super) fn forget(&self, node: NodeId) {
+        self.lock().promises.remove(&node);
+    }
+
     /// A process has recovered: it knows what it had promised before.
     pub(super) fn recovered(&self, node: NodeId, term: u64, last: u64) {
         let (promised, acknowledged, applied) = {

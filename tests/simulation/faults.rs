@@ -6,9 +6,12 @@ use std::time::Duration;
 use converge_ledger_core::NodeId;
 use tokio::time::{Instant, sleep};
 
-use super::plan::{Fault, Timed};
+use super::plan::{Ending, Fault, Timed};
 use super::world::{End, World};
 use crate::supervisors::Fault as ActorFault;
+
+/// How often it is looked whether the journal ends with a record that the database does not have.
+const TAIL_LOOKS: u32 = 400;
 
 /// Carries out all of them, each at its time.
 pub(super) async fn drive(world: Arc<World>, faults: Vec<Timed>, until_ms: u64) {
@@ -51,7 +54,7 @@ async fn carry_out(world: Arc<World>, fault: Fault) {
         }
         Fault::CrashWithin { node, operations, power } => {
             world.falls_by(NodeId(node), end(power));
-            world.arm(NodeId(node), |ops, _, _, faults| faults.cut_at = Some(ops + operations));
+            world.arm(NodeId(node), |counters, faults| faults.cut_at = Some(counters.ops + operations));
         }
         Fault::Restart { node, tuning, down_ms } => {
             if world.stop(NodeId(node)).await {
@@ -66,12 +69,15 @@ async fn carry_out(world: Arc<World>, fault: Fault) {
             }
         }
         Fault::FailSync { node, nth, operator_ms } => {
-            world.arm(NodeId(node), |_, _, syncs, faults| faults.fail_sync = Some(syncs + nth));
+            world.arm(NodeId(node), |counters, faults| faults.fail_sync = Some(counters.syncs + nth));
             operator(world, node, operator_ms, kind).await;
         }
         Fault::FailWrite { node, nth, operator_ms } => {
-            world.arm(NodeId(node), |_, writes, _, faults| faults.fail_write = Some(writes + nth));
+            world.arm(NodeId(node), |counters, faults| faults.fail_write = Some(counters.writes + nth));
             operator(world, node, operator_ms, kind).await;
+        }
+        Fault::FailRead { node, nth, many, in_start, operator_ms } => {
+            fail_reads(&world, NodeId(node), (nth, many), in_start, operator_ms, kind).await;
         }
         Fault::Full { node, room_bytes, for_ms } => {
             world.set_room(NodeId(node), Some(room_bytes));
@@ -82,6 +88,26 @@ async fn carry_out(world: Arc<World>, fault: Fault) {
         Fault::Rot { node, place_permille, bit } => {
             if world.rot(NodeId(node), place_permille, bit) {
                 took(&world);
+            }
+        }
+        Fault::RotJournal { node, place, bit, end: ending } => {
+            if world.rot_journal(NodeId(node), place, bit) {
+                took(&world);
+            }
+            if let Some(Ending { power, down_ms }) = ending
+                && world.crash(NodeId(node), end(power))
+            {
+                come_back(world, node, down_ms).await;
+            }
+        }
+        Fault::RotTail { node, place, bit, power } => {
+            for _ in 0..TAIL_LOOKS {
+                if world.rot_tail(NodeId(node), place, bit) {
+                    took(&world);
+                    world.crash(NodeId(node), end(power));
+                    break;
+                }
+                sleep(Duration::from_millis(7)).await;
             }
         }
         simple => {
@@ -141,6 +167,38 @@ async fn operator(world: Arc<World>, node: u64, after_ms: u64, kind: &'static st
     if world.is_fenced(NodeId(node)) && world.crash(NodeId(node), End::Kill) {
         world.facts.took(kind);
         tokio::spawn(world.start(NodeId(node)));
+    }
+}
+
+/// Has reads fail, and looks until one has, or the process is gone that was to meet it.
+async fn fail_reads(
+    world: &Arc<World>,
+    node: NodeId,
+    (nth, many): (u64, u64),
+    in_start: bool,
+    operator_ms: u64,
+    kind: &'static str,
+) {
+    if in_start && !world.crash(node, End::Kill) {
+        return;
+    }
+    let mut first = 0;
+    world.arm(node, |counters, faults| {
+        first = counters.reads + nth;
+        faults.fail_read = Some(first..first.saturating_add(many));
+    });
+    let disk = world.disk(node);
+    if in_start {
+        tokio::spawn(world.clone().start(node));
+    }
+    while !disk.is_off() && !world.is_fenced(node) {
+        sleep(Duration::from_millis(operator_ms)).await;
+    }
+    if disk.counters().reads >= first {
+        world.facts.took(kind);
+    }
+    if !disk.is_off() && world.crash(node, End::Kill) {
+        tokio::spawn(world.clone().start(node));
     }
 }
 

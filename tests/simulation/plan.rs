@@ -82,12 +82,27 @@ pub(super) enum Fault {
     FailSync { node: u64, nth: u64, operator_ms: u64 },
     /// The n-th write from now fails; an operator restarts the node later.
     FailWrite { node: u64, nth: u64, operator_ms: u64 },
+    /// Reads fail, from the n-th on so many: from now, or from a start of the process, which then ends now. An operator
+    /// starts it anew, who looks once in so long.
+    FailRead { node: u64, nth: u64, many: u64, in_start: bool, operator_ms: u64 },
     /// The disk has so many bytes left, and room again later, when an operator restarts the node.
     Full { node: u64, room_bytes: u64, for_ms: u64 },
     /// One bit of the database's file turns over.
     Rot { node: u64, place_permille: u64, bit: u8 },
+    /// One bit of the journal turns over, of those that are durable and mean something; then the machine may fail.
+    RotJournal { node: u64, place: u64, bit: u8, end: Option<Ending> },
+    /// One bit of the last journal record turns over, as soon as there is one that the database does not have, and the
+    /// process ends. It comes back when all else is healed.
+    RotTail { node: u64, place: u64, bit: u8, power: bool },
     /// The wall clock jumps.
     Clock { node: u64, by_ms: i64 },
+}
+
+/// How a process ends, and for how long it is gone.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Ending {
+    pub(super) power: bool,
+    pub(super) down_ms: u64,
 }
 
 impl Fault {
@@ -112,8 +127,12 @@ impl Fault {
             Fault::SlowDisk { .. } => "slow disk",
             Fault::FailSync { .. } => "sync error",
             Fault::FailWrite { .. } => "write error",
+            Fault::FailRead { in_start: true, .. } => "read error in a start",
+            Fault::FailRead { .. } => "read error",
             Fault::Full { .. } => "disk full",
             Fault::Rot { .. } => "bit rot",
+            Fault::RotJournal { .. } => "bit rot in the journal",
+            Fault::RotTail { .. } => "bit rot in the last record",
             Fault::Clock { .. } => "clock jump",
         }
     }
@@ -145,13 +164,21 @@ impl Plan {
         let nodes = (0..count).map(|_| draw.tuning(heartbeat, factor)).collect();
         let network = draw.network();
         let clients = (0..draw.between(2, 8)).map(|_| draw.client(count)).collect();
-        let rotten = draw.one_in(4).then(|| draw.between(1, count)).filter(|_| count > 1);
         let victims = (count > 2 && draw.one_in(4)).then(|| draw.minority(count));
-        let rotten = rotten.filter(|node| victims.as_ref().is_none_or(|victims| victims.contains(node)));
-        let world = Fleet { count, heartbeat, factor, rotten, victims: victims.clone() };
+        let rotten = (count > 1 && draw.one_in(2)).then(|| match &victims {
+            Some(victims) => draw.pick(victims),
+            None => draw.between(1, count),
+        });
+        // Of one kind as a rule: a node whose database is damaged is seldom up for long enough to hear of its journal.
+        let rots = draw.pick(&[Rots::Database, Rots::Journal, Rots::Tail, Rots::Both]);
+        let world =
+            Fleet { count, heartbeat, factor, rotten: rotten.map(|node| (node, rots)), victims: victims.clone() };
         let mut faults: Vec<Timed> = (0..shape.faults)
             .map(|_| Timed { at_ms: draw.moment(shape.faults_ms), fault: draw.fault(&world) })
             .collect();
+        // Its node misses all faults behind it.
+        let tails = faults.iter_mut().filter(|timed| matches!(timed.fault, Fault::RotTail { .. }));
+        tails.for_each(|timed| timed.at_ms = shape.faults_ms - (shape.faults_ms - timed.at_ms) / 5);
         faults.sort_by_key(|fault| fault.at_ms);
         Plan { seed, nodes, network, clients, victims, faults, faults_ms: shape.faults_ms }
     }
@@ -169,8 +196,18 @@ struct Fleet {
     heartbeat: u64,
     factor: u64,
     /// The one node whose disk may rot: a majority must stay whole.
-    rotten: Option<u64>,
+    rotten: Option<(u64, Rots)>,
     victims: Option<Vec<u64>>,
+}
+
+/// What of a disk rots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rots {
+    Database,
+    Journal,
+    /// The last record of the journal.
+    Tail,
+    Both,
 }
 
 pub(super) struct Draw(Dice);
@@ -253,7 +290,7 @@ impl Draw {
         let for_ms = self.pick(&[50, 300, 1500, 4000]) + self.between(0, 500);
         let down_ms = self.pick(&[0, 100, 1000, 4000]) + self.between(0, 300);
         let other = (node + self.between(0, world.count.max(2) - 2)) % world.count + 1;
-        match self.0.below(100) {
+        match self.0.below(104) {
             0..=7 => Fault::Crash { node, power: self.one_in(2), down_ms },
             8..=9 => Fault::Blackout { power: !self.one_in(3), down_ms },
             10..=21 => {
@@ -285,18 +322,39 @@ impl Draw {
             85..=87 => Fault::FailWrite { node, nth: self.between(1, 30), operator_ms: for_ms },
             88..=91 => Fault::Full { node, room_bytes: self.between(0, 200 << 10), for_ms },
             92..=94 => match world.rotten {
-                Some(node) => {
-                    let (place_permille, bit) = (self.0.below(1000), self.0.roll() as u8 % 8);
-                    Fault::Rot { node, place_permille, bit }
-                }
+                Some((node, rots)) => self.rot(node, rots, down_ms),
                 None => Fault::Kill { node, place: self.0.roll(), panic: false },
             },
+            95..=98 => self.failed_reads(node, for_ms),
             _ => {
                 let size = self.pick(&[10, 1000, 3_600_000]);
                 let by = self.between(0, 2 * size) as i64 - size as i64;
                 Fault::Clock { node, by_ms: by }
             }
         }
+    }
+
+    fn rot(&mut self, node: u64, rots: Rots, down_ms: u64) -> Fault {
+        let (place, bit) = (self.0.roll(), self.0.roll() as u8 % 8);
+        if rots == Rots::Database || (rots == Rots::Both && self.one_in(2)) {
+            return Fault::Rot { node, place_permille: place % 1000, bit };
+        }
+        let power = self.one_in(2);
+        if rots == Rots::Tail {
+            return Fault::RotTail { node, place, bit, power };
+        }
+        // Only a start reads the journal.
+        let end = (!self.one_in(3)).then_some(Ending { power, down_ms });
+        Fault::RotJournal { node, place, bit, end }
+    }
+
+    fn failed_reads(&mut self, node: u64, operator_ms: u64) -> Fault {
+        // Most reads are those of a start: behind it, what is in memory need not be read.
+        let in_start = !self.one_in(3);
+        let most = self.pick(if in_start { &[10, 60, 250, 800] } else { &[1, 3, 20, 20] });
+        let nth = self.between(1, most);
+        let many = self.pick(&[1, 1, 4, u64::from(u32::MAX)]);
+        Fault::FailRead { node, nth, many, in_start, operator_ms }
     }
 
     fn weather(&mut self) -> Weather {

@@ -105,6 +105,9 @@ async fn live(plan: &Plan, verbose: bool) -> Outcome {
         facts.violated(format!("clients still wait {CLIENTS_MS_MAX} ms after the last fault"));
     }
     converge(&world).await;
+    if world.let_back().await {
+        converge(&world).await;
+    }
     record_states(&world, plan).await;
     check_copies(&world).await;
     check_positions(&world, plan).await;

@@ -13,7 +13,7 @@ use crate::config::{Config, IntensityConfig};
 use crate::environment::Calls;
 
 /// Where a simulated node keeps its data.
-const DIRECTORY: &str = "/data";
+pub(super) const DIRECTORY: &str = "/data";
 /// Restarts within seconds that no plan comes near.
 const GENEROUS: (u32, u64) = (100_000, 1);
 

@@ -1,16 +1,17 @@
-//! The nodes of a run: real ones, each on its own disk. How they come and go is in [`lives`].
+//! The nodes of a run: real ones, each on its own disk. How they come and go is in [`lives`], how disks rot in [`rot`].
 
 mod lives;
+mod rot;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use converge_actors::storage::{self, Phase};
-use converge_actors::testing::{Dice, Faults, SimDisk};
+use converge_actors::testing::{Counters, Dice, Faults, SimDisk};
 use converge_ledger_core::NodeId;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::facts::Facts;
@@ -25,7 +26,6 @@ use crate::environment::{Environment, Offload};
 use crate::supervisors::Tree;
 use crate::{Ledger, Node};
 
-const DATABASE: &str = "/data/ledger.redb";
 /// The wall clock at the beginning of a run: 2023-11-14T22:13:20Z.
 const WALL_NS: u64 = 1_700_000_000_000_000_000;
 
@@ -54,6 +54,8 @@ struct Host {
     /// Ends the start that is on its way.
     starting: Option<CancellationToken>,
     rotten: bool,
+    /// Its last record is damaged: it comes back when the others have all that was acknowledged.
+    held_back: bool,
     lives: u64,
     /// An actor of this life was killed, or made to panic: its supervisors may give up.
     hurt: bool,
@@ -126,6 +128,7 @@ impl World {
                 busy: false,
                 starting: None,
                 rotten: false,
+                held_back: false,
                 lives: 0,
                 hurt: false,
                 falls_by: End::PowerCut,
@@ -216,12 +219,11 @@ impl World {
     }
 
     /// Something is to go wrong at an operation of the disk to come.
-    pub(super) fn arm(&self, id: NodeId, arm: impl FnOnce(u64, u64, u64, &mut Faults)) {
+    pub(super) fn arm(&self, id: NodeId, arm: impl FnOnce(Counters, &mut Faults)) {
         self.with(id, |host| {
-            let counters = host.disk.counters();
             let mut faults = host.disk.faults();
             faults.seed = host.dice.roll();
-            arm(counters.ops, counters.writes, counters.syncs, &mut faults);
+            arm(host.disk.counters(), &mut faults);
             host.disk.set_faults(faults);
         });
     }
@@ -234,14 +236,8 @@ impl World {
         });
     }
 
-    /// Turns over one bit of the database's file.
-    pub(super) fn rot(&self, id: NodeId, place_permille: u64, bit: u8) -> bool {
-        self.with(id, |host| {
-            let path = Path::new(DATABASE);
-            let Some(len) = host.disk.len(path).filter(|len| *len > 0) else { return false };
-            host.rotten = true;
-            host.disk.flip(path, (len - 1) * place_permille / 1000, bit)
-        })
+    pub(super) fn disk(&self, id: NodeId) -> SimDisk {
+        self.with(id, |host| host.disk.clone())
     }
 
     pub(super) fn jump(&self, id: NodeId, by_ms: i64) {
@@ -268,17 +264,25 @@ impl World {
     pub(super) async fn heal(self: &Arc<Self>) {
         self.network.mend_all();
         for id in self.ids() {
-            self.arm(id, |_, _, _, faults| *faults = Faults { seed: faults.seed, ..Faults::default() });
+            self.arm(id, |_, faults| *faults = Faults { seed: faults.seed, ..Faults::default() });
             self.with(id, |host| {
                 host.slow = 0;
                 host.steady();
             });
         }
-        for id in self.ids() {
+        for id in self.ids().into_iter().filter(|id| !self.with(*id, |host| host.held_back)) {
             if self.is_fenced(id) {
                 self.crash(id, End::Kill);
             }
             if self.life(id).is_none() {
+                self.clone().start(id).await;
+            }
+            // It may have been on its way, with a failure in it.
+            while self.life(id).is_none() {
+                sleep(Duration::from_millis(10)).await;
+            }
+            if self.is_fenced(id) && !self.is_rotten(id) {
+                self.crash(id, End::Kill);
                 self.clone().start(id).await;
             }
         }

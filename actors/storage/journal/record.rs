@@ -27,7 +27,7 @@ pub(crate) const ENTRY_OVERHEAD: usize = 32;
 const RECORD_MAGIC: [u8; 4] = *b"CLjr";
 const FILE_MAGIC: [u8; 4] = *b"CLjf";
 const VERSION: u16 = 1;
-const FILE_HEADER: usize = 4 + 2 + 2 + 16 + 8 + 8 + 8 + 4;
+pub(crate) const FILE_HEADER: usize = 4 + 2 + 2 + 16 + 8 + 8 + 8 + 4;
 
 /// One step of the journal, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -70,6 +70,7 @@ pub struct Start {
     history: History,
     disk: SimDisk,
     dice: Dice,
+    redb_cache_bytes: usize,
 }
 
 /// How a life ended, and on which disk.
@@ -80,6 +81,8 @@ pub struct Ended {
     pub phase: Option<Phase>,
     /// Operations of the disk when it was told to stop.
     pub told_to_stop: u64,
+    /// Reads of the disk until it served.
+    pub reads_in_start: u64,
 }
 
 impl Start {
@@ -99,7 +102,12 @@ impl Start {
             let found = one_thread(life.check(&disk.killed(), u64::MAX, salt));
             history = life.history.settled(found.at, found.log, found.commit, found.genesis.is_some());
         }
-        Start { seed, history, disk, dice }
+        Start { seed, history, disk, dice, redb_cache_bytes: settings(&SimDisk::default(), seed, 0).redb_cache_bytes }
+    }
+
+    /// The same, but the database reads every page from the disk.
+    pub fn uncached(self) -> Start {
+        Start { redb_cache_bytes: 0, ..self }
     }
 
     /// What a life takes up on the disk that it begins with.
@@ -113,8 +121,10 @@ impl Start {
         let disk = self.disk.killed();
         disk.set_faults(faults);
         disk.record();
+        let mut reads_in_start = 0;
         let (served, phase, told_to_stop) = one_thread(async {
-            let node = Node::try_start(settings(&disk, self.seed, dice.roll())).await;
+            let settings = settings(&disk, self.seed, dice.roll());
+            let node = Node::try_start(Settings { redb_cache_bytes: self.redb_cache_bytes, ..settings }).await;
             let Ok(node) = node else { return (None, None, disk.counters().ops) };
             let storage = node.storage.clone();
             let phase = || Some(storage.status().phase);
@@ -122,6 +132,7 @@ impl Start {
                 return (None, phase(), disk.counters().ops);
             };
             let served = (disk.counters().ops, recovered.boot, recovered.store_id);
+            reads_in_start = disk.counters().reads;
             let steps = 10 + dice.below(40);
             history.live(&disk, &node, &mut dice, steps).await;
             let (phase, ops) = (phase(), disk.counters().ops);
@@ -131,7 +142,7 @@ impl Start {
             (Some(served), phase, ops)
         });
         let moments = disk.recorded();
-        Ended { life: Life::of(self.seed, history, moments, served), disk, phase, told_to_stop }
+        Ended { life: Life::of(self.seed, history, moments, served), disk, phase, told_to_stop, reads_in_start }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use converge_actors::storage::Phase;
+use converge_actors::storage::{self, Phase};
 use converge_actors::testing::SimDisk;
 use converge_ledger_core::NodeId;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ impl World {
     /// Starts the node, again and again until it runs: its disk may fail while it does.
     pub(in super::super) async fn start(self: Arc<Self>, id: NodeId) {
         let free = self.with(id, |host| {
-            let free = host.life.is_none() && !host.busy;
+            let free = host.life.is_none() && !host.busy && !host.held_back;
             host.busy |= free;
             free
         });
@@ -98,6 +98,8 @@ impl World {
         let mut looks = tokio::time::interval(Duration::from_millis(53));
         // Of which incarnation of replication: a later one goes on from what is durable.
         let mut committed = (None, 0);
+        let disk = self.disk(life.id);
+        let mut fence = None;
         loop {
             let how = tokio::select! {
                 biased;
@@ -111,6 +113,7 @@ impl World {
                     End::Kill
                 }
                 _ = looks.tick() => {
+                    fence = self.judge_fence(&life, &disk, fence);
                     let status = life.storage();
                     if status.phase == Phase::Serving {
                         self.facts.seen(life.id, status.applied.get(), status.digest);
@@ -134,6 +137,25 @@ impl World {
             tokio::time::sleep(Duration::from_millis(down)).await;
             return self.start(life.id).await;
         }
+    }
+
+    /// A node is fenced for data loss only where its disk rots, otherwise only where that failed; and for as long as the
+    /// process lives.
+    fn judge_fence(&self, life: &Life, disk: &SimDisk, before: Option<storage::Cause>) -> Option<storage::Cause> {
+        let now = life.fenced();
+        match &now {
+            None if before.is_some() => {
+                self.facts.violated(format!("node {} is not fenced any more, within one process: {before:?}", life.id));
+            }
+            Some(cause) if now != before && !self.is_rotten(life.id) => {
+                let lost = matches!(cause, storage::Cause::DataLoss { .. });
+                if lost || !disk.has_failed() {
+                    self.facts.violated(format!("node {} is fenced without cause: {cause}", life.id));
+                }
+            }
+            _ => {}
+        }
+        now
     }
 
     /// A tree gives up where actors were killed and its intensities do not forgive that, or where every start meets a
@@ -179,6 +201,8 @@ impl World {
             return false;
         }
         self.trace.note(&[13, life.id.get(), life.number], || format!("node {} is gone: {end:?}", life.id));
+        let disk = self.disk(life.id);
+        self.judge_fence(life, &disk, None);
         self.network.leave(life.id, end == End::PowerCut);
         life.over.cancel();
         self.take_disk(life.id, end);
