@@ -48,7 +48,9 @@
 //! (`layout`).
 //!
 //! One thing one node alone cannot tell: a flipped bit in the very last journal record before a
-//! crash from a torn write. The majority protects from it.
+//! crash from a torn write. It starts without that record, as if it had never promised what is in
+//! it; the other nodes of the majority protect it, as long as none of them fails before the leader
+//! has sent it again.
 
 mod absent;
 mod actor;

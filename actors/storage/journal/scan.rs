@@ -3,7 +3,7 @@
 //! At most the very last record can be torn, for none is written before the one in front of it is
 //! durable. So anything sound behind something unsound is damage, not the end: it says that
 //! records are missing. What one node alone cannot tell is a flipped bit in the very last record
-//! from a torn write; there, the majority is what protects.
+//! from a torn write; there, the rest of the majority is what protects.
 
 use std::io;
 
