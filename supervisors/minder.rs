@@ -221,7 +221,7 @@ impl Job {
         let (tell, boot) = oneshot::channel();
         let setup = Setup { orders, berth: self.berth.clone(), boot: tell };
         let spawning = async move {
-            let (actor, join) = Supervisor::spawn_linked(None, Supervisor, setup, parent).await?;
+            let (actor, join) = Supervisor::spawn_linked(None, Supervisor::new(), setup, parent).await?;
             Ok(Some((actor.get_cell(), join)))
         };
         (Box::pin(spawning), Some(boot))

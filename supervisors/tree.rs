@@ -101,8 +101,8 @@ impl Tree {
         let (tell, boot) = oneshot::channel();
         let setup = Setup { orders: Orders::Static(Arc::new(spec)), berth: berth.clone(), boot: tell };
         let spawned = match parent {
-            Some(parent) => Supervisor::spawn_linked(None, Supervisor, setup, parent).await,
-            None => Supervisor::spawn(None, Supervisor, setup).await,
+            Some(parent) => Supervisor::spawn_linked(None, Supervisor::new(), setup, parent).await,
+            None => Supervisor::spawn(None, Supervisor::new(), setup).await,
         };
         let (actor, join) = spawned.map_err(|error| refused(&node, error))?;
         let (publish, mut end) = watch::channel(None);
