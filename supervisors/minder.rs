@@ -288,7 +288,7 @@ impl Job {
             self.node().pulse.leave();
             if !asked_to_stop(&cell, join, how, orders).await {
                 exit = Exit::abnormal(KILLED);
-                cell.kill();
+                self.node().kill_all();
                 if timeout(KILL_WAIT, join).await.is_err() {
                     return (exit, Ending::TaskRuns);
                 }

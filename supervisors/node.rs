@@ -316,13 +316,19 @@ impl Node {
     /// Kills whatever lives below this node, whether `ractor` still links it or not.
     pub(crate) fn kill_subtree(&self) {
         for child in self.children() {
-            child.kill();
-            child.kill_subtree();
+            child.kill_all();
         }
     }
 
+    /// Kills the actor here and whatever lives below, in the order of the tree: `ractor` would kill the latter in no order,
+    /// so that a run would not repeat.
+    pub(crate) fn kill_all(&self) {
+        self.kill();
+        self.kill_subtree();
+    }
+
     /// Kills the actor in this very place.
-    pub(crate) fn kill(&self) {
+    fn kill(&self) {
         if let Some(cell) = self.cell() {
             cell.kill();
         }

@@ -271,9 +271,7 @@ impl Trap {
             let Some(fault) = self.spring(*token, pass) else { continue };
             match fault {
                 Fault::Kill => {
-                    myself.kill();
-                    // In the order of the tree, so that a run repeats.
-                    myself.kill_subtree();
+                    myself.kill_all();
                     // Past its end a callback has returned; elsewhere it is never polled again.
                     if at != At::End {
                         pending::<()>().await;
