@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ractor::{ActorCell, ActorId, ActorStatus};
 use tokio::time::{Duration, Instant, sleep, timeout};
 
+use super::after;
 use crate::intensity::Intensity;
 use crate::node::{ChildState, Node};
 use crate::reports::{News, Report, Reports, ReportsError};
@@ -120,11 +121,11 @@ impl Observer {
             restarts.into_iter().filter(|at| now.duration_since(*at) <= intensity.period).collect();
         match (counts.len() + cost).checked_sub(allowed) {
             None | Some(0) => Afford::Now,
-            // One that is exactly a period old still counts.
-            Some(over) => match counts.get(over - 1) {
-                Some(at) => Afford::At(*at + intensity.period + Duration::from_millis(1)),
-                None => Afford::Never,
-            },
+            Some(over) => {
+                // One that is exactly a period old still counts.
+                let bearable = counts.get(over - 1).and_then(|at| at.checked_add(intensity.period));
+                bearable.map_or(Afford::Never, |at| Afford::At(after(at, Duration::from_millis(1))))
+            }
         }
     }
 
@@ -201,7 +202,7 @@ impl Observer {
 
     /// Actors seen before that are alive and have no place any more, once they have had time to end.
     pub(crate) async fn orphans(&self, patience: Duration) -> Vec<Orphan> {
-        let deadline = Instant::now() + patience;
+        let deadline = after(Instant::now(), patience);
         loop {
             let placed: HashSet<ActorId> = self.placed().iter().map(|(_, cell)| cell.get_id()).collect();
             let left = self
