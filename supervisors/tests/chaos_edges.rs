@@ -205,3 +205,21 @@ async fn times_that_no_clock_can_say() {
     assert!(table.to_string().contains("never tolerates"), "{table}");
     tree.stop(never).await.unwrap();
 }
+
+/// What a supervisor has restarted before anybody looked counts as well.
+#[tokio::test(start_paused = true)]
+async fn restarts_before_a_monkey_or_a_sweep_are_in_the_budget() {
+    let children = vec![probe("a", &Log::new(), &Knobs::new())];
+    let tree = Tree::start("root", spec(OneForOne, 2, 60, children)).await.unwrap();
+    for round in [2, 3] {
+        tree.inject("root/a", Fault::Kill).await.unwrap();
+        up(&tree, "root/a", round).await;
+    }
+    let monkey = Monkey::new(1).attach(&tree);
+    sleep(second() * 10).await;
+    let outcome = monkey.detach().await;
+    assert!(outcome.is_survived() && outcome.hits.is_empty() && outcome.spared > 5, "{outcome}");
+    let table = sweep_awaits(&tree, Sweep::new(), async || {}, async |_| Ok(())).await;
+    assert_eq!(table.failures().count(), 0, "{table}");
+    tree.stop(PATIENCE).await.unwrap();
+}
