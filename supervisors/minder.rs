@@ -3,7 +3,8 @@
 //! The supervisor never awaits a child; its minder does, and reports by message. A minder outlives its supervisor: when
 //! the supervisor's end of the order channel is dropped, it calls off the start or kills the child, and it holds the
 //! incarnation's [`Live`] until the child's join handle has completed. So whatever a supervisor dies of, nothing it
-//! started stays, and its successor can wait for that.
+//! started stays; and its own minder, which says that it is gone only when nothing lives below it, is what its successor
+//! waits for.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};

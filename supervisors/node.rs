@@ -1,8 +1,9 @@
 //! One place in the tree, outside any actor's state.
 //!
 //! A tree's nodes are made from its spec and outlive every incarnation of the actors in them; those of children that come
-//! and go do so with them. They hold what snapshots read, and the count of what is still alive in each place: when a supervisor dies, its join handles die
-//! with it, and these counts are how its successor knows that the old subtree is gone. Nothing here decides anything.
+//! and go do so with them. They hold what snapshots read, and the count of what is still alive in each place: when a
+//! supervisor dies, its join handles die with it, and these counts are how its minder knows that all below it is gone, so
+//! that a successor may start. Nothing here decides anything.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
