@@ -54,7 +54,7 @@ mod target;
 mod trap;
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 pub use endure::{Endurance, almost_kill};
 pub use kind::{MessageKind, kind_of};
@@ -68,6 +68,14 @@ pub(crate) use trap::{Occasion, Trap};
 
 use crate::tree::Tree;
 use crate::vitals::Callback;
+
+/// Thirty years: no test waits longer.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// So long after a moment; where no clock can say that, as for `Duration::MAX`, far.
+fn after(moment: Instant, pause: Duration) -> Instant {
+    moment.checked_add(pause).unwrap_or(moment + FAR)
+}
 
 /// What is done to an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 //! The supervisor never awaits a child; its minder does, and reports by message. A minder outlives its supervisor: when
 //! the supervisor's end of the order channel is dropped, it calls off the start or kills the child, and it holds the
 //! incarnation's [`Live`] until the child's join handle has completed. So whatever a supervisor dies of, nothing it
-//! started stays, and its successor can wait for that.
+//! started stays; and its own minder, which says that it is gone only when nothing lives below it, is what its successor
+//! waits for.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -221,7 +222,7 @@ impl Job {
         let (tell, boot) = oneshot::channel();
         let setup = Setup { orders, berth: self.berth.clone(), boot: tell };
         let spawning = async move {
-            let (actor, join) = Supervisor::spawn_linked(None, Supervisor, setup, parent).await?;
+            let (actor, join) = Supervisor::spawn_linked(None, Supervisor::new(), setup, parent).await?;
             Ok(Some((actor.get_cell(), join)))
         };
         (Box::pin(spawning), Some(boot))
@@ -288,7 +289,7 @@ impl Job {
             self.node().pulse.leave();
             if !asked_to_stop(&cell, join, how, orders).await {
                 exit = Exit::abnormal(KILLED);
-                cell.kill();
+                self.node().kill_all();
                 if timeout(KILL_WAIT, join).await.is_err() {
                     return (exit, Ending::TaskRuns);
                 }

@@ -1,8 +1,9 @@
 //! One place in the tree, outside any actor's state.
 //!
 //! A tree's nodes are made from its spec and outlive every incarnation of the actors in them; those of children that come
-//! and go do so with them. They hold what snapshots read, and the count of what is still alive in each place: when a supervisor dies, its join handles die
-//! with it, and these counts are how its successor knows that the old subtree is gone. Nothing here decides anything.
+//! and go do so with them. They hold what snapshots read, and the count of what is still alive in each place: when a
+//! supervisor dies, its join handles die with it, and these counts are how its minder knows that all below it is gone, so
+//! that a successor may start. Nothing here decides anything.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -316,13 +317,19 @@ impl Node {
     /// Kills whatever lives below this node, whether `ractor` still links it or not.
     pub(crate) fn kill_subtree(&self) {
         for child in self.children() {
-            child.kill();
-            child.kill_subtree();
+            child.kill_all();
         }
     }
 
+    /// Kills the actor here and whatever lives below, in the order of the tree: `ractor` would kill the latter in no order,
+    /// so that a run would not repeat.
+    pub(crate) fn kill_all(&self) {
+        self.kill();
+        self.kill_subtree();
+    }
+
     /// Kills the actor in this very place.
-    pub(crate) fn kill(&self) {
+    fn kill(&self) {
         if let Some(cell) = self.cell() {
             cell.kill();
         }

@@ -93,7 +93,8 @@ pub enum ReportsError {
     /// The reader was too slow: so many reports are lost to it. The next call goes on after them.
     #[error("{0} reports were missed")]
     Missed(u64),
-    /// Nothing of the tree is left, no handle on it either: there will be no more reports.
+    /// Nothing of the tree is left, no handle on it, or on a place or a dynamic supervisor in it, either: there will be no
+    /// more reports.
     #[error("the tree is gone")]
     Ended,
 }

@@ -1,6 +1,7 @@
 //! What people ask of a running supervisor: OTP's `start_child` and its relatives.
 //!
-//! A [`SupervisorRef`] names a place in a tree, not an actor: it stays good when the supervisor itself is restarted.
+//! A [`SupervisorRef`] names a place in a tree, not an actor: it stays good when the supervisor itself is restarted. A place
+//! that is given up is not taken again: one of the same path is another.
 //! What changes something goes through the supervisor's mailbox and waits for the outcome; what only looks reads shared
 //! state, and answers whatever state the supervisor is in.
 
@@ -90,6 +91,10 @@ pub(crate) enum Control {
 }
 
 /// A supervisor's place in a tree. Cheap to clone.
+///
+/// Good for as long as the supervisor is a child there, through all its restarts. When it was deleted, or forgotten for
+/// being temporary, and is then added again or comes back with the one above, it has a new place, and this one stays
+/// [`Down`](ChildError::Down): ask [`Tree::supervisor`](crate::Tree::supervisor) for the new one.
 #[derive(Clone, Debug)]
 pub struct SupervisorRef {
     node: Arc<Node>,

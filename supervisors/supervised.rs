@@ -24,8 +24,26 @@ pub(crate) struct Supervised<A: Actor> {
     berth: Berth,
     // Dropped in this order: nobody is to find the slot full while the state goes.
     slot: Option<SlotGuard<A::Msg>>,
-    /// Empty while a callback has it: a kill in the middle drops it with the callback.
-    state: Mutex<Option<Box<A::State>>>,
+    state: Kept<A::State>,
+}
+
+/// An actor's state, in the actor itself. Empty while a callback has it: a kill in the middle drops it with the callback.
+pub(crate) struct Kept<S>(Mutex<Option<Box<S>>>);
+
+impl<S> Kept<S> {
+    /// Nothing yet.
+    pub(crate) fn new() -> Self {
+        Kept(Mutex::new(None))
+    }
+
+    pub(crate) fn take(&self) -> Box<S> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        state.expect("callbacks come one at a time, none before pre_start and none after post_stop or a panic")
+    }
+
+    pub(crate) fn put(&self, state: Box<S>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+    }
 }
 
 /// What the wrapper knows of a callback before it begins.
@@ -48,16 +66,7 @@ impl From<Callback> for Step {
 
 impl<A: Actor> Supervised<A> {
     pub(crate) fn new(actor: A, berth: Berth, slot: Option<SlotGuard<A::Msg>>) -> Self {
-        Supervised { actor, berth, slot, state: Mutex::new(None) }
-    }
-
-    fn take(&self) -> Box<A::State> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).take();
-        state.expect("callbacks come one at a time, none before pre_start and none after post_stop or a panic")
-    }
-
-    fn put(&self, state: Box<A::State>) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        Supervised { actor, berth, slot, state: Kept::new() }
     }
 
     fn pulse(&self) -> &Pulse {
@@ -93,7 +102,7 @@ impl<A: Actor> Actor for Supervised<A> {
         self.berth.claim(myself.get_cell());
         let call = pin!(self.actor.pre_start(myself.clone(), arguments));
         let state = self.run(Callback::PreStart, call).await?;
-        self.put(Box::new(state));
+        self.state.put(Box::new(state));
         // Before the start is reported, so that the next sibling finds the slot full. What arrives now waits in the
         // mailbox for post_start.
         if let Some(slot) = &self.slot {
@@ -103,12 +112,12 @@ impl<A: Actor> Actor for Supervised<A> {
     }
 
     async fn post_start(&self, myself: ActorRef<Self::Msg>, (): &mut ()) -> Result<(), ActorProcessingErr> {
-        let mut state = self.take();
+        let mut state = self.state.take();
         let result = {
             let call = pin!(self.actor.post_start(myself.clone(), &mut state));
             self.run(Callback::PostStart, call).await
         };
-        self.put(state);
+        self.state.put(state);
         result
     }
 
@@ -116,7 +125,7 @@ impl<A: Actor> Actor for Supervised<A> {
         if let Some(slot) = &self.slot {
             slot.vacate();
         }
-        let mut state = self.take();
+        let mut state = self.state.take();
         let call = pin!(self.actor.post_stop(myself.clone(), &mut state));
         self.run(Callback::PostStop, call).await
     }
@@ -134,12 +143,12 @@ impl<A: Actor> Actor for Supervised<A> {
             kind: self.berth.node.trap.is_busy().then(|| crate::chaos::kind_of(&message)),
             ..Step::from(Callback::Handle)
         };
-        let mut state = self.take();
+        let mut state = self.state.take();
         let result = {
             let call = pin!(self.actor.handle(myself.clone(), message, &mut state));
             self.run(step, call).await
         };
-        self.put(state);
+        self.state.put(state);
         result
     }
 
@@ -155,12 +164,12 @@ impl<A: Actor> Actor for Supervised<A> {
             let nothing = pin!(async { Ok(()) });
             return self.run(Callback::HandleEvent, nothing).await;
         }
-        let mut state = self.take();
+        let mut state = self.state.take();
         let result = {
             let call = pin!(self.actor.handle_supervisor_evt(myself.clone(), event, &mut state));
             self.run(Callback::HandleEvent, call).await
         };
-        self.put(state);
+        self.state.put(state);
         result
     }
 }

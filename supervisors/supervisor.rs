@@ -25,13 +25,16 @@ use crate::reports::News;
 use crate::requests::Control;
 use crate::spec::{Body, ChildSpec, Restart, Shutdown, Strategy, SupervisorSpec};
 use crate::strategy::{Effect, Event, Failure, Machine, Place, Rules, Verdict};
+use crate::supervised::Kept;
 use crate::vitals::Callback;
 
 use control::Asker;
 use turn::Turn;
 
-/// The actor; all it knows is in its state.
-pub(crate) struct Supervisor;
+/// The actor; all it knows is in its state. As in `supervised`, that is not the `ractor` state, which would go into the
+/// exit event: who waits for an answer, and the minders of children that start, would learn of a death only when the
+/// parent reads its events, which one in its `post_stop` never does, and a foreign one when it likes.
+pub(crate) struct Supervisor(Kept<State>);
 
 /// What a supervisor starts from.
 pub(crate) struct Setup {
@@ -136,28 +139,40 @@ impl Orders {
     }
 }
 
+impl Supervisor {
+    pub(crate) fn new() -> Supervisor {
+        Supervisor(Kept::new())
+    }
+}
+
 impl Actor for Supervisor {
     type Msg = Msg;
-    type State = State;
+    type State = ();
     type Arguments = Setup;
 
-    async fn pre_start(&self, myself: ActorRef<Msg>, setup: Setup) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, setup: Setup) -> Result<(), ActorProcessingErr> {
         setup.berth.claim(myself.get_cell());
         let turn = Turn::new(&setup.berth, Callback::PreStart);
-        turn.run(pin!(async { State::new(myself, setup) })).await
+        let state = turn.run(pin!(async { State::new(myself, setup) })).await?;
+        self.0.put(Box::new(state));
+        Ok(())
     }
 
     /// Nothing of a predecessor is left: its minder has seen to that before this one was started.
-    async fn post_start(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_start(&self, _: ActorRef<Msg>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        let mut state = self.0.take();
         let turn = Turn::new(&state.berth, Callback::PostStart);
         turn.run(pin!(async {
             state.boot();
             Ok(())
         }))
-        .await
+        .await?;
+        self.0.put(state);
+        Ok(())
     }
 
-    async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _: ActorRef<Msg>, msg: Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        let mut state = self.0.take();
         let turn = Turn::new(&state.berth, Callback::Handle);
         #[cfg(feature = "chaos")]
         let turn = turn.of(|| msg.kind());
@@ -174,15 +189,18 @@ impl Actor for Supervisor {
             busy.handled(false);
             Ok(())
         }))
-        .await
+        .await?;
+        self.0.put(state);
+        Ok(())
     }
 
     async fn handle_supervisor_evt(
         &self,
         _: ActorRef<Msg>,
         event: SupervisionEvent,
-        state: &mut State,
+        (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
+        let mut state = self.0.take();
         // One that came to make this run a callback is no child, and nobody hears of it.
         #[cfg(feature = "chaos")]
         state.node().trap.swallows(&event);
@@ -195,12 +213,15 @@ impl Actor for Supervisor {
             state.hear(event);
             Ok(())
         }))
-        .await
+        .await?;
+        self.0.put(state);
+        Ok(())
     }
 
     /// Reached without the machine being done when someone stopped this actor: its parent, in an ordered stop, or
     /// anyone who holds its cell.
-    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _: ActorRef<Msg>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        let mut state = self.0.take();
         let turn = Turn::new(&state.berth, Callback::PostStop);
         turn.run(pin!(async {
             let node = Arc::clone(state.node());
@@ -378,6 +399,8 @@ impl State {
             }
             Effect::Delay { child, attempt } => self.delay(child, attempt),
             Effect::Restarting { child, reason, in_window } => {
+                #[cfg(feature = "chaos")]
+                self.node().trap.restarts(Instant::now());
                 self.posts[&child].node.restarting();
                 let allowed = self.rules.intensity.restarts as usize;
                 self.tell(child, News::Restarting { reason, in_window, allowed });

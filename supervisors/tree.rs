@@ -101,15 +101,15 @@ impl Tree {
         let (tell, boot) = oneshot::channel();
         let setup = Setup { orders: Orders::Static(Arc::new(spec)), berth: berth.clone(), boot: tell };
         let spawned = match parent {
-            Some(parent) => Supervisor::spawn_linked(None, Supervisor, setup, parent).await,
-            None => Supervisor::spawn(None, Supervisor, setup).await,
+            Some(parent) => Supervisor::spawn_linked(None, Supervisor::new(), setup, parent).await,
+            None => Supervisor::spawn(None, Supervisor::new(), setup).await,
         };
         let (actor, join) = spawned.map_err(|error| refused(&node, error))?;
         let (publish, mut end) = watch::channel(None);
         let stopping = Arc::new(AtomicBool::new(false));
         tokio::spawn(keep(berth.clone(), live, join, Arc::clone(&stopping), publish));
         let root = Root { node, incarnation: berth.incarnation, cell: actor.get_cell(), stopping, end: end.clone() };
-        let guard = KillOnDrop(Some(actor.get_cell()));
+        let guard = KillOnDrop(Some(Arc::clone(&root.node)));
         let failure = match boot.await {
             Ok(Ok(())) => {
                 guard.disarm();
@@ -178,8 +178,7 @@ impl Tree {
         let mut killed = Vec::new();
         if timeout(deadline, end.wait_for(Option::is_some)).await.is_err() {
             killed = self.alive();
-            self.root.cell.kill();
-            self.root.node.kill_subtree();
+            self.kill();
             // Twice: for the root, whose children's states are dropped in it, and for all below it.
             let _ = timeout(KILL_WAIT * 2, end.wait_for(Option::is_some)).await;
         }
@@ -192,7 +191,7 @@ impl Tree {
 
     /// Ends it without waiting for anything.
     pub(crate) fn kill(&self) {
-        self.root.cell.kill();
+        self.root.node.kill_all();
     }
 
     /// Someone has called [`Tree::stop`], before it had ended.
@@ -241,7 +240,7 @@ fn refused(node: &Node, error: SpawnErr) -> StartError {
 }
 
 /// Kills a root whose start is no longer awaited.
-struct KillOnDrop(Option<ActorCell>);
+struct KillOnDrop(Option<Arc<Node>>);
 
 impl KillOnDrop {
     fn disarm(mut self) {
@@ -251,8 +250,8 @@ impl KillOnDrop {
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        if let Some(cell) = &self.0 {
-            cell.kill();
+        if let Some(root) = &self.0 {
+            root.kill_all();
         }
     }
 }

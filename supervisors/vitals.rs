@@ -90,7 +90,7 @@ impl Tree {
     /// end, as does one that it is taking up in this very moment, on another thread. Suspending twice is suspending once.
     ///
     /// A supervisor that is suspended restarts nobody and answers no request; as in OTP, whoever suspends one has to
-    /// resume it.
+    /// resume it. It goes on to note what its children die of, which is all that it does with an event.
     ///
     /// What it is sent stays in its mailbox. Its supervisor stops it as if it were not suspended, and a restart comes up
     /// resumed. A stop by anyone else (`ActorCell::stop`) may have to wait until it is resumed: `ractor` reads none

@@ -15,7 +15,7 @@ use super::observer::{Afford, Observer, above, is_temporary};
 use super::outcome::{Hit, Outcome, Recovery};
 use super::target::{Target, weight_of};
 use super::trap::{Armed, At, Moment, Sprung};
-use super::{Fault, MessageKind};
+use super::{Fault, MessageKind, after};
 use crate::node::{ChildState, Node, TreeNode};
 use crate::reports::{News, Report};
 use crate::tree::Tree;
@@ -238,7 +238,7 @@ impl Run {
             if !more && self.open.is_empty() {
                 break None;
             }
-            let give_up = self.open.first().map(|open| open.at + self.monkey.patience);
+            let give_up = self.open.first().map(|open| after(open.at, self.monkey.patience));
             tokio::select! {
                 biased;
                 ended = &mut end => break Some(ended),
@@ -257,7 +257,10 @@ impl Run {
                 () = sleep_until(due), if more && self.is_free(&waiting) => {
                     self.unreached += u64::from(waiting.take().is_some());
                     waiting = self.strike().await;
-                    due = if waiting.is_some() { Instant::now() + self.monkey.patience } else { self.due() };
+                    due = match waiting {
+                        Some(_) => after(Instant::now(), self.monkey.patience),
+                        None => self.due(),
+                    };
                 }
             }
         };
@@ -274,15 +277,16 @@ impl Run {
     fn due(&mut self) -> Instant {
         let pause = match self.monkey.trigger {
             Trigger::Every { interval, jitter } => {
-                let jitter = jitter.clamp(0.0, 1.0);
-                interval.mul_f64(1.0 - jitter + 2.0 * jitter * self.dice.fraction()).max(PAUSE_MIN)
+                let jitter = if jitter.is_nan() { 0.0 } else { jitter.clamp(0.0, 1.0) };
+                let pause = interval.as_secs_f64() * (1.0 - jitter + 2.0 * jitter * self.dice.fraction());
+                Duration::try_from_secs_f64(pause).unwrap_or(Duration::MAX).max(PAUSE_MIN)
             }
             Trigger::Message { .. } | Trigger::Await { .. } if self.hits.is_empty() && self.spared == 0 => {
                 Duration::ZERO
             }
             Trigger::Message { .. } | Trigger::Await { .. } => PAUSE,
         };
-        Instant::now() + pause
+        after(Instant::now(), pause)
     }
 
     /// Chooses what and whom; hits, or lays a trap.

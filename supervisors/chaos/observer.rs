@@ -2,13 +2,13 @@
 //!
 //! Reads reports and snapshots; asks no actor anything, and changes nothing.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use ractor::{ActorCell, ActorId, ActorStatus};
 use tokio::time::{Duration, Instant, sleep, timeout};
 
-use crate::intensity::Intensity;
+use super::after;
 use crate::node::{ChildState, Node};
 use crate::reports::{News, Report, Reports, ReportsError};
 use crate::spec::Restart;
@@ -49,8 +49,6 @@ pub(crate) enum Afford {
 pub(crate) struct Observer {
     pub(crate) tree: Tree,
     reports: Reports,
-    /// By supervisor: when it restarted a child, as far back as its window goes.
-    restarts: BTreeMap<String, VecDeque<Instant>>,
     pub(crate) used: BTreeMap<String, Used>,
     /// Every actor seen in the tree, or as `ractor` child of one, that has not stopped.
     seen: Vec<(String, ActorCell)>,
@@ -58,13 +56,8 @@ pub(crate) struct Observer {
 
 impl Observer {
     pub(crate) fn new(tree: &Tree) -> Observer {
-        let mut observer = Observer {
-            tree: tree.clone(),
-            reports: tree.reports(),
-            restarts: BTreeMap::new(),
-            used: BTreeMap::new(),
-            seen: Vec::new(),
-        };
+        let mut observer =
+            Observer { tree: tree.clone(), reports: tree.reports(), used: BTreeMap::new(), seen: Vec::new() };
         observer.look_around();
         observer
     }
@@ -94,37 +87,26 @@ impl Observer {
         if let (News::Restarting { in_window, allowed, .. }, Some(supervisor)) = (&report.news, above(&report.path)) {
             let used = self.used.entry(supervisor.to_owned()).or_insert(Used { most: 0, allowed: *allowed });
             used.most = used.most.max(*in_window);
-            let period = self.intensity(supervisor).map_or(Duration::ZERO, |intensity| intensity.period);
-            let restarts = self.restarts.entry(supervisor.to_owned()).or_default();
-            restarts.push_back(report.at);
-            while restarts.front().is_some_and(|at| report.at.duration_since(*at) > period) {
-                restarts.pop_front();
-            }
         }
         report
     }
 
-    fn intensity(&self, supervisor: &str) -> Option<Intensity> {
-        self.tree.root().find(supervisor).and_then(|node| node.trap.intensity())
-    }
-
     /// Whether the supervisor of this place tolerates `cost` more restarts now.
     pub(crate) fn afford(&self, path: &str, cost: usize) -> Afford {
-        let Some((supervisor, intensity)) = above(path).and_then(|above| Some((above, self.intensity(above)?))) else {
+        let now = Instant::now();
+        // As the supervisor itself counts: what it did before this looked, and what this missed, is in it.
+        let supervisor = above(path).and_then(|above| self.tree.root().find(above));
+        let Some((intensity, counts)) = supervisor.and_then(|node| node.trap.window(now)) else {
             return Afford::Never; // the root is restarted by nobody
         };
-        let (now, allowed) = (Instant::now(), intensity.restarts as usize);
-        let restarts = self.restarts.get(supervisor).map(VecDeque::as_slices);
-        let restarts: Vec<Instant> = restarts.map_or_else(Vec::new, |(a, b)| [a, b].concat());
-        let counts: Vec<Instant> =
-            restarts.into_iter().filter(|at| now.duration_since(*at) <= intensity.period).collect();
+        let allowed = intensity.restarts as usize;
         match (counts.len() + cost).checked_sub(allowed) {
             None | Some(0) => Afford::Now,
-            // One that is exactly a period old still counts.
-            Some(over) => match counts.get(over - 1) {
-                Some(at) => Afford::At(*at + intensity.period + Duration::from_millis(1)),
-                None => Afford::Never,
-            },
+            Some(over) => {
+                // One that is exactly a period old still counts.
+                let bearable = counts.get(over - 1).and_then(|at| at.checked_add(intensity.period));
+                bearable.map_or(Afford::Never, |at| Afford::At(after(at, Duration::from_millis(1))))
+            }
         }
     }
 
@@ -201,7 +183,7 @@ impl Observer {
 
     /// Actors seen before that are alive and have no place any more, once they have had time to end.
     pub(crate) async fn orphans(&self, patience: Duration) -> Vec<Orphan> {
-        let deadline = Instant::now() + patience;
+        let deadline = after(Instant::now(), patience);
         loop {
             let placed: HashSet<ActorId> = self.placed().iter().map(|(_, cell)| cell.get_id()).collect();
             let left = self

@@ -377,11 +377,12 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
     async fn drive(&mut self, point: &Point, messenger: Option<(&str, Death)>, armed: &mut Armed) -> bool {
         let mut start_fails = None;
         let tree = self.observer.tree.clone();
-        let Some(cell) = tree.find(&point.path) else { return true };
+        let Some(node) = tree.root().find(&point.path) else { return true };
+        let Some(cell) = node.cell() else { return true };
         let before = self.observer.running();
         let dies = match (point.callback, messenger) {
             (Callback::PreStart | Callback::PostStart, _) => {
-                cell.kill();
+                node.kill_all();
                 Some(point.path.as_str())
             }
             (Callback::PostStop, _) => {

@@ -4,7 +4,7 @@
 //! one counts how often the callback's future returns `Pending`, for only there can a kill land: after the n-th it acts,
 //! and the future is not polled again before that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use std::task::Poll;
 
 use ractor::{ActorId, ActorProcessingErr, SupervisionEvent};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Duration, Instant, sleep};
 
 use super::{Fault, MessageKind};
 use crate::Callback;
@@ -101,6 +101,8 @@ struct Inner {
     /// The callback that begins next is for a poke, and goes into no record.
     poked: bool,
     intensity: Option<Intensity>,
+    /// When the supervisor here restarted a child, as far back as its window goes.
+    restarts: VecDeque<Instant>,
     restart: Option<Restart>,
 }
 
@@ -271,9 +273,7 @@ impl Trap {
             let Some(fault) = self.spring(*token, pass) else { continue };
             match fault {
                 Fault::Kill => {
-                    myself.kill();
-                    // In the order of the tree, so that a run repeats.
-                    myself.kill_subtree();
+                    myself.kill_all();
                     // Past its end a callback has returned; elsewhere it is never polled again.
                     if at != At::End {
                         pending::<()>().await;
@@ -300,9 +300,29 @@ impl Trap {
 
     // --- what the kit tells of a place
 
-    /// This place is a supervisor's, of this intensity.
+    /// This place is a supervisor's, of this intensity, and its window is empty.
     pub(crate) fn supervises(&self, intensity: Intensity) {
-        self.inner().intensity = Some(intensity);
+        let mut inner = self.inner();
+        inner.intensity = Some(intensity);
+        inner.restarts.clear();
+    }
+
+    /// The supervisor here restarts a child.
+    pub(crate) fn restarts(&self, now: Instant) {
+        let mut inner = self.inner();
+        let period = inner.intensity.map_or(Duration::ZERO, |intensity| intensity.period);
+        inner.restarts.push_back(now);
+        while inner.restarts.front().is_some_and(|at| now.duration_since(*at) > period) {
+            inner.restarts.pop_front();
+        }
+    }
+
+    /// What the window of the supervisor here holds, the oldest first. One that is exactly a period old still counts.
+    pub(crate) fn window(&self, now: Instant) -> Option<(Intensity, Vec<Instant>)> {
+        let inner = self.inner();
+        let intensity = inner.intensity?;
+        let counts = inner.restarts.iter().filter(|at| now.duration_since(**at) <= intensity.period);
+        Some((intensity, counts.copied().collect()))
     }
 
     /// The child here is restarted so, and begins a new incarnation: what was meant for the one before is over.
@@ -312,10 +332,6 @@ impl Trap {
         inner.armed.retain(|set| set.only.is_none());
         inner.pokes.clear();
         self.settle(&inner);
-    }
-
-    pub(crate) fn intensity(&self) -> Option<Intensity> {
-        self.inner().intensity
     }
 
     pub(crate) fn restart(&self) -> Option<Restart> {

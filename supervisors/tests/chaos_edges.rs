@@ -10,7 +10,9 @@ use converge_supervisors::chaos::{
     At, Endurance, Fault, Monkey, Recovery, Sweep, Target, Trigger, almost_kill, sweep_awaits,
 };
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
-use converge_supervisors::{AutoShutdown, Callback, ChildSpec, DynamicSupervisor, Restart, Service, Tree};
+use converge_supervisors::{
+    AutoShutdown, Callback, ChildSpec, DynamicSupervisor, Intensity, Restart, Service, SupervisorSpec, Tree,
+};
 use tokio::time::{Duration, sleep};
 
 /// Handles each message for as long as it says.
@@ -173,4 +175,51 @@ async fn a_tree_that_shuts_itself_down_did_not_survive() {
     let Endurance { survived, fatal, kills } = almost_kill(1, &Target::workers(), 100, make).await.unwrap();
     assert_eq!((survived, kills.len()), (2, 3));
     assert_eq!(fatal.map(|ended| ended.path).as_deref(), Some("root"));
+}
+
+/// As long as can be said means: without a bound.
+#[tokio::test(start_paused = true)]
+async fn times_that_no_clock_can_say() {
+    let never = Duration::MAX;
+    let forgets_nothing = async || {
+        let intensity = Intensity { restarts: 2, period: never };
+        let children = vec![probe("a", &Log::new(), &Knobs::new())];
+        Tree::start("root", SupervisorSpec::new(OneForOne, intensity, children)).await.unwrap()
+    };
+    for (trigger, hits) in [
+        (Trigger::Every { interval: second(), jitter: 0.5 }, 2),
+        (Trigger::Every { interval: second(), jitter: f64::NAN }, 2),
+        (Trigger::Every { interval: never, jitter: 1.0 }, 0),
+        (Trigger::Message { kind: None, nth: 1 }, 0),
+    ] {
+        let tree = forgets_nothing().await;
+        let attached = Monkey::new(1).patience(never).trigger(trigger).attach(&tree);
+        sleep(second() * 10).await;
+        let outcome = attached.detach().await;
+        assert!(outcome.is_survived() && outcome.hits.len() == hits, "{trigger:?}: {outcome}");
+        tree.stop(never).await.unwrap();
+    }
+    let tree = forgets_nothing().await;
+    let table = sweep_awaits(&tree, Sweep::new().patience(never), async || {}, async |_| Ok(())).await;
+    assert_eq!(table.failures().count(), 1, "two restarts, and never another: {table}");
+    assert!(table.to_string().contains("never tolerates"), "{table}");
+    tree.stop(never).await.unwrap();
+}
+
+/// What a supervisor has restarted before anybody looked counts as well.
+#[tokio::test(start_paused = true)]
+async fn restarts_before_a_monkey_or_a_sweep_are_in_the_budget() {
+    let children = vec![probe("a", &Log::new(), &Knobs::new())];
+    let tree = Tree::start("root", spec(OneForOne, 2, 60, children)).await.unwrap();
+    for round in [2, 3] {
+        tree.inject("root/a", Fault::Kill).await.unwrap();
+        up(&tree, "root/a", round).await;
+    }
+    let monkey = Monkey::new(1).attach(&tree);
+    sleep(second() * 10).await;
+    let outcome = monkey.detach().await;
+    assert!(outcome.is_survived() && outcome.hits.is_empty() && outcome.spared > 5, "{outcome}");
+    let table = sweep_awaits(&tree, Sweep::new(), async || {}, async |_| Ok(())).await;
+    assert_eq!(table.failures().count(), 0, "{table}");
+    tree.stop(PATIENCE).await.unwrap();
 }
