@@ -189,9 +189,12 @@ impl Application {
         for (phase, work) in phases {
             let done = tokio::select! {
                 biased;
-                done = timeout(phase_timeout, work(tree.clone())) => {
-                    done.unwrap_or_else(|_| Err(format!("it took longer than {phase_timeout:?}").into()))
-                }
+                done = timeout(phase_timeout, work(tree.clone())) => match done {
+                    // It may have stopped the tree itself.
+                    Ok(Ok(())) if tree.has_ended() => Err("the tree ended".into()),
+                    Ok(done) => done,
+                    Err(_elapsed) => Err(format!("it took longer than {phase_timeout:?}").into()),
+                },
                 ended = tree.wait() => Err(match ended {
                     Ok(()) => "the tree ended".into(),
                     Err(escalated) => escalated.into(),

@@ -79,7 +79,7 @@ pub(crate) struct Node {
     pub(crate) id: String,
     pub(crate) kind: Kind,
     parent: Option<(Weak<Node>, Place)>,
-    children: Mutex<BTreeMap<Place, Arc<Node>>>,
+    children: Mutex<Children>,
     /// Which child an actor is. From its own first word, before any other code of its runs, until its supervisor has
     /// heard that nothing is left of it.
     claims: Mutex<HashMap<ActorId, Place>>,
@@ -90,6 +90,27 @@ pub(crate) struct Node {
     /// Starts under way and actors not yet gone in this very place; more than one never lives at a time.
     live: watch::Sender<usize>,
     facts: Mutex<Facts>,
+}
+
+/// The places below one, in start order.
+#[derive(Debug, Default)]
+struct Children {
+    nodes: BTreeMap<Place, Arc<Node>>,
+    /// There may be many.
+    by_id: HashMap<String, Place>,
+}
+
+impl Children {
+    fn insert(&mut self, place: Place, node: Arc<Node>) -> Option<Arc<Node>> {
+        self.by_id.insert(node.id.clone(), place);
+        self.nodes.insert(place, node)
+    }
+
+    fn remove(&mut self, place: Place) {
+        if let Some(node) = self.nodes.remove(&place) {
+            self.by_id.remove(&node.id);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -149,7 +170,7 @@ impl Node {
     /// of their past; children that were added by request are gone, as in OTP. Nothing may be alive below.
     pub(crate) fn furnish(self: &Arc<Self>, specs: &[ChildSpec]) {
         lock(&self.claims).clear();
-        let mut past = std::mem::take(&mut *lock(&self.children));
+        let mut past = std::mem::take(&mut *lock(&self.children)).nodes;
         for (place, spec) in specs.iter().enumerate() {
             match past.remove(&place).filter(|node| node.id == spec.id) {
                 Some(node) => drop(lock(&self.children).insert(place, node)),
@@ -176,12 +197,12 @@ impl Node {
 
     /// It is no child any more.
     pub(crate) fn remove(&self, place: Place) {
-        lock(&self.children).remove(&place);
+        lock(&self.children).remove(place);
     }
 
     /// In start order.
     pub(crate) fn children(&self) -> Vec<Arc<Node>> {
-        lock(&self.children).values().cloned().collect()
+        lock(&self.children).nodes.values().cloned().collect()
     }
 
     /// The child that this actor is, or was.
@@ -372,7 +393,8 @@ impl Node {
 
     /// The child with this id.
     pub(crate) fn child(&self, id: &str) -> Option<Arc<Node>> {
-        lock(&self.children).values().find(|child| child.id == id).cloned()
+        let children = lock(&self.children);
+        children.by_id.get(id).and_then(|place| children.nodes.get(place)).cloned()
     }
 
     /// This node and all below it.

@@ -450,6 +450,7 @@ impl Machine {
                 if matches!(then, Then::Start) {
                     *then = Then::Exit(Verdict::Shutdown);
                 }
+                self.call_off_starts();
                 self.stop_next();
             }
             _ => self.stop_all(NOBODY, Verdict::Shutdown),

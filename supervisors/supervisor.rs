@@ -295,13 +295,22 @@ impl State {
         if !self.machine.is_done() {
             self.step(Event::Shutdown);
         }
-        // A child that waits for its answer could not stop.
+        // A child that waits for its answer could not stop. So those that are being stopped on request come first.
         self.refuse_parked();
-        while let Some(child) = self.machine.awaited() {
-            let minder = self.post(child).minder.as_mut();
-            let report = minder.expect("a child that is being stopped has a minder").end().await;
-            self.feed(child, report);
+        let asked: Vec<Place> =
+            self.posts.iter().filter(|(_, post)| !post.askers.is_empty()).map(|(place, _)| *place).collect();
+        for child in asked {
+            self.await_end(child).await;
         }
+        while let Some(child) = self.machine.awaited() {
+            self.await_end(child).await;
+        }
+    }
+
+    async fn await_end(&mut self, child: Place) {
+        let minder = self.post(child).minder.as_mut();
+        let report = minder.expect("a child that is being stopped has a minder").end().await;
+        self.feed(child, report);
     }
 
     /// One more child, at the next place.

@@ -168,7 +168,7 @@ impl Tree {
     /// When something had to be killed because of the deadline, or could not even be killed.
     pub async fn stop(&self, deadline: Duration) -> Result<(), StopError> {
         // Who comes when it has ended did not end it.
-        if self.root.end.borrow().is_none() {
+        if !self.has_ended() {
             self.root.stopping.store(true, Ordering::SeqCst);
         }
         self.root.node.stopping(self.root.incarnation);
@@ -192,6 +192,11 @@ impl Tree {
     /// Ends it without waiting for anything.
     pub(crate) fn kill(&self) {
         self.root.node.kill_all();
+    }
+
+    /// Nothing of it runs any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.root.end.borrow().is_some()
     }
 
     /// Someone has called [`Tree::stop`], before it had ended.

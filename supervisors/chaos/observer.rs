@@ -14,7 +14,7 @@ use crate::reports::{News, Report, Reports, ReportsError};
 use crate::spec::Restart;
 use crate::tree::Tree;
 
-/// How often what is left over is looked at, while it may still be on its way out.
+/// How often is looked at what nothing tells of.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// What a supervisor's window held at most.
@@ -142,7 +142,8 @@ impl Observer {
         };
         let recovery = async {
             while !whole(self) {
-                self.next().await;
+                // That a place is given up comes behind the last report of it.
+                let _ = timeout(LOOK, self.next()).await;
             }
         };
         timeout(patience, recovery).await.is_ok()

@@ -47,19 +47,27 @@ fn blocker(id: &str, starts: &Arc<AtomicU32>) -> ChildSpec {
 }
 
 /// Blocks the actor at `path`, and returns when it is blocked; dropping the sender frees it.
-fn block(tree: &Tree, path: &str) -> Sender<()> {
-    let (hold, gate) = channel::<()>();
-    let (inside, entered) = channel::<()>();
-    tree.find(path).unwrap().send_message((inside, gate)).unwrap();
-    entered.recv().unwrap();
-    hold
+async fn block(tree: &Tree, path: &str) -> Sender<()> {
+    let hold = || {
+        let (hold, gate) = channel::<()>();
+        let (inside, entered) = channel::<()>();
+        tree.find(path).unwrap().send_message((inside, gate)).unwrap();
+        entered.recv().unwrap();
+        hold
+    };
+    // What it woke last waits on its thread, and nobody else may run it: that must not be the supervisor, with the news
+    // of its start. So it is past that, and the supervisor has heard of it.
+    drop(hold());
+    let (above, id) = path.rsplit_once('/').unwrap();
+    tree.supervisor(above).unwrap().get_childspec(id).await.unwrap();
+    hold()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_tree_that_cannot_be_stopped_says_so() {
     let starts = Arc::new(AtomicU32::new(0));
     let tree = Tree::start("root", spec(Strategy::OneForOne, vec![blocker("a", &starts)])).await.unwrap();
-    let hold = block(&tree, "root/a");
+    let hold = block(&tree, "root/a").await;
     let stopped = tree.stop(Duration::from_millis(100)).await;
     assert_eq!(stopped, Err(StopError::Stuck(vec!["root/a".into()])));
     drop(hold);
@@ -75,7 +83,7 @@ async fn a_child_that_does_not_die_ends_the_tree() {
     let (a, b) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let inner = spec(Strategy::OneForAll, vec![blocker("a", &a), blocker("b", &b)]);
     let tree = Tree::start("root", spec(Strategy::OneForOne, vec![ChildSpec::supervisor("s", inner)])).await.unwrap();
-    let hold = block(&tree, "root/s/b");
+    let hold = block(&tree, "root/s/b").await;
     tree.find("root/s/a").unwrap().kill();
     let escalated = tree.wait().await.unwrap_err();
     assert_eq!(escalated.path, "root/s");

@@ -6,6 +6,7 @@ use super::{Effect, Failure, Machine, NOBODY, Outcome, Phase, Place, Slot, Then,
 impl Machine {
     pub(super) fn stop_all(&mut self, hurry_from: Place, verdict: Verdict) {
         self.phase = Phase::Stopping { from: 0, hurry_from, below: NOBODY, then: Then::Exit(verdict) };
+        self.call_off_starts();
         if self.rules.dynamic {
             self.stop_at_once();
         }
@@ -85,20 +86,30 @@ impl Machine {
                 self.start_next();
             }
             Phase::Stopping { then: Then::Exit(verdict), .. } => {
-                self.refuse_starts();
                 self.effects.push(Effect::Exit(verdict));
             }
             _ => unreachable!("checked above"),
         }
     }
 
-    /// Who waits for a start that the group was to make waits in vain.
-    pub(super) fn refuse_starts(&mut self) {
+    /// What is being started on request is called off, out of its order, and what was to be started with its group is
+    /// refused: a younger child may be waiting for the answer, and could not stop.
+    pub(super) fn call_off_starts(&mut self) {
         let asked = self.children.iter().filter(|(_, child)| child.asked.is_some());
         let asked: Vec<Place> = asked.map(|(&place, _)| place).collect();
         for place in asked {
-            let reason = "its supervisor is on its way out".to_owned();
-            self.answer(place, Outcome::Failed(Failure { path: String::new(), reason }));
+            let child = self.child(place);
+            match child.slot {
+                Slot::Starting => {
+                    child.slot = Slot::Stopping;
+                    self.effects.push(Effect::Stop { child: place, hurry: false });
+                }
+                Slot::Down | Slot::Delayed => {
+                    let reason = "its supervisor is on its way out".to_owned();
+                    self.told_down(place, Outcome::Failed(Failure { path: String::new(), reason }));
+                }
+                Slot::Up(_) | Slot::Stopping | Slot::Stuck => {}
+            }
         }
     }
 

@@ -176,3 +176,10 @@ async fn what_an_end_means_is_the_policys() {
 async fn faulty_application_shutdown() {
     assert!(matches!(gives_up(ExitPolicy::Permanent).await, Err(Ended::GaveUp(_))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_phase_that_stops_the_tree_is_no_start() {
+    let stops = |tree: converge_supervisors::Tree| async move { Ok(tree.stop(PATIENCE).await?) };
+    let started = app(&Log::new()).phase("last", stops).start().await;
+    assert!(matches!(started, Err(ApplicationError::Phase { .. })), "{started:?}");
+}

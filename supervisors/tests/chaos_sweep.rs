@@ -182,9 +182,9 @@ async fn every_await_of_a_supervisor_is_swept() {
     let (log, a, b) = (Log::new(), Knobs::new(), Knobs::new());
     let s = ChildSpec::supervisor("s", spec(OneForAll, 3, 5, vec![probe("a", &log, &a), probe("b", &log, &b)]));
     let tree = Tree::start("root", spec(OneForOne, 3, 5, vec![s])).await.unwrap();
-    let check = async |_: &Point| match (a.lock.broken(), b.lock.broken()) {
-        (0, 0) => Ok(()),
-        broken => Err(format!("two incarnations at a time: {broken:?}")),
+    let check = async |_: &Point| match (a.lock.held(), b.lock.held()) {
+        (true, true) => Ok(()),
+        held => Err(format!("not all that is said to run does: {held:?}")),
     };
     let table = sweep_awaits(&tree, Sweep::new(), async || {}, check).await;
     assert!(table.is_complete(), "{table}");

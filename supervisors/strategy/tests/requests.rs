@@ -151,12 +151,25 @@ fn a_start_that_an_exit_interrupts_is_answered() {
     m.taken(Request::Start(NEW, permanent()));
     m.now(Event::Gone(0, crash()));
     assert_eq!(m.now(Event::StartFailed(NEW, no_start())), [stop(1, true)], "it waits for the group");
-    m.now(Event::Shutdown);
-    let effects = m.now(Event::Gone(1, crash()));
+    let effects = m.now(Event::Shutdown);
     assert!(
-        matches!(effects[..], [Effect::Answer(NEW, Outcome::Failed(_)), Effect::Exit(Verdict::Shutdown)]),
-        "{effects:?}"
+        matches!(effects[..], [Effect::Answer(NEW, Outcome::Failed(_)), Effect::Forget(NEW)]),
+        "at once: {effects:?}"
     );
+    assert_eq!(m.now(Event::Gone(1, crash())), [Effect::Exit(Verdict::Shutdown)]);
+}
+
+/// A younger child may be waiting for it.
+#[test]
+fn a_start_under_way_is_called_off_by_an_exit_before_the_younger_are_gone() {
+    let mut m = running(Strategy::OneForOne, 3, 2);
+    m.taken(Request::Terminate(0));
+    m.now(Event::Gone(0, crash()));
+    m.taken(Request::Restart(0));
+    assert_eq!(m.now(Event::Shutdown), [stop(0, false), stop(1, false)]);
+    let told = answer(0, Outcome::Failed(no_start()));
+    assert_eq!(m.now(Event::StartFailed(0, no_start())), [told]);
+    assert_eq!(m.now(Event::Gone(1, crash())), [Effect::Exit(Verdict::Shutdown)]);
 }
 
 #[test]
