@@ -202,6 +202,12 @@ pub async fn all(ledger: &Ledger, context: &str) -> Vec<Entry> {
 /// Invariants 1 to 4 on every node, after the last fault.
 pub async fn verify(cluster: &Cluster, record: &Record) {
     let ledgers = cluster.ledgers();
+    // What a leader finds in its log is committed with the first entry of its term, and a linearizable read waits for that:
+    // behind it, nothing more comes.
+    for ledger in &ledgers {
+        let options = ReadOptions { deadline: Some(PATIENCE), limit: 1, ..ReadOptions::default() };
+        ledger.read("context-0", options).await.unwrap();
+    }
     eventually("all nodes apply the same log", || {
         let statuses: Vec<_> = ledgers.iter().map(Ledger::status).collect();
         let commit = statuses.iter().map(|s| s.commit_index).max().unwrap();

@@ -76,6 +76,8 @@ impl Host {
 pub(super) struct Life {
     pub(super) id: NodeId,
     number: u64,
+    /// The restart intensities that it was started with are those that no run comes near; the host's may be others by now.
+    forgiving: bool,
     node: Mutex<Option<Node>>,
     ledger: Ledger,
     over: CancellationToken,

@@ -32,9 +32,10 @@ impl World {
                 host.lives += 1;
                 (host.disk.clone(), CancellationToken::new(), CancellationToken::new(), host.lives)
             });
-            let (config, environment) = self.with(id, |host| {
+            let ((config, environment), forgiving) = self.with(id, |host| {
                 host.starting = Some(fell.clone());
-                self.settings(id, host, &over, &fell, number)
+                let forgiving = host.tuning.bounds.supervision.is_none();
+                (self.settings(id, host, &over, &fell, number), forgiving)
             });
             self.trace.note(&[10, id.get(), number], || format!("node {id} starts, life {number}"));
             // In a task of its own: whatever it has begun when the power fails has to be ended.
@@ -45,7 +46,7 @@ impl World {
                 started = &mut starting => Some(started.expect("a start is not aborted, nor does it panic")),
             };
             match started {
-                Some(Ok(node)) if !fell.is_cancelled() => return self.runs(id, number, node, over, fell),
+                Some(Ok(node)) if !fell.is_cancelled() => return self.runs(id, (number, forgiving), node, over, fell),
                 Some(Ok(node)) => drop_node(node),
                 Some(Err(error)) => self.start_failed(id, &disk, &error.to_string()),
                 None => drop(tokio::spawn(async move {
@@ -74,10 +75,16 @@ impl World {
         }
     }
 
-    fn runs(self: &Arc<Self>, id: NodeId, number: u64, node: Node, over: CancellationToken, fell: CancellationToken) {
-        let ledger = node.ledger();
-        let life =
-            Arc::new(Life { id, number, ledger, node: Mutex::new(Some(node)), over, stopping: AtomicBool::new(false) });
+    fn runs(
+        self: &Arc<Self>,
+        id: NodeId,
+        (number, forgiving): (u64, bool),
+        node: Node,
+        over: CancellationToken,
+        fell: CancellationToken,
+    ) {
+        let (ledger, stopping) = (node.ledger(), AtomicBool::new(false));
+        let life = Arc::new(Life { id, number, forgiving, ledger, node: Mutex::new(Some(node)), over, stopping });
         if life.fenced().is_none() {
             let (term, last) = (life.ledger.status().term, life.storage().last);
             self.facts.recovered(id, term, last.get());
@@ -162,10 +169,7 @@ impl World {
     /// failed disk: never by itself.
     fn gave_up(&self, life: &Life, reason: Option<String>) {
         self.trace.note(&[12, life.id.get()], || format!("node {} ends: {reason:?}", life.id));
-        let (disk, tried) = self.with(life.id, |host| {
-            let forgiving = host.tuning.bounds.supervision.is_none();
-            (host.disk.clone(), host.hurt && !forgiving)
-        });
+        let (disk, tried) = self.with(life.id, |host| (host.disk.clone(), host.hurt && !life.forgiving));
         self.facts.took("supervision gives up");
         if !tried && !disk.has_failed() && !self.is_rotten(life.id) {
             self.facts.violated(format!("node {} gave up though its disk is well: {reason:?}", life.id));
