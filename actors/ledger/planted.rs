@@ -94,6 +94,7 @@ bugs! {
     ReadEndsJournal "read-ends-journal" "a read of the journal that fails is taken for its end" [Crash, Simulation]
     GapTaken "gap-taken" "damage within the journal is taken for its end" [Flips]
     LastUnsure "last-unsure" "the last record is not made durable at a start" [Crash]
+    NamesUnsure "names-unsure" "the names of files are not made durable at a start" [Crash]
     TornTaken "torn-taken" "the checksum of a journal record is not compared" [Crash, Flips, Simulation]
     RowUnchecked "row-unchecked" "the checksum of a row is not compared when it is read" [Flips]
 }

@@ -109,6 +109,11 @@ pub(crate) struct Opened {
 pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf) -> Result<Opened, Failure> {
     check_settings(settings)?;
     let mut directory = layout::open(settings, make)?;
+    if make && !planted::is(Bug::NamesUnsure) {
+        // A process in front of this one may have been killed, or have failed, between giving a file its name and making
+        // that durable. What is built on a name that a power cut takes away goes with it.
+        settings.disk.sync_dir(&settings.dir).map_err(io_failure("syncing the directory"))?;
+    }
     if directory.fresh {
         fill(settings, &directory)?;
         (directory.has_database, directory.slots) = (true, vec![FIRST_SLOT]);

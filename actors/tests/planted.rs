@@ -14,8 +14,7 @@ use converge_actors::storage::{Cause, LogEntry, Phase, Settings};
 use converge_actors::testing::{Change, Faults, Moment, SimDisk};
 use converge_ledger_core::planted::{self, Bug, Level};
 use storage_support::images::Start;
-use storage_support::pile;
-use storage_support::{Dice, Leader, Node, Tasks, one_thread, small, write};
+use storage_support::{Dice, Leader, Node, Tasks, killed, one_thread, pile, small, write};
 
 /// The life in which a bug shows, if that is not life 0.
 const FIRST: &[(Bug, u64)] = &[(Bug::VoteUnsynced, 5), (Bug::VoteUnwritten, 2)];
@@ -80,6 +79,10 @@ fn crash_finds(bug: Bug) -> Option<(u64, String)> {
     // It takes several starts to get as many files as it needs.
     if bug == Bug::FileOutOfOrder {
         return Some((0, fault(pile::full_files_are_used_again_in_order)?));
+    }
+    // It takes a kill, and then a power cut.
+    if bug == Bug::NamesUnsure {
+        return Some((0, fault(killed::names_are_durable_before_the_next_process_builds_on_them)?));
     }
     let first = FIRST.iter().find(|(of, _)| *of == bug).map_or(0, |(_, life)| *life);
     (first..=first + LIVES_MORE).find_map(|life| Some((life, fault(|| crashes(life))?)))

@@ -279,6 +279,11 @@ fn a_record_whose_sync_failed_is_durable_before_the_next_process_writes_behind_i
 }
 
 #[test]
+fn the_names_that_a_killed_process_gave_are_durable_before_the_next_one_builds_on_them() {
+    storage_support::killed::names_are_durable_before_the_next_process_builds_on_them();
+}
+
+#[test]
 fn full_journal_files_are_used_again_in_the_order_of_their_records() {
     storage_support::pile::full_files_are_used_again_in_order();
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, missing_docs, unreachable_pub)]
 
 pub mod images;
+pub mod killed;
 pub mod pile;
 pub mod workload;
 
