@@ -7,14 +7,13 @@ mod storage_support;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use converge_actors::storage::{Cause, LogEntry, Phase, Settings};
+use converge_actors::storage::{Cause, LogEntry, Phase};
 use converge_actors::testing::{Change, Faults, Moment, SimDisk};
 use converge_ledger_core::planted::{self, Bug, Level};
 use storage_support::images::Start;
-use storage_support::{Dice, Leader, Node, Tasks, killed, one_thread, pile, small, write};
+use storage_support::{Dice, Leader, Node, killed, one_thread, pile, simulated, write};
 
 /// The life in which a bug shows, if that is not life 0.
 const FIRST: &[(Bug, u64)] = &[(Bug::VoteUnsynced, 5), (Bug::VoteUnwritten, 2)];
@@ -88,23 +87,11 @@ fn crash_finds(bug: Bug) -> Option<(u64, String)> {
     (first..=first + LIVES_MORE).find_map(|life| Some((life, fault(|| crashes(life))?)))
 }
 
-fn settings(disk: &SimDisk, commit_bytes: usize) -> Settings {
-    let numbers = Mutex::new(Dice(77));
-    Settings {
-        disk: Arc::new(disk.clone()),
-        executor: Arc::new(Tasks),
-        random: Arc::new(move || numbers.lock().unwrap().roll()),
-        commit_interval: Duration::from_secs(3600),
-        commit_bytes,
-        ..small("/data")
-    }
-}
-
 /// A directory as a kill leaves it: some of its entries are in the database, the others in the journal alone.
 async fn furnished() -> (SimDisk, Leader, Vec<LogEntry>) {
     let (disk, mut leader, mut dice) = (SimDisk::default(), Leader::new(), Dice(11));
     for commit_bytes in [1, 1 << 30] {
-        let node = Node::start(settings(&disk, commit_bytes)).await;
+        let node = Node::start(simulated(&disk, 77, commit_bytes)).await;
         for n in 0..8 {
             let writes = [write(&format!("c{}", n % 3), "k", &dice.bytes(100)), write("c", "k", &dice.bytes(100))];
             leader.write(&node, &writes).await;
@@ -136,7 +123,7 @@ fn flips() {
         let disk = disk.killed();
         assert!(disk.flip(&path, at as u64, 3));
         one_thread(async {
-            let Ok(node) = Node::try_start(settings(&disk, 1)).await else { return };
+            let Ok(node) = Node::try_start(simulated(&disk, 77, 1)).await else { return };
             for (context, kept) in &leader.contexts {
                 let Ok(page) = node.all(context) else { continue };
                 let mut pairs = page.entries.iter().zip(kept);

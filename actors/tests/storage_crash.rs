@@ -7,29 +7,18 @@
 mod storage_support;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use converge_actors::storage::{Cause, Error, HardState, LogEntry, Phase, ReadQuery, Settings, inspect};
 use converge_actors::testing::{Faults, SimDisk};
 use converge_ledger_core::{Batch, Command, LogIndex, NodeId, Term};
-use storage_support::{Dice, Leader, Node, Tasks, check_page, one_thread, small, write};
+use storage_support::{Dice, Leader, Node, check_page, one_thread, simulated, small, write};
 
 fn settings(disk: &SimDisk, dice: &mut Dice) -> Settings {
-    let numbers = Mutex::new(Dice(dice.roll()));
+    let salt = dice.roll();
     let commit_bytes = [1, 3000, 20_000][dice.below(3) as usize];
-    Settings {
-        disk: Arc::new(disk.clone()),
-        executor: Arc::new(Tasks),
-        random: Arc::new(move || numbers.lock().unwrap().roll()),
-        journal_file_bytes: 72 << 10,
-        // By size alone: a clock would make runs differ.
-        commit_interval: Duration::from_secs(3600),
-        commit_bytes,
-        redb_cache_bytes: 1 << 20,
-        ..small("/data")
-    }
+    Settings { journal_file_bytes: 72 << 10, redb_cache_bytes: 1 << 20, ..simulated(disk, salt, commit_bytes) }
 }
 
 /// What was asked of storage: the log and the vote after every operation, and how many of these

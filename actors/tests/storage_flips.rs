@@ -8,26 +8,14 @@ mod storage_support;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use converge_actors::storage::{Error, Genesis, LogEntry, ReadQuery, Settings};
 use converge_actors::testing::SimDisk;
 use converge_ledger_core::{Batch, ClusterId, Command, LogIndex, NodeId, Outcome, StoreId};
-use storage_support::{Dice, Leader, Node, Tasks, one_thread, small, write};
+use storage_support::{Dice, Leader, Node, one_thread, simulated, write};
 
 fn settings(disk: &SimDisk) -> Settings {
-    let numbers = Mutex::new(Dice(77));
-    Settings {
-        disk: Arc::new(disk.clone()),
-        executor: Arc::new(Tasks),
-        random: Arc::new(move || numbers.lock().unwrap().roll()),
-        journal_file_bytes: 72 << 10,
-        commit_interval: Duration::from_secs(3600),
-        commit_bytes: 3000,
-        redb_cache_bytes: 1 << 20,
-        ..small("/data")
-    }
+    Settings { journal_file_bytes: 72 << 10, redb_cache_bytes: 1 << 20, ..simulated(disk, 77, 3000) }
 }
 
 const CONTEXTS: u64 = 120;

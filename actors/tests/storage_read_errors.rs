@@ -5,26 +5,15 @@
 mod storage_support;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use converge_actors::storage::{Cause, Error, LogEntry, Phase, Settings};
 use converge_actors::testing::{Faults, SimDisk};
 use converge_ledger_core::{LogIndex, Sequence};
-use storage_support::{Dice, Leader, Node, Tasks, check_page, one_thread, small, write};
+use storage_support::{Dice, Leader, Node, check_page, one_thread, simulated, write};
 
 /// Nothing but the database's own bookkeeping is in memory: every read of a row reads the disk.
 fn settings(disk: &SimDisk) -> Settings {
-    let numbers = Mutex::new(Dice(77));
-    Settings {
-        disk: Arc::new(disk.clone()),
-        executor: Arc::new(Tasks),
-        random: Arc::new(move || numbers.lock().unwrap().roll()),
-        commit_interval: Duration::from_secs(3600),
-        commit_bytes: 1,
-        redb_cache_bytes: 0,
-        ..small("/data")
-    }
+    Settings { redb_cache_bytes: 0, ..simulated(disk, 77, 1) }
 }
 
 async fn furnished() -> (SimDisk, Leader, Vec<LogEntry>) {

@@ -1,29 +1,17 @@
 //! A killed process leaves names of files that are only in the page cache. A second one acknowledges what it writes into those
 //! files, and then the power fails.
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
 use converge_actors::storage::{Phase, Settings};
 use converge_actors::testing::{Faults, SimDisk};
 use converge_ledger_core::LogIndex;
 
-use super::{Dice, Leader, Node, Tasks, one_thread, small, write};
+use super::{Dice, Leader, Node, one_thread, simulated, write};
 
 /// Of the first process: a journal file takes sixteen.
 const WRITES: u64 = 40;
 
 fn settings(disk: &SimDisk) -> Settings {
-    let numbers = Mutex::new(Dice(7));
-    Settings {
-        disk: Arc::new(disk.clone()),
-        executor: Arc::new(Tasks),
-        random: Arc::new(move || numbers.lock().unwrap().roll()),
-        journal_file_bytes: 72 << 10,
-        commit_interval: Duration::from_secs(3600),
-        commit_bytes: 3000,
-        ..small("/data")
-    }
+    Settings { journal_file_bytes: 72 << 10, ..simulated(disk, 7, 3000) }
 }
 
 /// The first process is killed at this operation of its start, in a new directory, or of a life of a few journal files.

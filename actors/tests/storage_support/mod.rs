@@ -17,6 +17,7 @@ use converge_actors::storage::{
     Storage, Worker,
 };
 pub use converge_actors::testing::Dice;
+use converge_actors::testing::SimDisk;
 use converge_ledger_core::{Append, Batch, Boot, Command, EntryId, LogIndex, NewEntry, NodeId, Sequence, Term};
 use converge_supervisors::{Intensity, StartError, Strategy, SupervisorSpec, Tree};
 use tokio::sync::{oneshot, watch};
@@ -38,6 +39,20 @@ pub fn small(dir: impl Into<std::path::PathBuf>) -> Settings {
         journal_record_bytes_max: 16 << 10,
         commit_interval: Duration::from_millis(2),
         ..Settings::new(dir)
+    }
+}
+
+/// On a simulated disk, in one thread, with chance of its own: the same life each time. Commits come by size alone, for a clock
+/// would make runs differ.
+pub fn simulated(disk: &SimDisk, salt: u64, commit_bytes: usize) -> Settings {
+    let numbers = Mutex::new(Dice(salt));
+    Settings {
+        disk: Arc::new(disk.clone()),
+        executor: Arc::new(Tasks),
+        random: Arc::new(move || numbers.lock().unwrap().roll()),
+        commit_interval: Duration::from_secs(3600),
+        commit_bytes,
+        ..small("/data")
     }
 }
 
