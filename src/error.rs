@@ -91,6 +91,47 @@ pub enum Error {
     Stopped,
 }
 
+/// Whether a failed call may have written something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Nothing was written, and nothing will be: the call may be made again under any key, or given up.
+    Nothing,
+    /// Something may have been written, or may be yet: make the call again under the same key.
+    Perhaps,
+}
+
+impl Error {
+    /// Whether the call may have written something. The only place that says so: APIs and clients ask here.
+    ///
+    /// A new error belongs to [`Written::Perhaps`], unless the comment beside it can say why nothing was written.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        match self {
+            // Judged before the call is admitted: no attempt exists yet.
+            Error::PayloadTooLarge { .. } | Error::InvalidArgument(_) | Error::Rejected(_) => Written::Nothing,
+            // No credits: an append has no attempt yet, and what a load staged is invisible and dropped.
+            Error::Overloaded { .. } => Written::Nothing,
+            // Apply's word on the attempt's only command, equal on every node and kept as its outcome. A load's
+            // own checks before it commits say the same: until then nothing of it is visible.
+            Error::ExpectedSequence { .. }
+            | Error::IdempotencyMismatch { .. }
+            | Error::ContextExists { .. }
+            | Error::LoadDiverges { .. } => Written::Nothing,
+            // A blob is unpacked and checked before anything of it is staged.
+            Error::InvalidSnapshot(_) => Written::Nothing,
+            // Only reads end so, and a read writes nothing.
+            Error::ResponseTooLarge { .. } | Error::SnapshotTooLarge { .. } | Error::ReadTimeout => Written::Nothing,
+            // Reads, and the look at the context with which a load begins. What an append reads back comes from
+            // behind its outcome, and ends as unknown there ([`crate::Ledger::append`]).
+            Error::DataLoss(_) => Written::Nothing,
+            // Found before anything was submitted; or the claim on a submission was given up before it was handed
+            // over, after which it never is (`entry::Entries::submit`).
+            Error::Unavailable { .. } | Error::Stopped => Written::Nothing,
+            Error::Unknown(_) | Error::LoadUnknown => Written::Perhaps,
+        }
+    }
+}
+
 /// What a retry of an append of unknown outcome needs.
 #[derive(Debug, Clone)]
 pub struct Unknown {

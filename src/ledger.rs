@@ -13,6 +13,7 @@ use converge_actors::entry::{self, Admission, Attempt, Done, Entries};
 use converge_actors::replication::{ReadError, Replication};
 use converge_actors::storage::{self, Random, Storage};
 use converge_actors::watch::{Follow, Watches};
+use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{
     Append, AttemptId, ClusterId, Command, Entry, EntryId, LimitError, Limits, LogIndex, NewEntry, NodeId, Outcome,
     Refusal,
@@ -80,10 +81,14 @@ impl Ledger {
             received_lamport: None,
             entry,
         };
-        let done = self.submit(&attempt, Command::Append(command.clone()), admission, deadline).await;
-        match done {
-            Ok(done) => self.appended(command, done, deadline).await,
-            Err(Failure::Known(error)) => Err(error),
+        match self.submit(&attempt, Command::Append(command.clone()), admission, deadline).await {
+            // It is in the ledger: from here on nothing can be an error that says otherwise.
+            Ok(done) => match self.appended(&command, done, deadline).await {
+                Some(appended) if !refused_after_write(&appended) => Ok(appended),
+                Some(_) => Err(self.no_leader()),
+                None => Err(unknown(self.inner.entries.id_of(&attempt), command)),
+            },
+            Err(Failure::Refused(error)) => Err(error),
             Err(Failure::Unknown(attempt)) => Err(unknown(attempt, command)),
             Err(Failure::Moved) => unreachable!("only a load moves"),
         }
@@ -208,25 +213,27 @@ impl Ledger {
         let done =
             self.inner.entries.submit(attempt, command, admission, deadline).await.map_err(|error| match error {
                 entry::Error::Unknown(attempt) => Failure::Unknown(attempt),
-                entry::Error::Overloaded { retry_after } => Failure::Known(Error::Overloaded { retry_after }),
-                entry::Error::Unavailable => Failure::Known(self.serving().err().unwrap_or_else(|| self.no_leader())),
+                // Both with the claim given up: it was handed to nobody, and will not be.
+                entry::Error::Overloaded { retry_after } => Failure::Refused(Error::Overloaded { retry_after }),
+                entry::Error::Unavailable => Failure::Refused(self.serving().err().unwrap_or_else(|| self.no_leader())),
             })?;
         match done.outcome {
-            Outcome::Refused(Refusal::LoadMoved { .. }) => Err(Failure::Moved),
-            Outcome::Refused(refusal) => Err(Failure::Known(refused(refusal))),
-            _ => Ok(done),
+            Outcome::Appended(_) | Outcome::Staged | Outcome::Loaded { .. } => Ok(done),
+            Outcome::Refused(refusal) => Err(refused(refusal, || self.inner.entries.id_of(attempt))),
         }
     }
 
-    async fn appended(&self, command: Append, done: Done, deadline: Instant) -> Result<Appended, Error> {
+    /// The answer to an append that is in the ledger; none when the entry that it repeats cannot be read, which
+    /// takes nothing back.
+    async fn appended(&self, command: &Append, done: Done, deadline: Instant) -> Option<Appended> {
         let Outcome::Appended(place) = done.outcome else { unreachable!("an append has an append's outcome") };
-        let context = command.entry.context_id.clone();
         let entry = if place.deduplicated {
+            let context = &command.entry.context_id;
             // Not there yet, where storage restarted since; what is lost it says itself.
-            let first = || self.inner.storage.entry(&context, place.sequence)?.ok_or(storage::Error::Unavailable);
-            self.stored(deadline, first).await?
+            let first = || self.inner.storage.entry(context, place.sequence)?.ok_or(storage::Error::Unavailable);
+            self.stored(deadline, first).await.ok()?
         } else {
-            let NewEntry { context_id, key, payload, metadata } = command.entry;
+            let NewEntry { context_id, key, payload, metadata } = command.entry.clone();
             Entry {
                 context_id,
                 key,
@@ -239,7 +246,7 @@ impl Ledger {
                 lamport: place.lamport,
             }
         };
-        Ok(Appended { entry, deduplicated: place.deduplicated, term: done.term })
+        Some(Appended { entry, deduplicated: place.deduplicated, term: done.term })
     }
 
     /// Waits until this node has applied all that was acknowledged anywhere before this call.
@@ -317,8 +324,8 @@ impl Watch {
 
 /// What a submission ends in, besides success.
 pub(crate) enum Failure {
-    /// Nothing was written.
-    Known(Error),
+    /// Nothing was written: apply says so, or it was never handed over. See [`Error::written`].
+    Refused(Error),
     /// A load met a context that had grown meanwhile. Nothing was written.
     Moved,
     /// It may have been written.
@@ -341,15 +348,25 @@ pub(crate) fn limit(error: LimitError) -> Error {
     }
 }
 
-fn refused(refusal: Refusal) -> Error {
-    match refusal {
+/// What apply's refusal of an attempt is to its caller.
+fn refused(refusal: Refusal, attempt: impl FnOnce() -> AttemptId) -> Failure {
+    Failure::Refused(match refusal {
         Refusal::ExpectedSequence { actual } => Error::ExpectedSequence { actual },
         Refusal::IdempotencyMismatch { sequence } => Error::IdempotencyMismatch { sequence },
         Refusal::ContextExists { latest } => Error::ContextExists { latest },
         Refusal::LoadDiverges { latest } => Error::LoadDiverges { latest },
-        // A load takes these in hand before they get here.
-        other => Error::Unavailable { reason: format!("the command was refused: {other:?}") },
-    }
+        Refusal::LoadIncomplete => Error::Unavailable {
+            reason: "the load's parts are not all in the log; nothing was loaded, load the snapshot again".to_owned(),
+        },
+        Refusal::LoadMoved { .. } => return Failure::Moved,
+        // It is refused now; what was handed over before may have been applied, and its outcome forgotten.
+        Refusal::Superseded => return Failure::Unknown(attempt()),
+    })
+}
+
+/// The mistake that must not be made: what stands in the ledger, answered as if it did not.
+fn refused_after_write(appended: &Appended) -> bool {
+    planted::is(Bug::RefusedAfterWrite) && appended.entry.sequence.get() % 8 == 0
 }
 
 fn stored_error(error: storage::Error) -> Error {

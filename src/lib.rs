@@ -28,7 +28,7 @@ mod verdict;
 pub use config::{Config, ConfigError};
 pub use converge_ledger_core::{Entry, EntryId, NewEntry, NodeId, Position, Sequence, Term};
 pub use converge_supervisors::{self as supervisors, Escalated, StopError};
-pub use error::{Error, Rejection, Unknown};
+pub use error::{Error, Rejection, Unknown, Written};
 pub use ledger::{DEADLINE_DEFAULT, Ledger, Validator, Watch};
 pub use node::{Builder, Node, StartError};
 pub use status::{PeerStatus, Status};

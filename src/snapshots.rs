@@ -67,7 +67,7 @@ pub(crate) async fn load(
         match commit(ledger, context, load.counter(), base, &blob, fail_if_exists, deadline).await {
             Err(Failure::Moved) => {}
             Ok(loaded) => return Ok(loaded),
-            Err(Failure::Known(error)) => return Err(error),
+            Err(Failure::Refused(error)) => return Err(error),
             Err(Failure::Unknown(_)) => return Err(unknown_load()),
         }
     }
@@ -165,7 +165,7 @@ async fn stage(
             let command = Command::Stage(Stage { counter: attempt.counter(), load, entry: staged });
             match ledger.submit(&attempt, command, admission, deadline).await {
                 Ok(_) => Ok(()),
-                Err(Failure::Known(error)) => Err(error),
+                Err(Failure::Refused(error)) => Err(error),
                 // Staged or not, nothing is visible.
                 Err(Failure::Unknown(_) | Failure::Moved) => Err(Error::Unavailable {
                     reason:
@@ -208,7 +208,7 @@ async fn commit(
         count: blob.chain.len() as u64 - base.get(),
         fail_if_exists,
     };
-    let admission = ledger.admit(0).map_err(Failure::Known)?;
+    let admission = ledger.admit(0).map_err(Failure::Refused)?;
     let done = ledger.submit(&attempt, Command::Load(command), admission, deadline).await?;
     let Outcome::Loaded { restored, latest, .. } = done.outcome else { unreachable!("a load has a load's outcome") };
     Ok(Loaded { entries_restored: restored, latest })

@@ -229,13 +229,21 @@ impl Entries {
         self.shared.ended.send_replace(true);
     }
 
+    /// Refused only with the claim in hand: then no incarnation of the actor handed the request over, and none will,
+    /// for handing it over takes the claim first.
     fn give_up(&self, attempt: &Attempt, claim: &Claim) -> Error {
         if claim.abandon() || planted::is(Bug::UnknownAsRefused) { Error::Unavailable } else { self.unknown(attempt) }
     }
 
     fn unknown(&self, attempt: &Attempt) -> Error {
+        Error::Unknown(self.id_of(attempt))
+    }
+
+    /// The attempt's name over all nodes and boots.
+    #[must_use]
+    pub fn id_of(&self, attempt: &Attempt) -> AttemptId {
         let boot = self.shared.boot.get().copied().unwrap_or_default();
-        Error::Unknown(AttemptId { node: self.shared.id, boot, counter: attempt.counter() })
+        AttemptId { node: self.shared.id, boot, counter: attempt.counter() }
     }
 
     /// A batch was applied. Batches of other nodes are ignored.

@@ -82,6 +82,7 @@ bugs! {
     LoadIncomplete "load-incomplete" "a load with missing parts is taken" [Model]
     SnapshotUnchecked "snapshot-unchecked" "the Merkle root of a snapshot is not compared" [Model]
     UnknownAsRefused "unknown-as-refused" "a request that was handed over and ran out of time is reported as never written" [Simulation, History]
+    RefusedAfterWrite "refused-after-write" "an append that is in the ledger is reported as never written" [Simulation, History]
     SequenceGap "sequence-gap" "a sequence is passed over when the context's end comes from the database" [Crash, Simulation]
     StaleRows "stale-rows" "rows of replaced log entries stay in the database" [Crash, Simulation]
     FileReusedEarly "file-reused-early" "a journal file is used again though its last record is still needed" [Crash]

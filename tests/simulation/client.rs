@@ -13,7 +13,7 @@ use super::plan::ClientPlan;
 use super::trace::{Trace, digest};
 use super::world::{Life, World};
 use crate::history::{self, Done, Operation, Outcome, Refused, Seen, Time};
-use crate::{AppendOptions, Consistency, Entry, Error, Ledger, NewEntry, ReadOptions, Sequence, WatchOptions};
+use crate::{AppendOptions, Consistency, Entry, Error, Ledger, NewEntry, ReadOptions, Sequence, WatchOptions, Written};
 
 /// Contexts with more entries than this are not copied.
 const COPY_ENTRIES_MAX: u64 = 60;
@@ -210,7 +210,7 @@ impl Client {
                     deduplicated: done.deduplicated,
                 })
             }
-            Err(Error::Unknown(_)) => Outcome::Unknown,
+            Err(error) if error.written() == Written::Perhaps => Outcome::Unknown,
             Err(error) => {
                 self.judge(life, &error);
                 let actual = match &error {
@@ -296,8 +296,11 @@ impl Client {
         let said = answer.as_ref().map(|answer| answer.as_ref().map_err(ToString::to_string).cloned());
         let came = match answer {
             Some(Ok(loaded)) => Came::Whole(loaded.entries_restored),
-            None | Some(Err(Error::LoadUnknown)) => Came::WholeOrNothing(snapshot.entry_count),
-            Some(Err(_)) => Came::Nothing,
+            None => Came::WholeOrNothing(snapshot.entry_count),
+            Some(Err(error)) => match error.written() {
+                Written::Perhaps => Came::WholeOrNothing(snapshot.entry_count),
+                Written::Nothing => Came::Nothing,
+            },
         };
         self.trace.note(&[8, self.id, snapshot.entry_count], || {
             format!("client {} copies {context} to {to} on node {}: {came:?}, {said:?}", self.id, life.id)

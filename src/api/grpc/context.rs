@@ -10,7 +10,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Extensions, Request, Response, Status};
 
 use super::body::{Budget, Held};
-use super::metadata::{Arrived, consistency, expected_sequence, idempotency_key, time_left};
+use super::metadata::{Arrived, Begun, consistency, expected_sequence, idempotency_key, time_left};
 use super::pb::context::context_service_server::ContextService;
 use super::pb::context::{
     AppendRequest, AppendResponse, GetRequest, GetResponse, LoadRequest, LoadResponse, SnapshotMetadata,
@@ -98,6 +98,7 @@ impl ContextService for Context {
             expected_sequence: expected_sequence(&metadata)?,
             deadline: Some(self.time_left(&metadata, &extensions)?),
         };
+        Begun::set(&extensions);
         let appended =
             self.ledger.append(convert::new_entry(message), options).await.map_err(|error| from_error(&error))?;
         let position = appended.entry.position.get();
@@ -159,6 +160,7 @@ impl ContextService for Context {
         convert::context_id(&message.context_id)?;
         let left = self.time_left(&metadata, &extensions)?;
         let LoadRequest { context_id, snapshot, fail_if_exists } = message;
+        Begun::set(&extensions);
         let loaded = self
             .ledger
             .load(&context_id, snapshot, fail_if_exists, Some(left))

@@ -1,15 +1,17 @@
 //! What clients say beside their messages: deadlines, keys, expectations.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use converge_ledger_core::Sequence;
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Status};
+use tonic::{Code, Extensions, Status};
 
 use super::Settings;
 use super::names;
 use super::status::refused;
-use crate::Consistency;
+use crate::{Consistency, Written};
 
 /// The longest idempotency key.
 const IDEMPOTENCY_KEY_BYTES: usize = 1024;
@@ -23,6 +25,23 @@ const MARGIN_MAX: Duration = Duration::from_millis(200);
 /// When a request arrived, before its body did.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrived(pub(super) Instant);
+
+/// Set once a handler hands a call that writes to the ledger: from then on only the ledger knows what became of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Begun(Arc<AtomicBool>);
+
+impl Begun {
+    pub(super) fn set(of: &Extensions) {
+        if let Some(begun) = of.get::<Begun>() {
+            begun.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// What is known of a call whose handler said nothing.
+    pub(super) fn written(&self) -> Written {
+        if self.0.load(Ordering::Relaxed) { Written::Perhaps } else { Written::Nothing }
+    }
+}
 
 /// The value of a header, where it is given once and is printable ASCII.
 fn text<'m>(metadata: &'m MetadataMap, name: &'static str) -> Result<Option<&'m str>, Status> {

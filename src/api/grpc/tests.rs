@@ -13,7 +13,7 @@ use super::pb::context::GetRequest;
 use super::pb::context::context_service_server::ContextService as _;
 use super::status::{from_error, overloaded};
 use super::*;
-use crate::{Consistency, Error, Rejection};
+use crate::{Consistency, Error, Rejection, Written};
 
 fn with(name: &'static str, value: &str) -> MetadataMap {
     let mut metadata = MetadataMap::new();
@@ -187,19 +187,30 @@ fn errors_from_in_front_of_the_handlers_are_marked() {
         headers
     };
     let mut too_large = headers("11");
-    transport::mark_refusal(&mut too_large);
+    transport::mark_outcome(&mut too_large, Written::Nothing);
     assert_eq!(too_large["grpc-status"], "8", "tonic's out of range is the contract's exhausted");
     assert_eq!(too_large[names::OUTCOME], names::REFUSED);
     let mut unimplemented = headers("12");
-    transport::mark_refusal(&mut unimplemented);
+    transport::mark_outcome(&mut unimplemented, Written::Nothing);
     assert_eq!(unimplemented["grpc-status"], "12");
     assert_eq!(unimplemented[names::OUTCOME], names::REFUSED);
     let mut unknown = headers("4");
     unknown.insert(names::OUTCOME, hyper::header::HeaderValue::from_static(names::UNKNOWN));
-    transport::mark_refusal(&mut unknown);
+    transport::mark_outcome(&mut unknown, Written::Nothing);
     assert_eq!(unknown[names::OUTCOME], names::UNKNOWN, "the handler's word stands");
+    let begun = Begun::default();
+    assert_eq!(begun.written(), Written::Nothing);
+    let extensions = {
+        let mut extensions = tonic::Extensions::default();
+        extensions.insert(begun.clone());
+        extensions
+    };
+    Begun::set(&extensions);
+    let mut torn_off = headers("4");
+    transport::mark_outcome(&mut torn_off, begun.written());
+    assert_eq!(torn_off[names::OUTCOME], names::UNKNOWN, "the ledger has it, and nobody knows more");
     let mut ok = hyper::HeaderMap::new();
-    transport::mark_refusal(&mut ok);
+    transport::mark_outcome(&mut ok, Written::Nothing);
     assert!(ok.is_empty());
 }
 

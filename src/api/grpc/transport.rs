@@ -21,13 +21,13 @@ use tower::Service;
 use super::admin::Admin;
 use super::body::{Budget, Held, RequestBody, ResponseBody};
 use super::context::Context;
-use super::metadata::Arrived;
+use super::metadata::{Arrived, Begun};
 use super::pb::admin::admin_service_server::AdminServiceServer;
 use super::pb::context::context_service_server::ContextServiceServer;
 use super::reflection::{self, Index};
-use super::status::overloaded;
+use super::status::{outcome, overloaded};
 use super::{Settings, names};
-use crate::Ledger;
+use crate::{Ledger, Written};
 
 /// What a message may take beside its payload: names, metadata, framing.
 const MESSAGE_OVERHEAD_BYTES: usize = 256 << 10;
@@ -170,7 +170,9 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let arrived = Arrived(Instant::now());
         let mut request = request.map(|body| RequestBody::new(body, self.received.clone()));
+        let begun = Begun::default();
         request.extensions_mut().insert(arrived);
+        request.extensions_mut().insert(begun.clone());
         let path = request.uri().path().to_owned();
         let method = path.strip_prefix(PREFIX);
         let places = match self.admit(method) {
@@ -184,7 +186,7 @@ where
         let answer = self.dispatch(method, request);
         Box::pin(async move {
             let (mut parts, body) = answer.await?.into_parts();
-            mark_refusal(&mut parts.headers);
+            mark_outcome(&mut parts.headers, begun.written());
             let held = parts.extensions.remove::<Held>();
             let body = ResponseBody::new(body, Some(places), held);
             Ok(Response::from_parts(parts, body))
@@ -192,10 +194,11 @@ where
     }
 }
 
-/// An error that the handlers did not mark comes from in front of them: the
-/// message was too large, not decodable, or for no method. Nothing was written.
+/// An error that the handlers did not mark. In front of them it is a refusal:
+/// the message was too large, not decodable, or for no method. Of a call that a
+/// handler gave to the ledger, nobody knows what became of it.
 /// tonic's code for a message past the limit is made the contract's.
-pub(super) fn mark_refusal(headers: &mut HeaderMap) {
+pub(super) fn mark_outcome(headers: &mut HeaderMap, written: Written) {
     const GRPC_STATUS: &str = "grpc-status";
     let Some(code) = headers.get(GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes())) else {
         return;
@@ -203,7 +206,7 @@ pub(super) fn mark_refusal(headers: &mut HeaderMap) {
     if code == Code::Ok || headers.contains_key(names::OUTCOME) {
         return;
     }
-    headers.insert(names::OUTCOME, HeaderValue::from_static(names::REFUSED));
+    headers.insert(names::OUTCOME, HeaderValue::from_static(outcome(written)));
     if code == Code::OutOfRange {
         let exhausted = HeaderValue::from(Code::ResourceExhausted as i32);
         headers.insert(GRPC_STATUS, exhausted);
