@@ -366,7 +366,7 @@ fn refused(refusal: Refusal, attempt: impl FnOnce() -> AttemptId) -> Failure {
 
 /// The mistake that must not be made: what stands in the ledger, answered as if it did not.
 fn refused_after_write(appended: &Appended) -> bool {
-    planted::is(Bug::RefusedAfterWrite) && appended.entry.sequence.get() % 8 == 0
+    planted::is(Bug::RefusedAfterWrite) && appended.entry.sequence.get().is_multiple_of(8)
 }
 
 fn stored_error(error: storage::Error) -> Error {
