@@ -84,6 +84,7 @@ mod backoff;
 pub mod chaos;
 mod dynamic;
 mod exit;
+mod gone;
 mod intensity;
 mod latch;
 mod minder;

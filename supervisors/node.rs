@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use crate::exit::Exit;
+use crate::gone::Gone;
 use crate::reports::{Bus, News};
 use crate::spec::{Body, ChildSpec};
 use crate::strategy::{Failure, Place};
@@ -118,6 +119,8 @@ struct Facts {
     state: ChildState,
     /// The live actor.
     cell: Option<ActorCell>,
+    /// Tells of the end of `cell`, where that is a supervisor.
+    gone: Option<Gone>,
     /// Like `cell`, but kept after the end: exit events are matched with it.
     actor: Option<ActorId>,
     incarnation: u64,
@@ -140,6 +143,7 @@ impl Node {
         let facts = Facts {
             state: ChildState::Stopped,
             cell: None,
+            gone: None,
             actor: None,
             incarnation: 0,
             starts: 0,
@@ -375,6 +379,12 @@ impl Node {
         self.facts().cell.clone()
     }
 
+    /// The live supervisor, and what tells of its end.
+    pub(crate) fn supervisor(&self) -> Option<(ActorCell, Gone)> {
+        let facts = self.facts();
+        Some((facts.cell.clone()?, facts.gone.clone()?))
+    }
+
     /// The live actor, and which incarnation it is.
     #[cfg(feature = "chaos")]
     pub(crate) fn lodger(&self) -> Option<(ActorCell, u64)> {
@@ -443,8 +453,8 @@ pub(crate) struct Berth {
 }
 
 impl Berth {
-    /// This actor is the incarnation.
-    pub(crate) fn claim(&self, cell: ActorCell) {
+    /// This actor is the incarnation. A supervisor says what tells of its end.
+    pub(crate) fn claim(&self, cell: ActorCell, gone: Option<Gone>) {
         let mut facts = self.node.facts();
         if facts.incarnation != self.incarnation {
             return;
@@ -455,6 +465,7 @@ impl Berth {
         }
         facts.actor = Some(cell.get_id());
         facts.cell = Some(cell);
+        facts.gone = gone;
     }
 }
 

@@ -175,9 +175,59 @@ impl SupervisorRef {
 
     async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Control) -> Result<T, ChildError> {
         let down = || ChildError::Down(self.node.path.clone());
-        let supervisor = ActorRef::<Msg>::from(self.node.cell().ok_or_else(down)?);
+        let (cell, gone) = self.node.supervisor().ok_or_else(down)?;
         let (reply, answer) = oneshot::channel();
-        supervisor.send_message(Msg::Control(make(reply))).map_err(|_unsent| down())?;
-        answer.await.unwrap_or_else(|_died| Err(ChildError::Unknown(self.node.path.clone())))
+        // The reference does not outlive this: it would keep the request in the channel of a supervisor that has died.
+        ActorRef::<Msg>::from(cell).send_message(Msg::Control(make(reply))).map_err(|_unsent| down())?;
+        gone.or_answer(answer).await.unwrap_or_else(|| Err(ChildError::Unknown(self.node.path.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use ractor::{Actor, ActorProcessingErr};
+
+    use super::*;
+    use crate::gone::Alive;
+    use crate::reports::Bus;
+
+    /// Keeps what it is asked, beyond its own end: as the channel of a dead supervisor may, for as long as anyone holds a
+    /// reference to it.
+    struct Keeper {
+        kept: Arc<Mutex<Vec<Msg>>>,
+        _alive: Alive,
+    }
+
+    impl Actor for Keeper {
+        type Msg = Msg;
+        type State = ();
+        type Arguments = ();
+
+        async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+            Ok(())
+        }
+
+        async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
+            self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(msg);
+            myself.kill();
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_outlives_its_supervisor_is_answered() {
+        let (alive, kept) = (Alive::new(), Arc::default());
+        let gone = alive.watch();
+        let keeper = Keeper { kept: Arc::clone(&kept), _alive: alive };
+        let (actor, _join) = Keeper::spawn(None, keeper, ()).await.unwrap();
+        let node = Node::root("root", &Arc::new(Bus::new()));
+        let (berth, _live) = node.begin();
+        berth.claim(actor.get_cell(), Some(gone));
+        let supervisor = SupervisorRef::to(node).unwrap();
+        let asked = tokio::time::timeout(tokio::time::Duration::from_secs(3600), supervisor.terminate_child("a")).await;
+        assert_eq!(asked, Ok(Err(ChildError::Unknown("root".to_owned()))));
+        assert_eq!(kept.lock().unwrap_or_else(PoisonError::into_inner).len(), 1, "nobody has dropped it");
     }
 }

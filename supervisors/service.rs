@@ -10,6 +10,7 @@ use ractor::{ActorId, ActorRef, Message, MessagingErr};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use crate::gone::{Alive, Gone};
 use crate::vitals::Pulse;
 
 /// A handle on "whoever is the storage now", valid before the tree starts and across every restart.
@@ -25,25 +26,28 @@ struct Slot<M> {
     actor: watch::Sender<Option<Holder<M>>>,
 }
 
-/// Who is in the slot, and where its mailbox is counted.
+/// Who is in the slot, where its mailbox is counted, and what tells of its end.
 struct Holder<M> {
     actor: ActorRef<M>,
     pulse: Arc<Pulse>,
+    gone: Gone,
 }
 
 impl<M> Clone for Holder<M> {
     fn clone(&self) -> Self {
-        Holder { actor: self.actor.clone(), pulse: Arc::clone(&self.pulse) }
+        Holder { actor: self.actor.clone(), pulse: Arc::clone(&self.pulse), gone: self.gone.clone() }
     }
 }
 
 /// Why a call has no answer; what matters to a caller is whether the request may have been acted on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// The service was not there (by the deadline, where the call waits): nothing was sent, it is safe to try again.
-    #[error("the request was not sent: the service is down; it is safe to try again")]
+    /// The service was not there (by the deadline, where the call waits), or the deadline had passed: nothing was sent,
+    /// it is safe to try again.
+    #[error("the request was not sent: the service is down, or it was too late; it is safe to try again")]
     NotSent,
-    /// The actor died, or dropped the request, after it was sent: it may have been acted on.
+    /// The actor died, or dropped the request, after it was sent: it may have been acted on. Told as soon as the actor is
+    /// gone, also when it had handed the reply on to somebody else.
     #[error("the service died before it answered; the request may have been acted on")]
     Unknown,
     /// Sent, and no answer by the deadline: it may still be acted on.
@@ -82,10 +86,11 @@ impl<M: Message> Service<M> {
         self.slot.actor.borrow().as_ref().map(|holder| holder.actor.clone())
     }
 
-    /// Sends to whoever is there, without a clone: the lock is held for a send, which runs no code of the actor's.
-    fn offer(&self, msg: M) -> Result<(), Unsent<M>> {
+    /// Sends to whoever is there, without a clone of its reference: the lock is held for a send, which runs no code of the
+    /// actor's.
+    fn offer(&self, msg: M) -> Result<Gone, Unsent<M>> {
         match &*self.slot.actor.borrow() {
-            Some(holder) => send(holder, msg).map_err(|msg| Unsent { msg, refused: Some(holder.actor.get_id()) }),
+            Some(holder) => holder.send(msg),
             None => Err(Unsent { msg, refused: None }),
         }
     }
@@ -95,7 +100,7 @@ impl<M: Message> Service<M> {
     /// # Errors
     /// Gives the message back when nobody is there to take it.
     pub fn try_cast(&self, msg: M) -> Result<(), M> {
-        self.offer(msg).map_err(|unsent| unsent.msg)
+        self.offer(msg).map(drop).map_err(|unsent| unsent.msg)
     }
 
     /// Waits until the slot is filled; `None` when it is still empty at the deadline.
@@ -106,15 +111,23 @@ impl<M: Message> Service<M> {
     /// Waits for the service, sends it a request, and waits for the answer, all before `deadline`.
     ///
     /// # Errors
-    /// See [`CallError`]. A request that met a dying actor and came back unsent goes to its successor.
+    /// See [`CallError`]. A request that met a dying actor and came back unsent goes to its successor. Nothing is sent
+    /// once the deadline has come.
     pub async fn call<R>(&self, make: impl FnOnce(oneshot::Sender<R>) -> M, deadline: Instant) -> Result<R, CallError> {
+        in_time(deadline)?;
         let (reply, answer) = oneshot::channel();
         let mut sent = self.offer(make(reply));
-        while let Err(Unsent { msg, refused }) = sent {
-            let holder = self.other_than(refused, deadline).await.ok_or(CallError::NotSent)?;
-            sent = send(&holder, msg).map_err(|msg| Unsent { msg, refused: Some(holder.actor.get_id()) });
-        }
-        receive(answer, deadline).await
+        let gone = loop {
+            match sent {
+                Ok(gone) => break gone,
+                Err(Unsent { msg, refused }) => {
+                    let holder = self.other_than(refused, deadline).await.ok_or(CallError::NotSent)?;
+                    in_time(deadline)?;
+                    sent = holder.send(msg);
+                }
+            }
+        };
+        receive(answer, gone, deadline).await
     }
 
     /// Like [`Service::call`], but an empty slot fails at once.
@@ -126,9 +139,10 @@ impl<M: Message> Service<M> {
         make: impl FnOnce(oneshot::Sender<R>) -> M,
         deadline: Instant,
     ) -> Result<R, CallError> {
+        in_time(deadline)?;
         let (reply, answer) = oneshot::channel();
-        self.offer(make(reply)).map_err(|_unsent| CallError::NotSent)?;
-        receive(answer, deadline).await
+        let gone = self.offer(make(reply)).map_err(|_unsent| CallError::NotSent)?;
+        receive(answer, gone, deadline).await
     }
 
     /// Waits for an actor in the slot that is not the one that just refused a message.
@@ -142,10 +156,10 @@ impl<M: Message> Service<M> {
         }
     }
 
-    fn fill(&self, actor: ActorRef<M>, pulse: Arc<Pulse>) {
-        tracing::trace!(service = self.slot.name, actor = %actor.get_id(), "service slot filled");
-        pulse.count_mailbox();
-        self.slot.actor.send_replace(Some(Holder { actor, pulse }));
+    fn fill(&self, holder: Holder<M>) {
+        tracing::trace!(service = self.slot.name, actor = %holder.actor.get_id(), "service slot filled");
+        holder.pulse.count_mailbox();
+        self.slot.actor.send_replace(Some(holder));
     }
 
     /// Empties the slot if this actor is the one in it: a late guard never empties its successor's slot.
@@ -167,25 +181,32 @@ struct Unsent<M> {
     refused: Option<ActorId>,
 }
 
-/// Sends, or gives the message back. A message for an actor that is stopping comes back too.
-fn send<M: Message>(holder: &Holder<M>, msg: M) -> Result<(), M> {
-    holder.pulse.sending();
-    match holder.actor.send_message(msg) {
-        Ok(()) => Ok(()),
-        Err(MessagingErr::SendErr(msg)) => {
-            holder.pulse.taken();
-            Err(msg)
-        }
-        Err(other) => {
-            unreachable!("a typed local reference refused a message of its own type: {other}")
+impl<M: Message> Holder<M> {
+    /// Sends, or gives the message back. A message for an actor that is stopping comes back too. What is given to a caller
+    /// who then waits is no reference to the actor, which would keep a message in its channel past its end.
+    fn send(&self, msg: M) -> Result<Gone, Unsent<M>> {
+        self.pulse.sending();
+        match self.actor.send_message(msg) {
+            Ok(()) => Ok(self.gone.clone()),
+            Err(MessagingErr::SendErr(msg)) => {
+                self.pulse.taken();
+                Err(Unsent { msg, refused: Some(self.actor.get_id()) })
+            }
+            Err(other) => {
+                unreachable!("a typed local reference refused a message of its own type: {other}")
+            }
         }
     }
 }
 
-async fn receive<R>(answer: oneshot::Receiver<R>, deadline: Instant) -> Result<R, CallError> {
-    match timeout_at(deadline, answer).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_closed)) => Err(CallError::Unknown),
+/// A request that comes at its deadline, or after it, is not sent: nobody would wait for the answer.
+fn in_time(deadline: Instant) -> Result<(), CallError> {
+    if Instant::now() < deadline { Ok(()) } else { Err(CallError::NotSent) }
+}
+
+async fn receive<R>(answer: oneshot::Receiver<R>, gone: Gone, deadline: Instant) -> Result<R, CallError> {
+    match timeout_at(deadline, gone.or_answer(answer)).await {
+        Ok(answer) => answer.ok_or(CallError::Unknown),
         Err(_elapsed) => Err(CallError::Deadline),
     }
 }
@@ -196,17 +217,19 @@ pub(crate) struct SlotGuard<M: Message> {
     service: Service<M>,
     pulse: Arc<Pulse>,
     holder: OnceLock<ActorId>,
+    /// Dropped after the slot was emptied: who hears of the end finds nobody there, or the successor.
+    alive: Alive,
 }
 
 impl<M: Message> SlotGuard<M> {
     pub(crate) fn new(service: Service<M>, pulse: Arc<Pulse>) -> Self {
-        SlotGuard { service, pulse, holder: OnceLock::new() }
+        SlotGuard { service, pulse, holder: OnceLock::new(), alive: Alive::new() }
     }
 
     /// The actor is ready for messages.
     pub(crate) fn fill(&self, actor: ActorRef<M>) {
         if self.holder.set(actor.get_id()).is_ok() {
-            self.service.fill(actor, Arc::clone(&self.pulse));
+            self.service.fill(Holder { actor, pulse: Arc::clone(&self.pulse), gone: self.alive.watch() });
         }
     }
 

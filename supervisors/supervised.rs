@@ -99,7 +99,7 @@ impl<A: Actor> Actor for Supervised<A> {
         myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<(), ActorProcessingErr> {
-        self.berth.claim(myself.get_cell());
+        self.berth.claim(myself.get_cell(), None);
         let call = pin!(self.actor.pre_start(myself.clone(), arguments));
         let state = self.run(Callback::PreStart, call).await?;
         self.state.put(Box::new(state));

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::dynamic::Charter;
 use crate::exit::{Exit, SHUTDOWN};
+use crate::gone::Alive;
 use crate::minder::{AbortOnDrop, Minder, Report};
 use crate::node::{Berth, Node};
 use crate::reports::News;
@@ -34,7 +35,11 @@ use turn::Turn;
 /// The actor; all it knows is in its state. As in `supervised`, that is not the `ractor` state, which would go into the
 /// exit event: who waits for an answer, and the minders of children that start, would learn of a death only when the
 /// parent reads its events, which one in its `post_stop` never does, and a foreign one when it likes.
-pub(crate) struct Supervisor(Kept<State>);
+pub(crate) struct Supervisor {
+    state: Kept<State>,
+    /// What those who wait for an answer watch.
+    alive: Alive,
+}
 
 /// What a supervisor starts from.
 pub(crate) struct Setup {
@@ -141,7 +146,7 @@ impl Orders {
 
 impl Supervisor {
     pub(crate) fn new() -> Supervisor {
-        Supervisor(Kept::new())
+        Supervisor { state: Kept::new(), alive: Alive::new() }
     }
 }
 
@@ -151,28 +156,28 @@ impl Actor for Supervisor {
     type Arguments = Setup;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, setup: Setup) -> Result<(), ActorProcessingErr> {
-        setup.berth.claim(myself.get_cell());
+        setup.berth.claim(myself.get_cell(), Some(self.alive.watch()));
         let turn = Turn::new(&setup.berth, Callback::PreStart);
         let state = turn.run(pin!(async { State::new(myself, setup) })).await?;
-        self.0.put(Box::new(state));
+        self.state.put(Box::new(state));
         Ok(())
     }
 
     /// Nothing of a predecessor is left: its minder has seen to that before this one was started.
     async fn post_start(&self, _: ActorRef<Msg>, (): &mut ()) -> Result<(), ActorProcessingErr> {
-        let mut state = self.0.take();
+        let mut state = self.state.take();
         let turn = Turn::new(&state.berth, Callback::PostStart);
         turn.run(pin!(async {
             state.boot();
             Ok(())
         }))
         .await?;
-        self.0.put(state);
+        self.state.put(state);
         Ok(())
     }
 
     async fn handle(&self, _: ActorRef<Msg>, msg: Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
-        let mut state = self.0.take();
+        let mut state = self.state.take();
         let turn = Turn::new(&state.berth, Callback::Handle);
         #[cfg(feature = "chaos")]
         let turn = turn.of(|| msg.kind());
@@ -190,7 +195,7 @@ impl Actor for Supervisor {
             Ok(())
         }))
         .await?;
-        self.0.put(state);
+        self.state.put(state);
         Ok(())
     }
 
@@ -200,7 +205,7 @@ impl Actor for Supervisor {
         event: SupervisionEvent,
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
-        let mut state = self.0.take();
+        let mut state = self.state.take();
         // One that came to make this run a callback is no child, and nobody hears of it.
         #[cfg(feature = "chaos")]
         state.node().trap.swallows(&event);
@@ -214,14 +219,14 @@ impl Actor for Supervisor {
             Ok(())
         }))
         .await?;
-        self.0.put(state);
+        self.state.put(state);
         Ok(())
     }
 
     /// Reached without the machine being done when someone stopped this actor: its parent, in an ordered stop, or
     /// anyone who holds its cell.
     async fn post_stop(&self, _: ActorRef<Msg>, (): &mut ()) -> Result<(), ActorProcessingErr> {
-        let mut state = self.0.take();
+        let mut state = self.state.take();
         let turn = Turn::new(&state.berth, Callback::PostStop);
         turn.run(pin!(async {
             let node = Arc::clone(state.node());

@@ -197,13 +197,16 @@ impl Entries {
                 Request { command: command.clone(), bytes, claim: claim.clone(), admission: admission.clone() };
             // One that is refused comes back, and with it the reply: dropped here, or the answer would be awaited.
             let sent = actor.cast(Message::Submit(Box::new(request), reply)).is_ok();
+            // A reference would keep a request that met the actor's death in its channel, and the reply with it.
+            let asked = actor.get_id();
+            drop(actor);
             match timeout_at(deadline, answer).await {
                 // Only a newer boot of this node closes an attempt for which a caller waits.
                 Ok(Ok(Done { outcome: Outcome::Refused(Refusal::Superseded), .. })) => {
                     return Err(self.unknown(attempt));
                 }
                 Ok(Ok(done)) => return Ok(done),
-                Ok(Err(_died)) => dead = Some(actor.get_id()),
+                Ok(Err(_died)) => dead = Some(asked),
                 Err(_deadline) => break,
             }
             deaths += u32::from(sent);

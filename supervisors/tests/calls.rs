@@ -47,6 +47,75 @@ impl Actor for Clerk {
     }
 }
 
+/// Hands every reply on to others, who keep it.
+struct Keeper;
+
+struct Keep(oneshot::Sender<()>);
+
+type Kept = Arc<Mutex<Vec<oneshot::Sender<()>>>>;
+
+impl Actor for Keeper {
+    type Msg = Keep;
+    type State = Kept;
+    type Arguments = Kept;
+
+    async fn pre_start(&self, _: ActorRef<Keep>, kept: Kept) -> Result<Kept, ActorProcessingErr> {
+        Ok(kept)
+    }
+
+    async fn handle(&self, _: ActorRef<Keep>, Keep(reply): Keep, kept: &mut Kept) -> Result<(), ActorProcessingErr> {
+        kept.lock().unwrap().push(reply);
+        Ok(())
+    }
+}
+
+/// What a dead actor was sent may still be in its channel, and the reply with it, for as long as anyone knows the actor.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_the_answer_of_one_that_is_gone() {
+    let (kept, service) = (Kept::default(), Service::new("keeper"));
+    let to = Arc::clone(&kept);
+    let keeper = ChildSpec::service("keeper", &service, move || (Keeper, Arc::clone(&to)));
+    let intensity = Intensity { restarts: 10, period: Duration::from_secs(1) };
+    let tree = Tree::start("root", SupervisorSpec::new(Strategy::OneForOne, intensity, vec![keeper])).await.unwrap();
+    for (end, waits) in [("a kill", true), ("a stop", true), ("a kill", false)] {
+        let (before, caller) = (Instant::now(), service.clone());
+        let deadline = before + Duration::from_secs(3600);
+        let call = tokio::spawn(async move {
+            if waits { caller.call(Keep, deadline).await } else { caller.call_now(Keep, deadline).await }
+        });
+        sleep(Duration::from_millis(1)).await;
+        let actor = service.get().unwrap();
+        if end == "a kill" {
+            actor.kill()
+        } else {
+            actor.stop(None)
+        }
+        assert_eq!(call.await.unwrap(), Err(CallError::Unknown), "after {end}");
+        assert!(before.elapsed() < DEADLINE, "{end}: it was waited for {:?}", before.elapsed());
+        service.wait(deadline).await.unwrap();
+    }
+    assert_eq!(kept.lock().unwrap().len(), 3, "nobody has dropped them");
+    tree.stop(DEADLINE).await.unwrap();
+}
+
+/// Nobody would wait for the answer.
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_deadline_has_come_is_not_sent() {
+    let (acts, service) = (Acts::default(), Service::new("clerk"));
+    let (to, now) = (Arc::clone(&acts), Instant::now());
+    let clerk = ChildSpec::service("clerk", &service, move || (Clerk, Arc::clone(&to)));
+    let spec = SupervisorSpec::new(Strategy::OneForOne, Intensity::default(), vec![clerk]);
+    let tree = Tree::start("root", spec).await.unwrap();
+    for deadline in [now, now - Duration::from_secs(1)] {
+        let ask = |reply| Request { id: 1, reply };
+        assert_eq!(service.call(ask, deadline).await, Err(CallError::NotSent));
+        assert_eq!(service.call_now(ask, deadline).await, Err(CallError::NotSent));
+    }
+    sleep(DEADLINE).await;
+    assert_eq!(acts.lock().unwrap().len(), 0);
+    tree.stop(DEADLINE).await.unwrap();
+}
+
 /// What became of the calls.
 #[derive(Debug, Default)]
 struct Tally {
