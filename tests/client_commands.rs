@@ -4,72 +4,14 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::node::{BINARY, Node};
-use tempfile::TempDir;
+use support::served::{PATIENCE, served, write};
+use support::until;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, Command};
-
-/// Long enough for a node to be killed and started again meanwhile.
-const TIMEOUT: &str = "60s";
-/// Nothing here takes longer.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-struct Served {
-    node: Node,
-    directory: TempDir,
-}
-
-async fn served() -> Served {
-    let directory = tempfile::tempdir().unwrap();
-    let mut node = Node::new(directory.path(), 1);
-    node.start().await;
-    Served { node, directory }
-}
-
-impl Served {
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
-        let url = self.node.url();
-        command.args(arguments).args(["--endpoint", &url, "--timeout", TIMEOUT, "--output", "json"]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        command
-    }
-
-    async fn run(&self, arguments: &[&str]) -> Output {
-        tokio::time::timeout(PATIENCE, self.command(arguments).output()).await.unwrap().unwrap()
-    }
-
-    async fn json(&self, arguments: &[&str]) -> Value {
-        let output = self.run(arguments).await;
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// Payloads of a context in order, its sequences being 1, 2, 3 …
-    async fn payloads(&self, context: &str) -> Vec<String> {
-        let read = self.json(&["get", context]).await;
-        let entries = read["entries"].as_array().unwrap();
-        for (entry, sequence) in entries.iter().zip(1_u64..) {
-            assert_eq!(entry["sequence"], sequence);
-        }
-        entries.iter().map(|entry| entry["payload"].as_str().unwrap().to_owned()).collect()
-    }
-
-    fn file(&self, lines: impl Iterator<Item = String>) -> PathBuf {
-        let path = self.directory.path().join("events.jsonl");
-        write(&path, lines);
-        path
-    }
-}
-
-fn write(path: &Path, lines: impl Iterator<Item = String>) {
-    std::fs::write(path, lines.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
-}
+use tokio::process::Child;
 
 fn line(number: usize) -> String {
     // Every second line repeats another: equal lines are different events.
@@ -183,6 +125,45 @@ async fn a_watch_goes_on_after_the_node_was_killed() {
         assert_eq!(next(&mut lines).await["sequence"], sequence, "each once, in order");
     }
     assert!(tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap().success(), "it ends at its count");
+}
+
+/// A connection to this port of loopback is open: what the system says, for nobody else does.
+fn is_connected(port: &str) -> bool {
+    let port = format!(":{:04X}", port.parse::<u16>().unwrap());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields[2].ends_with(&port) && fields[3] == "01"
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_watch_outlives_more_restarts_than_its_time_out_is_long() {
+    let mut served = served().await;
+    let patience = Duration::from_secs(10);
+    let mut watch = served.command(&["watch", "orders", "--count", "1", "--timeout", "10s"]);
+    let mut child = watch.spawn().unwrap();
+    let port = served.node.grpc.rsplit_once(':').unwrap().1.to_owned();
+    let connected = async || until("the watch is back", PATIENCE, async || is_connected(&port).then_some(())).await;
+    connected().await;
+    let began = Instant::now();
+    let mut restarts = 0;
+    // From the first loss on for longer than it waits, and then one more.
+    while restarts < 3 || began.elapsed() < patience + Duration::from_secs(1) {
+        served.node.kill().await;
+        served.node.start().await;
+        connected().await;
+        // A stream that lives for a moment, not a connection that only opens.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        restarts += 1;
+    }
+    served.node.kill().await;
+    served.node.start().await;
+    let gone = child.try_wait().unwrap();
+    assert!(gone.is_none(), "it gave up in {restarts} restarts: {:?}", child.wait_with_output().await);
+    served.json(&["append", "orders", "a", "0"]).await;
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@
 //! an earlier run has appended is found first, many lines at a time, with calls
 //! that cannot write: appends that expect a sequence that no context has. A
 //! line that is there already answers such a call with its entry, any other
-//! line is refused.
+//! line is refused. Nobody waits for more input while a line is in hand.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use super::client::{Appended, Client};
+use super::lines::entry::entry_json;
 use super::lines::{Line, Lines};
 use super::{Failure, Format, Global, Kind, output};
 
@@ -37,10 +38,15 @@ pub(crate) struct Arguments {
     /// The entry's payload; may be empty.
     #[arg(required_unless_present = "from", conflicts_with = "from")]
     payload: Option<String>,
-    /// JSON lines: `key`, `payload` or `payload_base64`, `metadata`; `-` is
-    /// stdin. Run it again after a crash: it appends only what is missing.
+    /// JSON lines: `key`, `payload` or `payload_base64`, `metadata`, or what
+    /// `get`, `watch` and `append` print as JSON; `-` is stdin. Run it again
+    /// after a crash: it appends only what is missing.
     #[arg(long, value_name = "FILE|-")]
     from: Option<PathBuf>,
+    /// The file was begun before: append nothing if the context has entries
+    /// and the file's first is none of them.
+    #[arg(long, requires = "from", conflicts_with = "key")]
+    resume: bool,
     /// A pair of the entry's metadata; repeat it for more.
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair, conflicts_with = "from")]
     metadata: Vec<(String, String)>,
@@ -69,7 +75,8 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     match &arguments.from {
         Some(path) => {
             let lines = Lines::open(path, &arguments.context).await?;
-            append_lines(global.output, client, lines).await
+            let import = Import { client: Arc::new(client), lines, resume: arguments.resume, tally: Tally::default() };
+            import.run(global.output).await
         }
         None => append_one(global.output, &client, arguments).await,
     }
@@ -88,7 +95,7 @@ async fn append_one(format: Format, client: &Client, given: Arguments) -> Result
     let entry = &appended.entry;
     match format {
         Format::Json => {
-            let mut object = output::entry_json(&message.context_id, entry);
+            let mut object = entry_json(&message.context_id, entry);
             object.insert("position".into(), appended.position.into());
             object.insert("term".into(), appended.term.into());
             object.insert("deduplicated".into(), appended.deduplicated.into());
@@ -123,109 +130,183 @@ struct Tally {
     already_there: u64,
     refused: u64,
     latest: u64,
+    /// The context's latest sequence when the first line was not found there.
+    before: Option<u64>,
+    /// Lines whose entries stand after those of later lines, and where the first of them is.
+    out_of_order: u64,
+    first_out_of_order: Option<String>,
+    /// Appended since the last line that was there already.
+    since: u64,
+    first_since: Option<String>,
 }
 
-async fn append_lines(format: Format, client: Client, mut lines: Lines) -> Result<(), Failure> {
-    let bar = progress(lines.size());
-    let mut tally = Tally::default();
-    let outcome = send(&Arc::new(client), &mut lines, &mut tally, &bar).await;
-    bar.finish_and_clear();
-    let name = lines.name().to_owned();
-    report(format, &name, &tally)?;
-    outcome
-}
-
-/// Looks for what is there, then appends the rest, one line after the other.
-async fn send(client: &Arc<Client>, lines: &mut Lines, tally: &mut Tally, bar: &ProgressBar) -> Result<(), Failure> {
-    let mut window = 1;
-    loop {
-        let (batch, bad) = take(lines, window).await;
-        let there = probe(client, &batch, lines.name()).await?;
-        for (line, sequence) in batch.iter().zip(&there) {
-            tally.already_there += 1;
-            tally.latest = *sequence;
-            show(bar, tally, line);
+impl Tally {
+    fn found(&mut self, sequence: u64) {
+        self.already_there += 1;
+        // What was appended just now, by an attempt whose answer was lost, has no lower sequence.
+        if self.since > 0 && sequence < self.latest {
+            self.out_of_order += std::mem::take(&mut self.since);
+            let first = self.first_since.take();
+            self.first_out_of_order = self.first_out_of_order.take().or(first);
         }
-        for line in &batch[there.len()..] {
-            append_line(client, line, lines.name(), tally).await?;
-            show(bar, tally, line);
-        }
-        bad?;
-        if batch.len() < window {
-            return Ok(());
-        }
-        if there.len() < batch.len() {
-            break;
-        }
-        window = (window * 2).min(PROBES_MAX);
+        self.latest = self.latest.max(sequence);
     }
-    while let Some(line) = lines.next().await? {
-        append_line(client, &line, lines.name(), tally).await?;
-        show(bar, tally, &line);
+
+    fn appended(&mut self, place: &str, sequence: u64) {
+        self.appended += 1;
+        self.since += 1;
+        self.first_since.get_or_insert_with(|| place.to_owned());
+        self.latest = self.latest.max(sequence);
     }
-    Ok(())
 }
 
-/// Up to `count` lines, and what is wrong with the one after them.
-async fn take(lines: &mut Lines, count: usize) -> (Vec<Line>, Result<(), Failure>) {
+/// A file on its way into a context.
+struct Import {
+    client: Arc<Client>,
+    lines: Lines,
+    resume: bool,
+    tally: Tally,
+}
+
+/// What follows the lines in hand.
+enum Then {
+    /// Perhaps more.
+    More,
+    Over,
+    Bad(Failure),
+}
+
+impl Import {
+    async fn run(mut self, format: Format) -> Result<(), Failure> {
+        let bar = progress(self.lines.size());
+        let outcome = self.send(&bar).await;
+        bar.finish_and_clear();
+        self.tally.explain(self.lines.name());
+        self.tally.report(format, self.lines.name())?;
+        outcome
+    }
+
+    /// Looks for what is there, then appends the rest, one line after the other.
+    async fn send(&mut self, bar: &ProgressBar) -> Result<(), Failure> {
+        let mut window = 1;
+        loop {
+            let (batch, then) = take(&mut self.lines, window).await;
+            let there = self.find(&batch).await?;
+            for (line, sequence) in batch.iter().zip(&there) {
+                self.tally.found(*sequence);
+                show(bar, &self.tally, line);
+            }
+            for line in &batch[there.len()..] {
+                self.append(line, bar).await?;
+            }
+            match then {
+                Then::More => {}
+                Then::Over => return Ok(()),
+                Then::Bad(failure) => return Err(failure),
+            }
+            if there.len() < batch.len() {
+                break;
+            }
+            if batch.len() == window {
+                window = (window * 2).min(PROBES_MAX);
+            }
+        }
+        while let Some(line) = self.lines.next().await? {
+            self.append(&line, bar).await?;
+        }
+        Ok(())
+    }
+
+    /// The sequences of the lines that are there, up to the first that is not.
+    async fn find(&mut self, batch: &[Line]) -> Result<Vec<u64>, Failure> {
+        let mut calls = JoinSet::new();
+        for (at, line) in batch.iter().enumerate() {
+            let (client, line) = (self.client.clone(), line.clone());
+            calls.spawn(async move {
+                let answer = client.append(&line.message, &line.key, Some(NO_SEQUENCE)).await;
+                (at, answer)
+            });
+        }
+        let mut there = vec![None; batch.len()];
+        let mut latest = 0;
+        while let Some(answer) = calls.join_next().await {
+            let (at, answer) = answer.map_err(|error| Failure::error(error.to_string()))?;
+            match answer {
+                Ok(appended) => there[at] = Some(appended.entry.sequence),
+                Err(failure) if failure.code() == Some(Code::FailedPrecondition) => {
+                    latest = failure.actual().unwrap_or(latest);
+                }
+                // Refused for what it is: `append` says so when its turn comes.
+                Err(failure) if failure.kind() == Kind::Error && failure.code().is_some() => {}
+                Err(failure) => return Err(of_line(&failure, &batch[at])),
+            }
+        }
+        if let [None, ..] = there[..]
+            && self.tally.already_there == 0
+        {
+            self.tally.before = Some(latest);
+            if self.resume && latest > 0 {
+                return Err(not_begun(&batch[0], latest));
+            }
+        }
+        Ok(there.into_iter().map_while(|sequence| sequence).collect())
+    }
+
+    async fn append(&mut self, line: &Line, bar: &ProgressBar) -> Result<(), Failure> {
+        match self.client.append(&line.message, &line.key, None).await {
+            Ok(Appended { entry, deduplicated, .. }) => {
+                match deduplicated {
+                    true => self.tally.found(entry.sequence),
+                    false => self.tally.appended(&line.place, entry.sequence),
+                }
+                show(bar, &self.tally, line);
+                Ok(())
+            }
+            Err(failure) => {
+                if failure.kind() != Kind::Unavailable {
+                    self.tally.refused += 1;
+                }
+                Err(of_line(&failure, line))
+            }
+        }
+    }
+}
+
+/// The next line, and up to `count` in all of those that are there already; what is wrong after them is told later.
+async fn take(lines: &mut Lines, count: usize) -> (Vec<Line>, Then) {
     let mut batch = Vec::new();
-    while batch.len() < count {
-        match lines.next().await {
+    let mut next = lines.next().await;
+    loop {
+        match next {
             Ok(Some(line)) => batch.push(line),
-            Ok(None) => break,
-            Err(failure) => return (batch, Err(failure)),
+            Ok(None) => return (batch, Then::Over),
+            Err(failure) => return (batch, Then::Bad(failure)),
         }
-    }
-    (batch, Ok(()))
-}
-
-/// The sequences of the lines that are there, up to the first that is not.
-async fn probe(client: &Arc<Client>, batch: &[Line], file: &str) -> Result<Vec<u64>, Failure> {
-    let mut calls = JoinSet::new();
-    for (at, line) in batch.iter().enumerate() {
-        let (client, line) = (client.clone(), line.clone());
-        calls.spawn(async move {
-            let answer = client.append(&line.message, &line.key, Some(NO_SEQUENCE)).await;
-            (at, answer)
-        });
-    }
-    let mut there = vec![None; batch.len()];
-    while let Some(answer) = calls.join_next().await {
-        let (at, answer) = answer.map_err(|error| Failure::error(error.to_string()))?;
-        match answer {
-            Ok(appended) => there[at] = Some(appended.entry.sequence),
-            Err(failure) if failure.code() == Some(Code::FailedPrecondition) => {}
-            // Refused for what it is: append_line says so when its turn comes.
-            Err(failure) if failure.kind() == Kind::Error && failure.code().is_some() => {}
-            Err(failure) => return Err(of_line(&failure, file, &batch[at])),
+        if batch.len() == count {
+            return (batch, Then::More);
         }
-    }
-    Ok(there.into_iter().map_while(|sequence| sequence).collect())
-}
-
-async fn append_line(client: &Client, line: &Line, file: &str, tally: &mut Tally) -> Result<(), Failure> {
-    match client.append(&line.message, &line.key, None).await {
-        Ok(Appended { entry, deduplicated, .. }) => {
-            match deduplicated {
-                true => tally.already_there += 1,
-                false => tally.appended += 1,
-            }
-            tally.latest = entry.sequence;
-            Ok(())
-        }
-        Err(failure) => {
-            if failure.kind() != Kind::Unavailable {
-                tally.refused += 1;
-            }
-            Err(of_line(&failure, file, line))
-        }
+        next = match lines.in_hand().await {
+            Some(next) => next,
+            None => return (batch, Then::More),
+        };
     }
 }
 
-fn of_line(failure: &Failure, file: &str, line: &Line) -> Failure {
+fn of_line(failure: &Failure, line: &Line) -> Failure {
     let next = "nothing after this line was sent; run the command again to go on from here";
-    let number = line.number;
-    Failure::new(failure.kind(), format!("{file}:{number}: {failure}; {next}"))
+    Failure::new(failure.kind(), format!("{}: {failure}; {next}", line.place))
+}
+
+fn not_begun(line: &Line, latest: u64) -> Failure {
+    let Line { place, message, .. } = line;
+    Failure::new(
+        Kind::Precondition,
+        format!(
+            "{place}: this entry is not in {:?}, which has {latest}: nothing was appended; look at what the context \
+             holds, and leave out --resume if the file was never appended to it",
+            message.context_id
+        ),
+    )
 }
 
 /// A bar on a terminal; with bytes of a file as its length, so that it is known.
@@ -251,18 +332,42 @@ fn show(bar: &ProgressBar, tally: &Tally, line: &Line) {
     bar.set_position(line.end);
 }
 
-fn report(format: Format, file: &str, tally: &Tally) -> Result<(), Failure> {
-    let Tally { appended, already_there, refused, latest } = tally;
-    match format {
-        Format::Json => output::json(&json!({
-            "file": file,
-            "appended": appended,
-            "already_there": already_there,
-            "refused": refused,
-            "latest_sequence": latest,
-        })),
-        Format::Table => {
-            output::line(format!("{file}: {appended} appended, {already_there} already there, {refused} refused"))
+impl Tally {
+    /// What a reader of the numbers might not expect.
+    fn explain(&self, file: &str) {
+        if let Some(before @ 1..) = self.before
+            && self.already_there == 0
+            && self.appended > 0
+        {
+            output::note(format!(
+                "note: the context had entries up to {before} before, and none of {file}'s: if some of it had been \
+                 appended before in another form, it is there twice now; next time, --resume refuses that"
+            ));
+        }
+        if let Some(first) = &self.first_out_of_order {
+            output::note(format!(
+                "note: entries of {} lines, the first of them {first}, stand after those of later lines, which were \
+                 there already: a context only grows at its end",
+                self.out_of_order
+            ));
+        }
+    }
+
+    fn report(&self, format: Format, file: &str) -> Result<(), Failure> {
+        let Tally { appended, already_there, refused, latest, before, out_of_order, .. } = self;
+        match format {
+            Format::Json => output::json(&json!({
+                "file": file,
+                "appended": appended,
+                "already_there": already_there,
+                "refused": refused,
+                "latest_sequence": latest,
+                "entries_before": before,
+                "out_of_order": out_of_order,
+            })),
+            Format::Table => {
+                output::line(format!("{file}: {appended} appended, {already_there} already there, {refused} refused"))
+            }
         }
     }
 }

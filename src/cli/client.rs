@@ -8,12 +8,12 @@ use converge_ledger::api::grpc::names;
 use converge_ledger::api::grpc::pb::admin::admin_service_client::AdminServiceClient;
 use converge_ledger::api::grpc::pb::context::context_service_client::ContextServiceClient;
 use converge_ledger::api::grpc::pb::context::{AppendRequest, Entry};
-use tokio::time::{Instant, sleep};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 use super::Failure;
+use super::retry::Patience;
 
 /// The largest message a node may answer with.
 const ANSWER_BYTES_MAX: usize = 2 << 30;
@@ -21,9 +21,6 @@ const ANSWER_BYTES_MAX: usize = 2 << 30;
 const CONNECT: Duration = Duration::from_secs(2);
 /// With several endpoints, one that does not answer for this long is left.
 const ATTEMPT: Duration = Duration::from_secs(3);
-/// Between two attempts, growing.
-const PAUSE_FIRST: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// A silent connection is pinged this often, and given up after as long again.
 const PING: Duration = Duration::from_secs(5);
 
@@ -39,6 +36,8 @@ pub(crate) struct Node {
 pub(crate) struct Client {
     nodes: Vec<Node>,
     timeout: Duration,
+    /// Its calls take their time.
+    is_slow: bool,
     /// The node that answered last.
     preferred: AtomicUsize,
 }
@@ -76,7 +75,7 @@ impl Client {
             let message = "no endpoint: name one with --endpoint";
             return Err(Failure::new(super::Kind::Usage, message));
         }
-        Ok(Client { nodes, timeout, preferred: AtomicUsize::new(0) })
+        Ok(Client { nodes, timeout, is_slow: false, preferred: AtomicUsize::new(0) })
     }
 
     pub(crate) fn nodes(&self) -> &[Node] {
@@ -85,6 +84,11 @@ impl Client {
 
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// For calls that carry much: one attempt may take half of the time, not a moment, before another node is asked.
+    pub(crate) fn slow(self) -> Self {
+        Client { is_slow: true, ..self }
     }
 
     /// Starts at another node than the first, so that clients spread.
@@ -152,33 +156,32 @@ impl Client {
         M: Clone,
         F: Future<Output = Result<Response<R>, Status>>,
     {
-        let deadline = Instant::now() + self.timeout;
-        let mut pause = PAUSE_FIRST;
+        let mut patience = Patience::new(self.timeout);
         loop {
             let at = self.preferred.load(Ordering::Relaxed);
-            let left = deadline.saturating_duration_since(Instant::now());
             let mut request = Request::new(message.clone());
             *request.metadata_mut() = extra.clone();
-            request.set_timeout(self.share(left));
+            request.set_timeout(self.share(patience.left()));
             let node = self.nodes[at].clone();
             let status = match make(node, request).await {
                 Ok(response) => return Ok(response),
                 Err(status) => status,
             };
-            let wait = retry_after(&status).unwrap_or(pause);
-            if !may_retry(&status) || Instant::now() + wait >= deadline {
-                return Err(Failure::from_status(what, &self.nodes[at].endpoint, &status));
+            if may_retry(&status) {
+                self.turn_from(at);
+                if patience.pause(retry_after(&status)).await {
+                    continue;
+                }
             }
-            self.turn_from(at);
-            sleep(wait).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            return Err(Failure::from_status(what, &self.nodes[at].endpoint, &status));
         }
     }
 
     /// The time that one attempt gets.
-    fn share(&self, left: Duration) -> Duration {
+    pub(crate) fn share(&self, left: Duration) -> Duration {
         match self.nodes.len() {
             1 => left,
+            _ if self.is_slow => left.min(ATTEMPT.max(left / 2)),
             _ => left.min(ATTEMPT),
         }
     }
@@ -219,7 +222,7 @@ pub(crate) fn is_overload(status: &Status) -> bool {
     retry_after(status).is_some()
 }
 
-fn retry_after(status: &Status) -> Option<Duration> {
+pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
     number(status.metadata(), names::RETRY_AFTER_MS).map(Duration::from_millis)
 }
 

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use converge_ledger::api::grpc::names;
 use tonic::{Code, Status};
+
+use super::client::{is_overload, number};
 
 /// The exit codes but 0. Usage, 2, is also what clap exits with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +25,14 @@ pub(crate) struct Failure {
     message: String,
     /// Where it is a node's answer.
     code: Option<Code>,
+    /// The latest sequence, where another one was expected.
+    actual: Option<u64>,
 }
 
 impl Failure {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         let message = message.into();
-        Failure { kind, message, code: None }
+        Failure { kind, message, code: None, actual: None }
     }
 
     pub(crate) fn error(message: impl Into<String>) -> Self {
@@ -40,6 +45,10 @@ impl Failure {
 
     pub(crate) fn code(&self) -> Option<Code> {
         self.code
+    }
+
+    pub(crate) fn actual(&self) -> Option<u64> {
+        self.actual
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -57,7 +66,7 @@ impl Failure {
             Code::DataLoss => {
                 (Kind::Integrity, "; look at the node's alarms with `converge-ledger status`, ask another node")
             }
-            Code::ResourceExhausted if super::client::is_overload(status) => (Kind::Unavailable, "; try again later"),
+            Code::ResourceExhausted if is_overload(status) => (Kind::Unavailable, "; try again later"),
             Code::Unimplemented => (Kind::Error, "; is there a converge-ledger of this version at that address?"),
             _ => (Kind::Error, ""),
         };
@@ -65,7 +74,12 @@ impl Failure {
             "" => format!("{:?}", status.code()),
             message => with_source(message, status),
         };
-        Failure { kind, message: format!("{what}: {endpoint}: {cause}{next}"), code: Some(status.code()) }
+        Failure {
+            kind,
+            message: format!("{what}: {endpoint}: {cause}{next}"),
+            code: Some(status.code()),
+            actual: number(status.metadata(), names::ACTUAL_SEQUENCE),
+        }
     }
 }
 

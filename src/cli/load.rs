@@ -43,6 +43,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     let none = MetadataMap::new();
     let response = global
         .client()?
+        .slow()
         .call("load", &none, &request, |mut node, request| async move { node.context.load(request).await })
         .await
         .map_err(bad_blob)?

@@ -10,12 +10,14 @@ mod check_history;
 mod client;
 mod demo;
 mod failure;
+mod files;
 mod get;
 mod inspect;
 mod lines;
 mod load;
 mod output;
 mod processes;
+mod retry;
 mod sim;
 mod snapshot;
 mod start;
@@ -65,7 +67,7 @@ struct Global {
     /// Tables for people, JSON for programs.
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
-    /// How long a call may take, retries included: 500ms, 10s, 2m.
+    /// How long to try, counted from when it last got on: 500ms, 10s, 2m, 1h.
     #[arg(long, global = true, default_value = "10s", value_parser = parse_duration)]
     timeout: Duration,
 }
@@ -160,14 +162,15 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Parses `10`, `10s`, `500ms`, `2m`.
+/// Parses `10`, `10s`, `500ms`, `2m`, `1h`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    const SHAPE: &str = "a duration is a number and ms, s or m, from 1ms to 1440m: 500ms, 10s, 2m";
+    const SHAPE: &str = "a duration is a number and ms, s, m or h, from 1ms to 24h: 500ms, 10s, 2m, 1h";
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let ms_each = match &text[digits.len()..] {
         "ms" => 1,
         "" | "s" => 1000,
         "m" => 60_000,
+        "h" => 3_600_000,
         _ => return Err(SHAPE.into()),
     };
     let ms = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(ms_each));

@@ -4,11 +4,8 @@
 
 use std::io::{self, Write};
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use comfy_table::{ContentArrangement, Table, presets};
-use converge_ledger::api::grpc::pb::context::Entry;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::Failure;
 
@@ -60,27 +57,6 @@ pub(crate) fn table(columns: &[&str]) -> Table {
         table.set_header(columns);
     }
     table
-}
-
-/// An entry for programs: a payload that is text stands under `payload`, any
-/// other under `payload_base64`.
-pub(crate) fn entry_json(context_id: &str, entry: &Entry) -> Map<String, Value> {
-    let value = json!({
-        "context_id": context_id,
-        "sequence": entry.sequence,
-        "id": entry.id,
-        "key": entry.key,
-        "appended_at_ns": entry.appended_at_ns,
-        "metadata": entry.metadata,
-    });
-    let Value::Object(mut object) = value else {
-        unreachable!("an object literal is an object");
-    };
-    match std::str::from_utf8(&entry.payload) {
-        Ok(text) => object.insert("payload".into(), text.into()),
-        Err(_) => object.insert("payload_base64".into(), BASE64_STANDARD.encode(&entry.payload).into()),
-    };
-    object
 }
 
 /// A payload for people: its text, made harmless and cut, or its size.

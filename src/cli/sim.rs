@@ -8,7 +8,7 @@ use clap::Args;
 use converge_ledger::simulation::{Campaign, Outcome, Plan, REPEATS, Shape, Totals, campaign, run as run_plan, shrink};
 use serde_json::json;
 
-use super::{Failure, Format, Global, Kind, output, parse_duration};
+use super::{Failure, Format, Global, Kind, files, output, parse_duration};
 
 /// Runs that looking for a shorter plan may take.
 const SHRINK_RUNS: u64 = 200;
@@ -84,9 +84,7 @@ fn one(global: &Global, arguments: &Arguments, plan: &Plan, again: &str) -> Resu
     let outcome = run_plan(plan, arguments.trace);
     outcome.lines.iter().try_for_each(output::line)?;
     if let Some(file) = &arguments.history {
-        let mut lines = Vec::new();
-        let written = outcome.history.iter().try_for_each(|operation| operation.write(&mut lines));
-        written.and_then(|()| fs::write(file, lines)).map_err(|error| cannot("write", file, &error))?;
+        files::replace(file, |mut to| outcome.history.iter().try_for_each(|operation| operation.write(&mut to)))?;
     }
     show_one(global.output, plan, &outcome)?;
     if outcome.violations.is_empty() {
@@ -133,7 +131,7 @@ fn shorten(plan: &Plan, file: &Path) -> Result<(), Failure> {
     let (shorter, taken) =
         shrink(plan, SHRINK_RUNS, |best| output::note(format!("{} faults still fail", best.faults())));
     let text = serde_json::to_string_pretty(&shorter).map_err(|error| Failure::error(error.to_string()))?;
-    fs::write(file, text).map_err(|error| cannot("write", file, &error))?;
+    files::replace(file, |to| to.write_all(text.as_bytes()))?;
     let left = shorter.faults();
     output::note(format!(
         "{left} of {} faults are left after {taken} runs; again: converge-ledger sim --plan {}",

@@ -1,7 +1,5 @@
 //! `snapshot`: a context as one checked blob.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,7 +7,8 @@ use converge_ledger::api::grpc::pb::context::{SnapshotRequest, SnapshotResponse}
 use serde_json::json;
 use tonic::metadata::MetadataMap;
 
-use super::{Failure, Format, Global, Kind, output};
+use super::files::{Existing, OutputFile};
+use super::{Failure, Format, Global, output, signals};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -19,44 +18,37 @@ pub(crate) struct Arguments {
     /// Where to write the blob; `-` is stdout.
     #[arg(long, alias = "to", value_name = "FILE|-")]
     file: PathBuf,
-    /// Replace the file if it exists.
+    /// Replace the file if it exists. What is no file, such as a pipe, is
+    /// written through with it and without.
     #[arg(long)]
     force: bool,
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
-    let to_stdout = arguments.file.as_os_str() == "-";
-    if !to_stdout && !arguments.force && arguments.file.exists() {
-        let file = arguments.file.display();
-        let message = format!("{file} exists: name another file, or give --force");
-        return Err(Failure::new(Kind::Usage, message));
+    let mut signals = signals()?;
+    // Dropped half-way, it leaves nothing behind.
+    tokio::select! {
+        outcome = copy(global, arguments) => outcome,
+        () = signals.next() => Err(Failure::error("interrupted")),
     }
+}
+
+async fn copy(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+    let existing = if arguments.force { Existing::Replace } else { Existing::Keep };
+    let file = OutputFile::find(&arguments.file, existing)?;
     let request = SnapshotRequest { context_id: arguments.context };
     let none = MetadataMap::new();
     let response = global
         .client()?
+        .slow()
         .call("snapshot", &none, &request, |mut node, request| async move { node.context.snapshot(request).await })
         .await?
         .into_inner();
-    if to_stdout {
-        return output::bytes(&response.snapshot);
+    file.write(response.snapshot.clone()).await?;
+    if file.is_stdout() {
+        return Ok(());
     }
-    write(&arguments.file, &response.snapshot).map_err(|error| {
-        let file = arguments.file.display();
-        Failure::error(format!("cannot write {file}: {error}; name another file with --file"))
-    })?;
     report(global.output, &request.context_id, &arguments.file, &response)
-}
-
-/// Writes beside the file first: a crash leaves the old one or the new one.
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".part");
-    let part = PathBuf::from(name);
-    let mut file = File::create(&part)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&part, path)
 }
 
 fn report(format: Format, context_id: &str, file: &Path, response: &SnapshotResponse) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use super::client::{may_retry, parse_endpoint};
-use super::lines::{Lines, key};
+use super::lines::{Line, Lines};
 use super::output::{payload, shown, time};
 use super::*;
 
@@ -28,6 +28,7 @@ fn commands_of_the_contract_are_taken() {
         "l append orders facts hello --endpoint http://127.0.0.1:1 --output json --timeout 500ms",
         "l append orders --from FILE",
         "l append orders --from -",
+        "l append orders --from FILE --resume",
         "l get orders --after 0 --limit 10",
         "l watch orders --from 0",
         "l start",
@@ -64,7 +65,8 @@ fn bad_usage_is_exit_code_2() {
         "l get orders --after x",
         "l get orders --consistency eventual",
         "l get orders --timeout 0",
-        "l get orders --timeout 1h",
+        "l get orders --timeout 25h",
+        "l append orders facts hello --resume",
         "l get orders --endpoint https://a:1",
         "l get orders --endpoint a",
         "l get orders --endpoint a:0",
@@ -84,10 +86,11 @@ fn bad_usage_is_exit_code_2() {
 
 #[test]
 fn durations_have_a_unit() {
-    for (text, ms) in [("10", 10_000), ("10s", 10_000), ("500ms", 500), ("2m", 120_000)] {
+    for (text, ms) in [("10", 10_000), ("10s", 10_000), ("500ms", 500), ("2m", 120_000), ("24h", 86_400_000)] {
         assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)));
     }
-    for bad in ["", "s", "-1s", "0ms", "1d", "1.5s", "99999999999999999999s", "86400001ms"] {
+    for bad in ["", "s", "-1s", "0ms", "1d", "1.5s", "99999999999999999999s", "86400001ms", "25h", "5124095576030431h"]
+    {
         assert!(parse_duration(bad).is_err(), "{bad}");
     }
 }
@@ -105,51 +108,115 @@ fn lines(text: &'static [u8]) -> Lines {
     Lines::new("file".into(), "orders", Box::new(text), Some(text.len() as u64))
 }
 
+async fn all(text: &'static [u8]) -> Result<Vec<Line>, Failure> {
+    let mut lines = lines(text);
+    let mut all = Vec::new();
+    while let Some(line) = lines.next().await? {
+        all.push(line);
+    }
+    Ok(all)
+}
+
 #[tokio::test]
 async fn lines_become_messages() {
-    let mut lines = lines(
-        b"{\"key\":\"a\",\"payload\":\"x\"}\n\n{\"payload_base64\":\"/w==\",\"metadata\":{\"n\":\"v\"}}\r\n{\"payload\":\"\"}",
+    let text =
+        b"{\"key\":\"a\",\"payload\":\"x\"}\n\n{\"payload_base64\":\"/w==\",\"metadata\":{\"n\":\"v\"}}\r\n{\"payload\":\"\"}";
+    let [first, second, third] = <[Line; 3]>::try_from(all(text).await.unwrap()).unwrap();
+    assert_eq!(
+        (first.place.as_str(), first.message.key.as_str(), &first.message.payload[..]),
+        ("file:1", "a", &b"x"[..])
     );
-    let first = lines.next().await.unwrap().unwrap();
-    assert_eq!((first.number, first.message.key.as_str(), &first.message.payload[..]), (1, "a", &b"x"[..]));
     assert_eq!(first.message.context_id, "orders");
-    assert_eq!(first.key, key(1, b"{\"key\":\"a\",\"payload\":\"x\"}"));
-    let second = lines.next().await.unwrap().unwrap();
-    assert_eq!((second.number, &second.message.payload[..]), (3, &b"\xff"[..]), "the blank line counts");
+    assert_eq!((second.place.as_str(), &second.message.payload[..]), ("file:3", &b"\xff"[..]), "the blank line counts");
     assert_eq!(second.message.metadata["n"], "v");
-    assert!(!second.key.is_empty() && second.key != first.key);
-    let third = lines.next().await.unwrap().unwrap();
-    assert_eq!((third.number, third.message.payload.len()), (4, 0), "the last line needs no end");
-    assert_eq!(Some(third.end), lines.size());
-    assert!(lines.next().await.unwrap().is_none());
-}
-
-#[test]
-fn a_line_is_named_by_its_place_and_its_text() {
-    assert_eq!(key(1, b"a"), key(1, b"a"));
-    assert_ne!(key(1, b"a"), key(2, b"a"), "equal lines are different events");
-    assert_ne!(key(1, b"a"), key(1, b"b"));
+    assert_eq!((third.place.as_str(), third.message.payload.len()), ("file:4", 0), "the last line needs no end");
+    assert_eq!(third.end, text.len() as u64);
 }
 
 #[tokio::test]
-async fn a_bad_line_is_named_with_the_next_step() {
-    for (bad, why) in [
-        (&b"{\"payload\":\"x\"}\nnot json"[..], "expected"),
-        (b"{\"payload\":\"x\"}\n{\"payload\":1}", "string"),
-        (b"{\"payload\":\"x\"}\n{\"key\":\"k\"}", "neither payload nor payload_base64"),
-        (b"{\"payload\":\"x\"}\n{\"payload\":\"x\",\"payload_base64\":\"\"}", "both"),
-        (b"{\"payload\":\"x\"}\n{\"payload_base64\":\"*\"}", "payload_base64"),
-        (b"{\"payload\":\"x\"}\n{\"payload\":\"x\",\"colour\":1}", "colour"),
-        (b"{\"payload\":\"x\"}\n{\"payload\":\"\xff\"}", "file:2"),
-        (b"{\"payload\":\"x\"}\n[]", "file:2"),
+async fn a_line_is_named_by_what_it_is() {
+    let keys = async |text| all(text).await.unwrap().into_iter().map(|line| line.key).collect::<Vec<_>>();
+    let plain = keys(b"{\"payload\":\"a\"}\n{\"payload\":\"a\"}\n{\"payload\":\"b\",\"key\":\"k\",\"metadata\":{\"x\":\"1\",\"y\":\"2\"}}").await;
+    assert_eq!(plain.iter().collect::<std::collections::BTreeSet<_>>().len(), 3, "equal lines are different events");
+    let other = keys(
+        b"\xef\xbb\xbf\n{ \"payload_base64\":\"YQ==\", \"key\":\"\"}\r\n\n{\"entries\":[{\"payload\":\"a\"} , \
+          {\"id\":\"f\",\"sequence\":7,\"metadata\":{\"y\":\"2\",\"x\":\"1\"},\"key\":\"k\",\"payload\":\"b\"}]}",
+    )
+    .await;
+    assert_eq!(plain, other, "however they are written");
+    // What lies between names and values counts.
+    let differ =
+        keys(b"{\"payload\":\"ab\"}\n{\"payload\":\"b\",\"key\":\"a\"}\n{\"payload\":\"\",\"key\":\"ab\"}").await;
+    assert_eq!(differ.iter().chain(&plain).collect::<std::collections::BTreeSet<_>>().len(), 6);
+}
+
+#[tokio::test]
+async fn what_the_ledger_assigned_is_taken_and_checked() {
+    let entry = converge_ledger::api::grpc::pb::context::Entry {
+        id: "0".repeat(32),
+        key: "k".into(),
+        payload: "p".into(),
+        sequence: 3,
+        appended_at_ns: u64::MAX,
+        metadata: [("a".to_owned(), "b".to_owned())].into(),
+    };
+    let mut object = super::lines::entry::entry_json("elsewhere", &entry);
+    for (name, value) in [("position", 1.into()), ("term", 1.into()), ("deduplicated", true.into())] {
+        object.insert(name.into(), value);
+    }
+    let text = serde_json::Value::Object(object).to_string().into_bytes();
+    let [line] = <[Line; 1]>::try_from(all(text.leak()).await.unwrap()).unwrap();
+    assert_eq!((line.message.context_id.as_str(), &line.message.metadata), ("orders", &entry.metadata));
+}
+
+#[tokio::test]
+async fn a_bad_line_is_named_with_its_place_and_the_next_step() {
+    for (bad, column, why) in [
+        (&b"not json"[..], 1, "expected a JSON object"),
+        (b"  [\"key\",\"payload\",null,{}]", 3, "expected a JSON object"),
+        (b"{\"payload\":1}", 12, "expected a string"),
+        (b"{\"payload\":null}", 15, "expected a string"),
+        (b"{\"key\":\"k\"}", 11, "neither payload nor payload_base64"),
+        (b"{\"payload\":\"x\",\"payload_base64\":\"\"}", 35, "both"),
+        (b"{\"payload_base64\":\"*\"}", 22, "payload_base64"),
+        (b"{\"payload\":\"x\",\"colour\":1}", 23, "unknown field `colour`"),
+        (b"{\"payload\":\"x\",\"payload\":\"y\"}", 24, "duplicate field `payload`"),
+        ("{\"payload\":\"ü\",\"metadata\":{\"ö\":\"1\",\"ö\":\"2\"}}".as_bytes(), 38, "metadata has `ö` twice"),
+        (b"{\"payload\":\"x\",\"sequence\":\"1\"}", 29, "expected u64"),
+        (b"{\"payload\":\"\xff\"}", 13, "unicode"),
+        (b"{\"payload\":\"x\"", 14, "EOF"),
+        (b"{\"payload\":\"x\"} {}", 17, "trailing"),
+        (b"{\"entries\":[{\"payload\":\"x\"},{\"payload\":2}]}", 40, "expected a string"),
+        (b"{\"entries\":[{\"payload\":\"x\"}{}]}", 28, "comma"),
+        (b"{\"entries\":[{\"payload\":\"x\"}],\"colour\":1}", 40, "unknown field `colour`"),
+        (b"{\"entries\":[{\"payload\":\"x\"}],\"entries\":[]}", 42, "duplicate field `entries`"),
+        (b"\xff\xfe{\0\"\0", 1, "UTF-16"),
     ] {
-        let mut lines = lines(bad);
-        assert!(lines.next().await.unwrap().is_some());
-        let failure = lines.next().await.expect_err(why);
+        let text = [&b"{\"payload\":\"x\"}\n\n"[..], bad, b"\n{\"payload\":\"y\"}"].concat();
+        let mut lines = lines(text.leak());
+        let failure = loop {
+            match lines.next().await {
+                Ok(line) => assert!(!line.expect(why).message.payload.ends_with(b"y"), "{why}"),
+                Err(failure) => break failure,
+            }
+        };
         let text = failure.to_string();
-        assert!(text.contains("file:2") && text.contains(why) && text.contains("again"), "{text}");
+        assert!(text.starts_with(&format!("file:3:{column}: ")) && text.contains(why), "{column} {why}: {text}");
+        assert!(text.contains("again") && !text.contains("at line 1"), "{text}");
         assert_eq!(failure.kind(), Kind::Error);
     }
+}
+
+#[tokio::test]
+async fn a_line_in_hand_waits_for_no_other() {
+    let (mut to, from) = tokio::io::duplex(1 << 10);
+    let mut lines = Lines::new("pipe".into(), "orders", Box::new(tokio::io::BufReader::new(from)), None);
+    tokio::io::AsyncWriteExt::write_all(&mut to, b"{\"payload\":\"1\"}\n{\"payload\":\"2\"}\n{\"pay").await.unwrap();
+    assert!(lines.next().await.unwrap().is_some());
+    assert!(lines.in_hand().await.unwrap().unwrap().is_some());
+    assert!(lines.in_hand().await.is_none(), "half a line");
+    tokio::io::AsyncWriteExt::write_all(&mut to, b"load\":\"3\"}\n").await.unwrap();
+    assert_eq!(&lines.next().await.unwrap().unwrap().message.payload[..], b"3", "what was dropped lost nothing");
 }
 
 #[test]

@@ -3,16 +3,18 @@
 use std::ops::ControlFlow;
 
 use clap::Args;
-use converge_ledger::api::grpc::pb::context::{Entry, WatchRequest};
+use converge_ledger::api::grpc::pb::context::{Entry, WatchEvent, WatchRequest};
 use serde_json::Value;
-use tokio::time::{Duration, Instant, sleep};
+use tokio::time::{Duration, Instant, timeout};
 use tonic::Status;
 
-use super::client::{Client, may_retry};
+use super::client::{Node, may_retry, retry_after};
+use super::lines::entry::entry_json;
+use super::retry::Patience;
 use super::{Failure, Format, Global, output};
 
-/// Between two attempts to watch again.
-const PAUSE: Duration = Duration::from_millis(200);
+/// A stream that was open for this long, or brought an entry, got on: one that a node takes and ends at once did not.
+const LIVED: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -38,8 +40,8 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
 }
 
 /// Watches until the count is reached; a lost stream goes on after the last
-/// entry that arrived, at another endpoint where there is one, and gives up
-/// after `--timeout` without one.
+/// entry that arrived, at another endpoint where there is one. It gives up
+/// `--timeout` after the end of the last stream that lived.
 async fn follow(global: &Global, arguments: Arguments) -> Result<(), Failure> {
     let client = global.client()?;
     let mut view = View {
@@ -47,24 +49,27 @@ async fn follow(global: &Global, arguments: Arguments) -> Result<(), Failure> {
         left: arguments.count,
         request: WatchRequest { context_id: arguments.context, key: arguments.key, from_sequence: arguments.from },
     };
-    let mut lost: Option<Instant> = None;
+    let mut patience = Patience::new(client.timeout());
     loop {
         let node = client.preferred();
-        let before = view.request.from_sequence;
-        let status = match view.stream(&client).await? {
+        let End { status, lived } = match view.stream(node, client.share(patience.left())).await? {
             ControlFlow::Break(()) => return Ok(()),
-            ControlFlow::Continue(status) => status,
+            ControlFlow::Continue(end) => end,
         };
-        if view.request.from_sequence > before {
-            lost = None;
-        }
-        let since = *lost.get_or_insert_with(Instant::now);
-        if !may_retry(&status) || since.elapsed() + PAUSE > client.timeout() {
-            return Err(Failure::from_status("watch", &node.endpoint, &status));
+        if lived {
+            patience.renew();
         }
         client.turn_away();
-        sleep(PAUSE).await;
+        if !may_retry(&status) || !patience.pause(retry_after(&status)).await {
+            return Err(Failure::from_status("watch", &node.endpoint, &status));
+        }
     }
+}
+
+/// How a stream ended.
+struct End {
+    status: Status,
+    lived: bool,
 }
 
 struct View {
@@ -75,38 +80,46 @@ struct View {
 }
 
 impl View {
-    /// Shows entries until there are enough, or the stream ends with a status.
-    async fn stream(&mut self, client: &Client) -> Result<ControlFlow<(), Status>, Failure> {
-        let mut node = client.preferred().clone();
-        let mut stream = match node.context.watch(self.request.clone()).await {
+    /// Shows entries until there are enough, or the stream ends. One that does not begin in time is left.
+    async fn stream(&mut self, node: &Node, begin: Duration) -> Result<ControlFlow<(), End>, Failure> {
+        let mut context = node.context.clone();
+        // The time is not the request's: that would end the stream, too.
+        let answer = timeout(begin, context.watch(self.request.clone())).await;
+        let mut stream = match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
             Ok(response) => response.into_inner(),
-            Err(status) => return Ok(ControlFlow::Continue(status)),
+            Err(status) => return Ok(ControlFlow::Continue(End { status, lived: false })),
         };
+        let (opened, before) = (Instant::now(), self.request.from_sequence);
         loop {
-            let event = match stream.message().await {
-                Ok(Some(event)) => event,
-                Ok(None) => {
-                    let status = Status::unavailable("the node ended the stream");
-                    return Ok(ControlFlow::Continue(status));
+            let status = match stream.message().await {
+                Ok(Some(event)) => {
+                    if self.take(event)?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    continue;
                 }
-                Err(status) => return Ok(ControlFlow::Continue(status)),
+                Ok(None) => Status::unavailable("the node ended the stream"),
+                Err(status) => status,
             };
-            let entry = event.entry.unwrap_or_default();
-            self.show(&entry)?;
-            self.request.from_sequence = entry.sequence;
-            if let Some(left) = &mut self.left {
-                *left -= 1;
-                if *left == 0 {
-                    return Ok(ControlFlow::Break(()));
-                }
-            }
+            let lived = opened.elapsed() >= LIVED || self.request.from_sequence > before;
+            return Ok(ControlFlow::Continue(End { status, lived }));
         }
+    }
+
+    /// Shows an entry; breaks when there are enough.
+    fn take(&mut self, event: WatchEvent) -> Result<ControlFlow<()>, Failure> {
+        let entry = event.entry.unwrap_or_default();
+        self.show(&entry)?;
+        self.request.from_sequence = entry.sequence;
+        let Some(left) = &mut self.left else { return Ok(ControlFlow::Continue(())) };
+        *left -= 1;
+        Ok(if *left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 
     fn show(&self, entry: &Entry) -> Result<(), Failure> {
         if self.format == Format::Json {
             let context_id = &self.request.context_id;
-            return output::json(&Value::Object(output::entry_json(context_id, entry)));
+            return output::json(&Value::Object(entry_json(context_id, entry)));
         }
         output::line(format!(
             "{:>8}  {}  {}  {}",

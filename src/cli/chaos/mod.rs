@@ -20,15 +20,12 @@ mod system;
 mod tests;
 mod world;
 
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use converge_actors::testing::Dice;
-use converge_ledger::history::Operation;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
@@ -36,7 +33,7 @@ use tokio::time::{Instant, interval};
 
 use super::client::Client;
 use super::processes::Directory;
-use super::{Failure, Global, Kind, output, parse_duration, signals};
+use super::{Failure, Global, Kind, files, output, parse_duration, signals};
 use clients::Worker;
 use record::Record;
 use report::Report;
@@ -150,8 +147,7 @@ async fn chaos(
     };
     world.end(arguments.data_dir.is_some() || !report.holds()).await?;
     if let Some(file) = &report.history {
-        write(file, &operations)
-            .map_err(|error| Failure::error(format!("cannot write {}: {error}", file.display())))?;
+        files::replace(file, |mut to| operations.iter().try_for_each(|operation| operation.write(&mut to)))?;
         output::note(format!("the history is in {}", file.display()));
     }
     report.print(global.output)?;
@@ -185,10 +181,4 @@ async fn show(time: Duration, until: Instant, record: &Record) {
         bar.set_message(format!("{done} of {} s, {acknowledged} appends acknowledged", time.as_secs()));
         bar.tick();
     }
-}
-
-fn write(file: &Path, operations: &[Operation]) -> std::io::Result<()> {
-    let mut to = BufWriter::new(File::create(file)?);
-    operations.iter().try_for_each(|operation| operation.write(&mut to))?;
-    to.flush()
 }

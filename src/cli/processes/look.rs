@@ -12,7 +12,8 @@ use tonic::Request;
 use tonic::metadata::MetadataValue;
 
 use super::super::Failure;
-use super::super::client::{Client, Node};
+use super::super::client::{Client, Node, may_retry, retry_after};
+use super::super::retry::Patience;
 
 /// A node that answers at all does so within this time.
 const ANSWER: Duration = Duration::from_millis(500);
@@ -51,9 +52,10 @@ pub(crate) fn digests_agree(statuses: &[StatusResponse]) -> bool {
     statuses.windows(2).all(|pair| pair[0].digest == pair[1].digest)
 }
 
-/// Everything that this very node has of a context; each page within the time.
+/// Everything that this very node has of a context; each page within the time, however often it takes.
 pub(crate) async fn read_all(node: &Node, context_id: &str, page_time: Duration) -> Result<Vec<Entry>, Failure> {
     let mut entries: Vec<Entry> = Vec::new();
+    let mut patience = Patience::new(page_time);
     loop {
         let mut request = Request::new(GetRequest {
             context_id: context_id.to_owned(),
@@ -61,10 +63,14 @@ pub(crate) async fn read_all(node: &Node, context_id: &str, page_time: Duration)
             after_sequence: entries.last().map_or(0, |entry| entry.sequence),
             limit: PAGE,
         });
-        request.set_timeout(page_time);
+        request.set_timeout(patience.left());
         request.metadata_mut().insert(names::CONSISTENCY, MetadataValue::from_static("stale"));
-        let answer = node.context.clone().get(request).await;
-        let page = answer.map_err(|status| Failure::from_status("get", &node.endpoint, &status))?.into_inner();
+        let page = match node.context.clone().get(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) if may_retry(&status) && patience.pause(retry_after(&status)).await => continue,
+            Err(status) => return Err(Failure::from_status("get", &node.endpoint, &status)),
+        };
+        patience.renew();
         if page.entries.is_empty() {
             return Ok(entries);
         }

@@ -1,0 +1,187 @@
+//! An entry as one JSON object: one format for what `get`, `watch` and `append` print for programs and for what
+//! `append --from` reads.
+//!
+//! Who appends gives `key`, `payload` or `payload_base64`, and `metadata`. What else is printed, the ledger assigned:
+//! a copy gets its own, so these are taken and not used. No other name is, and none twice.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use converge_ledger::api::grpc::pb::context::{AppendRequest, Entry};
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, de};
+use serde_json::{Map, Value, json};
+
+/// An entry for programs: a payload that is text stands under `payload`, any other under `payload_base64`.
+pub(crate) fn entry_json(context_id: &str, entry: &Entry) -> Map<String, Value> {
+    let value = json!({
+        "context_id": context_id,
+        "sequence": entry.sequence,
+        "id": entry.id,
+        "key": entry.key,
+        "appended_at_ns": entry.appended_at_ns,
+        "metadata": entry.metadata,
+    });
+    let Value::Object(mut object) = value else {
+        unreachable!("an object literal is an object");
+    };
+    match std::str::from_utf8(&entry.payload) {
+        Ok(text) => object.insert("payload".into(), text.into()),
+        Err(_) => object.insert("payload_base64".into(), BASE64_STANDARD.encode(&entry.payload).into()),
+    };
+    object
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "what the ledger assigned is checked for its type, and not used")]
+struct Fields {
+    #[serde(default)]
+    key: String,
+    #[serde(default, deserialize_with = "text")]
+    payload: Option<String>,
+    #[serde(default, deserialize_with = "decoded")]
+    payload_base64: Option<Vec<u8>>,
+    #[serde(default, deserialize_with = "pairs")]
+    metadata: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "text")]
+    context_id: Option<String>,
+    #[serde(default, deserialize_with = "text")]
+    id: Option<String>,
+    #[serde(default)]
+    sequence: u64,
+    #[serde(default)]
+    appended_at_ns: u64,
+    #[serde(default)]
+    position: u64,
+    #[serde(default)]
+    term: u64,
+    #[serde(default)]
+    deduplicated: bool,
+}
+
+/// What `get` prints around its entries.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "they are checked, and not used")]
+struct Page {
+    #[serde(default, deserialize_with = "text")]
+    context_id: Option<String>,
+    entries: [(); 0],
+    #[serde(default)]
+    latest_sequence: u64,
+}
+
+/// Unlike an `Option` by itself, without `null`.
+fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(from).map(Some)
+}
+
+fn decoded<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8>>, D::Error> {
+    let bytes = BASE64_STANDARD.decode(String::deserialize(from)?);
+    bytes.map(Some).map_err(|error| D::Error::custom(format_args!("payload_base64: {error}")))
+}
+
+fn pairs<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Pairs;
+
+    impl<'de> Visitor<'de> for Pairs {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of texts")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut pairs = BTreeMap::new();
+            while let Some(name) = map.next_key::<String>()? {
+                if pairs.contains_key(&name) {
+                    return Err(de::Error::custom(format_args!("metadata has `{name}` twice")));
+                }
+                pairs.insert(name, map.next_value()?);
+            }
+            Ok(pairs)
+        }
+    }
+
+    from.deserialize_map(Pairs)
+}
+
+/// Why some text is no entry, and up to which of its bytes it could have been one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Bad {
+    pub(super) byte: usize,
+    pub(super) why: String,
+}
+
+/// The message that appends the entry.
+pub(super) fn parse(text: &[u8], context_id: &str) -> Result<AppendRequest, Bad> {
+    let fields: Fields = object(text)?;
+    let bad = |why: &str| Bad { byte: text.len(), why: why.to_owned() };
+    let payload = match (fields.payload, fields.payload_base64) {
+        (Some(text), None) => text.into_bytes(),
+        (None, Some(bytes)) => bytes,
+        (None, None) => return Err(bad("the entry has neither payload nor payload_base64")),
+        (Some(_), Some(_)) => return Err(bad("the entry has both payload and payload_base64")),
+    };
+    Ok(AppendRequest {
+        context_id: context_id.to_owned(),
+        key: fields.key,
+        payload: payload.into(),
+        metadata: fields.metadata,
+    })
+}
+
+/// Checks what is around the entries of a page, which were cut out of it.
+pub(super) fn check_page(text: &[u8]) -> Result<(), Bad> {
+    object::<Page>(text).map(drop)
+}
+
+fn object<'t, T: Deserialize<'t>>(text: &'t [u8]) -> Result<T, Bad> {
+    if [[0xff, 0xfe], [0xfe, 0xff]].iter().any(|mark| text.starts_with(mark)) {
+        let why = "the text is UTF-16: convert it to UTF-8, as `iconv -f UTF-16 -t UTF-8` does";
+        return Err(Bad { byte: 1, why: why.to_owned() });
+    }
+    let start = text.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(text.len());
+    // serde would also take an array of a type's fields.
+    if text.get(start) != Some(&b'{') {
+        let why = "expected a JSON object such as {\"key\":\"k\",\"payload\":\"text\"}";
+        return Err(Bad { byte: start + 1, why: why.to_owned() });
+    }
+    serde_json::from_slice(text).map_err(|error| Bad { byte: error.column(), why: cause(&error) })
+}
+
+/// What serde says, without a place: the text is one line of many.
+pub(crate) fn cause(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&place).unwrap_or(&text).to_owned()
+}
+
+/// What an entry is, however it is written.
+pub(super) fn content(message: &AppendRequest) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"converge-ledger entry 1");
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    part(message.context_id.as_bytes());
+    part(message.key.as_bytes());
+    part(&message.payload);
+    for (name, value) in &message.metadata {
+        part(name.as_bytes());
+        part(value.as_bytes());
+    }
+    hasher.finalize()
+}
+
+/// The idempotency key of an entry before which a file has so many equal ones.
+pub(super) fn key(content: &blake3::Hash, equal_before: u32) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(content.as_bytes());
+    hasher.update(&equal_before.to_le_bytes());
+    format!("entry-{}", hasher.finalize().to_hex())
+}
