@@ -2,6 +2,8 @@
 
 use ractor::SupervisionEvent;
 
+/// OTP's word for an end without a reason, and ours in reports.
+const NORMAL: &str = "normal";
 /// What a supervisor sends with every stop it orders.
 pub(crate) const SHUTDOWN: &str = "shutdown";
 /// `ractor`'s word for an actor that handled its messages to the end.
@@ -31,9 +33,9 @@ impl Exit {
     /// not known to be normal is abnormal. `"shutdown: …"` is OTP's `{shutdown, Term}`.
     pub(crate) fn from_reason(reason: Option<String>) -> Self {
         match reason {
-            None => Exit { reason: "normal".to_owned(), normal: true },
+            None => Exit { reason: NORMAL.to_owned(), normal: true },
             Some(reason) => {
-                let normal = reason == SHUTDOWN || reason == DRAINED || reason.starts_with("shutdown: ");
+                let normal = reason == NORMAL || reason == SHUTDOWN || reason == DRAINED || reason.starts_with("shutdown: ");
                 Exit { reason, normal }
             }
         }
@@ -55,10 +57,10 @@ mod tests {
 
     #[test]
     fn normal_and_abnormal_reasons() {
-        for reason in [None, Some("Drained"), Some("shutdown"), Some("shutdown: too many restarts")] {
+        for reason in [None, Some("normal"), Some("Drained"), Some("shutdown"), Some("shutdown: too many restarts")] {
             assert!(Exit::from_reason(reason.map(str::to_owned)).normal, "{reason:?}");
         }
-        for reason in ["killed", "actor_task_cancelled", "out of luck", "", "shutdowns"] {
+        for reason in ["killed", "actor_task_cancelled", "out of luck", "", "shutdowns", "normal: so it says"] {
             assert!(!Exit::from_reason(Some(reason.to_owned())).normal, "{reason:?}");
         }
     }

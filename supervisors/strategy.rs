@@ -23,7 +23,7 @@
 mod control;
 mod order;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use tokio::time::Instant;
 
@@ -147,8 +147,6 @@ pub(crate) struct Terms {
 struct Child {
     terms: Terms,
     slot: Slot,
-    /// It has been up once under this supervisor: a failed start is from now on a failed *re*start.
-    proven: bool,
     /// Someone waits for this start: a failure is theirs to handle.
     asked: Option<Asked>,
     /// Someone waits for its end.
@@ -157,8 +155,18 @@ struct Child {
     failed_starts: usize,
     /// Restarts in a row, for the backoff.
     attempt: u32,
-    /// The next start is a restart after a failure of its own, so it is delayed.
-    delay_due: bool,
+    delay: Delay,
+}
+
+/// The wait before a restart, which a child serves once for each failure of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delay {
+    /// Nothing to wait for.
+    None,
+    /// It failed; the wait begins when it would be started.
+    Due,
+    /// A `Delay` is out. It goes on while the child's group is restarted.
+    Running,
 }
 
 /// By what request a child is being started.
@@ -182,6 +190,8 @@ enum Slot {
     Up(Instant),
     /// A `Stop` is out.
     Stopping,
+    /// It ended during the first start, and what comes of that is decided when all are up.
+    Ended,
     /// Killed and still there.
     Stuck,
 }
@@ -232,9 +242,11 @@ pub(crate) struct Machine {
     children: BTreeMap<Place, Child>,
     window: Window,
     phase: Phase,
-    /// `Ready` has been said.
+    /// `Ready` has been said: from now on a failed start is a failed *re*start.
     announced: bool,
-    /// A significant child ended while others were stopped or started.
+    /// Children that ended during the first start, in that order.
+    ends: VecDeque<(Place, Exit)>,
+    /// A significant child ended while others of a group were stopped or started.
     significant_end: bool,
     effects: Vec<Effect>,
 }
@@ -244,12 +256,11 @@ impl Child {
         Child {
             terms,
             slot: Slot::Down,
-            proven: false,
             asked: None,
             terminating: false,
             failed_starts: 0,
             attempt: 0,
-            delay_due: false,
+            delay: Delay::None,
         }
     }
 }
@@ -263,6 +274,7 @@ impl Machine {
             window: Window::new(rules.intensity),
             phase: Phase::Idle,
             announced: false,
+            ends: VecDeque::new(),
             significant_end: false,
             effects: Vec::new(),
         }
@@ -280,6 +292,7 @@ impl Machine {
             Event::Elapsed(child) => self.elapsed(child),
             Event::Shutdown => self.shutdown(),
         }
+        self.heed_ends(now);
         std::mem::take(&mut self.effects)
     }
 
@@ -320,7 +333,6 @@ impl Machine {
             return; // its stop is already out
         }
         child.slot = Slot::Up(now);
-        child.proven = true;
         child.failed_starts = 0;
         self.answer(i, Outcome::Started);
         self.turn_is_over(i);
@@ -350,7 +362,7 @@ impl Machine {
             self.turn_is_over(i);
             return self.stop_next();
         }
-        if !child.proven && !announced {
+        if !announced {
             return self.stop_all(NOBODY, Verdict::StartFailed(failure));
         }
         child.failed_starts += 1;
@@ -359,12 +371,18 @@ impl Machine {
 
     fn gone(&mut self, now: Instant, i: Place, exit: Exit) {
         let stopped = self.is_being_stopped(i);
+        let first_start = !self.announced;
         let child = self.child(i);
         let up_since = match child.slot {
             Slot::Up(at) => Some(at),
-            Slot::Starting | Slot::Stopping => None,
+            Slot::Starting | Slot::Stopping | Slot::Ended => None,
             Slot::Down | Slot::Delayed | Slot::Stuck => return,
         };
+        if first_start && !stopped {
+            child.slot = Slot::Ended;
+            self.ends.push_back((i, exit));
+            return self.turn_is_over(i);
+        }
         child.slot = Slot::Down;
         if stopped {
             if !self.comes_back(i) {
@@ -386,6 +404,26 @@ impl Machine {
         self.failed(now, i, &exit.reason);
     }
 
+    /// What ended during the first start is heeded when all are up, as by OTP's supervisor, which reads of exits only then:
+    /// a start that came about is never taken back for it.
+    fn heed_ends(&mut self, now: Instant) {
+        while self.announced
+            && let Some((i, exit)) = self.ends.pop_front()
+        {
+            self.gone(now, i, exit);
+        }
+    }
+
+    /// Children from this place on are stopped, and some have ended already: why is not asked any more.
+    fn forget_ends(&mut self, from: Place) {
+        let stopped: Vec<Place> = self.ends.iter().map(|&(i, _)| i).filter(|&i| i >= from).collect();
+        self.ends.retain(|&(i, _)| i < from);
+        for i in stopped {
+            self.child(i).slot = Slot::Down;
+            self.forget_if_due(i);
+        }
+    }
+
     /// Its stop is out, or would have been next: a sibling on its way down is no failure.
     fn is_being_stopped(&mut self, i: Place) -> bool {
         let group = matches!(self.phase, Phase::Stopping { from, .. } if i >= from);
@@ -404,11 +442,10 @@ impl Machine {
         if !significant || self.rules.auto_shutdown == AutoShutdown::Never {
             return;
         }
-        // Of those that are down or starting while others are stopped or started, some come up and some do not; and what
-        // ends before all were up is no failed start. So that is judged when all have had their turn.
+        // Of those that are down or starting while others are stopped or started, some come up and some do not. So that is
+        // judged when all have had their turn.
         let ordered = !matches!(self.phase, Phase::Running);
-        let any = self.rules.auto_shutdown == AutoShutdown::AnySignificant;
-        if any && (self.announced || !ordered) {
+        if self.rules.auto_shutdown == AutoShutdown::AnySignificant {
             return self.stop_all(NOBODY, Verdict::AutoShutdown);
         }
         let has = |wanted: fn(Slot) -> bool| {
@@ -436,7 +473,9 @@ impl Machine {
     }
 
     fn elapsed(&mut self, i: Place) {
-        if self.child(i).slot == Slot::Delayed {
+        let child = self.child(i);
+        child.delay = Delay::None;
+        if child.slot == Slot::Delayed {
             self.start(i);
         }
     }
@@ -469,12 +508,13 @@ impl Machine {
         if child.failed_starts > limit {
             return self.escalate(i, format!("{reason} (more than {limit} failed starts in a row)"));
         }
-        child.delay_due = child.terms.backoff.is_some();
+        child.delay = if child.terms.backoff.is_some() { Delay::Due } else { Delay::None };
         self.effects.push(Effect::Restarting { child: i, reason: reason.to_owned(), in_window: self.window.used() });
         if self.rules.strategy == Strategy::OneForOne {
             return self.start(i);
         }
         let first = self.group(i);
+        self.forget_ends(first);
         let (from, hurry_from, below) = match self.phase {
             Phase::Stopping { from, hurry_from, below, .. } => (from.min(first), hurry_from.min(first), below),
             _ => (first, first, NOBODY),
@@ -512,6 +552,7 @@ impl Machine {
     fn told_down(&mut self, i: Place, outcome: Outcome) {
         let child = self.child(i);
         child.failed_starts = 0; // whoever starts it next begins anew
+        child.delay = Delay::None;
         let stillborn = child.asked == Some(Asked::Start);
         self.answer(i, outcome);
         if stillborn {

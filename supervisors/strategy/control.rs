@@ -4,7 +4,7 @@
 //! while this child's own start or stop is under way. Only the end of a child that is starting is taken at any time, so
 //! that a start that hangs can be called off.
 
-use super::{Asked, Child, Effect, Machine, Outcome, Phase, Place, Slot, Terms};
+use super::{Asked, Child, Delay, Effect, Machine, Outcome, Phase, Place, Slot, Terms};
 
 /// What people ask of a child.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +67,7 @@ impl Machine {
             Slot::Up(_) | Slot::Stuck => Refusal::Running,
             Slot::Delayed => Refusal::Restarting,
             Slot::Down => Refusal::Present,
-            Slot::Starting | Slot::Stopping => Refusal::Later,
+            Slot::Starting | Slot::Stopping | Slot::Ended => Refusal::Later,
         }
     }
 
@@ -88,7 +88,7 @@ impl Machine {
             Refusal::Present => {
                 let child = self.child(i);
                 child.asked = Some(Asked::Restart);
-                child.delay_due = false;
+                child.delay = Delay::None;
                 self.start(i);
                 Ok(())
             }
@@ -104,7 +104,7 @@ impl Machine {
                 child.terminating = true;
                 self.effects.push(Effect::Stop { child: i, hurry: false });
             }
-            Slot::Stopping => return Err(Refusal::Later),
+            Slot::Stopping | Slot::Ended => return Err(Refusal::Later),
             Slot::Stuck => return Err(Refusal::Running),
             Slot::Down | Slot::Delayed => {
                 child.slot = Slot::Down;

@@ -1,11 +1,12 @@
 //! Children in order: started one after the other, the eldest first, and stopped the other way round; those of a dynamic
 //! supervisor all at once.
 
-use super::{Effect, Failure, Machine, NOBODY, Outcome, Phase, Place, Slot, Then, Verdict};
+use super::{Delay, Effect, Failure, Machine, NOBODY, Outcome, Phase, Place, Slot, Then, Verdict};
 
 impl Machine {
     pub(super) fn stop_all(&mut self, hurry_from: Place, verdict: Verdict) {
         self.phase = Phase::Stopping { from: 0, hurry_from, below: NOBODY, then: Then::Exit(verdict) };
+        self.forget_ends(0);
         self.call_off_starts();
         if self.rules.dynamic {
             self.stop_at_once();
@@ -49,14 +50,18 @@ impl Machine {
     /// Starts a child, after its backoff if it has one to serve.
     pub(super) fn start(&mut self, i: Place) {
         let child = self.child(i);
-        if std::mem::take(&mut child.delay_due) {
-            child.slot = Slot::Delayed;
-            let attempt = child.attempt;
-            child.attempt = attempt.saturating_add(1);
-            self.effects.push(Effect::Delay { child: i, attempt });
-        } else {
-            child.slot = Slot::Starting;
-            self.effects.push(Effect::Start(i));
+        match child.delay {
+            Delay::None => {
+                child.slot = Slot::Starting;
+                self.effects.push(Effect::Start(i));
+            }
+            Delay::Due => {
+                (child.slot, child.delay) = (Slot::Delayed, Delay::Running);
+                let attempt = child.attempt;
+                child.attempt = attempt.saturating_add(1);
+                self.effects.push(Effect::Delay { child: i, attempt });
+            }
+            Delay::Running => child.slot = Slot::Delayed,
         }
     }
 
@@ -73,11 +78,8 @@ impl Machine {
                     self.effects.push(Effect::Stop { child: place, hurry: place >= hurry_from });
                     return self.have_stopped_above(place);
                 }
-                Slot::Delayed => {
-                    child.slot = Slot::Down;
-                    child.delay_due = true;
-                }
-                Slot::Down | Slot::Stuck => {}
+                Slot::Delayed => child.slot = Slot::Down,
+                Slot::Down | Slot::Ended | Slot::Stuck => {}
             }
         }
         match std::mem::replace(&mut self.phase, Phase::Done) {
@@ -92,9 +94,18 @@ impl Machine {
         }
     }
 
-    /// What is being started on request is called off, out of its order, and what was to be started with its group is
-    /// refused: a younger child may be waiting for the answer, and could not stop.
+    /// Nothing is started any more on the way out. What waits for its backoff no longer does. What is being started on
+    /// request is called off, out of its order, and what was to be started with its group is refused: a younger child may be
+    /// waiting for the answer, and could not stop.
     pub(super) fn call_off_starts(&mut self) {
+        let waiting = self.children.iter().filter(|(_, child)| child.slot == Slot::Delayed);
+        let waiting: Vec<Place> = waiting.map(|(&place, _)| place).collect();
+        for place in waiting {
+            self.child(place).slot = Slot::Down;
+            if self.rules.dynamic {
+                self.forget(place);
+            }
+        }
         let asked = self.children.iter().filter(|(_, child)| child.asked.is_some());
         let asked: Vec<Place> = asked.map(|(&place, _)| place).collect();
         for place in asked {
@@ -108,7 +119,7 @@ impl Machine {
                     let reason = "its supervisor is on its way out".to_owned();
                     self.told_down(place, Outcome::Failed(Failure { path: String::new(), reason }));
                 }
-                Slot::Up(_) | Slot::Stopping | Slot::Stuck => {}
+                Slot::Up(_) | Slot::Stopping | Slot::Ended | Slot::Stuck => {}
             }
         }
     }
@@ -121,9 +132,6 @@ impl Machine {
 
     /// All children of a dynamic supervisor, in no order.
     pub(super) fn stop_at_once(&mut self) {
-        let delayed = self.children.iter().filter(|(_, child)| child.slot == Slot::Delayed);
-        let delayed: Vec<Place> = delayed.map(|(&place, _)| place).collect();
-        delayed.into_iter().for_each(|place| self.forget(place));
         for (&place, child) in &mut self.children {
             if matches!(child.slot, Slot::Up(_) | Slot::Starting) {
                 child.slot = Slot::Stopping;

@@ -195,6 +195,87 @@ fn transient_and_temporary_children() {
     assert_eq!(m.now(Event::Started(0)), [Effect::Start(2)], "and leaves the temporary one out");
 }
 
+/// As for OTP, which reads of ends only when all were started: the start came about, whatever comes of it.
+#[test]
+fn who_ends_during_the_first_start_is_restarted_when_all_are_up() {
+    let mut m = machine(Strategy::OneForOne, 3, &[Restart::Permanent; 3]);
+    m.now(Event::Boot);
+    m.now(Event::Started(0));
+    assert_eq!(m.now(Event::Gone(0, crash())), []);
+    assert_eq!(m.now(Event::Started(1)), [Effect::Start(2)]);
+    assert_eq!(m.now(Event::Gone(1, crash())), []);
+    let effects = m.now(Event::Started(2));
+    assert_eq!(effects, [Effect::Ready, restarting(0, 1), Effect::Start(0), restarting(1, 2), Effect::Start(1)]);
+}
+
+#[test]
+fn past_the_intensity_during_the_first_start_it_gives_up_when_all_are_up() {
+    for strategy in [Strategy::OneForOne, Strategy::RestForOne, Strategy::OneForAll] {
+        let mut m = machine(strategy, 0, &[Restart::Permanent, Restart::Temporary, Restart::Permanent]);
+        m.now(Event::Boot);
+        m.now(Event::Started(0));
+        assert_eq!(m.now(Event::Gone(0, crash())), []);
+        m.now(Event::Started(1));
+        assert_eq!(m.now(Event::Gone(1, crash())), []);
+        let hurry = strategy != Strategy::OneForOne;
+        assert_eq!(m.now(Event::Started(2)), [Effect::Ready, Effect::Forget(1), stop(2, hurry)], "{strategy:?}");
+        let effects = m.now(Event::Gone(2, crash()));
+        assert!(matches!(effects[..], [Effect::Exit(Verdict::Escalated { child: 0, .. })]), "{effects:?}");
+    }
+}
+
+#[test]
+fn those_of_a_group_that_ended_during_the_first_start_count_once() {
+    let mut m = machine(Strategy::RestForOne, 3, &[Restart::Permanent, Restart::Permanent, Restart::Temporary]);
+    m.now(Event::Boot);
+    m.now(Event::Started(0));
+    m.now(Event::Started(1));
+    assert_eq!(m.now(Event::Gone(0, crash())), []);
+    assert_eq!(m.now(Event::Gone(1, crash())), []);
+    assert_eq!(m.now(Event::Started(2)), [Effect::Ready, restarting(0, 1), stop(2, true)]);
+    assert_eq!(m.now(Event::Gone(2, crash())), [Effect::Forget(2), Effect::Start(0)]);
+    assert_eq!(m.now(Event::Started(0)), [Effect::Start(1)]);
+    assert_eq!(m.now(Event::Started(1)), []);
+}
+
+#[test]
+fn a_first_start_that_fails_is_a_failed_start_whoever_has_ended_before() {
+    let mut m = machine(Strategy::OneForAll, 3, &[Restart::Permanent; 3]);
+    m.now(Event::Boot);
+    m.now(Event::Started(0));
+    m.now(Event::Started(1));
+    m.now(Event::Gone(0, crash()));
+    assert_eq!(m.now(Event::StartFailed(2, no_start())), [stop(1, false)]);
+    assert_eq!(m.now(Event::Gone(1, crash())), [Effect::Exit(Verdict::StartFailed(no_start()))]);
+}
+
+#[test]
+fn on_the_way_out_a_backoff_that_ends_starts_nothing() {
+    let terms = [term(Restart::Permanent, Some(BACKOFF)), term(Restart::Permanent, None)];
+    let mut m = booted(rules(Strategy::OneForOne, LAX), &terms);
+    m.now(Event::Gone(0, crash()));
+    assert_eq!(m.now(Event::Shutdown), [stop(1, false)]);
+    assert_eq!(m.now(Event::Elapsed(0)), []);
+    assert_eq!(m.now(Event::Gone(1, crash())), [Effect::Exit(Verdict::Shutdown)]);
+}
+
+#[test]
+fn a_restart_of_its_group_neither_raises_a_backoff_nor_begins_it_again() {
+    let terms = [term(Restart::Permanent, None), term(Restart::Permanent, Some(BACKOFF))];
+    let mut m = booted(rules(Strategy::RestForOne, LAX), &terms);
+    assert_eq!(m.now(Event::Gone(1, crash()))[1], Effect::Delay { child: 1, attempt: 0 });
+    for _ in 0..3 {
+        assert_eq!(m.now(Event::Gone(0, crash()))[1..], [Effect::Start(0)]);
+        assert_eq!(m.now(Event::Started(0)), [], "1 still waits");
+    }
+    assert_eq!(m.now(Event::Elapsed(1)), [Effect::Start(1)]);
+    m.now(Event::Started(1));
+    assert_eq!(m.now(Event::Gone(1, crash()))[1], Effect::Delay { child: 1, attempt: 1 }, "its second failure");
+    m.now(Event::Gone(0, crash()));
+    assert_eq!(m.now(Event::Elapsed(1)), [], "its turn has not come");
+    assert_eq!(m.now(Event::Started(0)), [Effect::Start(1)], "and when it comes, it has waited");
+}
+
 #[test]
 fn shutdown_in_the_middle_of_a_start() {
     let mut m = machine(Strategy::OneForOne, 3, &[Restart::Permanent; 3]);

@@ -35,7 +35,6 @@ impl Really {
 struct Kid {
     terms: Terms,
     really: Really,
-    ever_up: bool,
     /// Its start at boot is behind it, however that went.
     had_turn: bool,
     /// It need not run: it was ignored or terminated, or a start that was asked for failed.
@@ -74,6 +73,8 @@ struct World {
     /// A significant child has ended by itself.
     significant_end: bool,
     ready: bool,
+    /// It was on its way out before the step.
+    leaving: bool,
     exited: bool,
 }
 
@@ -89,6 +90,7 @@ impl World {
             doomed: Vec::new(),
             significant_end: false,
             ready: false,
+            leaving: false,
             exited: false,
         };
         for terms in terms {
@@ -101,7 +103,7 @@ impl World {
         let place = self.next;
         self.next += 1;
         let really = Really::Absent;
-        let kid = Kid { terms, really, ever_up: false, had_turn: false, rests: false, asked, terminating: false };
+        let kid = Kid { terms, really, had_turn: false, rests: false, asked, terminating: false };
         self.kids.insert(place, kid);
         place
     }
@@ -112,6 +114,7 @@ impl World {
 
     fn step(&mut self, event: Event) {
         assert!(!self.exited, "no event may matter after the exit");
+        self.leaving = self.machine.is_exiting();
         let effects = self.machine.step(Instant::now(), event);
         self.perform_all(effects);
     }
@@ -160,6 +163,7 @@ impl World {
         let grouped = self.rules.strategy != Strategy::OneForOne;
         let (ready, asked) = (self.ready, self.about == Some(i));
         assert!(!self.kid(i).really.is_there(), "{i} is started while it is there");
+        assert!(!self.leaving, "{i} is started by a supervisor on its way out");
         if !asked && (grouped || !ready && !self.kid(i).had_turn) {
             assert!(self.kids.range(i + 1..).all(|(_, kid)| !kid.really.is_there()), "{i} starts under its juniors");
         }
@@ -260,7 +264,6 @@ impl World {
     fn poke(&mut self, i: Place, luck: Luck, normal: bool) {
         let ready = self.ready;
         let kid = self.kid(i);
-        let may_fail = kid.ever_up || ready;
         let event = match kid.really {
             Really::Absent => return,
             Really::Up => {
@@ -268,7 +271,7 @@ impl World {
                 return;
             }
             Really::Delayed => Event::Elapsed(i),
-            Really::Starting if luck == Luck::Failed && may_fail => Event::StartFailed(i, no_start()),
+            Really::Starting if luck == Luck::Failed && ready => Event::StartFailed(i, no_start()),
             Really::Starting if luck == Luck::Ignored => Event::Ignored(i),
             Really::Starting => Event::Started(i),
             Really::Dying { normal } => Event::Gone(i, Exit { reason: "end".into(), normal }),
@@ -281,7 +284,6 @@ impl World {
         let dying = matches!(kid.really, Really::Dying { .. });
         kid.had_turn |= kid.really != Really::Delayed;
         kid.rests |= matches!(event, Event::Ignored(_)) || dying && kid.terms.restart == Restart::Transient && normal;
-        kid.ever_up |= matches!(event, Event::Started(_)) && kid.really == Really::Starting;
         kid.really = match event {
             Event::Started(_) if kid.really == Really::Starting => Really::Up,
             Event::Started(_) => Really::Stopping { was_up: true },
