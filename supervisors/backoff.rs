@@ -6,7 +6,8 @@ use tokio::time::Duration;
 ///
 /// An addition to OTP, whose supervisors restart at once. The n-th restart in a row waits `first * 2^n`, at most `max`,
 /// and a random part of up to half of that is taken off, so that children that died together do not return together.
-/// A child that stayed up for at least `max` begins at `first` again.
+/// A child that stayed up for at least `max` begins at `first` again. Only failures of its own count, and a wait goes on while
+/// the child's group is restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// Delay before the first restart.

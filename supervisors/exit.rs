@@ -29,13 +29,19 @@ impl Exit {
         Exit { reason: reason.into(), normal: false }
     }
 
+    /// A child stopped, and its supervisor, in its own `post_stop`, could not read for what reason.
+    pub(crate) fn unread() -> Self {
+        Exit { reason: "stopped by itself".to_owned(), normal: true }
+    }
+
     /// An actor ended with this stop reason. Reasons are strings that anyone can send: as in OTP, every one that is
     /// not known to be normal is abnormal. `"shutdown: …"` is OTP's `{shutdown, Term}`.
     pub(crate) fn from_reason(reason: Option<String>) -> Self {
         match reason {
             None => Exit { reason: NORMAL.to_owned(), normal: true },
             Some(reason) => {
-                let normal = reason == NORMAL || reason == SHUTDOWN || reason == DRAINED || reason.starts_with("shutdown: ");
+                let normal =
+                    reason == NORMAL || reason == SHUTDOWN || reason == DRAINED || reason.starts_with("shutdown: ");
                 Exit { reason, normal }
             }
         }

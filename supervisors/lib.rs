@@ -57,8 +57,8 @@
 //!   may own a file, a lock or a port.
 //! - **Order.** Children start in the order of the spec, each after the one before is up, and stop in reverse order.
 //! - **A kill is a crash.** `ractor` reports a killed actor as terminated; here it is an abnormal exit, as are a panic,
-//!   an error from a handler, and an aborted task. Normal are: no reason, `"Drained"`, `"shutdown"` and
-//!   `"shutdown: …"`.
+//!   an error from a handler, and an aborted task. Normal are: no reason, `"normal"`, `"Drained"`, `"shutdown"`
+//!   and `"shutdown: …"`.
 //! - **Nothing hangs the supervisor.** Starts and stops run in tasks of their own that report back by message, so a
 //!   supervisor answers its parent's stop in the middle of a child's long start. (OTP's does not.)
 //! - **No orphans.** When a supervisor dies, by whatever cause, everything under it is killed.

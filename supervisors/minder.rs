@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use ractor::concurrency::JoinHandle;
-use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
+use ractor::{Actor, ActorCell, ActorRef, ActorStatus, SpawnErr};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant, sleep, sleep_until, timeout, timeout_at};
 
@@ -267,11 +267,18 @@ impl Job {
             // The exit event says why; this is for one that was unlinked from its supervisor.
             None => {
                 let (_, ending) = self.end(cell, None, Shutdown::BrutalKill, orders).await;
-                (Exit::abnormal("ended without telling its supervisor"), ending)
+                (self.unheard(), ending)
             }
             Some(how) => self.end(cell, Some(&mut join), how, orders).await,
         };
         (exit, ending.leaves(join))
+    }
+
+    /// It ended by itself, and no event may tell why: a supervisor in its `post_stop` reads none.
+    fn unheard(&self) -> Exit {
+        let parent_stops = matches!(self.parent.get_status(), ActorStatus::Stopping | ActorStatus::Stopped);
+        let own = if parent_stops { self.node().own_account() } else { None };
+        own.unwrap_or_else(|| Exit::abnormal("ended without telling its supervisor"))
     }
 
     /// Ends the child the way it is to be ended, and waits until it and all below it are gone. Without `join`, its task

@@ -12,7 +12,7 @@ use ractor::{ActorCell, ActorId};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
-use crate::exit::Exit;
+use crate::exit::{Exit, SHUTDOWN};
 use crate::gone::Gone;
 use crate::reports::{Bus, News};
 use crate::spec::{Body, ChildSpec};
@@ -131,6 +131,8 @@ struct Facts {
     up_since: Option<Instant>,
     /// How a supervisor that exited in good order came to that. One that was killed leaves nothing here.
     conclusion: Option<Result<(), Failure>>,
+    /// A worker came to the end of its `post_stop`.
+    stopped_well: bool,
 }
 
 impl Node {
@@ -151,6 +153,7 @@ impl Node {
             exited: 0,
             up_since: None,
             conclusion: None,
+            stopped_well: false,
         };
         Arc::new(Node {
             path,
@@ -238,6 +241,7 @@ impl Node {
         facts.actor = None;
         facts.up_since = None;
         facts.conclusion = None;
+        facts.stopped_well = false;
         (Berth { node: Arc::clone(self), incarnation: facts.incarnation }, live)
     }
 
@@ -305,6 +309,16 @@ impl Node {
     /// What a supervisor concluded; `None` when it was killed.
     pub(crate) fn conclusion(&self) -> Option<Result<(), Failure>> {
         self.facts().conclusion.clone()
+    }
+
+    /// How the last incarnation ended by its own account, for want of an exit event. `None`: it was killed, or failed.
+    pub(crate) fn own_account(&self) -> Option<Exit> {
+        let facts = self.facts();
+        match &facts.conclusion {
+            Some(Ok(())) => Some(Exit::from_reason(Some(SHUTDOWN.to_owned()))),
+            Some(Err(Failure { path, reason })) => Some(Exit::from_reason(Some(format!("shutdown: {path}: {reason}")))),
+            None => facts.stopped_well.then(Exit::unread),
+        }
     }
 
     /// It will be started again.
@@ -466,6 +480,12 @@ impl Berth {
         facts.actor = Some(cell.get_id());
         facts.cell = Some(cell);
         facts.gone = gone;
+    }
+
+    /// The incarnation has done all that belongs to an orderly stop.
+    pub(crate) fn stopped_well(&self) {
+        let mut facts = self.node.facts();
+        facts.stopped_well = facts.incarnation == self.incarnation;
     }
 }
 

@@ -127,7 +127,9 @@ impl<A: Actor> Actor for Supervised<A> {
         }
         let mut state = self.state.take();
         let call = pin!(self.actor.post_stop(myself.clone(), &mut state));
-        self.run(Callback::PostStop, call).await
+        self.run(Callback::PostStop, call).await?;
+        self.berth.stopped_well();
+        Ok(())
     }
 
     async fn handle(

@@ -337,6 +337,33 @@ async fn a_supervisor_that_shuts_itself_down_says_for_whom() {
     assert!(told.contains(&"root 1 AutoShutdown { child: \"root/s\" }".to_owned()), "{told:#?}");
 }
 
+/// A supervisor that stops reads no events any more, but what stopped well is not told as a crash.
+#[tokio::test(start_paused = true)]
+async fn who_stops_by_itself_while_its_supervisor_stops_has_not_crashed() {
+    let patient = |_: &str, child: ChildSpec| child.shutdown(Shutdown::Infinity);
+    let bench = Bench::start(RestForOne, 1, &["a", "b", "c", "d"], patient).await;
+    let mut reports = bench.tree.reports();
+    bench.knobs["d"].hang_stop(true);
+    let stopping = bench.tree.stop(PATIENCE);
+    let ends = async {
+        bench.log.seen("stop d", 1).await;
+        bench.cell("c").stop(None);
+        bench.cell("b").kill();
+        bench.cell("a").send_message(Do::Fail).unwrap();
+        settle().await;
+        bench.knobs["d"].hang_stop(false);
+    };
+    let (stopped, ()) = tokio::join!(stopping, ends);
+    stopped.unwrap();
+    let ends = [
+        "d 1 exited shutdown true",
+        "c 1 exited stopped by itself true",
+        "b 1 exited ended without telling its supervisor false",
+        "a 1 exited ended without telling its supervisor false",
+    ];
+    assert_eq!(drain(&mut reports)[..4], ends);
+}
+
 /// Whoever reads too slowly is told so, and nobody waits for him.
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_is_told_what_it_missed() {
