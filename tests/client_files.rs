@@ -8,12 +8,16 @@ mod support;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::Arc;
 
 use serde_json::Value;
 use support::node::{BINARY, Node};
 use support::served::{PATIENCE, Served, served};
+use support::until;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 fn text(bytes: &[u8]) -> String {
@@ -170,6 +174,15 @@ async fn a_read_larger_than_an_answer_pages_by_itself() {
     assert_eq!(empty.to_string(), "{\"context_id\":\"nothing\",\"entries\":[],\"latest_sequence\":0}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn equal_entries_of_another_source_are_others() {
+    let served = served().await;
+    let line = b"{\"payload\":\"tick\"}\n";
+    for (source, appended) in [(&[][..], 1), (&["--source", "tuesday"], 1), (&["--source", "tuesday"], 0), (&[], 0)] {
+        assert_eq!(report(&served.import("orders", line, source).await)["appended"], appended, "{source:?}");
+    }
+}
+
 /// Some entries that do not compress.
 async fn filled(entries: usize) -> Served {
     let served = served().await;
@@ -246,6 +259,74 @@ async fn a_copy_goes_through_what_is_no_file() {
         assert!(device.metadata().unwrap().file_type().is_char_device());
     }
     assert!(!names(served.directory.path()).iter().any(|name| name.contains("part")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_past_the_limit_of_files_or_told_to_stop_leaves_nothing() {
+    let served = filled(60).await;
+    let there = served.path("there");
+    std::fs::create_dir(&there).unwrap();
+    let script = "ulimit -f 20; exec \"$1\" snapshot orders --file \"$2/file\" --endpoint \"$3\"";
+    let arguments = ["-c", script, "sh", BINARY, there.to_str().unwrap(), &served.node.url()];
+    let limited = Command::new("sh").args(arguments).output().await.unwrap();
+    assert_eq!(limited.status.code(), Some(1), "{limited:?}");
+    assert!(text(&limited.stderr).contains("File too large"), "{limited:?}");
+    assert_eq!(names(&there), Vec::<String>::new());
+    // It waits for a reader of the pipe, and would for ever.
+    let fifo = there.join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().await.unwrap().success());
+    let waiting = served.command(&["snapshot", "orders", "--file", fifo.to_str().unwrap()]).spawn().unwrap();
+    let id = waiting.id().unwrap();
+    // A signal that it handles, so that this is not before it can.
+    let handles = || std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    until("it handles SIGTERM", PATIENCE, async || {
+        let status = handles();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).unwrap();
+        (u64::from_str_radix(caught, 16).unwrap() & (1 << 14) != 0).then_some(())
+    })
+    .await;
+    assert!(Command::new("kill").args(["-TERM", &id.to_string()]).status().await.unwrap().success());
+    let told = timeout(PATIENCE, waiting.wait_with_output()).await.unwrap().unwrap();
+    assert_eq!(told.status.code(), Some(1), "{told:?}");
+    assert_eq!(names(&there), ["fifo"]);
+}
+
+/// Takes connections for a node. The first one brings no answer back, and ends when told to.
+async fn losing_the_first_answer(listener: TcpListener, node: String, lose: Arc<Notify>) {
+    let (mut client, _) = listener.accept().await.unwrap();
+    let mut server = TcpStream::connect(&node).await.unwrap();
+    tokio::select! {
+        _ = tokio::io::copy(&mut client, &mut server) => {}
+        () = lose.notified() => {}
+    }
+    drop((client, server));
+    loop {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut server = TcpStream::connect(&node).await.unwrap();
+        tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_whose_answer_was_lost_does_not_blame_its_own_entries() {
+    let served = filled(3).await;
+    let blob = served.path("blob");
+    report(&served.snapshot(&blob, &[]).await);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through = format!("http://{}", listener.local_addr().unwrap());
+    let lose = Arc::new(Notify::new());
+    let proxy = tokio::spawn(losing_the_first_answer(listener, served.node.grpc.clone(), lose.clone()));
+    let load = ["load", "copy", "--file", blob.to_str().unwrap(), "--fail-if-exists", "--endpoint", &through];
+    let loading = served.command(&load).spawn().unwrap();
+    // It is done, and the answer is lost.
+    served.watched("copy", 3).await;
+    lose.notify_one();
+    let output = timeout(PATIENCE, loading.wait_with_output()).await.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(3), "unknown, and not refused: {output:?}");
+    assert!(text(&output.stderr).contains("this very load"), "{output:?}");
+    proxy.abort();
+    let known = served.run(&["load", "copy", "--file", blob.to_str().unwrap(), "--fail-if-exists"]).await;
+    assert_eq!(known.status.code(), Some(4), "{known:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -47,6 +47,10 @@ pub(crate) struct Arguments {
     /// and the file's first is none of them.
     #[arg(long, requires = "from", conflicts_with = "key")]
     resume: bool,
+    /// What the file's entries come from. Equal entries of one source are the
+    /// same ones, sent again; those of another source are others.
+    #[arg(long, requires = "from", conflicts_with = "key", default_value = "")]
+    source: String,
     /// A pair of the entry's metadata; repeat it for more.
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair, conflicts_with = "from")]
     metadata: Vec<(String, String)>,
@@ -74,7 +78,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     let client = global.client()?;
     match &arguments.from {
         Some(path) => {
-            let lines = Lines::open(path, &arguments.context).await?;
+            let lines = Lines::open(path, &arguments.context).await?.of(arguments.source);
             let import = Import { client: Arc::new(client), lines, resume: arguments.resume, tally: Tally::default() };
             import.run(global.output).await
         }
@@ -347,7 +351,7 @@ impl Tally {
         if let Some(first) = &self.first_out_of_order {
             output::note(format!(
                 "note: entries of {} lines, the first of them {first}, stand after those of later lines, which were \
-                 there already: a context only grows at its end",
+                 there already: a context only grows at its end; if those were not of this file, name it with --source",
                 self.out_of_order
             ));
         }

@@ -8,10 +8,11 @@ use clap::Args;
 use converge_ledger::history::{self, Counts, Operation, ReadCause, ReadError, Verdict};
 use serde_json::json;
 
-use super::{Failure, Format, Global, Kind, output};
+use super::{Failure, Format, Global, Kind, lines, output};
 
 /// Violations that people get to see; programs get all that the verdict explains.
 const VIOLATIONS_SHOWN: usize = 20;
+const NEXT: &str = "a history has one operation on each line: mend the line, or leave out what follows it";
 const BUFFER_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Args)]
@@ -60,10 +61,11 @@ fn read(arguments: &Arguments) -> Result<(String, Vec<Operation>), Failure> {
         Err(ReadError { line, cause: ReadCause::Io(error) }) => {
             Err(Failure::error(format!("cannot read {name} behind line {}: {error}; check the file", line - 1)))
         }
-        Err(ReadError { line, cause }) => {
-            let next = "a history has one operation on each line: mend the line, or leave out what follows it";
-            Err(Failure::error(format!("{name}:{line}: {cause}; {next}")))
+        Err(ReadError { line, cause: ReadCause::Json(error) }) => {
+            let (column, cause) = (error.column(), lines::entry::cause(&error));
+            Err(Failure::error(format!("{name}:{line}:{column}: {cause}; {NEXT}")))
         }
+        Err(ReadError { line, cause }) => Err(Failure::error(format!("{name}:{line}: {cause}; {NEXT}"))),
     }
 }
 

@@ -157,6 +157,7 @@ impl Client {
         F: Future<Output = Result<Response<R>, Status>>,
     {
         let mut patience = Patience::new(self.timeout);
+        let mut maybe_done = false;
         loop {
             let at = self.preferred.load(Ordering::Relaxed);
             let mut request = Request::new(message.clone());
@@ -170,10 +171,11 @@ impl Client {
             if may_retry(&status) {
                 self.turn_from(at);
                 if patience.pause(retry_after(&status)).await {
+                    maybe_done |= status.metadata().get(names::OUTCOME).is_none_or(|outcome| outcome != names::REFUSED);
                     continue;
                 }
             }
-            return Err(Failure::from_status(what, &self.nodes[at].endpoint, &status));
+            return Err(Failure::from_status(what, &self.nodes[at].endpoint, &status).after(maybe_done));
         }
     }
 

@@ -27,12 +27,14 @@ pub(crate) struct Failure {
     code: Option<Code>,
     /// The latest sequence, where another one was expected.
     actual: Option<u64>,
+    /// An attempt before this one may have been carried out: its answer was lost.
+    maybe_done: bool,
 }
 
 impl Failure {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         let message = message.into();
-        Failure { kind, message, code: None, actual: None }
+        Failure { kind, message, code: None, actual: None, maybe_done: false }
     }
 
     pub(crate) fn error(message: impl Into<String>) -> Self {
@@ -49,6 +51,14 @@ impl Failure {
 
     pub(crate) fn actual(&self) -> Option<u64> {
         self.actual
+    }
+
+    pub(crate) fn maybe_done(&self) -> bool {
+        self.maybe_done
+    }
+
+    pub(crate) fn after(self, maybe_done: bool) -> Self {
+        Failure { maybe_done, ..self }
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -79,6 +89,7 @@ impl Failure {
             message: format!("{what}: {endpoint}: {cause}{next}"),
             code: Some(status.code()),
             actual: number(status.metadata(), names::ACTUAL_SEQUENCE),
+            maybe_done: false,
         }
     }
 }

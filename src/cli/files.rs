@@ -54,7 +54,7 @@ enum Place {
 impl OutputFile {
     /// Finds where a name leads; `-` is stdout. Refuses what would be refused in the end, and touches nothing.
     pub(crate) fn find(name: &Path, existing: Existing) -> Result<Self, Failure> {
-        let usage = |why: &str| Err(Failure::new(Kind::Usage, format!("{} {why}", name.display())));
+        let usage = |why: &str| Err(Failure::new(Kind::Usage, format!("{name:?} {why}")));
         let found = |place| Ok(OutputFile { name: name.to_owned(), existing, place });
         if name == Path::new("-") {
             return found(Place::Stdout);
@@ -244,7 +244,7 @@ fn is_descriptor(name: &Path) -> bool {
 }
 
 fn cannot_write(name: &Path, error: &io::Error) -> Failure {
-    Failure::error(format!("cannot write {}: {error}; name another file", name.display()))
+    Failure::error(format!("cannot write {name:?}: {error}; name another file"))
 }
 
 #[cfg(test)]

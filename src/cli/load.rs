@@ -46,7 +46,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
         .slow()
         .call("load", &none, &request, |mut node, request| async move { node.context.load(request).await })
         .await
-        .map_err(bad_blob)?
+        .map_err(explained)?
         .into_inner();
     let (restored, latest) = (response.entries_restored, response.latest_sequence);
     match global.output {
@@ -62,9 +62,16 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     }
 }
 
-/// The only argument that can be wrong here is the blob.
-fn bad_blob(failure: Failure) -> Failure {
+/// The only argument that can be wrong here is the blob; and what stands in the way may be what we loaded ourselves.
+fn explained(failure: Failure) -> Failure {
     match failure.code() {
+        Some(Code::AlreadyExists) if failure.maybe_done() => Failure::new(
+            Kind::Unavailable,
+            format!(
+                "{failure}; it may have them from this very load, whose first answer was lost: load without \
+                 --fail-if-exists, which changes nothing where the entries are the same"
+            ),
+        ),
         Some(Code::InvalidArgument) => Failure::new(Kind::Integrity, format!("{failure}; make another snapshot")),
         _ => failure,
     }

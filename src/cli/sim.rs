@@ -57,7 +57,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<(), Failure>
     }
     if let Some(file) = &arguments.plan {
         let text = fs::read_to_string(file).map_err(|error| cannot("read", file, &error))?;
-        let plan = serde_json::from_str(&text).map_err(|error| cannot("understand", file, &error))?;
+        let plan = serde_json::from_str(text.trim_start_matches('\u{feff}'))
+            .map_err(|error| cannot("understand", file, &error))?;
         return one(global, arguments, &plan, &format!("--plan {}", file.display()));
     }
     if arguments.seeds == 1 && arguments.time.is_none() {

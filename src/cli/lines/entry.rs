@@ -178,10 +178,43 @@ pub(super) fn content(message: &AppendRequest) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// The idempotency key of an entry before which a file has so many equal ones.
-pub(super) fn key(content: &blake3::Hash, equal_before: u32) -> String {
+/// The idempotency key of an entry of a source that has so many equal ones before it.
+pub(super) fn key(content: &blake3::Hash, equal_before: u32, source: &str) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(content.as_bytes());
     hasher.update(&equal_before.to_le_bytes());
+    hasher.update(source.as_bytes());
     format!("entry-{}", hasher.finalize().to_hex())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_read_back(
+            key in ".*",
+            payload in prop_oneof![any::<Vec<u8>>(), ".*".prop_map(String::into_bytes)],
+            metadata in prop::collection::btree_map(".*", ".*", 0..4),
+            sequence: u64,
+        ) {
+            let id = "0".repeat(32);
+            let entry = Entry { id, key, payload: payload.into(), sequence, appended_at_ns: sequence, metadata };
+            let line = Value::Object(entry_json("there", &entry)).to_string();
+            prop_assert!(!line.contains('\n'), "one line");
+            let message = parse(line.as_bytes(), "here").unwrap();
+            let Entry { key, payload, metadata, .. } = entry;
+            prop_assert_eq!(message, AppendRequest { context_id: "here".into(), key, payload, metadata });
+        }
+
+        #[test]
+        fn any_text_is_an_entry_or_named(text in "[{}\\[\\]\",:a\\\\0 ]{0,40}") {
+            if let Err(Bad { byte, why }) = parse(text.as_bytes(), "here") {
+                prop_assert!(byte <= text.len() + 1 && !why.is_empty());
+            }
+        }
+    }
 }

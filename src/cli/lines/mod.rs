@@ -8,7 +8,7 @@ mod scan;
 
 use std::collections::HashMap;
 use std::future::ready;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use converge_ledger::api::grpc::pb::context::AppendRequest;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
@@ -40,6 +40,8 @@ pub(crate) struct Line {
 pub(crate) struct Lines {
     name: String,
     context_id: String,
+    /// Entries of another source are others, equal or not.
+    source: String,
     input: Box<dyn AsyncBufRead + Unpin + Send>,
     scan: Scan,
     /// Counts from 1, blank lines included.
@@ -57,15 +59,12 @@ impl Lines {
             let input = Box::new(BufReader::new(tokio::io::stdin()));
             return Ok(Lines::new("stdin".into(), context_id, input, None));
         }
-        let failed = |error| {
-            let file = path.display();
-            Failure::error(format!("cannot read {file}: {error}; check --from"))
-        };
+        let failed = |error| Failure::error(format!("cannot read {path:?}: {error}; check --from"));
         let file = tokio::fs::File::open(path).await.map_err(failed)?;
         let metadata = file.metadata().await.map_err(failed)?;
         let size = metadata.is_file().then_some(metadata.len());
         let input = Box::new(BufReader::with_capacity(BUFFER_BYTES, file));
-        let name = PathBuf::from(path).display().to_string();
+        let name = output::harmless(&path.display().to_string());
         Ok(Lines::new(name, context_id, input, size))
     }
 
@@ -75,8 +74,13 @@ impl Lines {
         input: Box<dyn AsyncBufRead + Unpin + Send>,
         size: Option<u64>,
     ) -> Self {
-        let (context_id, equal) = (context_id.to_owned(), HashMap::new());
-        Lines { name, context_id, input, scan: Scan::new(), number: 1, read: 0, size, equal }
+        let (context_id, source, equal) = (context_id.to_owned(), String::new(), HashMap::new());
+        Lines { name, context_id, source, input, scan: Scan::new(), number: 1, read: 0, size, equal }
+    }
+
+    /// Tells this input's entries from equal ones of other inputs.
+    pub(crate) fn of(self, source: String) -> Self {
+        Lines { source, ..self }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -155,7 +159,7 @@ impl Lines {
             return Err(self.bad(1, &why));
         }
         let equal = self.equal.entry(part).or_default();
-        let key = entry::key(&content, *equal);
+        let key = entry::key(&content, *equal, &self.source);
         *equal = equal.saturating_add(1);
         Ok(key)
     }
