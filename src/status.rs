@@ -1,5 +1,6 @@
 //! What a node says about itself, gathered from shared state without asking an actor.
 
+use converge_actors::replication::NO_LEADER_ELECTIONS;
 use converge_actors::storage::Phase;
 use serde::Serialize;
 
@@ -53,6 +54,19 @@ pub struct PeerStatus {
     pub match_index: Option<u64>,
 }
 
+/// Whether clients are well served here. `None` when that is about to show: a node whose leader went away just now.
+#[cfg(feature = "grpc")]
+pub(crate) fn serves(node: &Inner) -> Option<bool> {
+    let view = node.replication.view().borrow().clone();
+    if node.storage.status().phase != Phase::Serving || view.role == converge_actors::replication::Role::None {
+        return Some(false);
+    }
+    match view.leaderless_since {
+        None => Some(true),
+        Some(since) => (since.elapsed() > node.election).then_some(false),
+    }
+}
+
 pub(crate) fn status(node: &Inner) -> Status {
     let storage = node.storage.status();
     let view = node.replication.view().borrow().clone();
@@ -65,7 +79,14 @@ pub(crate) fn status(node: &Inner) -> Status {
     });
     let mut alarms = storage.alarms;
     if !view.missing.is_empty() {
-        alarms.push(format!("the cluster is not formed: voters {:?} have not been reached", view.missing));
+        let missing: Vec<String> = view.missing.iter().map(ToString::to_string).collect();
+        let missing = missing.join(", ");
+        alarms.push(format!("the cluster is not formed: voters {missing} have not been reached"));
+    }
+    let leaderless = view.leaderless_since.map(|since| since.elapsed());
+    if let Some(lasted) = leaderless.filter(|lasted| *lasted > node.election * NO_LEADER_ELECTIONS) {
+        let seconds = lasted.as_secs();
+        alarms.push(format!("no leader for {seconds} s: a majority of the voters has to be reached; see its peers"));
     }
     let phase = match storage.phase {
         Phase::Recovering => "recovering",

@@ -235,9 +235,13 @@ async fn a_stop_ends_watches_with_a_refusal_and_health_says_so() {
     let served = served().await;
     let (_client, mut stream) = served.watched().await;
     let mut health = HealthClient::new(served.channel());
-    let mut states = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
-    let state = states.message().await.unwrap().unwrap();
-    assert_eq!(state.status, i32::from(ServingStatus::Serving));
+    let context = HealthCheckRequest { service: "converge.context.v1.ContextService".to_owned() };
+    let mut states = health.watch(context).await.unwrap().into_inner();
+    // It may have been asked before the node was seen to lead.
+    let serving = async { while states.message().await.unwrap().unwrap().status() != ServingStatus::Serving {} };
+    timeout(PATIENCE, serving).await.unwrap();
+    let alive = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(alive.status(), ServingStatus::Serving);
 
     let begin = Instant::now();
     let stopped = tokio::spawn(served.node.stop(PATIENCE));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use converge_actors::testing::Dice;
 use converge_ledger::fuzzing::{TARGETS, named, seeds};
 
 fn corpus(target: &str) -> PathBuf {
@@ -36,6 +37,21 @@ fn every_input_of_the_corpus_is_digested() {
         assert!(taken.len() > 1, "{}: of {} inputs, {taken:?} are sound", target.name, inputs.len());
         assert!(taken.len() < inputs.len(), "{}: nothing in the corpus is refused", target.name);
     }
+}
+
+/// A run of messages is found by chance where a format is not. Longer: `STEP_RUNS=1000000`.
+#[test]
+fn chance_finds_no_message_that_harms_a_raft_node() {
+    let runs = std::env::var("STEP_RUNS").map_or(20_000, |runs| runs.parse().unwrap());
+    let (mut dice, target) = (Dice(7), named("raft_step"));
+    let mut taken = 0;
+    for run in 0..runs {
+        let length = dice.below(600) as usize;
+        let input = dice.bytes(length);
+        let fed = std::panic::catch_unwind(|| (target.feed)(&input));
+        taken += u64::from(fed.unwrap_or_else(|_| panic!("a promise is broken by run {run}")));
+    }
+    assert!(taken > runs / 2, "of {runs} runs, only {taken} had a message that a node takes");
 }
 
 /// Formats that change leave their seeds behind: then run `cargo test --test fuzz_corpus -- --ignored`.

@@ -39,6 +39,7 @@ pub fn seeds() -> Vec<Seed> {
     seeds.extend(batches());
     seeds.extend(snapshots());
     seeds.extend(logs());
+    seeds.extend(crate::replication::fuzzing::seeds());
     seeds.extend(crate::distribution::fuzzing::seeds());
     seeds.extend(crate::storage::fuzzing::seeds());
     seeds

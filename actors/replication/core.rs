@@ -11,6 +11,8 @@
 //!   counted only after that sync.
 //! - `advance_append_async` comes after [`Output::persist`], which makes the entries readable: the crate drops
 //!   its own copy there.
+//! - A message of a peer is judged before it is stepped (`judge`), and an acknowledgement claims no more than was
+//!   compared with the leader that it goes to: the crate would claim everything up to the commit.
 //! - The election time-out is set after every step from (seed, term, role, count), not by the crate's
 //!   thread-local randomness, so that a seed repeats a run.
 
@@ -22,6 +24,9 @@ use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{LogIndex, NodeId, Term};
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{Config, RawNode, StateRole};
+
+use super::history::Histories;
+use super::judge::{Objection, judge};
 
 /// Where the core's decisions go. Calls come in the order in which they must take effect.
 pub(crate) trait Output {
@@ -112,6 +117,15 @@ pub(crate) struct Core<L: raft::Storage> {
     held: VecDeque<Held>,
     timeout: Timeout,
     stalled: bool,
+    histories: Histories,
+    agreed: Agreed,
+}
+
+/// Up to where this node's log is known to be that of the leader of a term.
+#[derive(Default)]
+struct Agreed {
+    term: u64,
+    index: u64,
 }
 
 /// The election time-out in force.
@@ -155,7 +169,15 @@ impl<L: raft::Storage> Core<L> {
         config.validate()?;
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, log, &logger)?;
-        let mut core = Core { node, settings, held: VecDeque::new(), timeout: Timeout::default(), stalled: false };
+        let mut core = Core {
+            node,
+            settings,
+            held: VecDeque::new(),
+            timeout: Timeout::default(),
+            stalled: false,
+            histories: Histories::default(),
+            agreed: Agreed::default(),
+        };
         core.set_timeout();
         if core.settings.single {
             core.node.campaign()?;
@@ -183,17 +205,28 @@ impl<L: raft::Storage> Core<L> {
 
     /// A message of a peer, already checked to be from that peer, to this node, and of a kind that crosses the
     /// network.
-    pub(crate) fn message(&mut self, message: Message, out: &mut impl Output) -> raft::Result<()> {
+    ///
+    /// # Errors
+    /// [`Objection`]: but for a failure of the crate, nothing was done with the message.
+    pub(crate) fn message(&mut self, message: Message, out: &mut impl Output) -> Result<(), Objection> {
+        let agrees = judge(&self.node.raft, &message, &mut self.histories)?;
         // It would be answered by a round of heartbeats.
         if self.stalled && message.get_msg_type() == MessageType::MsgReadIndex {
             return Ok(());
         }
+        let term = message.term;
         let result = self.node.step(message);
+        if let Some(index) = agrees.filter(|_| self.node.raft.term == term) {
+            self.agreed = match &self.agreed {
+                Agreed { term: same, index: before } if *same == term => Agreed { term, index: index.max(*before) },
+                _ => Agreed { term, index },
+            };
+        }
         self.after(out);
         match result {
             // Expected: dropped proposals and responses of a peer that is not in the configuration.
-            Err(raft::Error::ProposalDropped | raft::Error::StepPeerNotFound) => Ok(()),
-            other => other,
+            Err(raft::Error::ProposalDropped | raft::Error::StepPeerNotFound) | Ok(()) => Ok(()),
+            Err(error) => Err(Objection::Failed(error)),
         }
     }
 
@@ -274,11 +307,6 @@ impl<L: raft::Storage> Core<L> {
         !self.stalled && committed && self.leader().is_some()
     }
 
-    /// The last index that the log knows, synced or not.
-    pub(crate) fn last_index(&self) -> LogIndex {
-        LogIndex(self.node.raft.raft_log.last_index())
-    }
-
     pub(crate) fn is_voter(&self, id: NodeId) -> bool {
         self.node.raft.prs().get(id.get()).is_some()
     }
@@ -309,12 +337,16 @@ impl<L: raft::Storage> Core<L> {
         let mut ready = self.node.ready();
         assert!(ready.snapshot().is_empty(), "a snapshot came where none is ever sent");
         let number = ready.number();
-        ready.take_messages().into_iter().for_each(|message| out.send(message));
+        for mut message in ready.take_messages() {
+            self.vouch(&mut message);
+            out.send(message);
+        }
         for read in ready.take_read_states() {
             out.read_state(read.request_ctx, LogIndex(read.index));
         }
         let committed = ready.take_committed_entries();
         let mut messages = ready.take_persisted_messages();
+        messages.iter_mut().for_each(|message| self.vouch(message));
         if planted::is(Bug::AnswerBeforeSync) {
             messages.drain(..).for_each(|message| out.send(message));
         }
@@ -334,6 +366,16 @@ impl<L: raft::Storage> Core<L> {
         if !committed.is_empty() {
             out.apply(committed);
         }
+    }
+
+    /// A leader says with a message what its log is; a follower acknowledges what it has compared with that.
+    fn vouch(&mut self, message: &mut Message) {
+        let acknowledges = message.get_msg_type() == MessageType::MsgAppendResponse && !message.reject;
+        if acknowledges && !planted::is(Bug::HistoryUnchecked) {
+            let agreed = if self.agreed.term == message.term { self.agreed.index } else { 0 };
+            message.index = message.index.min(agreed);
+        }
+        self.histories.vouch(&self.node.raft.raft_log, message);
     }
 
     /// Replaces whatever the crate drew with what (seed, term, role, count) decides. The crate draws only where one

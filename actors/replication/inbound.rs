@@ -2,20 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use converge_ledger_core::{LogIndex, NodeId, StoreId};
+use converge_ledger_core::{NodeId, StoreId};
 use converge_supervisors::ractor::ActorProcessingErr;
 use raft::eraftpb::{Message as RaftMessage, MessageType};
 
+use super::judge::Objection;
 use super::wire::{self, Frame};
 use super::{Phase, State, is_batch_of};
 use crate::distribution::{Inbound, Lane, LinkEvent, Permit};
 use crate::storage::Genesis;
 
-/// A decoded frame. The permit is the link's credit: dropping it lets the link read on.
-pub(crate) struct Received {
+/// The connection that brought a frame.
+#[derive(Clone, Copy)]
+struct Link {
     from: NodeId,
     lane: Lane,
     epoch: u64,
+}
+
+/// A decoded frame. The permit is the link's credit: dropping it lets the link read on.
+pub(crate) struct Received {
+    link: Link,
     tag: u64,
     frame: Frame,
     _permit: Permit,
@@ -26,7 +33,7 @@ impl Received {
         let (frame, tag) = Frame::decode(&inbound.payload)?;
         let Inbound { from, lane, epoch, mut permit, .. } = inbound;
         permit.weigh(frame.weight());
-        Ok(Received { from, lane, epoch, tag, frame, _permit: permit })
+        Ok(Received { link: Link { from, lane, epoch }, tag, frame, _permit: permit })
     }
 }
 
@@ -55,31 +62,46 @@ impl Strangers {
 
 impl State {
     pub(super) async fn frame(&mut self, received: Received) -> Result<(), ActorProcessingErr> {
-        let Received { from, lane, epoch, tag, frame, _permit } = received;
-        if !self.args.voters.contains(&from) || !self.current(from, lane, epoch) {
+        let Received { link, tag, frame, _permit } = received;
+        if !self.args.voters.contains(&link.from) || !self.current(link) {
             return Ok(());
         }
         match frame {
-            Frame::Genesis { store_id, genesis } => self.introduced(from, store_id, genesis).await,
-            frame => self.ordinary(from, lane, tag, frame),
+            Frame::Genesis { store_id, genesis } => {
+                if genesis.as_ref().is_some_and(|genesis| !self.is_ours(link.from, store_id, genesis)) {
+                    self.reject(link, "a genesis of another cluster, or one that does not list its sender's store");
+                    return Ok(());
+                }
+                self.introduced(link.from, store_id, genesis).await
+            }
+            frame => self.ordinary(link, tag, frame),
         }
     }
 
+    /// Whether a genesis can be one of this cluster, by a node that it lists. What it says of this node is for
+    /// [`super::genesis`] to judge.
+    fn is_ours(&self, from: NodeId, store_id: StoreId, genesis: &Genesis) -> bool {
+        genesis.cluster_id == self.args.cluster_id
+            && genesis.group == wire::GROUP
+            && genesis.voters.get(&from) == Some(&store_id)
+    }
+
     /// Drops what an older connection still delivers: a stale rejection could push `next` below `match`.
-    fn current(&mut self, from: NodeId, lane: Lane, epoch: u64) -> bool {
+    fn current(&mut self, Link { from, lane, epoch }: Link) -> bool {
         let newest = self.epochs.entry((from, lane)).or_default();
         *newest = epoch.max(*newest);
         *newest == epoch
     }
 
-    fn ordinary(&mut self, from: NodeId, lane: Lane, tag: u64, frame: Frame) -> Result<(), ActorProcessingErr> {
+    fn ordinary(&mut self, link: Link, tag: u64, frame: Frame) -> Result<(), ActorProcessingErr> {
+        let from = link.from;
         let Phase::Running(running) = &self.phase else { return Ok(()) };
         if tag != running.tag {
             self.strangers.refuse(from, "it belongs to a cluster that was formed apart from this one");
             return Ok(());
         }
         match frame {
-            Frame::Raft(message) => self.raft_message(from, lane, *message),
+            Frame::Raft(message) => self.raft_message(link, *message),
             Frame::Propose { token, data } => {
                 let result = if is_batch_of(from, &data) { self.propose(data)? } else { Err(None) };
                 if let Err(hint) = result {
@@ -92,35 +114,33 @@ impl State {
         }
     }
 
-    fn raft_message(&mut self, from: NodeId, lane: Lane, message: RaftMessage) -> Result<(), ActorProcessingErr> {
+    fn raft_message(&mut self, link: Link, message: RaftMessage) -> Result<(), ActorProcessingErr> {
         let Phase::Running(running) = &self.phase else { return Ok(()) };
-        let kind = message.get_msg_type();
-        if message.from != from.get()
+        if message.from != link.from.get()
             || message.to != self.args.id.get()
-            || lane_of(kind) != lane
-            || !running.core.is_voter(from)
+            || lane_of(message.get_msg_type()) != link.lane
+            || !running.core.is_voter(link.from)
         {
-            self.strangers.refuse(from, "a Raft message names other nodes than its link, or came on the wrong lane");
+            self.reject(link, "a Raft message names other nodes than its link, or came on the wrong lane");
             return Ok(());
         }
-        // A leader's heartbeat never says more than this node has acknowledged. If it does, the tail is gone.
-        let lost_tail = kind == MessageType::MsgHeartbeat
-            && message.term >= running.core.summary().term.get()
-            && LogIndex(message.commit) > running.core.last_index();
-        if lost_tail {
-            let reason = format!(
-                "node {from} leads with commit {}, which this node acknowledged, but its log ends at {}: the tail was lost (an older copy of the directory?)",
-                message.commit,
-                running.core.last_index()
-            );
-            self.args.storage.fence(reason);
-            self.phase = Phase::Silent;
-            return Ok(());
-        }
-        if let Some(result) = self.drive(|core, out| core.message(message, out))? {
-            result?;
+        match self.drive(|core, out| core.message(message, out))? {
+            None | Some(Ok(()) | Err(Objection::Late)) => {}
+            Some(Err(Objection::Bad(reason))) => self.reject(link, reason),
+            Some(Err(Objection::DataLoss(what))) => {
+                self.args.storage.fence(what);
+                self.phase = Phase::Silent;
+                return Ok(());
+            }
+            Some(Err(Objection::Failed(error))) => return Err(error.into()),
         }
         self.open_reads()
+    }
+
+    /// No correct node sends this: whoever is there has to shake hands again.
+    fn reject(&mut self, link: Link, reason: &str) {
+        self.strangers.refuse(link.from, reason);
+        self.args.distribution.reject(link.from, link.lane, link.epoch, reason);
     }
 
     async fn introduced(

@@ -21,9 +21,16 @@
 //! Touches invariants S1, S2, S8 and 6, 8, 9: how is said at `core` and `Core::persisted`.
 
 mod core;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod genesis;
+mod history;
 mod inbound;
+mod judge;
+#[cfg(any(test, feature = "fuzzing"))]
+mod live;
 mod log;
+mod outage;
 mod reads;
 pub mod said;
 mod shell;
@@ -50,12 +57,16 @@ pub use self::core::Bounds;
 use self::core::Core;
 use self::genesis::Forming;
 use self::log::Log;
+use self::outage::{Outage, Say, Trouble, list};
 use self::reads::Reads;
 use self::shell::Shell;
 use self::view::Shared;
 pub use self::view::{Role, View};
 use crate::distribution::{Distribution, Inbound, Lane, LinkEvent};
 use crate::storage::{self, Genesis, Random, Recovered, Storage};
+
+/// A node without a leader for longer than so many election time-outs says so: by then another should have been elected.
+pub const NO_LEADER_ELECTIONS: u32 = 2;
 
 /// Reports that this node must not run with this directory and configuration.
 pub type Fatal = Arc<dyn Fn(String) + Send + Sync>;
@@ -243,6 +254,7 @@ pub(crate) struct State {
     /// Whether the disk is so slow that this node must not lead.
     stalled: bool,
     strangers: inbound::Strangers,
+    outage: Outage,
     _ticker: JoinSet<()>,
 }
 
@@ -252,6 +264,16 @@ enum Phase {
     Running(Box<Running>),
     Silent,
     Wrong,
+}
+
+impl Phase {
+    /// The voters that a forming cluster waits for, as text.
+    fn missing(&self) -> String {
+        match self {
+            Phase::Forming(forming) => list(&forming.missing()),
+            _ => String::new(),
+        }
+    }
 }
 
 struct Running {
@@ -319,6 +341,7 @@ impl State {
             syncing: Default::default(),
             stalled: false,
             strangers: Default::default(),
+            outage: Outage::default(),
             _ticker: ticker,
             args,
             shared,
@@ -380,7 +403,38 @@ impl State {
         if let Phase::Running(running) = &self.phase {
             self.shared.set_matched(running.core.matched());
         }
+        self.complain();
         self.open_reads()
+    }
+
+    /// Says that nobody can be served here, when that lasts, and when it is over.
+    fn complain(&mut self) {
+        let trouble = match &self.phase {
+            Phase::Forming(_) => Some(Trouble::NotFormed),
+            Phase::Running(running) if running.core.summary().leader.is_none() => Some(Trouble::NoLeader),
+            // A node that fell silent has said why.
+            Phase::Running(_) | Phase::Silent | Phase::Wrong => None,
+        };
+        let patience = self.args.election * NO_LEADER_ELECTIONS;
+        match self.outage.look(trouble, self.started.elapsed(), patience) {
+            Some(Say::Lasts(Trouble::NotFormed, lasted)) => {
+                let missing = self.phase.missing();
+                tracing::warn!(
+                    ?lasted,
+                    missing,
+                    "the cluster is not formed: voters are missing, or the lowest has not answered yet; start them, and see that cluster.peers names their addresses"
+                );
+            }
+            Some(Say::Lasts(Trouble::NoLeader, lasted)) => {
+                tracing::warn!(
+                    ?lasted,
+                    "no leader: appends and linearizable reads are refused until a majority of the voters can be reached"
+                );
+            }
+            Some(Say::Over(Trouble::NotFormed, lasted)) => tracing::info!(?lasted, "the cluster is formed"),
+            Some(Say::Over(Trouble::NoLeader, lasted)) => tracing::info!(?lasted, "there is a leader again"),
+            None => {}
+        }
     }
 
     /// A leader that cannot sync must stop heartbeating, or it holds office and refuses every write.

@@ -9,6 +9,7 @@ use raft::eraftpb::HardState;
 use super::core::{Core, Settings};
 use super::genesis::{self, Forming, Verdict};
 use super::log::Log;
+use super::outage::list;
 use super::wire::GROUP;
 use super::{Args, Phase, Running, State};
 use crate::storage::{Genesis, Recovered};
@@ -99,7 +100,8 @@ impl State {
             Verdict::Wait => {}
             Verdict::Found(genesis) => {
                 self.args.storage.write_genesis(genesis.clone()).await?;
-                tracing::info!(cluster = %genesis.cluster_id, voters = ?genesis.voters.keys(), "cluster formed");
+                let voters: Vec<_> = genesis.voters.keys().copied().collect();
+                tracing::info!(cluster = %genesis.cluster_id, voters = list(&voters), "cluster formed");
                 let recovered = self.args.storage.recover().await?;
                 self.run(genesis, recovered)?;
                 self.introduce(None);

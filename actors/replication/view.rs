@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use converge_ledger_core::{LogIndex, NodeId, Term};
 use raft::StateRole;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::core::Summary;
 
@@ -49,6 +50,8 @@ pub struct View {
     pub missing: Vec<NodeId>,
     /// Whether this node fell silent: its storage is fenced, or its directory is wrong.
     pub silent: bool,
+    /// Since when a node that runs has known of no leader.
+    pub leaderless_since: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +72,9 @@ impl Shared {
             StateRole::PreCandidate | StateRole::Candidate => Role::Candidate,
             StateRole::Leader => Role::Leader,
         };
-        self.replace(View { role, leader: summary.leader, term: summary.term, ..View::default() });
+        let since = || self.view.borrow().leaderless_since.unwrap_or_else(Instant::now);
+        let leaderless_since = summary.leader.is_none().then(since);
+        self.replace(View { role, leader: summary.leader, term: summary.term, leaderless_since, ..View::default() });
     }
 
     pub(crate) fn forming(&self, missing: Vec<NodeId>) {

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import time
 
 import grpc
 import pytest
@@ -69,7 +70,11 @@ def test_an_unknown_method_is_unimplemented(ledger):
 def test_health_is_serving(ledger, name):
     health = health_pb2_grpc.HealthStub(ledger.channel)
     request = health_pb2.HealthCheckRequest(service=name)
-    assert health.Check(request, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+    # The node is looked at a moment after it is ready.
+    deadline = time.monotonic() + 10
+    while health.Check(request, timeout=10).status != health_pb2.HealthCheckResponse.SERVING:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     stream = health.Watch(request, timeout=10)
     assert next(stream).status == health_pb2.HealthCheckResponse.SERVING
     stream.cancel()

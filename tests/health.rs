@@ -1,0 +1,96 @@
+//! A node that cannot serve says so: to load balancers, in its status, and in its log.
+#![cfg(feature = "cli")]
+#![allow(missing_docs)]
+
+mod support;
+
+use support::cluster::{Cluster, SETTLED};
+use support::node::Node;
+use support::until;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+const CONTEXT: &str = "converge.context.v1.ContextService";
+
+/// What health says of a name, if the node answers.
+async fn health(node: &Node, name: &str) -> Option<ServingStatus> {
+    let request = HealthCheckRequest { service: name.to_owned() };
+    let answer = HealthClient::new(node.channel()).check(request).await.ok()?;
+    Some(answer.into_inner().status())
+}
+
+async fn becomes(node: &Node, status: ServingStatus) {
+    until(&format!("health of node {} is {status:?}", node.id), SETTLED, || async {
+        health(node, CONTEXT).await.filter(|is| *is == status)
+    })
+    .await;
+    // The process lives all the time.
+    assert_eq!(health(node, "").await, Some(ServingStatus::Serving));
+}
+
+/// Waits for an alarm with all of these words, and gives it.
+async fn alarm(node: &Node, words: &[&str]) -> String {
+    until(&format!("an alarm of node {} has {words:?}", node.id), SETTLED, || async {
+        let status = node.status().await?;
+        let alarms = status["alarms"].as_array().unwrap().clone();
+        let mut texts = alarms.iter().map(|alarm| alarm.as_str().unwrap().to_owned());
+        texts.find(|text| words.iter().all(|word| text.contains(word)))
+    })
+    .await
+}
+
+async fn is_quiet(node: &Node) {
+    until("no alarm", SETTLED, || async {
+        node.status().await.filter(|status| status["alarms"].as_array().unwrap().is_empty())
+    })
+    .await;
+}
+
+/// Waits for a line of the log with all of these words.
+async fn said(node: &Node, words: &[&str]) {
+    until(&format!("the log of node {} says {words:?}", node.id), SETTLED, || async {
+        node.log().lines().any(|line| words.iter().all(|word| line.contains(word))).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_a_leader_says_so_until_there_is_one() {
+    let mut cluster = Cluster::new();
+    cluster.start().await;
+    for node in &cluster.nodes {
+        becomes(node, ServingStatus::Serving).await;
+        is_quiet(node).await;
+    }
+    cluster.nodes[0].kill().await;
+    cluster.nodes[2].kill().await;
+    let left = &cluster.nodes[1];
+    becomes(left, ServingStatus::NotServing).await;
+    alarm(left, &["no leader"]).await;
+    said(left, &["WARN", "no leader"]).await;
+    cluster.nodes[2].start().await;
+    let left = &cluster.nodes[1];
+    becomes(left, ServingStatus::Serving).await;
+    is_quiet(left).await;
+    said(left, &["INFO", "there is a leader again"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_cluster_is_not_formed_says_who_is_missing() {
+    let mut cluster = Cluster::new();
+    cluster.nodes[1].spawn();
+    let first = &cluster.nodes[1];
+    becomes(first, ServingStatus::NotServing).await;
+    let text = alarm(first, &["not formed", "1, 3"]).await;
+    assert!(!text.contains("NodeId"), "{text}");
+    said(first, &["WARN", "not formed", "1, 3"]).await;
+    cluster.nodes[0].spawn();
+    alarm(&cluster.nodes[0], &["not formed", "3"]).await;
+    cluster.nodes[2].spawn();
+    for node in &cluster.nodes {
+        becomes(node, ServingStatus::Serving).await;
+        is_quiet(node).await;
+    }
+    said(&cluster.nodes[1], &["INFO", "the cluster is formed"]).await;
+}

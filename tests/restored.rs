@@ -1,0 +1,136 @@
+//! Directories put back from copies of different age, which nobody must do: what was acknowledged before the copies is
+//! the operator's to lose, but a node whose committed log differs from the leader's is fenced, and never counted.
+#![cfg(feature = "cli")]
+#![allow(missing_docs, clippy::print_stderr)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use support::cluster::{Cluster, SETTLED, read_all};
+use support::load::{History, Load};
+use support::node::Node;
+use support::until;
+
+const CONTEXT: &str = "restored";
+
+/// Copies what is in a directory of a node that does not run.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        let target = to.join(file.file_name());
+        if file.file_type().unwrap().is_dir() {
+            copy(&file.path(), &target);
+        } else {
+            std::fs::copy(file.path(), target).unwrap();
+        }
+    }
+}
+
+fn keep(node: &Node) -> PathBuf {
+    assert!(!node.is_running());
+    let kept = node.data.with_extension("kept");
+    copy(&node.data, &kept);
+    kept
+}
+
+fn put_back(node: &Node, kept: &Path) {
+    assert!(!node.is_running());
+    std::fs::remove_dir_all(&node.data).unwrap();
+    copy(kept, &node.data);
+}
+
+/// Appends so many entries through these nodes.
+async fn write(nodes: &[&Node], many: u64) -> History {
+    let channels: Vec<_> = nodes.iter().map(|node| node.channel()).collect();
+    let mut load = Load::start(3, &[CONTEXT.to_owned()], &channels, rand::random());
+    load.more(many, SETTLED).await;
+    load.finish().await
+}
+
+/// Waits until the node says that it lost data, and that it does not serve.
+async fn is_fenced(node: &Node) {
+    let status = until("the node with the other history is fenced", SETTLED, || async {
+        node.status().await.filter(|status| status["phase"] == "fenced")
+    })
+    .await;
+    let alarms = status["alarms"].to_string();
+    assert!(alarms.contains("lost") || alarms.contains("differs"), "{alarms}\n{}", node.log_tail());
+    let log = node.log();
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+/// All that was acknowledged after the restoration is on both of those that go on.
+async fn hold(cluster: &Cluster, going_on: [usize; 2], history: &History) {
+    for index in going_on {
+        let entries = read_all(&cluster.nodes[index], CONTEXT).await;
+        for (_, entry) in &history.acknowledged {
+            let found = entries.get(entry.sequence as usize - 1);
+            assert_eq!(found, Some(entry), "acknowledged after the restoration, and lost");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_copy_that_meets_a_later_leader_is_fenced() {
+    let mut cluster = Cluster::new();
+    cluster.start().await;
+    write(&cluster.nodes.iter().collect::<Vec<_>>(), 20).await;
+    let leader = cluster.leader().await;
+    let [a, b] = [1, 2].map(|step| (leader + step) % 3);
+    // The copies of the followers are of the term that goes on.
+    let mut kept = BTreeMap::new();
+    for index in [a, b] {
+        cluster.nodes[index].kill().await;
+        kept.insert(index, keep(&cluster.nodes[index]));
+        cluster.nodes[index].start().await;
+    }
+    cluster.converged().await;
+    write(&cluster.nodes.iter().collect::<Vec<_>>(), 40).await;
+    cluster.converged().await;
+    cluster.kill_all().await;
+    for index in [a, b] {
+        put_back(&cluster.nodes[index], &kept[&index]);
+        cluster.nodes[index].spawn();
+    }
+    for index in [a, b] {
+        cluster.nodes[index].ready().await;
+    }
+    let mut history = write(&[&cluster.nodes[a], &cluster.nodes[b]], 10).await;
+    cluster.nodes[leader].spawn();
+    is_fenced(&cluster.nodes[leader]).await;
+    history.merge(write(&[&cluster.nodes[a], &cluster.nodes[b]], 10).await);
+    hold(&cluster, [a, b], &history).await;
+}
+
+/// The terms after the copies come a second time: entries have the same index and term, and other content.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_term_that_comes_again_is_fenced() {
+    for (before, after) in [(40, 5), (5, 40)] {
+        let mut cluster = Cluster::new();
+        cluster.start().await;
+        write(&cluster.nodes.iter().collect::<Vec<_>>(), 20).await;
+        cluster.converged().await;
+        cluster.kill_all().await;
+        let kept = [0, 1].map(|index| keep(&cluster.nodes[index]));
+        cluster.start().await;
+        write(&cluster.nodes.iter().collect::<Vec<_>>(), before).await;
+        let statuses = cluster.converged().await;
+        cluster.kill_all().await;
+        for (index, kept) in kept.iter().enumerate() {
+            put_back(&cluster.nodes[index], kept);
+            cluster.nodes[index].spawn();
+        }
+        for index in 0..2 {
+            cluster.nodes[index].ready().await;
+        }
+        let history = write(&[&cluster.nodes[0], &cluster.nodes[1]], after).await;
+        let term = cluster.nodes[0].status().await.unwrap()["term"].clone();
+        eprintln!("term {} came again as {term}", statuses[0]["term"]);
+        cluster.nodes[2].spawn();
+        is_fenced(&cluster.nodes[2]).await;
+        hold(&cluster, [0, 1], &history).await;
+    }
+}
