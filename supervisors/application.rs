@@ -13,6 +13,7 @@ use std::pin::Pin;
 use ractor::ActorCell;
 use tokio::time::{Duration, timeout};
 
+use crate::gone::{Alive, Gone};
 use crate::spec::SupervisorSpec;
 use crate::tree::{Escalated, StartError, StopError, Tree};
 
@@ -105,6 +106,8 @@ pub struct Running {
     name: String,
     policy: ExitPolicy,
     stop_deadline: Duration,
+    /// Tells that `on_end` has run.
+    ended: Gone,
 }
 
 impl Application {
@@ -161,7 +164,8 @@ impl Application {
     }
 
     /// Sets what is done, once, when nothing of the tree runs any more, however it ended and whether or not anyone
-    /// waits for it. OTP's `stop` callback.
+    /// waits for it. [`Running::wait`] and [`Running::stop`] return when it is done; [`Tree::wait`] knows nothing of it.
+    /// OTP's `stop` callback.
     #[must_use]
     pub fn on_end(mut self, work: impl FnOnce() + Send + 'static) -> Application {
         self.on_end = Some(Box::new(work));
@@ -178,12 +182,18 @@ impl Application {
             Some(parent) => Tree::start_linked(&name, spec, parent).await?,
             None => Tree::start(&name, spec).await?,
         };
-        if let Some(on_end) = on_end {
-            let tree = tree.clone();
-            tokio::spawn(async move {
-                let _ = tree.wait().await;
-                on_end();
-            });
+        let alive = Alive::new();
+        let ended = alive.watch();
+        match on_end {
+            None => drop(alive),
+            Some(on_end) => {
+                let tree = tree.clone();
+                tokio::spawn(async move {
+                    let _until_done = alive; // also when it panics
+                    let _ = tree.wait().await;
+                    on_end();
+                });
+            }
         }
         let unfinished = StopOnDrop(Some((tree.clone(), stop_deadline)));
         for (phase, work) in phases {
@@ -201,14 +211,14 @@ impl Application {
                 }),
             };
             if let Err(reason) = done {
-                let _ = tree.stop(stop_deadline).await;
+                let _ = stop(&tree, stop_deadline, &ended).await;
                 unfinished.disarm();
                 return Err(ApplicationError::Phase { phase, reason });
             }
             tracing::debug!(application = %name, phase, "start phase done");
         }
         unfinished.disarm();
-        Ok(Running { tree, name, policy, stop_deadline })
+        Ok(Running { tree, name, policy, stop_deadline, ended })
     }
 }
 
@@ -218,12 +228,13 @@ impl Running {
         &self.tree
     }
 
-    /// Waits until nothing of it runs any more.
+    /// Waits until nothing of it runs any more and what [`Application::on_end`] set is done: a `main` may return.
     ///
     /// # Errors
     /// When nobody had stopped it and its exit policy calls that an error.
     pub async fn wait(&self) -> Result<(), Ended> {
         let ended = self.tree.wait().await;
+        self.ended.clone().wait().await;
         match (ended, self.policy) {
             (Err(escalated), ExitPolicy::Temporary) => {
                 tracing::error!(application = %self.name, reason = %escalated, "gave up; its host goes on");
@@ -237,13 +248,21 @@ impl Running {
         }
     }
 
-    /// Stops it, in reverse order of start, within its stop deadline.
+    /// Stops it, in reverse order of start, within its stop deadline, and waits for what [`Application::on_end`] set.
     ///
     /// # Errors
-    /// See [`Tree::stop`].
+    /// See [`Tree::stop`]. While something is stuck, the end has not come, and is not waited for.
     pub async fn stop(&self) -> Result<(), StopError> {
-        self.tree.stop(self.stop_deadline).await
+        stop(&self.tree, self.stop_deadline, &self.ended).await
     }
+}
+
+async fn stop(tree: &Tree, deadline: Duration, ended: &Gone) -> Result<(), StopError> {
+    let stopped = tree.stop(deadline).await;
+    if !matches!(stopped, Err(StopError::Stuck(_))) {
+        ended.clone().wait().await;
+    }
+    stopped
 }
 
 impl std::fmt::Debug for Application {

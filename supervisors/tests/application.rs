@@ -135,6 +135,39 @@ fn a_start_that_is_dropped_outside_the_runtime() {
     assert_eq!(log.take(), ["start a", "start b", "end"], "it was killed");
 }
 
+/// Whatever is heard of the end is heard after `on_end`: a `main` returns then, and its runtime with every task in it is
+/// gone.
+#[test]
+fn a_main_that_returns_has_seen_the_end() {
+    for end in ["waits", "stops", "has no start", "panics in it"] {
+        // Looks at `main` after every turn of a task, so that it goes on before another that the same end has woken.
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().event_interval(1).build().unwrap();
+        let (log, ended) = (Log::new(), Log::new());
+        let on_end = ended.clone();
+        let application = app(&log).on_end(move || {
+            on_end.push("end");
+            assert_ne!(end, "panics in it", "told to");
+        });
+        runtime.block_on(async {
+            match end {
+                "has no start" => {
+                    let failed = application.phase("open", |_| async { Err("no door".into()) }).start().await;
+                    failed.unwrap_err();
+                }
+                "stops" => application.start().await.unwrap().stop().await.unwrap(),
+                _ => {
+                    let running = application.start().await.unwrap();
+                    running.tree().find("root/b").unwrap().kill();
+                    running.wait().await.unwrap_err();
+                }
+            }
+        });
+        drop(runtime);
+        assert_eq!(ended.take(), ["end"], "a main that {end}");
+    }
+}
+
 /// The tree gives up: b is permanent, and no restart is allowed.
 async fn gives_up(policy: ExitPolicy) -> Result<(), Ended> {
     let log = Log::new();
