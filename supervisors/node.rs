@@ -86,6 +86,9 @@ pub(crate) struct Node {
     claims: Mutex<HashMap<ActorId, Place>>,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) bus: Arc<Bus>,
+    /// How often a request was tried here.
+    #[cfg(test)]
+    pub(crate) attempts: std::sync::atomic::AtomicUsize,
     #[cfg(feature = "chaos")]
     pub(crate) trap: crate::chaos::Trap,
     /// Starts under way and actors not yet gone in this very place; more than one never lives at a time.
@@ -164,6 +167,8 @@ impl Node {
             claims: Mutex::default(),
             pulse: Arc::new(Pulse::new()),
             bus: Arc::clone(bus),
+            #[cfg(test)]
+            attempts: std::sync::atomic::AtomicUsize::new(0),
             #[cfg(feature = "chaos")]
             trap: crate::chaos::Trap::default(),
             live: watch::Sender::new(0),

@@ -32,7 +32,7 @@ use crate::exit::Exit;
 use crate::intensity::{Intensity, Window};
 use crate::spec::{AutoShutdown, Restart, Strategy};
 
-pub(crate) use control::{Refusal, Request};
+pub(crate) use control::{Refusal, Request, Stage};
 
 /// A child, by its place in start order. A place is never used again.
 pub(crate) type Place = usize;
@@ -101,6 +101,17 @@ pub(crate) enum Effect {
     Ready,
     /// Nothing is left: exit.
     Exit(Verdict),
+}
+
+impl Effect {
+    /// The child that it is about.
+    pub(crate) fn child(&self) -> Option<Place> {
+        match *self {
+            Effect::Start(child) | Effect::Forget(child) | Effect::Answer(child, _) => Some(child),
+            Effect::Stop { child, .. } | Effect::Delay { child, .. } | Effect::Restarting { child, .. } => Some(child),
+            Effect::Ready | Effect::Exit(_) => None,
+        }
+    }
 }
 
 /// How a request about a child ended.

@@ -6,9 +6,10 @@
 //! chaos and past death in `turn`.
 
 mod control;
+mod parked;
 mod turn;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::supervised::Kept;
 use crate::vitals::Callback;
 
 use control::Asker;
+use parked::Parked;
 use turn::Turn;
 
 /// The actor; all it knows is in its state. As in `supervised`, that is not the `ractor` state, which would go into the
@@ -89,8 +91,8 @@ pub(crate) struct State {
     ids: HashMap<String, Place>,
     /// The place of the next child that is added.
     next_place: Place,
-    /// Requests that wait for their turn, the oldest first.
-    parked: VecDeque<Control>,
+    /// Requests that wait for their turn.
+    parked: Parked,
     boot: Option<oneshot::Sender<Result<(), Failure>>>,
     tickets: u64,
     /// Path of the significant child that ended last.
@@ -256,7 +258,7 @@ impl State {
             posts: BTreeMap::new(),
             ids: HashMap::new(),
             next_place: 0,
-            parked: VecDeque::new(),
+            parked: Parked::default(),
             boot: Some(boot),
             tickets: 0,
             last_significant: None,
@@ -343,12 +345,21 @@ impl State {
         let delay = self.posts.get(&child).and_then(|post| post.delay.as_ref());
         if delay.is_some_and(|(current, _)| *current == ticket) {
             self.post(child).delay = None;
+            self.stir(child);
             self.step(Event::Elapsed(child));
+        }
+    }
+
+    /// Something happened to this child: requests about it may have their turn.
+    fn stir(&mut self, child: Place) {
+        if let Some(post) = self.posts.get(&child) {
+            self.parked.stir(&post.spec.id);
         }
     }
 
     /// A report of the current incarnation of a child.
     fn feed(&mut self, child: Place, report: Report) {
+        self.stir(child);
         let event = match report {
             Report::Started(actor) => {
                 self.tell(child, News::Started);
@@ -402,6 +413,9 @@ impl State {
     }
 
     fn perform(&mut self, effect: Effect) {
+        if let Some(child) = effect.child() {
+            self.stir(child);
+        }
         match effect {
             Effect::Start(child) => self.start(child),
             Effect::Stop { child, hurry } => {

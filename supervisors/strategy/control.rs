@@ -4,7 +4,7 @@
 //! while this child's own start or stop is under way. Only the end of a child that is starting is taken at any time, so
 //! that a start that hangs can be called off.
 
-use super::{Asked, Child, Delay, Effect, Machine, Outcome, Phase, Place, Slot, Terms};
+use super::{Asked, Child, Delay, Effect, Machine, Outcome, Phase, Place, Slot, Terms, Then};
 
 /// What people ask of a child.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,40 @@ pub(crate) enum Refusal {
     Exiting,
 }
 
+/// What, besides the state of the child that it is about, says whether a request is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Children are started in order, or are about to be.
+    Starting,
+    /// Nothing is done in order.
+    Running,
+    /// Children are stopped in order.
+    Stopping,
+    /// Everything is refused.
+    Exiting,
+}
+
 impl Machine {
+    /// How far it is.
+    pub(crate) fn stage(&self) -> Stage {
+        match self.phase {
+            Phase::Idle | Phase::Starting { .. } => Stage::Starting,
+            // All are up, and what comes of those that ended meanwhile is not decided yet.
+            Phase::Running if !self.ends.is_empty() => Stage::Starting,
+            Phase::Running => Stage::Running,
+            Phase::Stopping { then: Then::Start, .. } => Stage::Stopping,
+            Phase::Stopping { then: Then::Exit(_), .. } | Phase::Done => Stage::Exiting,
+        }
+    }
+
+    /// Whose turn it is to be started in order.
+    pub(crate) fn turn(&self) -> Option<Place> {
+        match self.phase {
+            Phase::Starting { next } => Some(next),
+            _ => None,
+        }
+    }
+
     /// Takes a request, or says why not. Never both: a refusal changes nothing.
     pub(crate) fn ask(&mut self, request: Request) -> Result<Vec<Effect>, Refusal> {
         if self.is_exiting() {

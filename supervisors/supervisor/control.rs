@@ -1,13 +1,14 @@
 //! Requests about single children, at the supervisor's end.
 //!
-//! Each is tried against the machine; one whose turn has not come is parked, and tried again after every message. Those
-//! about one child keep their order. A request is answered exactly once, or its reply is dropped with the supervisor.
+//! Each is tried against the machine; one whose turn has not come is parked, and tried again when something is new for it
+//! (see `parked`). Those about one child keep their order. A request is answered exactly once, or its reply is dropped with the supervisor.
 
 use std::collections::BTreeSet;
 
 use ractor::ActorCell;
 
 use super::State;
+use super::parked::News;
 use crate::requests::{ChildError, Control, Reply, Started};
 use crate::spec::{ChildSpec, SpecError};
 use crate::strategy::{Outcome, Place, Refusal, Request};
@@ -27,42 +28,54 @@ pub(super) enum Asker {
 impl State {
     /// A new request.
     pub(super) fn control(&mut self, control: Control) {
-        let waits = !control.may_pass() && self.parked.iter().any(|earlier| earlier.child() == control.child());
+        let waits = !control.may_pass() && self.parked.is_about(control.child());
         let later = if waits { Some(control) } else { self.attempt(control) };
         match later {
             None => {}
             Some(control) if self.parked.len() >= PARKED_MAX => control.refuse(ChildError::Full(PARKED_MAX)),
-            Some(control) => self.parked.push_back(control),
+            Some(control) => self.parked.push(control),
         }
     }
 
-    /// Something has happened: those that wait may have their turn.
+    /// Something may have happened: those that wait may have their turn.
     pub(super) fn retry_parked(&mut self) {
-        let mut waiting = 0;
-        // Again after each that was carried out: an end can be what those before it wait for, and nothing else may follow.
-        while self.parked.len() != waiting {
-            waiting = self.parked.len();
+        // Again after those that were carried out: an end can be what those before it wait for, and nothing else may follow.
+        while let Some(news) = self.news() {
             let mut waited_for = BTreeSet::new();
-            for control in std::mem::take(&mut self.parked) {
-                let waits = !control.may_pass() && waited_for.contains(control.child());
-                let later = if waits { Some(control) } else { self.attempt(control) };
-                if let Some(control) = later {
-                    waited_for.insert(control.child().to_owned());
-                    self.parked.push_back(control);
+            for control in self.parked.take() {
+                let child = control.child().to_owned();
+                let in_turn = control.may_pass() || !waited_for.contains(&child);
+                let due = in_turn && news.concerns(&child);
+                match if due { self.attempt(control) } else { Some(control) } {
+                    None => self.parked.is_done(&child),
+                    Some(control) => {
+                        waited_for.insert(child);
+                        self.parked.keep(control);
+                    }
                 }
             }
         }
     }
 
+    /// What is new for those that wait.
+    fn news(&mut self) -> Option<News> {
+        if let Some(child) = self.parked.new_turn(self.machine.turn()) {
+            self.stir(child);
+        }
+        self.parked.news(self.machine.stage())
+    }
+
     /// The supervisor is on its way out.
     pub(super) fn refuse_parked(&mut self) {
-        while let Some(control) = self.parked.pop_front() {
+        while let Some(control) = self.parked.pop() {
             control.refuse(ChildError::Down(self.node().path.clone()));
         }
     }
 
     /// Carries a request out, or refuses it, or gives it back because its turn has not come.
     fn attempt(&mut self, control: Control) -> Option<Control> {
+        #[cfg(test)]
+        self.node().attempts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let child = control.id().map(|id| (id.to_owned(), self.ids.get(id).copied()));
         match (child, control) {
             (_, Control::Start { spec, reply }) => return self.start_child(spec, reply),
@@ -217,7 +230,7 @@ impl Control {
     }
 
     /// The child whose requests are carried out in order. Those about others are not held up.
-    fn child(&self) -> &str {
+    pub(super) fn child(&self) -> &str {
         match self {
             Control::Start { spec, .. } => &spec.id,
             other => other.id().unwrap_or_default(),
