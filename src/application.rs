@@ -97,6 +97,7 @@ pub(crate) fn build(
             random: environment.random.clone(),
             offload: environment.offload,
             calls: environment.calls,
+            alarms: environment.alarms,
             tree: OnceLock::new(),
             stopped: watch::Sender::new(false),
         }),

@@ -16,6 +16,9 @@ pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// Hears of every applied batch.
 pub(crate) type Observer = Arc<dyn Fn(&storage::AppliedBatch) + Send + Sync>;
 
+/// Says whether something is wrong that an operator should look at.
+pub(crate) type Alarm = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// Where frames go instead of over sockets.
 pub(crate) trait Network: Send + Sync {
     /// A node joins; its frames and link events go to `sink`.
@@ -96,6 +99,8 @@ pub(crate) struct Environment {
     pub(crate) offload: Offload,
     /// Hears of every applied batch.
     pub(crate) observer: Option<Observer>,
+    /// What a host wants an operator to see beside the node's own alarms.
+    pub(crate) alarms: Vec<Alarm>,
 }
 
 impl Default for Environment {
@@ -112,6 +117,7 @@ impl Default for Environment {
             network: None,
             offload: Offload::Threads,
             observer: None,
+            alarms: Vec::new(),
         }
     }
 }

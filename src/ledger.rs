@@ -22,7 +22,7 @@ use converge_supervisors::{Tree, TreeSnapshot};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::environment::{Calls, Clock, Offload};
+use crate::environment::{Alarm, Calls, Clock, Offload};
 use crate::error::Unknown;
 use crate::types::{AppendOptions, Appended, Loaded, Page, ReadOptions, Snapshot, WatchOptions};
 use crate::{Error, Rejection, Status};
@@ -57,6 +57,8 @@ pub(crate) struct Inner {
     pub(crate) random: Random,
     pub(crate) offload: Offload,
     pub(crate) calls: Calls,
+    /// The host's.
+    pub(crate) alarms: Vec<Alarm>,
     /// The tree, where this crate started it.
     pub(crate) tree: OnceLock<Tree>,
     pub(crate) stopped: watch::Sender<bool>,

@@ -65,6 +65,14 @@ impl Builder {
         self
     }
 
+    /// Something of the host's that an operator should look at, beside the node's own alarms: called for every status,
+    /// in the caller's task. A panic is an alarm.
+    #[must_use]
+    pub fn alarm(mut self, alarm: impl Fn() -> Option<String> + Send + Sync + 'static) -> Builder {
+        self.environment.alarms.push(Arc::new(alarm));
+        self
+    }
+
     /// Puts another world in place of the machine's.
     #[cfg(feature = "sim")]
     pub(crate) fn environment(mut self, environment: Environment) -> Builder {

@@ -1,5 +1,7 @@
 //! What a node says about itself, gathered from shared state without asking an actor.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use converge_actors::replication::NO_LEADER_ELECTIONS;
 use converge_actors::storage::Phase;
 use serde::Serialize;
@@ -67,6 +69,12 @@ pub(crate) fn serves(node: &Inner) -> Option<bool> {
     }
 }
 
+/// Our log events do not take an actor down with the subscriber.
+fn lost_events() -> Option<String> {
+    let lost = tracing::lost();
+    (lost > 0).then(|| format!("{lost} log events were lost: the tracing subscriber of this process panicked"))
+}
+
 pub(crate) fn status(node: &Inner) -> Status {
     let storage = node.storage.status();
     let view = node.replication.view().borrow().clone();
@@ -88,6 +96,11 @@ pub(crate) fn status(node: &Inner) -> Status {
         let seconds = lasted.as_secs();
         alarms.push(format!("no leader for {seconds} s: a majority of the voters has to be reached; see its peers"));
     }
+    alarms.extend(node.alarms.iter().filter_map(|alarm| {
+        let said = catch_unwind(AssertUnwindSafe(|| alarm()));
+        said.unwrap_or_else(|_| Some("an alarm of the host's panicked".into()))
+    }));
+    alarms.extend(lost_events());
     let phase = match storage.phase {
         Phase::Recovering => "recovering",
         Phase::Serving => "serving",

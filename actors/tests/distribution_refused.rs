@@ -11,8 +11,8 @@ use std::time::Duration;
 use converge_actors::distribution::Settings;
 use converge_ledger_core::ClusterId;
 use distribution_support::*;
-use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Metadata, Subscriber, span};
+use tracing_real::field::{Field, Visit};
+use tracing_real::{Event, Level, Metadata, Subscriber, span};
 
 static WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -67,7 +67,7 @@ async fn refused_often(acceptor: &Node, at_least: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_are_refused_and_told_of_once() {
-    tracing::subscriber::set_global_default(Log).unwrap();
+    tracing_real::subscriber::set_global_default(Log).unwrap();
     wrong_cluster().await;
     unknown_node().await;
     wrong_address().await;

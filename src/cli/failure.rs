@@ -8,9 +8,11 @@ use tonic::{Code, Status};
 
 use super::client::{is_overload, number};
 
-/// The exit codes but 0. Usage, 2, is also what clap exits with.
+/// The exit codes. Usage, 2, is also what clap exits with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// Nobody reads what is left to say: an end like any other, without a word.
+    Done = 0,
     Error = 1,
     Usage = 2,
     Unavailable = 3,

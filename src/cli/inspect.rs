@@ -136,23 +136,20 @@ fn log_line(format: Format, line: &LogLine) -> Result<(), Failure> {
 
 fn verify(format: Format, dir: &Path) -> Result<(), Failure> {
     let verified = inspect::verify(dir).map_err(|error| failed(dir, &error))?;
-    match format {
+    let shown = match format {
         Format::Json => {
             let value = serde_json::to_value(&verified);
-            output::json(&value.map_err(|error| Failure::error(error.to_string()))?)?;
+            output::json(&value.map_err(|error| Failure::error(error.to_string()))?)
         }
-        Format::Table => {
-            output::line(format!(
-                "{} log entries, {} entries in {} contexts, {} idempotency keys read",
-                verified.log_entries, verified.entries, verified.contexts, verified.keys
-            ))?;
-            for problem in &verified.problems {
-                output::line(format!("  {problem}"))?;
-            }
-        }
-    }
+        Format::Table => output::line(format!(
+            "{} log entries, {} entries in {} contexts, {} idempotency keys read",
+            verified.log_entries, verified.entries, verified.contexts, verified.keys
+        ))
+        .and_then(|()| verified.problems.iter().try_for_each(|problem| output::line(format!("  {problem}")))),
+    };
+    // The exit code is the verdict's, whether or not anybody reads the rest.
     match verified.problems.len() {
-        0 => Ok(()),
+        0 => shown,
         count => Err(Failure::new(
             Kind::Integrity,
             format!(

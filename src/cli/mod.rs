@@ -15,6 +15,7 @@ mod get;
 mod inspect;
 mod lines;
 mod load;
+mod outlet;
 mod output;
 mod processes;
 mod retry;
@@ -72,7 +73,7 @@ struct Global {
     timeout: Duration,
 }
 
-/// SIGTERM and SIGINT, from now on ours.
+/// SIGTERM, SIGINT and SIGHUP, from now on ours.
 fn signals() -> Result<Signals, Failure> {
     Signals::install().map_err(|error| Failure::error(format!("cannot handle signals: {error}")))
 }
@@ -134,13 +135,15 @@ pub(crate) fn main() -> ExitCode {
             "cannot start the runtime: {error}; check the limits on threads and open files"
         ))),
     };
-    match outcome {
+    let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output::complain(&failure);
             failure.exit_code()
         }
-    }
+    };
+    output::flush();
+    code
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {

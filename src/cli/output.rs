@@ -1,19 +1,60 @@
 //! What people and programs get to see. Results go to stdout, everything else
-//! to stderr.
-#![allow(clippy::print_stderr, reason = "this is the room that prints")]
+//! to stderr. A command that serves writes neither itself: see [`serve`].
 
 use std::io::{self, Write};
+use std::panic;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
-use super::Failure;
+use super::outlet::Outlet;
+use super::{Failure, Kind};
+
+/// The outlets of a command that serves.
+static OUTLETS: OnceLock<Outlets> = OnceLock::new();
+/// A process that ends waits so long for what it has said.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Where a command that serves writes to.
+pub(crate) struct Outlets {
+    pub(crate) stdout: Outlet,
+    pub(crate) stderr: Outlet,
+}
+
+/// From here on nothing that this process says can fail it or hold it up, the message of a panic included: the standard
+/// library's would wait for whoever reads stderr.
+pub(crate) fn serve() -> Result<&'static Outlets, Failure> {
+    let failed = |error: io::Error| {
+        Failure::error(format!("cannot write the log: {error}; check the limits on threads and open files"))
+    };
+    let (stdout, stderr) = (Outlet::stdout().map_err(failed)?, Outlet::stderr().map_err(failed)?);
+    let outlets = OUTLETS.get_or_init(|| Outlets { stdout, stderr });
+    panic::set_hook(Box::new(|panicked| {
+        let thread = std::thread::current();
+        let backtrace = std::backtrace::Backtrace::capture();
+        note(format!("thread {:?} {panicked}", thread.name().unwrap_or("without a name")));
+        if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+            note(backtrace.to_string());
+        }
+    }));
+    Ok(outlets)
+}
+
+/// The last thing that a process does: gives its outlets a moment.
+pub(crate) fn flush() {
+    if let Some(Outlets { stdout, stderr }) = OUTLETS.get() {
+        stdout.flush(FLUSH);
+        stderr.flush(FLUSH);
+    }
+}
 
 /// The longest text of a payload or a value that a table shows, in characters.
 const TEXT_SHOWN: usize = 60;
 
-/// Writes one line to stdout. Whoever reads our output may have enough of it:
-/// then the command has nothing left to do, which is not an error.
+/// Writes one line to stdout. Whoever reads our output may have enough of it: then a command that only shows something
+/// has nothing left to do, and ends as if it were done. Commands that do or judge something report that first.
 pub(crate) fn line(text: impl AsRef<str>) -> Result<(), Failure> {
     bytes(text.as_ref().as_bytes())?;
     bytes(b"\n")
@@ -24,8 +65,9 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(error) => Err(Failure::error(format!("cannot write to stdout: {error}"))),
+        // An error, so that what the command has started is ended on its way out.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::new(Kind::Done, "nobody reads")),
+        Err(error) => Err(Failure::error(format!("cannot write to stdout: {error}; what was done stands"))),
     }
 }
 
@@ -36,12 +78,18 @@ pub(crate) fn json(value: &Value) -> Result<(), Failure> {
 
 /// A note that belongs to no result.
 pub(crate) fn note(text: impl AsRef<str>) {
-    let _ = writeln!(io::stderr(), "{}", text.as_ref());
+    let line = format!("{}\n", text.as_ref());
+    match OUTLETS.get() {
+        Some(outlets) => outlets.stderr.push(line.as_bytes()),
+        None => _ = io::stderr().write_all(line.as_bytes()),
+    }
 }
 
 /// The last words of a failed command.
 pub(crate) fn complain(failure: &Failure) {
-    note(format!("error: {failure}"));
+    if failure.kind() != Kind::Done {
+        note(format!("error: {failure}"));
+    }
 }
 
 /// A table of names and values.

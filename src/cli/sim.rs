@@ -83,13 +83,14 @@ fn again(arguments: &Arguments, seed: u64) -> String {
 
 fn one(global: &Global, arguments: &Arguments, plan: &Plan, again: &str) -> Result<(), Failure> {
     let outcome = run_plan(plan, arguments.trace);
-    outcome.lines.iter().try_for_each(output::line)?;
+    let traced = outcome.lines.iter().try_for_each(output::line);
     if let Some(file) = &arguments.history {
         files::replace(file, |mut to| outcome.history.iter().try_for_each(|operation| operation.write(&mut to)))?;
     }
-    show_one(global.output, plan, &outcome)?;
+    let shown = traced.and_then(|()| show_one(global.output, plan, &outcome));
+    // The exit code is the verdict's, whether or not anybody reads the rest.
     if outcome.violations.is_empty() {
-        return Ok(());
+        return shown;
     }
     if let Some(file) = &arguments.shrink {
         shorten(plan, file)?;
@@ -166,14 +167,14 @@ fn many(global: &Global, arguments: &Arguments, shape: Shape) -> Result<(), Fail
             ));
         }
     });
-    show_many(global.output, &totals)?;
+    let shown = show_many(global.output, &totals);
     if let Some(seed) = totals.stuck {
         return Err(Failure::error(format!(
             "seed {seed} does not end; again: converge-ledger sim {} --trace",
             again(arguments, seed)
         )));
     }
-    let Some(seed) = totals.failed.keys().next().copied() else { return Ok(()) };
+    let Some(seed) = totals.failed.keys().next().copied() else { return shown };
     if let Some(file) = &arguments.shrink {
         shorten(&Plan::draw(seed, shape), file)?;
     }

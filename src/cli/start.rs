@@ -1,4 +1,6 @@
 //! `start`: a node as a process. Owns what a library must not: the subscriber, the signals, the exit.
+//!
+//! Nothing that it says can fail it or hold it up; see [`outlet`](super::outlet).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use converge_ledger::{Config, Node};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
+use super::output::Outlets;
 use super::{Failure, Format, Global, Kind, output, signals};
 
 /// What a stop may take beyond the drain of the API: the sum of the tree's own bounds, and some more.
@@ -38,6 +41,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+    let outlets = output::serve()?;
+    log_to(outlets)?;
     let flags = Overrides {
         node_id: arguments.node_id,
         data_dir: arguments.data_dir,
@@ -47,14 +52,14 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     };
     let config = Config::load(arguments.config.as_deref(), flags)
         .map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
-    log_to_stderr();
     let mut signals = signals()?;
+    let builder = Node::builder(config.clone()).alarm(|| outlets.stdout.alarm()).alarm(|| outlets.stderr.alarm());
     let node = tokio::select! {
-        node = Node::start(config.clone()) => node.map_err(|error| Failure::error(error.to_string()))?,
+        node = builder.start() => node.map_err(|error| Failure::error(error.to_string()))?,
         // Dropping a start stops what it started.
         () = signals.next() => return Ok(()),
     };
-    announce(global.output, &config, &node)?;
+    announce(outlets, global.output, &config, &node);
     tokio::select! {
         ended = node.wait() => match ended {
             Ok(()) => Err(Failure::error("the node ended without being told to")),
@@ -77,26 +82,43 @@ async fn stop(node: Node, config: &Config, signals: &mut Signals) -> Result<(), 
     }
 }
 
-/// One line, when the node is ready to serve.
-fn announce(format: Format, config: &Config, node: &Node) -> Result<(), Failure> {
+/// One line, when the node is ready to serve. Whether anybody reads it is all the same to the node.
+fn announce(outlets: &Outlets, format: Format, config: &Config, node: &Node) {
     let address = |address: Option<std::net::SocketAddr>| address.map(|address| address.to_string());
     let (grpc, peer) = (address(node.grpc_addr()), address(node.peer_addr()));
     let id = config.node.id;
     let data = config.node.data_dir.display();
-    match format {
-        Format::Json => output::json(&json!({
+    let line = match format {
+        Format::Json => json!({
             "ready": true, "node_id": id, "grpc": grpc, "peer": peer, "data_dir": data.to_string(),
-        })),
-        Format::Table => output::line(format!(
+        })
+        .to_string(),
+        Format::Table => format!(
             "ready: node {id}, grpc {}, peer {}, data {data}",
             grpc.as_deref().unwrap_or("off"),
             peer.as_deref().unwrap_or("none (alone)"),
-        )),
-    }
+        ),
+    };
+    outlets.stdout.push(format!("{line}\n").as_bytes());
 }
 
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// The log goes to stderr, at the level of `RUST_LOG`.
+fn log_to(outlets: &'static Outlets) -> Result<(), Failure> {
+    const LEVEL: &str = "info";
+    let given = std::env::var_os("RUST_LOG").unwrap_or_default();
+    let wrong = |why: String| {
+        let shape = "write a level, or targets with levels: RUST_LOG=info, RUST_LOG=warn,converge_actors=debug";
+        Failure::new(Kind::Usage, format!("RUST_LOG = {given:?}: {why}; {shape}"))
+    };
+    let text = given.to_str().ok_or_else(|| wrong("it is not valid UTF-8".into()))?.trim();
+    let text = if text.is_empty() { LEVEL } else { text };
+    let filter = EnvFilter::builder().parse(text).map_err(|error| wrong(error.to_string()))?;
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(terminal).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(terminal)
+        .log_internal_errors(false)
+        .with_writer(|| outlets.stderr.clone())
+        .init();
+    Ok(())
 }

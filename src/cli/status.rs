@@ -15,11 +15,11 @@ pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
     for node in client.nodes() {
         answers.push((node.endpoint.as_str(), ask(&client, node).await));
     }
-    match global.output {
-        Format::Json => print_json(&answers)?,
-        Format::Table => print_tables(&answers)?,
-    }
-    answers.into_iter().try_for_each(|(_, answer)| answer.map(drop))
+    let printed = match global.output {
+        Format::Json => print_json(&answers),
+        Format::Table => print_tables(&answers),
+    };
+    answers.into_iter().try_for_each(|(_, answer)| answer.map(drop)).and(printed)
 }
 
 pub(crate) type Answer<T> = Result<T, Failure>;

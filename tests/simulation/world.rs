@@ -329,6 +329,7 @@ impl World {
             network: Some(Arc::new(self.network.clone())),
             offload: Offload::Inline,
             observer: Some(Arc::new(move |batch| facts.applied(id, batch))),
+            alarms: Vec::new(),
         };
         (config(id, &host.tuning, self.count), environment)
     }

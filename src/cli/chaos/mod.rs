@@ -150,8 +150,9 @@ async fn chaos(
         files::replace(file, |mut to| operations.iter().try_for_each(|operation| operation.write(&mut to)))?;
         output::note(format!("the history is in {}", file.display()));
     }
-    report.print(global.output)?;
-    report.verdict(directory)
+    // The exit code is the verdict's, whether or not anybody reads the rest.
+    let printed = report.print(global.output);
+    report.verdict(directory).and(printed)
 }
 
 /// Starts the clients.

@@ -92,8 +92,9 @@ async fn demo(format: Format, arguments: Arguments) -> Result<(), Failure> {
         digests_agree,
         audit,
     };
-    report.print(format)?;
-    report.verdict()
+    // The exit code is the verdict's, whether or not anybody reads the rest.
+    let printed = report.print(format);
+    report.verdict().and(printed)
 }
 
 /// The id of the node that leads, by its own word; not the one that was killed.

@@ -1,0 +1,318 @@
+//! Nodes whose output goes nowhere: closed, full, or without a reader. They serve, stop in order, and exit 0.
+#![cfg(all(unix, feature = "cli"))]
+#![allow(missing_docs, clippy::print_stderr)]
+
+mod support;
+
+use std::fs::{File, OpenOptions};
+use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use support::cluster::{SETTLED, nodes};
+use support::node::{BINARY, Node, READY, cli};
+use support::until;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// An ordered stop ends within this; it is cut short after 75 s.
+const STOPPED: Duration = Duration::from_secs(60);
+/// What a pipe holds on Linux.
+const PIPE_BYTES: usize = 64 << 10;
+
+/// What stands where a node writes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Closed,
+    /// A pipe whose reader is gone.
+    Dead,
+    /// A pipe whose reader is there and does not read, as a log shipper that was stopped.
+    Stuck,
+    /// A full disk.
+    Full,
+    Fine,
+}
+
+/// Open ends that a test keeps until its node is gone.
+#[derive(Default)]
+struct Kept(Vec<(PipeReader, PipeWriter)>);
+
+impl End {
+    fn stdio(self, kept: &mut Kept) -> Stdio {
+        match self {
+            End::Closed | End::Fine => Stdio::null(),
+            End::Full => OpenOptions::new().write(true).open("/dev/full").unwrap().into(),
+            End::Dead => std::io::pipe().unwrap().1.into(),
+            End::Stuck => {
+                let (reader, mut writer) = std::io::pipe().unwrap();
+                writer.write_all(&vec![b'x'; PIPE_BYTES]).unwrap();
+                kept.0.push((reader, writer.try_clone().unwrap()));
+                writer.into()
+            }
+        }
+    }
+}
+
+fn arguments(node: &Node) -> Vec<String> {
+    let (id, data) = (node.id.to_string(), node.data.display().to_string());
+    let mut list = ["start", "--node-id", &id, "--data-dir", &data, "--grpc", &node.grpc, "--peer", &node.peer]
+        .map(str::to_owned)
+        .to_vec();
+    if let Some(peers) = &node.peers {
+        list.extend(["--peers".to_owned(), peers.clone()]);
+    }
+    list
+}
+
+/// Starts a node with these ends as its stdout and stderr.
+fn spawn(node: &Node, stdout: End, stderr: End, kept: &mut Kept) -> Child {
+    let closed = |end, number| if end == End::Closed { format!(" {number}>&-") } else { String::new() };
+    // A shell, because a standard library opens what is closed.
+    let script = format!("exec \"$@\" <&-{}{}", closed(stdout, 1), closed(stderr, 2));
+    Command::new("sh")
+        .args(["-c", &script, "sh", BINARY])
+        .args(arguments(node))
+        .envs(&node.environment)
+        .stdin(Stdio::null())
+        .stdout(stdout.stdio(kept))
+        .stderr(stderr.stdio(kept))
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+fn alone() -> (Node, TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut node = Node::new(directory.path(), 1);
+    // More to say than any pipe holds.
+    node.environment.insert("RUST_LOG".into(), "trace".into());
+    (node, directory)
+}
+
+async fn serves(node: &Node) -> serde_json::Value {
+    until("the node serves", READY, || async { node.status().await.filter(|status| status["phase"] == "serving") })
+        .await
+}
+
+async fn append(node: &Node) {
+    until("an append is acknowledged", SETTLED, || async {
+        let output = cli(&["append", "orders", "facts", "hello", "--endpoint", &node.url()]).await;
+        output.status.success().then_some(())
+    })
+    .await;
+}
+
+fn signal(pid: u32, names: &[&str]) {
+    let kills: Vec<String> = names.iter().map(|name| format!("kill -{name} {pid}")).collect();
+    assert!(std::process::Command::new("sh").args(["-c", &kills.join(";")]).status().unwrap().success());
+}
+
+async fn ended(child: &mut Child) -> ExitStatus {
+    timeout(STOPPED, child.wait()).await.expect("it stops in time").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_cannot_write_serves_and_stops_in_order() {
+    for (stdout, stderr) in [
+        (End::Fine, End::Dead),
+        (End::Dead, End::Fine),
+        (End::Dead, End::Dead),
+        (End::Full, End::Full),
+        (End::Stuck, End::Stuck),
+        (End::Closed, End::Closed),
+        (End::Closed, End::Dead),
+        (End::Stuck, End::Closed),
+    ] {
+        let (node, _directory) = alone();
+        let mut kept = Kept::default();
+        let mut child = spawn(&node, stdout, stderr, &mut kept);
+        serves(&node).await;
+        append(&node).await;
+        signal(child.id().expect("it runs"), &["TERM"]);
+        let status = ended(&mut child).await;
+        assert!(status.success(), "stdout {stdout:?}, stderr {stderr:?}: {status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_could_not_be_written_is_an_alarm() {
+    for (stdout, stderr, name) in [(End::Dead, End::Fine, "stdout"), (End::Fine, End::Full, "stderr")] {
+        let (node, _directory) = alone();
+        let _child = spawn(&node, stdout, stderr, &mut Kept::default());
+        let alarm = until("the alarm", READY, || async {
+            let status = node.status().await?;
+            let alarms = status["alarms"].as_array()?.clone();
+            alarms.into_iter().find(|alarm| alarm.as_str().is_some_and(|alarm| alarm.contains("could not be written")))
+        })
+        .await;
+        assert!(alarm.as_str().unwrap().contains(name), "{alarm}");
+    }
+}
+
+/// A log shipper that is restarted: the log goes on, and says what is missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_can_be_written_again_says_what_was_lost() {
+    let (node, _directory) = alone();
+    let mut kept = Kept::default();
+    let mut child = spawn(&node, End::Fine, End::Stuck, &mut kept);
+    until("lines are dropped", READY, || async {
+        append(&node).await;
+        let status = node.status().await?;
+        status["alarms"].to_string().contains("stderr").then_some(())
+    })
+    .await;
+    // Somebody reads again.
+    let (mut reader, writer) = kept.0.pop().unwrap();
+    drop(writer);
+    let text = tokio::task::spawn_blocking(move || {
+        let mut text = Vec::new();
+        reader.read_to_end(&mut text).map(|_| String::from_utf8_lossy(&text).into_owned())
+    });
+    signal(child.id().expect("it runs"), &["TERM"]);
+    assert!(ended(&mut child).await.success());
+    let text = text.await.unwrap().unwrap();
+    assert!(text.contains("lines of this log could not be written"), "{}", &text[PIPE_BYTES..]);
+    assert!(text.contains("stopping"), "what came afterwards is missing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_terminal_takes_no_node_down() {
+    let (node, directory) = alone();
+    let file = directory.path().join("pid");
+    let mut terminal = Command::new("script");
+    // A session of its own: the terminal's end is no SIGHUP, only an error of every write.
+    let inside = "setsid \"$BINARY\" $ARGUMENTS & echo $! > \"$PID\"; sleep 1000";
+    terminal.args(["-qec", inside, "/dev/null"]).env("SHELL", "/bin/sh");
+    terminal.env("BINARY", BINARY).env("ARGUMENTS", arguments(&node).join(" ")).env("PID", &file);
+    terminal.envs(&node.environment).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    let Ok(mut terminal) = terminal.spawn() else {
+        eprintln!("skipped: no `script` to give a terminal");
+        return;
+    };
+    serves(&node).await;
+    let pid: u32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+    terminal.kill().await.unwrap();
+    append(&node).await;
+    let status = serves(&node).await;
+    signal(pid, &["TERM"]);
+    until("the process is gone", STOPPED, || async { (!runs(pid)).then_some(()) }).await;
+    assert!(status["alarms"].to_string().contains("Input/output error"), "{status}");
+    // It was a stop in order: a node that starts there has nothing to repair, and one that still runs would refuse.
+    let mut again = spawn(&node, End::Fine, End::Fine, &mut Kept::default());
+    serves(&node).await;
+    again.kill().await.unwrap();
+}
+
+/// Not gone, and not waiting for its parent either.
+fn runs(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_whose_log_readers_die_survive_the_loss_of_their_leader() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Vec::new();
+    for node in nodes(directory.path(), 3) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = Command::new(BINARY);
+        command.args(arguments(&node)).envs(&node.environment).stdin(Stdio::null()).kill_on_drop(true);
+        let child = command.stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
+        let drained = drain(reader.try_clone().unwrap());
+        cluster.push((node, child, reader, drained));
+    }
+    let leader = until("one node leads", SETTLED, || async {
+        for (place, (node, ..)) in cluster.iter().enumerate() {
+            if node.status().await.is_some_and(|status| status["role"] == "leader") {
+                return Some(place);
+            }
+        }
+        None
+    })
+    .await;
+    // All that read the logs are gone, and the leader with them.
+    let mut nodes = Vec::new();
+    for (node, child, reader, drained) in cluster {
+        drained.abort();
+        drop(reader);
+        nodes.push((node, child));
+    }
+    let (_, mut lost) = nodes.remove(leader);
+    lost.kill().await.unwrap();
+    for _ in 0..3 {
+        for (node, _) in &nodes {
+            append(node).await;
+        }
+    }
+    for (_, child) in &mut nodes {
+        signal(child.id().expect("it runs"), &["TERM"]);
+        let status = ended(child).await;
+        assert!(status.success(), "{status}");
+    }
+}
+
+/// Reads a pipe until it is told to stop; the pipe's other readers are for the caller to drop.
+fn drain(reader: PipeReader) -> tokio::task::JoinHandle<()> {
+    let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(reader.into()).unwrap();
+    tokio::spawn(async move {
+        let mut bytes = [0; 4096];
+        while reader.readable().await.is_ok() {
+            match reader.try_read(&mut bytes) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    })
+}
+
+/// `timeout` and some service managers signal a process and its group: two within microseconds are one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signals_that_come_together_are_one_stop() {
+    let (mut node, _directory) = alone();
+    node.environment.clear();
+    for names in [&["TERM", "INT"][..], &["TERM", "TERM", "TERM"], &["HUP"], &["HUP", "TERM"]] {
+        let mut child = spawn(&node, End::Fine, End::Fine, &mut Kept::default());
+        serves(&node).await;
+        signal(child.id().expect("it runs"), names);
+        let status = ended(&mut child).await;
+        assert!(status.success(), "{names:?}: {status}");
+    }
+}
+
+/// `nohup` is a wish to outlive the terminal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_under_nohup_does_not_mind_a_hangup() {
+    let (node, _directory) = alone();
+    let mut command = Command::new("nohup");
+    command.arg(BINARY).args(arguments(&node)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    serves(&node).await;
+    signal(child.id().expect("it runs"), &["HUP"]);
+    append(&node).await;
+    signal(child.id().expect("it runs"), &["TERM"]);
+    assert!(ended(&mut child).await.success());
+}
+
+/// Whoever reads the answer may have enough of it; what the command did, and its exit code, do not depend on that.
+#[test]
+fn a_verdict_does_not_depend_on_its_reader() {
+    let histories = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/histories");
+    // The standard library's command leaves stdout as it is told.
+    let code = |file: &str, stdout: Stdio| {
+        let mut command = std::process::Command::new(BINARY);
+        command.arg("check-history").arg(histories.join(file)).stdout(stdout).stderr(Stdio::piped());
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
+    let dead = || Stdio::from(std::io::pipe().unwrap().1);
+    assert_eq!(code("bad/gap-watch.jsonl", dead()).0, Some(5));
+    assert_eq!(code("bad/gap-watch.jsonl", full()).0, Some(5));
+    assert_eq!(code("good/plain.jsonl", dead()), (Some(0), String::new()));
+    let (failed, said) = code("good/plain.jsonl", full());
+    assert!(failed == Some(1) && said.contains("stdout"), "{failed:?} {said}");
+}
