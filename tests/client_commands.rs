@@ -37,6 +37,13 @@ async fn a_file_is_appended_once_and_goes_on_where_it_grew() {
     write(&path, (0..170).map(line));
     assert_eq!(counts(&served.json(&from).await), (20, 150, 0));
     assert_eq!(served.payloads("orders").await, (0..170).map(payload).collect::<Vec<_>>());
+    // Lines that were corrected stand at the end; those around them are known.
+    let corrected = |n| if n == 0 || n == 100 { format!("{{\"payload\":\"{n} corrected\"}}") } else { line(n) };
+    write(&path, (0..170).map(corrected));
+    let report = served.json(&from).await;
+    assert_eq!((counts(&report), &report["out_of_order"]), ((2, 168, 0), &2.into()));
+    let last = ["0 corrected", "100 corrected"].map(str::to_owned);
+    assert_eq!(served.payloads("orders").await, (0..170).map(payload).chain(last).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -190,12 +190,13 @@ impl Import {
         outcome
     }
 
-    /// Looks for what is there, then appends the rest, one line after the other.
+    /// Appends the lines one after the other. Where the last one was there, many are looked for at once.
     async fn send(&mut self, bar: &ProgressBar) -> Result<(), Failure> {
         let mut window = 1;
         loop {
-            let (batch, then) = take(&mut self.lines, window).await;
-            let there = self.find(&batch).await?;
+            let looking = self.tally.since == 0;
+            let (batch, then) = take(&mut self.lines, if looking { window } else { 1 }).await;
+            let there = if looking { self.find(&batch).await? } else { Vec::new() };
             for (line, sequence) in batch.iter().zip(&there) {
                 self.tally.found(*sequence);
                 show(bar, &self.tally, line);
@@ -208,17 +209,10 @@ impl Import {
                 Then::Over => return Ok(()),
                 Then::Bad(failure) => return Err(failure),
             }
-            if there.len() < batch.len() {
-                break;
-            }
-            if batch.len() == window {
+            if there.len() == window {
                 window = (window * 2).min(PROBES_MAX);
             }
         }
-        while let Some(line) = self.lines.next().await? {
-            self.append(&line, bar).await?;
-        }
-        Ok(())
     }
 
     /// The sequences of the lines that are there, up to the first that is not.
