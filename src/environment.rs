@@ -59,7 +59,9 @@ pub(crate) struct Calls {
     pub(crate) read_elections: u32,
     /// How often a load adapts to a context that grows under it.
     pub(crate) load_tries_max: u32,
-    /// Staged entries in flight at once.
+    /// A load stages chunks of so many bytes, or of one entry.
+    pub(crate) chunk_bytes: usize,
+    /// Chunks in flight at once.
     pub(crate) staging_max: usize,
     /// A pause before an overloaded node is asked to stage more.
     pub(crate) overload_pause: Duration,
@@ -74,7 +76,8 @@ impl Default for Calls {
             retry_pause: Duration::from_millis(10),
             read_elections: 5,
             load_tries_max: 8,
-            staging_max: 512,
+            chunk_bytes: 64 << 10,
+            staging_max: 4,
             overload_pause: Duration::from_millis(20),
             unpacked_factor: 4,
         }

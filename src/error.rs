@@ -25,6 +25,14 @@ pub enum Error {
         /// When to try again.
         retry_after: Duration,
     },
+    /// As many appends as may began since the oldest that has not ended. Nothing was written.
+    #[error("{limit} appends began since the oldest that has not ended: poll or drop futures that are kept")]
+    TooManyAttempts {
+        /// How many may.
+        limit: u64,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The host's validator refused the entry. Nothing was written.
     #[error("{0}")]
     Rejected(Rejection),
@@ -109,8 +117,8 @@ impl Error {
         match self {
             // Judged before the call is admitted: no attempt exists yet.
             Error::PayloadTooLarge { .. } | Error::InvalidArgument(_) | Error::Rejected(_) => Written::Nothing,
-            // No credits: an append has no attempt yet, and what a load staged is invisible and dropped.
-            Error::Overloaded { .. } => Written::Nothing,
+            // No credits or no attempt: an append is not submitted, and what a load staged is invisible and dropped.
+            Error::Overloaded { .. } | Error::TooManyAttempts { .. } => Written::Nothing,
             // Apply's word on the attempt's only command, equal on every node and kept as its outcome. A load's
             // own checks before it commits say the same: until then nothing of it is visible.
             Error::ExpectedSequence { .. }

@@ -34,6 +34,9 @@ pub type Validator = Arc<dyn Fn(&NewEntry) -> Result<(), Rejection> + Send + Syn
 /// The deadline of a call that gives none.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
 
+/// When to come back after the oldest attempt held up a new one.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
 /// A node's ledger. Cheap to clone; valid before the node starts and across restarts of every actor.
 #[derive(Clone)]
 pub struct Ledger {
@@ -73,7 +76,7 @@ impl Ledger {
         let deadline = deadline(options.deadline);
         self.check(&entry, options.idempotency_key.as_deref())?;
         let admission = self.admit(weight(&entry))?;
-        let attempt = self.inner.entries.begin();
+        let attempt = self.begin(deadline)?;
         let command = Append {
             counter: attempt.counter(),
             id: self.entry_id(),
@@ -200,9 +203,13 @@ impl Ledger {
         self.serving()?;
         match self.inner.entries.admit(bytes) {
             Ok(admission) => Ok(admission),
-            Err(entry::Error::Overloaded { retry_after }) => Err(Error::Overloaded { retry_after }),
-            Err(other) => Err(Error::Unavailable { reason: other.to_string() }),
+            Err(error) => Err(not_submitted(error)),
         }
+    }
+
+    /// A new attempt; its outcome is kept until it is dropped, or the deadline passes.
+    pub(crate) fn begin(&self, deadline: Instant) -> Result<Attempt, Error> {
+        self.inner.entries.begin(deadline).map_err(not_submitted)
     }
 
     pub(crate) async fn submit(
@@ -216,7 +223,9 @@ impl Ledger {
             self.inner.entries.submit(attempt, command, admission, deadline).await.map_err(|error| match error {
                 entry::Error::Unknown(attempt) => Failure::Unknown(attempt),
                 // Both with the claim given up: it was handed to nobody, and will not be.
-                entry::Error::Overloaded { retry_after } => Failure::Refused(Error::Overloaded { retry_after }),
+                error @ (entry::Error::Overloaded { .. } | entry::Error::TooManyAttempts { .. }) => {
+                    Failure::Refused(not_submitted(error))
+                }
                 entry::Error::Unavailable => Failure::Refused(self.serving().err().unwrap_or_else(|| self.no_leader())),
             })?;
         match done.outcome {
@@ -350,6 +359,15 @@ pub(crate) fn limit(error: LimitError) -> Error {
     }
 }
 
+/// Why a command was not even submitted.
+fn not_submitted(error: entry::Error) -> Error {
+    match error {
+        entry::Error::Overloaded { retry_after } => Error::Overloaded { retry_after },
+        entry::Error::TooManyAttempts { limit } => Error::TooManyAttempts { limit, retry_after: RETRY_AFTER },
+        other => Error::Unavailable { reason: other.to_string() },
+    }
+}
+
 /// What apply's refusal of an attempt is to its caller.
 fn refused(refusal: Refusal, attempt: impl FnOnce() -> AttemptId) -> Failure {
     Failure::Refused(match refusal {
@@ -359,6 +377,10 @@ fn refused(refusal: Refusal, attempt: impl FnOnce() -> AttemptId) -> Failure {
         Refusal::LoadDiverges { latest } => Error::LoadDiverges { latest },
         Refusal::LoadIncomplete => Error::Unavailable {
             reason: "the load's parts are not all in the log; nothing was loaded, load the snapshot again".to_owned(),
+        },
+        Refusal::ChunkInvalid => Error::Unavailable {
+            reason: "a chunk of the load came out as another one; nothing was loaded, load the snapshot again"
+                .to_owned(),
         },
         Refusal::LoadMoved { .. } => return Failure::Moved,
         // It is refused now; what was handed over before may have been applied, and its outcome forgotten.

@@ -1,17 +1,19 @@
 //! Copying a context out, and back in: all or nothing, also past the size of one log entry.
 //!
-//! A load stages the entries it brings, invisibly, in the log; one commit command then checks that the context
-//! still is what it was compared with and makes them visible. What a failed load staged is dropped by every node
-//! when this node's low-water mark passes the load's attempt.
+//! A load stages the entries it brings in chunks, invisibly, in the log, one command each; one commit command then
+//! checks that the context still is what it was compared with, and links the chunks. What a failed load staged is
+//! dropped by every node when this node's mark passes the load's staging.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use converge_ledger_core::{Command, Entry, Head, Load, Outcome, Sequence, Stage, StagedEntry, snapshot as blob};
+use converge_actors::entry::Staging;
+use converge_ledger_core::{Command, Head, Load, Outcome, Sequence, Stage, StagedEntry, snapshot as blob};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::ledger::{Failure, deadline, size};
+use crate::ledger::{Failure, deadline};
 use crate::types::{Consistency, Loaded, ReadOptions, Snapshot};
 use crate::{Error, Ledger};
 
@@ -52,19 +54,14 @@ pub(crate) async fn load(
     let deadline = deadline(given);
     ledger.inner.limits.check_context_id(context).map_err(|error| Error::InvalidArgument(error.to_string()))?;
     let blob = unpack(ledger, context, snapshot).await?;
-    // Its counter is the lowest of all that follow, and holds the low-water mark until the load is over.
-    let load = ledger.inner.entries.begin();
-    let mut staged_from = None;
+    let staging = ledger.inner.entries.begin_staging();
+    let mut staged = Staged::default();
     for _ in 0..ledger.inner.calls.load_tries_max {
         ledger.confirm(deadline).await?;
         let head = ledger.stored(deadline, || ledger.inner.storage.head(context)).await?;
         let base = blob.compare(head.as_ref(), fail_if_exists)?;
-        if staged_from.is_none_or(|from| base < from) {
-            let until = staged_from.map_or(blob.chain.len(), |from: Sequence| place(from));
-            stage(ledger, load.counter(), blob.decoded.entries(context, place(base)..until), deadline).await?;
-            staged_from = Some(base);
-        }
-        match commit(ledger, context, load.counter(), base, &blob, fail_if_exists, deadline).await {
+        stage(ledger, &staging, context, &blob, base, &mut staged, deadline).await?;
+        match commit(ledger, context, &staging, base, &blob, fail_if_exists, deadline).await {
             Err(Failure::Moved) => {}
             Ok(loaded) => return Ok(loaded),
             Err(Failure::Refused(error)) => return Err(error),
@@ -139,31 +136,75 @@ async fn unpack(ledger: &Ledger, context: &str, snapshot: Bytes) -> Result<Blob,
     ledger.inner.offload.run(work).await
 }
 
-/// Puts entries into the log, invisibly; in order of submission, a bounded number at a time.
+/// The chunks that were staged: how many entries, by the place of the first.
+#[derive(Default)]
+struct Staged(BTreeMap<usize, usize>);
+
+impl Staged {
+    /// The next places from `at` on that no chunk covers; none when all up to `end` are. A chunk that reaches over
+    /// `at` does not count: only whole ones are linked.
+    fn gap(&self, mut at: usize, end: usize) -> Option<std::ops::Range<usize>> {
+        while let Some(count) = self.0.get(&at) {
+            at += count;
+        }
+        let next = self.0.range(at..).next().map_or(end, |(next, _)| *next);
+        (at < end).then(|| at..next.min(end))
+    }
+}
+
+/// The first chunk of these places: as many entries as fit, and at least one.
+fn chunk(ledger: &Ledger, context: &str, blob: &Blob, places: std::ops::Range<usize>) -> Vec<StagedEntry> {
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    for entry in blob.decoded.entries(context, places).map(StagedEntry::from) {
+        bytes += entry.bytes();
+        if bytes > ledger.inner.calls.chunk_bytes && !entries.is_empty() {
+            break;
+        }
+        entries.push(entry);
+    }
+    entries
+}
+
+/// Puts what is missing behind the base into the log, invisibly, a bounded number of chunks at a time.
 async fn stage(
     ledger: &Ledger,
-    load: u64,
-    entries: impl Iterator<Item = Entry> + Send,
+    staging: &Staging,
+    context: &str,
+    blob: &Blob,
+    base: Sequence,
+    staged: &mut Staged,
     deadline: Instant,
 ) -> Result<(), Error> {
     let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
-    for entry in entries {
+    while let Some(gap) = staged.gap(place(base), blob.chain.len()) {
         if tasks.len() >= ledger.inner.calls.staging_max {
             joined(tasks.join_next().await)?;
         }
+        let entries = chunk(ledger, context, blob, gap.clone());
+        let bytes = entries.iter().map(StagedEntry::bytes).sum();
         let admission = loop {
-            match ledger.admit(size(&entry)) {
+            match ledger.admit(bytes) {
                 Err(Error::Overloaded { .. }) if Instant::now() < deadline => {
                     tokio::time::sleep(ledger.inner.calls.overload_pause).await;
                 }
                 other => break other?,
             }
         };
-        let (ledger, staged) = (ledger.clone(), StagedEntry::from(entry));
+        let attempt = ledger.begin(deadline)?;
+        let end = gap.start + entries.len();
+        staged.0.insert(gap.start, entries.len());
+        let command = Stage {
+            counter: attempt.counter(),
+            load: staging.number(),
+            context_id: context.to_owned(),
+            first: Sequence(gap.start as u64 + 1),
+            base_chain: blob.chain_at(Sequence(gap.start as u64)),
+            chain: blob.chain_at(Sequence(end as u64)),
+            entries,
+        };
+        let ledger = ledger.clone();
         tasks.spawn(async move {
-            let attempt = ledger.inner.entries.begin();
-            let command = Command::Stage(Stage { counter: attempt.counter(), load, entry: staged });
-            match ledger.submit(&attempt, command, admission, deadline).await {
+            match ledger.submit(&attempt, Command::Stage(command), admission, deadline).await {
                 Ok(_) => Ok(()),
                 Err(Failure::Refused(error)) => Err(error),
                 // Staged or not, nothing is visible.
@@ -192,16 +233,16 @@ fn joined(result: Option<Result<Result<(), Error>, tokio::task::JoinError>>) -> 
 async fn commit(
     ledger: &Ledger,
     context: &str,
-    stage: u64,
+    staging: &Staging,
     base: Sequence,
     blob: &Blob,
     fail_if_exists: bool,
     deadline: Instant,
 ) -> Result<Loaded, Failure> {
-    let attempt = ledger.inner.entries.begin();
+    let attempt = ledger.begin(deadline).map_err(Failure::Refused)?;
     let command = Load {
         counter: attempt.counter(),
-        stage,
+        stage: staging.number(),
         context_id: context.to_owned(),
         base,
         base_chain: blob.chain_at(base),

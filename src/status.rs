@@ -101,6 +101,9 @@ pub(crate) fn status(node: &Inner) -> Status {
         said.unwrap_or_else(|_| Some("an alarm of the host's panicked".into()))
     }));
     alarms.extend(lost_events());
+    if node.entries.held_up() {
+        alarms.push("appends are refused: as many as may began since the oldest that has not ended".to_owned());
+    }
     let phase = match storage.phase {
         Phase::Recovering => "recovering",
         Phase::Serving => "serving",

@@ -19,6 +19,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use converge_ledger_core::{Batch, Boot, Command, NodeId};
 
+use super::origin::Marks;
+
 /// What a batch, and all that are handed over at once, may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -36,6 +38,8 @@ pub struct Bounds {
     pub patience_max: Duration,
     /// How often batches without an answer are looked for; 100 ms by default.
     pub look_every: Duration,
+    /// So many attempts may begin since the oldest in flight: every node keeps their outcomes; 131,072 by default.
+    pub attempts_max: u64,
     /// A request that was in flight at so many deaths of the actor is not submitted again; 2 by default.
     pub deaths_max: u32,
     /// A pause while a dead actor leaves its slot; 1 ms by default.
@@ -53,6 +57,7 @@ impl Default for Bounds {
             handed_bytes_max: 10 << 20,
             patience_max: Duration::from_secs(16),
             look_every: Duration::from_millis(100),
+            attempts_max: 1 << 17,
             deaths_max: 2,
             dying_pause: Duration::from_millis(1),
             shutdown: Duration::from_secs(5),
@@ -123,16 +128,16 @@ impl Batcher {
     }
 
     /// Seals what may be sealed, and hands over what may be handed over. `claim` says for each command whether
-    /// its caller still wants it; `low_water` is read once per batch.
+    /// its caller still wants it; the marks are read once per batch.
     pub(super) fn run(
         &mut self,
         now: Duration,
-        low_water: impl Fn() -> u64,
+        marks: impl Fn() -> Marks,
         mut claim: impl FnMut(u64) -> bool,
     ) -> Vec<Effect> {
         // Without a leader nothing is sealed, so that a caller who gives up knows that nothing was written.
         while self.leader.is_some() && self.may_seal() {
-            self.seal(low_water(), &mut claim);
+            self.seal(marks(), &mut claim);
         }
         self.hand_over(now)
     }
@@ -146,7 +151,7 @@ impl Batcher {
         self.sealed.is_empty() || full || worth_it
     }
 
-    fn seal(&mut self, low_water: u64, claim: &mut impl FnMut(u64) -> bool) {
+    fn seal(&mut self, marks: Marks, claim: &mut impl FnMut(u64) -> bool) {
         let (mut commands, mut bytes) = (Vec::new(), 0);
         while let Some((_, size)) = self.open.front() {
             if !commands.is_empty()
@@ -168,7 +173,8 @@ impl Batcher {
         self.last_token += 1;
         let unresolved: BTreeSet<u64> = commands.iter().map(Command::counter).collect();
         self.batch_of.extend(unresolved.iter().map(|counter| (*counter, self.last_token)));
-        let data = Batch { origin: self.me, boot: self.boot, low_water, commands }.encode();
+        let Marks { low_water, low_staging } = marks;
+        let data = Batch { origin: self.me, boot: self.boot, low_water, low_staging, commands }.encode();
         self.sealed.insert(self.last_token, Sealed { data, unresolved, phase: Phase::Idle, tries: 0 });
     }
 
@@ -279,6 +285,7 @@ mod tests {
 
     const ME: NodeId = NodeId(1);
     const OTHER: NodeId = NodeId(2);
+    const MARKS: Marks = Marks { low_water: 1, low_staging: 1 };
     const T0: Duration = Duration::ZERO;
     const PATIENCE: Duration = Duration::from_secs(1);
     const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -314,7 +321,7 @@ mod tests {
     }
 
     fn run(batcher: &mut Batcher, now: Duration) -> Vec<Effect> {
-        batcher.run(now, || 1, |_| true)
+        batcher.run(now, || MARKS, |_| true)
     }
 
     #[test]
@@ -375,7 +382,7 @@ mod tests {
         push(&mut b, 1..=2);
         assert!(run(&mut b, T0).is_empty());
         b.led_by(Some(OTHER));
-        let effects = b.run(T0, || 2, |counter| counter == 2);
+        let effects = b.run(T0, || MARKS, |counter| counter == 2);
         assert!(matches!(&effects[..], [Effect::Forward { to: OTHER, .. }]));
         assert_eq!(counters(&effects[0]), vec![2]);
     }

@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use converge_ledger_core::planted::{self, Bug};
-use converge_ledger_core::{AttemptId, Boot, Command, NodeId, Outcome, Refusal, Term};
+use converge_ledger_core::{AttemptId, Boot, Command, NodeId, Outcome, Refusal, StagedEntry, Term};
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use converge_supervisors::{ChildSpec, Service, Shutdown};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
@@ -26,8 +26,8 @@ use tokio::time::{Instant, timeout_at};
 
 pub use self::batcher::Bounds;
 use self::batcher::{Batcher, Effect};
-pub use self::origin::Attempt;
 use self::origin::{Abandon, Claim, Origin};
+pub use self::origin::{Attempt, Staging};
 use crate::distribution::{Distribution, Lane};
 use crate::replication::wire::Frame;
 use crate::replication::{Replication, View};
@@ -79,6 +79,12 @@ pub enum Error {
     Overloaded {
         /// When it may be better.
         retry_after: Duration,
+    },
+    /// As many attempts as may began since the oldest in flight. Nothing was written.
+    #[error("{limit} appends began since the oldest that has not ended: poll or drop futures that are kept")]
+    TooManyAttempts {
+        /// How many may.
+        limit: u64,
     },
     /// It was handed to nobody within its deadline. Nothing was written.
     #[error("no leader took it within its deadline")]
@@ -153,10 +159,26 @@ impl Entries {
         permit.map(|p| Admission(Arc::new(p))).map_err(|_| Error::Overloaded { retry_after: RETRY_AFTER })
     }
 
-    /// A new attempt. Its outcome is kept on every node until it is dropped.
+    /// A new attempt of a caller that waits until `deadline`. Its outcome, and those of all that begin after it, are
+    /// kept on every node until it is dropped or its deadline passes.
+    ///
+    /// # Errors
+    /// [`Error::TooManyAttempts`].
+    pub fn begin(&self, deadline: Instant) -> Result<Attempt, Error> {
+        let limit = self.shared.bounds.attempts_max;
+        self.shared.origin.begin(deadline, limit).ok_or(Error::TooManyAttempts { limit })
+    }
+
+    /// A new staging. What is staged under it is kept on every node until it is dropped.
     #[must_use]
-    pub fn begin(&self) -> Attempt {
-        self.shared.origin.begin()
+    pub fn begin_staging(&self) -> Staging {
+        self.shared.origin.begin_staging()
+    }
+
+    /// No attempt may begin until the oldest ends.
+    #[must_use]
+    pub fn held_up(&self) -> bool {
+        self.shared.origin.held_up()
     }
 
     /// Requests for which a caller waits.
@@ -277,7 +299,7 @@ fn weight(command: &Command) -> usize {
             let key = a.idempotency_key.as_ref().map_or(0, String::len);
             entry.payload.len() + entry.context_id.len() + entry.key.len() + strings(&entry.metadata) + key
         }
-        Command::Stage(s) => s.entry.payload.len() + s.entry.key.len() + strings(&s.entry.metadata),
+        Command::Stage(s) => 128 + s.context_id.len() + s.entries.iter().map(StagedEntry::bytes).sum::<usize>(),
         Command::Load(l) => l.context_id.len() + 64,
     }
 }
@@ -388,7 +410,7 @@ impl State {
     fn run(&mut self) {
         let waiting = &self.waiting;
         let claim = |counter: u64| waiting.get(&counter).is_some_and(|w| !w.reply.is_closed() && w.claim.hand_over());
-        let effects = self.batcher.run(self.started.elapsed(), || self.shared.origin.low_water(), claim);
+        let effects = self.batcher.run(self.started.elapsed(), || self.shared.origin.marks(), claim);
         effects.into_iter().for_each(|effect| self.execute(effect));
     }
 

@@ -1,16 +1,23 @@
-//! What must outlive the entry actor: the counter of attempts, and which of them are in flight.
+//! What must outlive the entry actor: the counters of attempts and stagings, and which of them are in flight.
 //!
 //! Lives in the handle, not in the actor. The lowest attempt in flight is this node's low-water mark: every
 //! batch carries it, and below it every node forgets outcomes. It may therefore never pass an attempt for which
 //! a caller still waits, also across a restart of the actor.
+//!
+//! A caller waits until its deadline, and not longer: a future that is kept and not polled does not hold the mark for
+//! ever. What comes of its attempt afterwards is refused by apply as superseded, and unknown to the caller. And so many
+//! attempts may begin since the oldest in flight, and no more: every node keeps their outcomes.
+//!
+//! Stagings have a mark of their own, for a load takes long, and would hold the outcomes of all appends beside it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use converge_ledger_core::planted::{self, Bug};
+use tokio::time::Instant;
 
-/// Attempts of this node in this boot.
+/// Attempts and stagings of this node in this boot.
 #[derive(Debug, Default)]
 pub(super) struct Origin {
     inner: Mutex<Inner>,
@@ -19,30 +26,76 @@ pub(super) struct Origin {
 #[derive(Debug, Default)]
 struct Inner {
     last: u64,
-    in_flight: BTreeSet<u64>,
+    /// With the deadlines of their callers.
+    in_flight: BTreeMap<u64, Instant>,
+    last_staging: u64,
+    stagings: BTreeSet<u64>,
+    /// Attempts were refused since the last one began.
+    held_up: bool,
+}
+
+/// What a batch says of its node: nothing below is in flight, nor will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Marks {
+    pub(super) low_water: u64,
+    pub(super) low_staging: u64,
+}
+
+impl Inner {
+    fn low_water(&mut self, now: Instant) -> u64 {
+        while let Some(oldest) = self.in_flight.first_entry().filter(|oldest| *oldest.get() < now) {
+            oldest.remove();
+        }
+        self.in_flight.keys().next().copied().unwrap_or(self.last + 1)
+    }
 }
 
 impl Origin {
-    /// A new attempt; in flight until it is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> Attempt {
+    /// A new attempt, in flight until it is dropped or its caller's deadline passes; none when more than
+    /// `attempts_max` began since the oldest.
+    pub(super) fn begin(self: &Arc<Self>, deadline: Instant, attempts_max: u64) -> Option<Attempt> {
         let mut inner = self.lock();
-        inner.last += 1;
-        let counter = inner.last;
-        inner.in_flight.insert(counter);
-        Attempt { counter, origin: self.clone() }
+        let oldest = inner.low_water(Instant::now());
+        let counter = inner.last + 1;
+        if counter - oldest >= attempts_max {
+            if !std::mem::replace(&mut inner.held_up, true) {
+                tracing::warn!(oldest, attempts_max, "as many attempts as may began since the oldest in flight");
+            }
+            return None;
+        }
+        inner.held_up = false;
+        inner.last = counter;
+        inner.in_flight.insert(counter, deadline);
+        Some(Attempt { counter, origin: self.clone() })
     }
 
-    /// Nothing below this is in flight, nor will be.
-    pub(super) fn low_water(&self) -> u64 {
-        let inner = self.lock();
-        if planted::is(Bug::LowWaterPasses) {
-            return inner.last + 1;
-        }
-        inner.in_flight.first().copied().unwrap_or(inner.last + 1)
+    /// A new staging; in use until it is dropped.
+    pub(super) fn begin_staging(self: &Arc<Self>) -> Staging {
+        let mut inner = self.lock();
+        inner.last_staging += 1;
+        let number = inner.last_staging;
+        inner.stagings.insert(number);
+        Staging { number, origin: self.clone() }
+    }
+
+    /// Nothing below these is in flight, nor will be.
+    pub(super) fn marks(&self) -> Marks {
+        let mut inner = self.lock();
+        let low_staging = inner.stagings.first().copied().unwrap_or(inner.last_staging + 1);
+        let low_water = match planted::is(Bug::LowWaterPasses) {
+            true => inner.last + 1,
+            false => inner.low_water(Instant::now()),
+        };
+        Marks { low_water, low_staging }
     }
 
     pub(super) fn in_flight(&self) -> usize {
         self.lock().in_flight.len()
+    }
+
+    /// No attempt may begin until the oldest ends.
+    pub(super) fn held_up(&self) -> bool {
+        self.lock().held_up
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -50,7 +103,7 @@ impl Origin {
     }
 }
 
-/// One attempt; its counter stays above the low-water mark while this lives.
+/// One attempt; its counter stays above the low-water mark while this lives, up to its caller's deadline.
 #[derive(Debug)]
 pub struct Attempt {
     counter: u64,
@@ -68,6 +121,27 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         self.origin.lock().in_flight.remove(&self.counter);
+    }
+}
+
+/// What one load stages; it is kept on every node while this lives.
+#[derive(Debug)]
+pub struct Staging {
+    number: u64,
+    origin: Arc<Origin>,
+}
+
+impl Staging {
+    /// Its number within this node's boot.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        self.origin.lock().stagings.remove(&self.number);
     }
 }
 
@@ -107,16 +181,66 @@ impl Drop for Abandon<'_> {
 mod tests {
     use super::*;
 
+    const MANY: u64 = 100;
+
+    fn later() -> Instant {
+        Instant::now() + std::time::Duration::from_secs(10)
+    }
+
     #[test]
     fn the_low_water_mark_never_passes_an_attempt_in_flight() {
         let origin = Arc::new(Origin::default());
-        assert_eq!(origin.low_water(), 1);
-        let (first, second) = (origin.begin(), origin.begin());
-        assert_eq!((first.counter(), second.counter(), origin.low_water()), (1, 2, 1));
+        let low_water = || origin.marks().low_water;
+        assert_eq!(low_water(), 1);
+        let begin = || origin.begin(later(), MANY).unwrap();
+        let (first, second) = (begin(), begin());
+        assert_eq!((first.counter(), second.counter(), low_water()), (1, 2, 1));
         drop(second);
-        assert_eq!(origin.low_water(), 1, "the first still waits");
+        assert_eq!(low_water(), 1, "the first still waits");
         drop(first);
-        assert_eq!(origin.low_water(), 3, "both are done, the next will be 3");
+        assert_eq!(low_water(), 3, "both are done, the next will be 3");
+    }
+
+    #[test]
+    fn a_load_holds_what_it_stages_and_no_outcomes() {
+        let origin = Arc::new(Origin::default());
+        let (first, second) = (origin.begin_staging(), origin.begin_staging());
+        assert_eq!((first.number(), second.number()), (1, 2));
+        drop(origin.begin(later(), MANY).unwrap());
+        assert_eq!(origin.marks(), Marks { low_water: 2, low_staging: 1 });
+        drop(first);
+        assert_eq!(origin.marks().low_staging, 2);
+        drop(second);
+        assert_eq!(origin.marks().low_staging, 3);
+    }
+
+    #[test]
+    fn so_many_attempts_begin_since_the_oldest_and_no_more() {
+        let origin = Arc::new(Origin::default());
+        let kept = origin.begin(later(), MANY).unwrap();
+        for _ in 1..MANY {
+            drop(origin.begin(later(), MANY).unwrap());
+        }
+        assert!(origin.begin(later(), MANY).is_none());
+        assert!(origin.held_up());
+        drop(kept);
+        assert!(origin.begin(later(), MANY).is_some());
+        assert!(!origin.held_up());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_future_that_nobody_polls_holds_the_mark_up_to_its_deadline() {
+        let origin = Arc::new(Origin::default());
+        let kept = origin.begin(later(), MANY).unwrap();
+        for _ in 1..MANY {
+            drop(origin.begin(later(), MANY).unwrap());
+        }
+        assert!(origin.begin(later(), MANY).is_none());
+        tokio::time::advance(std::time::Duration::from_secs(11)).await;
+        assert_eq!(origin.marks().low_water, MANY + 1);
+        let next = origin.begin(later(), MANY).unwrap();
+        drop(kept);
+        assert_eq!(origin.marks().low_water, next.counter());
     }
 
     #[test]

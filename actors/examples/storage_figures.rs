@@ -74,7 +74,7 @@ impl Node {
         };
         let commands = (0..size as u64).map(|n| command(low_water + n)).collect();
         self.counter += size as u64;
-        let batch = Batch { origin: NodeId(1), boot: Boot(1), low_water, commands };
+        let batch = Batch { origin: NodeId(1), boot: Boot(1), low_water, low_staging: 0, commands };
         LogEntry { index: LogIndex(self.index), term: Term(1), kind: EntryKind::Normal, data: batch.encode() }
     }
 

@@ -49,8 +49,9 @@ fn entry(input: &mut Input<'_>, log: &[Option<Batch>], model: &Model) -> Option<
             // Mostly the boot that is.
             let boot = Boot(if kind == 2 { input.below(4) as u64 } else { 1 });
             let low_water = if kind == 3 { input.number() } else { 0 };
+            let low_staging = if kind == 4 { input.number() } else { 0 };
             let commands = (0..input.below(6)).map(|_| command(input, model)).collect();
-            Some(Batch { origin, boot, low_water, commands })
+            Some(Batch { origin, boot, low_water, low_staging, commands })
         }
     }
 }
@@ -60,7 +61,7 @@ fn command(input: &mut Input<'_>, model: &Model) -> Command {
     let counter = input.number();
     match kind {
         0 | 1 => Command::Append(append(input, counter)),
-        2 => Command::Stage(stage(input, counter)),
+        2 => Command::Stage(stage(input, counter, model)),
         _ => Command::Load(load(input, counter, model)),
     }
 }
@@ -84,20 +85,32 @@ fn append(input: &mut Input<'_>, counter: u64) -> Append {
     }
 }
 
-fn stage(input: &mut Input<'_>, counter: u64) -> Stage {
-    Stage {
+/// Mostly a sound one that goes on from where the context is, for a load to find.
+fn stage(input: &mut Input<'_>, counter: u64, model: &Model) -> Stage {
+    let what = input.byte();
+    let load = input.number();
+    let context_id = CONTEXTS[input.below(CONTEXTS.len())].to_owned();
+    let known = model.contexts.get(&context_id);
+    let (latest, chain) = known.map_or((0, EMPTY_CHAIN), |context| (context.latest().get(), context.chain()));
+    let entry = |n: u64| StagedEntry {
+        lamport: Lamport(u64::from(what) + n),
+        id: EntryId(u128::from(counter + n).to_be_bytes()),
+        appended_at_ns: counter,
+        key: String::new(),
+        payload: Bytes::new(),
+        metadata: metadata(n % 2 == 1),
+    };
+    let chunk = Stage {
         counter,
-        load: input.number(),
-        entry: StagedEntry {
-            sequence: Sequence(input.number()),
-            lamport: Lamport(input.number()),
-            id: EntryId(u128::from(counter).to_be_bytes()),
-            appended_at_ns: counter,
-            key: String::new(),
-            payload: Bytes::new(),
-            metadata: metadata(counter % 2 == 1),
-        },
-    }
+        load,
+        context_id,
+        first: Sequence(if what & 3 == 3 { input.number() } else { latest.saturating_add(1) }),
+        base_chain: if what & 12 == 12 { [what; 32] } else { chain },
+        chain: [what; 32],
+        entries: (0..input.below(4) as u64).map(entry).collect(),
+    };
+    let chain = chunk.computed_chain().filter(|_| what & 48 != 48).unwrap_or([what; 32]);
+    Stage { chain, ..chunk }
 }
 
 /// Mostly one whose base is where the context is, for any other is refused at once.

@@ -71,8 +71,22 @@ pub(crate) fn batch() -> Batch {
         })
     };
     let stage = |counter: u64, sequence: u64| {
-        let entry = StagedEntry::from(history(2).swap_remove(usize::from(sequence == 2)));
-        Command::Stage(Stage { counter, load: 3, entry })
+        let entry = |n: u64| StagedEntry::from(history(2).swap_remove(usize::from(n == 2)));
+        let mut chunk = Stage {
+            counter,
+            load: 3,
+            context_id: "loaded".to_owned(),
+            first: Sequence(1),
+            base_chain: EMPTY_CHAIN,
+            chain: EMPTY_CHAIN,
+            entries: vec![entry(1)],
+        };
+        chunk.chain = chunk.computed_chain().expect("it has its place");
+        if sequence == 2 {
+            (chunk.first, chunk.base_chain, chunk.entries) = (Sequence(2), chunk.chain, vec![entry(2)]);
+            chunk.chain = chunk.computed_chain().expect("it has its place");
+        }
+        Command::Stage(chunk)
     };
     let load = Load {
         counter: 6,
@@ -85,7 +99,7 @@ pub(crate) fn batch() -> Batch {
     };
     let commands =
         vec![append(1, Some("once"), None), append(2, None, Some(1)), stage(4, 1), stage(5, 2), Command::Load(load)];
-    Batch { origin: NodeId(1), boot: Boot(1), low_water: 1, commands }
+    Batch { origin: NodeId(1), boot: Boot(1), low_water: 1, low_staging: 1, commands }
 }
 
 fn history(n: u64) -> Vec<Entry> {

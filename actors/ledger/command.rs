@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::entry::{Entry, NewEntry};
+use crate::entry::{Entry, NewEntry, chain_link, content_hash};
 use crate::ids::{AttemptId, Boot, EntryId, Lamport, NodeId, Position, Sequence};
 
 /// Commands that were proposed together; one Raft entry.
@@ -20,6 +20,10 @@ pub struct Batch {
     /// No attempt of that boot below this counter is in flight any more, so that its outcome can
     /// be forgotten. Never goes back.
     pub low_water: u64,
+    /// No load of that boot with a staging below this number is under way any more, so that what it staged can be
+    /// dropped. Apart from `low_water`: a load takes long, and may not hold the outcomes of all appends beside it.
+    /// Never goes back.
+    pub low_staging: u64,
     /// In the order in which they apply. None at all is legal: a low-water mark on its own.
     pub commands: Vec<Command>,
 }
@@ -37,7 +41,7 @@ impl Batch {
 pub enum Command {
     /// Append one entry.
     Append(Append),
-    /// Keep one entry of a load invisibly.
+    /// Keep a chunk of a load invisibly.
     Stage(Stage),
     /// Make the staged entries of a load visible, all or none.
     Load(Load),
@@ -74,22 +78,53 @@ pub struct Append {
     pub entry: NewEntry,
 }
 
-/// Keep one entry for a later [`Load`].
+/// Keep consecutive entries for a later [`Load`]. Staging the same chunk again changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stage {
     /// The attempt counter of this command itself.
     pub counter: u64,
-    /// The staging it belongs to: the attempt counter of the first [`Load`] that names it.
+    /// The staging it belongs to.
     pub load: u64,
-    /// The entry as it stood where the snapshot was taken.
-    pub entry: StagedEntry,
+    /// The context that the load is for, whose name the hashes cover.
+    pub context_id: String,
+    /// The sequence of the first entry; the others follow without a gap.
+    pub first: Sequence,
+    /// The context's chain hash before the first entry.
+    pub base_chain: [u8; 32],
+    /// The chain hash after the last one: what apply computes must be the same.
+    pub chain: [u8; 32],
+    /// The entries, at least one.
+    pub entries: Vec<StagedEntry>,
 }
 
-/// An entry out of a snapshot, without the name of a context, which its [`Load`] gives.
+impl Stage {
+    /// The chain hash after the last entry, computed from them; none if they have no place in any context.
+    #[must_use]
+    pub fn computed_chain(&self) -> Option<[u8; 32]> {
+        let last = self.first.get().checked_add(self.entries.len() as u64)?.checked_sub(1)?;
+        if self.first == Sequence(0) || self.entries.is_empty() || last == u64::MAX {
+            return None;
+        }
+        let sequences = (self.first.get()..).map(Sequence);
+        let links = sequences.zip(&self.entries);
+        Some(links.fold(self.base_chain, |chain, (sequence, entry)| entry.link(&self.context_id, sequence, &chain)))
+    }
+
+    /// The entry with this sequence; its bytes are copied, so that it does not keep the whole chunk in memory.
+    #[must_use]
+    pub fn entry(&self, sequence: Sequence, position: Position) -> Option<Entry> {
+        let nth = usize::try_from(sequence.get().checked_sub(self.first.get())?).ok()?;
+        let mut entry = self.entries.get(nth)?.clone();
+        if self.entries.len() > 1 {
+            entry.payload = Bytes::copy_from_slice(&entry.payload);
+        }
+        Some(entry.into_entry(self.context_id.clone(), sequence, position))
+    }
+}
+
+/// An entry out of a snapshot, without its context and its place there, which the chunk gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StagedEntry {
-    /// Kept by the load.
-    pub sequence: Sequence,
     /// Kept by the load.
     pub lamport: Lamport,
     /// Kept by the load.
@@ -104,29 +139,46 @@ pub struct StagedEntry {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// What a staged entry takes besides its texts and bytes, at most.
+const STAGED_BYTES: usize = 64;
+/// And each pair of its metadata.
+const PAIR_BYTES: usize = 8;
+
 impl StagedEntry {
-    /// The entry that it becomes in this context at this position.
+    /// About what it takes in a chunk, and not less.
     #[must_use]
-    pub fn into_entry(self, context_id: String, position: Position) -> Entry {
-        let Self { sequence, lamport, id, appended_at_ns, key, payload, metadata } = self;
+    pub fn bytes(&self) -> usize {
+        let pairs = self.metadata.iter().map(|(name, value)| name.len() + value.len() + PAIR_BYTES);
+        STAGED_BYTES + self.key.len() + self.payload.len() + pairs.sum::<usize>()
+    }
+
+    /// The entry that it becomes.
+    #[must_use]
+    pub fn into_entry(self, context_id: String, sequence: Sequence, position: Position) -> Entry {
+        let Self { lamport, id, appended_at_ns, key, payload, metadata } = self;
         Entry { context_id, key, payload, metadata, id, sequence, position, appended_at_ns, lamport }
+    }
+
+    fn link(&self, context_id: &str, sequence: Sequence, previous: &[u8; 32]) -> [u8; 32] {
+        let content = content_hash(context_id, &self.key, &self.payload, &self.metadata);
+        chain_link(previous, sequence, self.id, self.appended_at_ns, self.lamport, &content)
     }
 }
 
 impl From<Entry> for StagedEntry {
     fn from(entry: Entry) -> Self {
-        let Entry { key, payload, metadata, id, sequence, appended_at_ns, lamport, .. } = entry;
-        Self { sequence, lamport, id, appended_at_ns, key, payload, metadata }
+        let Entry { key, payload, metadata, id, appended_at_ns, lamport, .. } = entry;
+        Self { lamport, id, appended_at_ns, key, payload, metadata }
     }
 }
 
-/// Append the staged entries `base + 1 ..= base + count` to a context, all or none.
+/// Append the staged entries `base + 1 ..= base + count` to a context, all or none. The chunks must join there: one
+/// that begins behind the base, and is followed by one that begins where it ends, up to the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Load {
     /// The attempt counter.
     pub counter: u64,
-    /// The staging to take from: the counter of the first try, which later tries keep when they
-    /// adapt `base` to a context that moved in between.
+    /// The staging to take from. Later tries keep it, when they adapt `base` to a context that moved in between.
     pub stage: u64,
     /// The context to load into.
     pub context_id: String,

@@ -26,7 +26,7 @@ mod outcome;
 mod state;
 
 pub use apply::apply;
-pub use batch::{decode_row, row_entry, rows};
+pub use batch::{decode_row, row_chunk, row_entry, rows};
 pub use codec::CodecError;
 pub use command::{Append, Batch, Command, Load, Stage, StagedEntry};
 pub use entry::{EMPTY_CHAIN, Entry, NewEntry, chain_link, content_hash};
@@ -36,4 +36,4 @@ pub use ids::{
 };
 pub use limits::{LimitError, Limits};
 pub use outcome::{Appended, Outcome, Refusal};
-pub use state::{Effects, Head, IndexRow, KeyRow, Origin, Part, State, View};
+pub use state::{Effects, Head, IndexChunk, IndexRow, Indexed, KeyRow, Origin, Part, Staging, State, View};

@@ -12,7 +12,7 @@ use crate::ids::{ContextNo, Lamport, Position, Sequence};
 pub enum Outcome {
     /// The entry is in the ledger.
     Appended(Appended),
-    /// The entry is kept for its load.
+    /// The chunk is kept for its load.
     Staged,
     /// The load is done.
     Loaded {
@@ -81,4 +81,7 @@ pub enum Refusal {
     /// The attempt is of an older boot of its node, or below its low-water mark.
     #[error("the attempt was given up by its node")]
     Superseded,
+    /// The chunk is not what it says of itself, or differs from what was staged in its place.
+    #[error("the chunk is not what it says of itself: load the snapshot again")]
+    ChunkInvalid,
 }

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::StagedEntry;
 use crate::entry::EMPTY_CHAIN;
 use crate::ids::{Boot, ContextNo, Lamport, LogIndex, NodeId, Position, Sequence};
 use crate::outcome::Outcome;
@@ -34,23 +33,38 @@ pub struct Origin {
     pub boot: Boot,
     /// Attempts below are closed.
     pub low_water: u64,
-    /// First outcome of every attempt, by counter.
+    /// Stagings below are closed.
+    pub low_staging: u64,
+    /// First outcome of every attempt, by counter. Chunks have none: staging one again changes nothing.
     pub outcomes: BTreeMap<u64, Outcome>,
-    /// Where the staged entries are, by staging, in the order they came.
-    pub staged: BTreeMap<u64, Vec<Part>>,
+    /// What was staged, by staging.
+    pub staged: BTreeMap<u64, Staging>,
 }
 
-/// Consecutive staged entries in consecutive rows of one log entry.
+/// What was staged for one load.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staging {
+    /// The context that it is for.
+    pub context_id: String,
+    /// Its chunks, by the sequence of their first entry. They may overlap.
+    pub parts: BTreeMap<Sequence, Part>,
+}
+
+/// A staged chunk: all that a load needs to know of it, so that it reads none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    /// The sequence of its first entry.
-    pub first: Sequence,
     /// How many entries it has.
     pub count: u32,
-    /// The log entry.
+    /// The log entry that holds its bytes.
     pub index: LogIndex,
-    /// The row of its first entry.
-    pub first_row: u32,
+    /// The row in that log entry.
+    pub row: u32,
+    /// The highest Lamport time in it.
+    pub lamport: Lamport,
+    /// The chain hash before its first entry.
+    pub base_chain: [u8; 32],
+    /// The chain hash after its last entry.
+    pub chain: [u8; 32],
 }
 
 /// The end of a context.
@@ -82,6 +96,45 @@ pub struct KeyRow {
     pub lamport: Lamport,
     /// The entry's content hash.
     pub content: [u8; 32],
+}
+
+/// New entries, with consecutive sequences and positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Indexed {
+    /// One entry, in a row of its own.
+    Entry(IndexRow),
+    /// The entries of a chunk, all in one row.
+    Chunk(IndexChunk),
+}
+
+impl Indexed {
+    /// The position of its first entry.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        match self {
+            Self::Entry(row) => row.position,
+            Self::Chunk(chunk) => chunk.position,
+        }
+    }
+}
+
+/// Where the bytes of a chunk's entries are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexChunk {
+    /// The entries' context.
+    pub context: ContextNo,
+    /// The place of the first entry in its context.
+    pub first: Sequence,
+    /// How many entries there are.
+    pub count: u32,
+    /// The place of the first entry in the ledger.
+    pub position: Position,
+    /// The chain hash after the last entry: it names the chunk.
+    pub chain: [u8; 32],
+    /// The log entry that holds the chunk.
+    pub index: LogIndex,
+    /// The row in that log entry.
+    pub row: u32,
 }
 
 /// Where the bytes of an entry are.
@@ -117,13 +170,6 @@ pub trait View {
     /// # Errors
     /// The row could not be read.
     fn key(&self, context: ContextNo, key: &str) -> Result<Option<KeyRow>, Self::Error>;
-
-    /// The entry of the [`crate::Stage`] command in this row of the log; only asked for rows of
-    /// earlier log entries, which hold one.
-    ///
-    /// # Errors
-    /// The row could not be read.
-    fn staged(&self, index: LogIndex, row: u32) -> Result<StagedEntry, Self::Error>;
 }
 
 /// What applying one log entry changes, apart from [`State`].
@@ -134,7 +180,7 @@ pub struct Effects {
     /// The contexts that changed.
     pub heads: BTreeMap<String, Head>,
     /// The entries that are new, in order of position.
-    pub entries: Vec<IndexRow>,
+    pub entries: Vec<Indexed>,
     /// The idempotency keys that are new, in the order they came.
     pub keys: Vec<(ContextNo, String, KeyRow)>,
 }

@@ -239,7 +239,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_taken_only_from_its_origin() {
-        let batch = Batch { origin: NodeId(2), boot: Boot(1), low_water: 1, commands: Vec::new() }.encode();
+        let batch =
+            Batch { origin: NodeId(2), boot: Boot(1), low_water: 1, low_staging: 1, commands: Vec::new() }.encode();
         assert!(is_batch_of(NodeId(2), &batch));
         assert!(!is_batch_of(NodeId(3), &batch), "whoever is made up here stays in the state of every node");
         assert!(!is_batch_of(NodeId(2), &batch.slice(1..)));

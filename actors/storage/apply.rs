@@ -7,18 +7,16 @@ use std::cell::OnceCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, MutexGuard, PoisonError, RwLockReadGuard};
 
-use bytes::Bytes;
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{
-    Batch, Command, ContextNo, Effects, Head, KeyRow, LogIndex, StagedEntry, State, View, apply as core_apply,
-    decode_row,
+    Batch, Command, ContextNo, Effects, Head, IndexChunk, IndexRow, Indexed, KeyRow, State, View, apply as core_apply,
 };
 use redb::{Database, ReadTransaction, ReadableDatabase};
 
 use super::overlay::{AppliedMark, Generation};
-use super::read::{Trouble, db_head, db_key, db_log_row, tail_row};
+use super::read::{Trouble, db_head, db_key};
 use super::shared::{Lane, Shared};
-use super::tables::{Run, Segments, row_check, split};
+use super::tables::{Rows, Run, Segment, Segments, chunk_tag, row_check, split};
 use super::types::{AppliedBatch, EntryKind, LogEntry};
 
 impl Shared {
@@ -43,8 +41,8 @@ impl Shared {
         let batch = decode(entry);
         let view = Merged::new(self);
         let effects = core_apply(&mut state, &view, entry.index, batch.as_ref())?;
-        let rows = Rows::of(&view, entry, &effects)?;
         drop(view);
+        let rows = IndexRows::of(entry, &effects);
         let applied = describe(entry, batch.as_ref(), &effects);
         let mark = AppliedMark { index: state.applied, position: state.last_position, digest: state.digest };
         let (added, was_empty) = self.publish(effects, rows, mark);
@@ -57,7 +55,7 @@ impl Shared {
         Ok(Some(applied))
     }
 
-    fn publish(&self, effects: Effects, rows: Rows, mark: AppliedMark) -> (usize, bool) {
+    fn publish(&self, effects: Effects, rows: IndexRows, mark: AppliedMark) -> (usize, bool) {
         let mut overlay = self.overlay_mut();
         let active = &mut overlay.active;
         let before = active.bytes;
@@ -106,48 +104,67 @@ fn describe(entry: &LogEntry, batch: Option<&Batch>, effects: &Effects) -> Appli
 }
 
 /// Index and position rows of one applied entry.
-struct Rows {
+#[derive(Default)]
+struct IndexRows {
     runs: Vec<(u64, u64, Run)>,
     positions: Option<(u64, Segments)>,
 }
 
-impl Rows {
-    fn of(view: &Merged<'_>, entry: &LogEntry, effects: &Effects) -> Result<Rows, Trouble> {
-        let own = if effects.entries.is_empty() { Vec::new() } else { split(entry) };
-        let mut runs: Vec<(u64, u64, Run)> = Vec::new();
+impl IndexRows {
+    /// Reads no row of an earlier log entry: a load names the chunks that it links, and that is enough.
+    fn of(entry: &LogEntry, effects: &Effects) -> IndexRows {
+        let Some(first) = effects.entries.first().map(|indexed| indexed.position().get()) else {
+            return IndexRows::default();
+        };
+        let own = split(entry);
+        let mut rows = IndexRows::default();
         let mut segments = Segments::default();
-        for row in &effects.entries {
-            let check = if row.index == entry.index {
-                row_check(&own[row.row as usize])
-            } else {
-                row_check(&view.log_row(row.index, row.row)?)
-            };
-            match segments.0.last_mut() {
-                Some((index, first, count)) if *index == row.index && *first + *count == row.row => {
-                    *count += 1;
+        for indexed in &effects.entries {
+            match indexed {
+                Indexed::Entry(row) => {
+                    rows.add_row(row, row_check(&own[row.row as usize]));
+                    add_segment(&mut segments, row);
                 }
-                _ => segments.0.push((row.index, row.row, 1)),
-            }
-            let (context, sequence) = (row.context.get(), row.sequence.get());
-            let lead = row.lamport.get().wrapping_sub(sequence).cast_signed();
-            let joins = |(of, first, run): &&mut (u64, u64, Run)| {
-                let n = run.rows.len() as u64;
-                *of == context
-                    && *first + n == sequence
-                    && run.index == row.index
-                    && u64::from(run.row) + n == u64::from(row.row)
-                    && run.position.get() + n == row.position.get()
-                    && run.lead == lead
-            };
-            if let Some((_, _, run)) = runs.last_mut().filter(joins) {
-                run.rows.push(check);
-            } else {
-                let run = Run { position: row.position, lead, index: row.index, row: row.row, rows: vec![check] };
-                runs.push((context, sequence, run));
+                Indexed::Chunk(chunk) => {
+                    let IndexChunk { index, row, count, .. } = *chunk;
+                    rows.add_chunk(chunk);
+                    segments.0.push(Segment { index, row, count, chunk: true });
+                }
             }
         }
-        let first = effects.entries.first().map(|row| row.position.get());
-        Ok(Rows { runs, positions: first.map(|first| (first, segments)) })
+        rows.positions = Some((first, segments));
+        rows
+    }
+
+    fn add_row(&mut self, at: &IndexRow, check: [u8; 4]) {
+        let IndexRow { position, index, row, .. } = *at;
+        let (context, sequence) = (at.context.get(), at.sequence.get());
+        let lead = at.lamport.get().wrapping_sub(sequence).cast_signed();
+        if let Some((of, first, run)) = self.runs.last_mut()
+            && let n = run.entries()
+            && let Rows::Each { lead: of_run, checks } = &mut run.rows
+            && (*of, *first + n, *of_run) == (context, sequence, lead)
+            && (run.index, u64::from(run.row) + n) == (index, u64::from(row))
+            && run.position.get() + n == position.get()
+        {
+            checks.push(check);
+            return;
+        }
+        let rows = Rows::Each { lead, checks: vec![check] };
+        self.runs.push((context, sequence, Run { position, index, row, rows }));
+    }
+
+    fn add_chunk(&mut self, chunk: &IndexChunk) {
+        let IndexChunk { context, first, count, position, chain, index, row } = *chunk;
+        let rows = Rows::Chunk { count, tag: chunk_tag(&chain) };
+        self.runs.push((context.get(), first.get(), Run { position, index, row, rows }));
+    }
+}
+
+fn add_segment(segments: &mut Segments, at: &IndexRow) {
+    match segments.0.last_mut() {
+        Some(last) if !last.chunk && last.index == at.index && last.row + last.count == at.row => last.count += 1,
+        _ => segments.0.push(Segment { index: at.index, row: at.row, count: 1, chunk: false }),
     }
 }
 
@@ -176,18 +193,6 @@ impl<'a> Merged<'a> {
         }));
         guarded.unwrap_or_else(|_| Err(Trouble::DataLoss("the database: a page is damaged".into())))
     }
-
-    /// A log row, also one that leaves the overlay at this moment: the tail is not held by the
-    /// state machine's lock, so a miss is looked up in a newer snapshot.
-    fn log_row(&self, index: LogIndex, row: u32) -> Result<Bytes, Trouble> {
-        let found = self.shared.overlay().get(index).cloned();
-        if let Some(found) = found {
-            return tail_row(&found, row);
-        }
-        let db = self.db.as_ref().ok_or(Trouble::Closed)?;
-        let guarded = catch_unwind(AssertUnwindSafe(|| db_log_row(&db.begin_read()?, index, row)));
-        guarded.unwrap_or_else(|_| Err(Trouble::DataLoss("the database: a page is damaged".into())))
-    }
 }
 
 impl View for Merged<'_> {
@@ -212,15 +217,6 @@ impl View for Merged<'_> {
         match active.or_else(flushing) {
             Some(row) => Ok(Some(row)),
             None => self.with_db(|txn| db_key(txn, context, key)),
-        }
-    }
-
-    fn staged(&self, index: LogIndex, row: u32) -> Result<StagedEntry, Trouble> {
-        let bytes = self.log_row(index, row)?;
-        match decode_row(row, &bytes) {
-            Ok(Command::Stage(stage)) => Ok(stage.entry),
-            Ok(_) => Err(Trouble::DataLoss(format!("log row {index}/{row} holds no staged entry"))),
-            Err(error) => Err(Trouble::DataLoss(format!("log row {index}/{row}: {error}"))),
         }
     }
 }

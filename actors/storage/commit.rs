@@ -294,9 +294,11 @@ fn last_block(index: &Table<'_, (u64, u64), &[u8]>, context: u64) -> Result<(u64
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::tables::Segment;
 
     fn segments(index: u64, counts: &[u32]) -> Segments {
-        Segments(counts.iter().zip(0..).map(|(count, row)| (LogIndex(index), row, *count)).collect())
+        let segment = |(count, row): (&u32, u32)| Segment { index: LogIndex(index), row, count: *count, chunk: false };
+        Segments(counts.iter().zip(0..).map(segment).collect())
     }
 
     #[test]
@@ -304,7 +306,7 @@ mod tests {
         let lone: BTreeMap<u64, Segments> = (1..=100).map(|at| (at, segments(at, &[1]))).collect();
         let rows = joined(&lone);
         assert_eq!(rows.iter().map(|(first, row)| (*first, row.entries())).collect::<Vec<_>>(), [(1, 64), (65, 36)]);
-        assert!(rows.iter().flat_map(|(_, row)| &row.0).map(|(index, ..)| index.get()).eq(1..=100));
+        assert!(rows.iter().flat_map(|(_, row)| &row.0).map(|segment| segment.index.get()).eq(1..=100));
     }
 
     #[test]

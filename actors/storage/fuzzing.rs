@@ -175,7 +175,7 @@ pub fn table_row(data: &[u8]) -> bool {
         7 => {
             let read = |row: &[u8]| {
                 let block = tables::block_from(context, first, row)?;
-                let rows: u64 = block.runs(first).map(|(_, run)| run.rows.len() as u64).sum();
+                let rows: u64 = block.runs(first).map(|(_, run)| run.entries()).sum();
                 assert_eq!(rows, block.entries(), "a block counts others than it has");
                 Ok(block)
             };
@@ -270,7 +270,10 @@ pub(crate) fn seeds() -> Vec<Seed> {
 
 fn rows(entry: &LogEntry) -> Vec<Seed> {
     let (no, first) = (ContextNo(1), 2);
-    let run = tables::Run { position: Position(9), lead: -1, index: LogIndex(4), row: 0, rows: vec![[1, 2, 3, 4]; 3] };
+    let run = |rows| tables::Run { position: Position(9), index: LogIndex(4), row: 0, rows };
+    let each = run(tables::Rows::Each { lead: -1, checks: vec![[1, 2, 3, 4]; 3] });
+    let chunk = run(tables::Rows::Chunk { count: 5, tag: [6; 8] });
+    let segment = |chunk| tables::Segment { index: LogIndex(4), row: 0, count: 3, chunk };
     let head = Head { number: no, latest: Sequence(3), lamport: Lamport(4), chain: [5; 32] };
     let content = [6; 32];
     let key = KeyRow { sequence: Sequence(3), position: Position(9), lamport: Lamport(4), content };
@@ -293,8 +296,8 @@ fn rows(entry: &LogEntry) -> Vec<Seed> {
         ("counts", tables::meta_value(tables::META_COUNTS, &tables::Counts::default())),
         ("head", tables::head_value("name", &head)),
         ("key", tables::key_value(no, "key", &key)),
-        ("block", tables::block_value(no.get(), first, &tables::Block(vec![run.clone(), run]))),
-        ("segments", tables::segments_value(first, &tables::Segments(vec![(LogIndex(4), 0, 3)]))),
+        ("block", tables::block_value(no.get(), first, &tables::Block(vec![each, chunk]))),
+        ("segments", tables::segments_value(first, &tables::Segments(vec![segment(false), segment(true)]))),
         ("index_row", encode_index_row(&at)),
     ];
     let mut seeds = Vec::new();

@@ -4,6 +4,7 @@
 //! a start would: so all of them need to write, and what they show is what a start would find. None
 //! counts as a start, and none makes anything in a directory that holds no ledger.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
@@ -12,11 +13,11 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use serde::Serialize;
 
 use super::error::Error;
-use super::read::{Trouble, db_log, db_log_row};
+use super::read::{RowReader, Trouble, db_log};
 use super::recover::{self, BootOf, Failure, Opened};
 use super::settings::Settings;
 use super::shared::Shared;
-use super::tables::{CONTEXTS, INDEX, KEYS, POSITIONS, Run, block_from, head_from, key_from, row_check, segments_from};
+use super::tables::{CONTEXTS, INDEX, KEYS, POSITIONS, block_from, head_from, key_from, segments_from};
 use super::types::{EntryKind, Genesis, HardState, LogEntry};
 use super::worker::{Running, close, failure};
 
@@ -262,6 +263,8 @@ fn verify_context(txn: &ReadTransaction, context: &str, head: &[u8]) -> Result<u
     let head = head_from(context, head).map_err(Trouble::DataLoss)?;
     let number = head.number.get();
     let index = txn.open_table(INDEX)?;
+    let tail = BTreeMap::new();
+    let mut rows = RowReader::new(txn, &tail);
     let mut chain = converge_ledger_core::EMPTY_CHAIN;
     let mut due = 1;
     for row in index.range((number, 0)..=(number, u64::MAX))? {
@@ -272,8 +275,8 @@ fn verify_context(txn: &ReadTransaction, context: &str, head: &[u8]) -> Result<u
             return Err(Trouble::DataLoss(format!("context {context:?} goes on at {first}, not at {due}")));
         }
         for (first, run) in block.runs(first) {
-            for nth in 0..run.rows.len() {
-                chain = verify_entry(txn, context, first, run, nth, &chain)?;
+            for sequence in first..first + run.entries() {
+                chain = rows.entry(context, first, run, Sequence(sequence))?.chain(&chain);
             }
         }
         due += block.entries();
@@ -285,27 +288,6 @@ fn verify_context(txn: &ReadTransaction, context: &str, head: &[u8]) -> Result<u
         return Err(Trouble::DataLoss(format!("context {context:?}: its chain hash differs")));
     }
     Ok(due - 1)
-}
-
-fn verify_entry(
-    txn: &ReadTransaction,
-    context: &str,
-    first: u64,
-    run: &Run,
-    nth: usize,
-    chain: &[u8; 32],
-) -> Result<[u8; 32], Trouble> {
-    let sequence = first + nth as u64;
-    let row = run.row + u32::try_from(nth).expect("within a log entry");
-    let bytes = db_log_row(txn, run.index, row)?;
-    if row_check(&bytes) != run.rows[nth] {
-        return Err(Trouble::DataLoss(format!("entry {sequence} of {context:?} is not the one in the log")));
-    }
-    let position = Position(run.position.get() + nth as u64);
-    let entry =
-        converge_ledger_core::row_entry(row, &bytes, context, Sequence(sequence), position, run.lamport(sequence));
-    let entry = entry.map_err(|e| Trouble::DataLoss(format!("entry {sequence} of {context:?}: {e}")))?;
-    Ok(entry.chain(chain))
 }
 
 fn verify_positions(txn: &ReadTransaction, state: &State, verified: &mut Verified) -> Result<(), Trouble> {

@@ -31,7 +31,7 @@ const MARKER_MAGIC: &[u8; 8] = b"CLSTORE\n";
 /// The database's file.
 pub(crate) const DATABASE: &str = "ledger.redb";
 /// Version of the directory as a whole.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 /// A node that was stopped a moment ago in the same process may still be closing its files.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
@@ -186,6 +186,10 @@ fn read_marker(settings: &Settings) -> Result<Marker, Error> {
         && format == FORMAT
     {
         return Ok(marker);
+    }
+    if format < FORMAT {
+        let reason = format!("it has format {format}, this program knows only {FORMAT}: use the older program");
+        return Err(refused(settings, reason));
     }
     if format > FORMAT {
         return Err(refused(

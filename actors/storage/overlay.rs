@@ -62,7 +62,7 @@ impl Generation {
     }
 
     pub(crate) fn put_run(&mut self, context: u64, first: u64, run: Run) {
-        self.bytes += ROW_BYTES + run.rows.len() * 4;
+        self.bytes += ROW_BYTES + run.weight();
         self.runs.insert((context, first), Arc::new(run));
     }
 

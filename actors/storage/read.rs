@@ -10,7 +10,9 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use converge_ledger_core::planted::{self, Bug};
-use converge_ledger_core::{ContextNo, Entry, Head, KeyRow, LogIndex, Sequence, Term, row_entry};
+use converge_ledger_core::{
+    ContextNo, Entry, Head, KeyRow, LogIndex, Position, Sequence, Stage, Term, row_chunk, row_entry,
+};
 use redb::{ReadTransaction, ReadableDatabase};
 
 use super::absent;
@@ -18,8 +20,8 @@ use super::error::{Cause, Error};
 use super::overlay::TailEntry;
 use super::shared::Shared;
 use super::tables::{
-    CONTEXTS, INDEX, KEYS, LOG, LogPrefix, Run, block_from, head_from, join, key_from, parse_row0, row_check,
-    run_covers,
+    CONTEXTS, INDEX, KEYS, LOG, LogPrefix, Rows, Run, block_from, chunk_tag, head_from, join, key_from, lamport,
+    parse_row0, row_check, run_covers,
 };
 use super::types::{LogEntry, Page, ReadQuery};
 
@@ -200,7 +202,7 @@ impl Shared {
         for generation in flushing.into_iter().chain([&overlay.active]) {
             let of_context = generation.runs.range((number, 0)..=(number, u64::MAX));
             for (&(_, first), run) in of_context {
-                if first + run.rows.len() as u64 <= query.after.get().saturating_add(1) {
+                if first + run.entries() <= query.after.get().saturating_add(1) {
                     continue;
                 }
                 if near.runs.len() > runs_max {
@@ -335,16 +337,17 @@ fn entry_weight(entry: &Entry) -> usize {
     entry.payload.len() + entry.context_id.len() + entry.key.len() + metadata.sum::<usize>() + ENTRY_BYTES_MIN
 }
 
-/// Reads log rows, and keeps the table open between them.
-struct RowReader<'a> {
+/// Reads log rows, and keeps the table open between them, and the chunk that was read last.
+pub(crate) struct RowReader<'a> {
     txn: &'a ReadTransaction,
     tail: &'a BTreeMap<LogIndex, Arc<TailEntry>>,
     log: Option<redb::ReadOnlyTable<(u64, u32), &'static [u8]>>,
+    chunk: Option<(LogIndex, u32, Stage)>,
 }
 
 impl<'a> RowReader<'a> {
-    fn new(txn: &'a ReadTransaction, tail: &'a BTreeMap<LogIndex, Arc<TailEntry>>) -> Self {
-        RowReader { txn, tail, log: None }
+    pub(crate) fn new(txn: &'a ReadTransaction, tail: &'a BTreeMap<LogIndex, Arc<TailEntry>>) -> Self {
+        RowReader { txn, tail, log: None, chunk: None }
     }
 
     fn row(&mut self, index: LogIndex, row: u32) -> Result<Bytes, Trouble> {
@@ -361,19 +364,50 @@ impl<'a> RowReader<'a> {
         Ok(Bytes::copy_from_slice(&data[at..]))
     }
 
-    fn entry(&mut self, context: &str, first: u64, run: &Run, sequence: Sequence) -> Result<Entry, Trouble> {
+    /// The entry with this sequence out of a run that starts at `first` and covers it.
+    pub(crate) fn entry(&mut self, context: &str, first: u64, run: &Run, sequence: Sequence) -> Result<Entry, Trouble> {
         let nth = u32::try_from(sequence.get() - first).expect("within a log entry");
+        let position = Position(run.position.get() + u64::from(nth));
+        let (lead, checks) = match &run.rows {
+            Rows::Each { lead, checks } => (*lead, checks),
+            Rows::Chunk { count, tag } => {
+                let chunk = self.chunk(context, Sequence(first), run, *count, *tag)?;
+                return Ok(chunk.entry(sequence, position).expect("the chunk has as many entries as its run"));
+            }
+        };
         let (index, row) = (run.index, run.row + nth);
         let bytes = self.row(index, row)?;
-        if row_check(&bytes) != run.rows[nth as usize] && !planted::is(Bug::RowUnchecked) {
+        if row_check(&bytes) != checks[nth as usize] && !planted::is(Bug::RowUnchecked) {
             return Err(Trouble::DataLoss(format!(
                 "log row {index}/{row} is not entry {sequence} of context {context:?}"
             )));
         }
-        let position = converge_ledger_core::Position(run.position.get() + u64::from(nth));
-        let lamport = run.lamport(sequence.get());
-        row_entry(row, &bytes, context, sequence, position, lamport)
+        row_entry(row, &bytes, context, sequence, position, lamport(lead, sequence.get()))
             .map_err(|error| Trouble::DataLoss(format!("log row {index}/{row}: {error}")))
+    }
+
+    /// Reads and checks a chunk once for all of its entries that are read in a row.
+    fn chunk(
+        &mut self,
+        context: &str,
+        first: Sequence,
+        run: &Run,
+        count: u32,
+        tag: [u8; 8],
+    ) -> Result<&Stage, Trouble> {
+        let (index, row) = (run.index, run.row);
+        if self.chunk.as_ref().is_none_or(|(of, at, _)| (*of, *at) != (index, row)) {
+            let bytes = self.row(index, row)?;
+            let chunk = row_chunk(row, &bytes, context, first, count)
+                .map_err(|error| Trouble::DataLoss(format!("log row {index}/{row}: {error}")))?;
+            if chunk_tag(&chunk.chain) != tag && !planted::is(Bug::RowUnchecked) {
+                return Err(Trouble::DataLoss(format!(
+                    "log row {index}/{row} is not the chunk of context {context:?} from {first} on"
+                )));
+            }
+            self.chunk = Some((index, row, chunk));
+        }
+        Ok(&self.chunk.as_ref().expect("was just read").2)
     }
 }
 
@@ -381,7 +415,7 @@ fn no_row(index: LogIndex, row: u32) -> Trouble {
     Trouble::DataLoss(format!("log row {index}/{row} is missing"))
 }
 
-pub(crate) fn tail_row(found: &TailEntry, row: u32) -> Result<Bytes, Trouble> {
+fn tail_row(found: &TailEntry, row: u32) -> Result<Bytes, Trouble> {
     let rows = found.rows();
     let bytes = rows.get(row as usize).cloned();
     bytes.ok_or_else(|| no_row(found.entry.index, row))
@@ -413,11 +447,6 @@ fn db_row0(txn: &ReadTransaction, index: LogIndex) -> Result<(LogPrefix, Bytes),
     let value = value.ok_or_else(|| no_row(index, 0))?;
     let (prefix, at) = parse_row0(index, value.value()).map_err(Trouble::DataLoss)?;
     Ok((prefix, Bytes::copy_from_slice(&value.value()[at..])))
-}
-
-/// A row of the log without its prefix.
-pub(crate) fn db_log_row(txn: &ReadTransaction, index: LogIndex, row: u32) -> Result<Bytes, Trouble> {
-    RowReader::new(txn, &BTreeMap::new()).row(index, row)
 }
 
 /// Log entries `from..to` of the database, at least one, up to a weight.

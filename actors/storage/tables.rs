@@ -36,7 +36,7 @@ pub(crate) const META_STATE: &str = "state";
 pub(crate) const META_COUNTS: &str = "counts";
 
 /// Version of the tables that follow from the log; another one makes start-up rebuild them.
-pub(crate) const INDEX_FORMAT: u32 = 1;
+pub(crate) const INDEX_FORMAT: u32 = 2;
 
 /// A block of the index this large takes no more runs.
 const BLOCK_BYTES: usize = 512;
@@ -93,28 +93,60 @@ pub(crate) struct StateRow {
     pub(crate) state: converge_ledger_core::State,
 }
 
-/// Consecutive entries of a context that are consecutive rows of one log entry. A batch of one
-/// context takes one, so that the index stays small beside the log.
+/// Consecutive entries of a context, also consecutive in the ledger and in one log entry. A batch of one
+/// context takes one, and so does a chunk of a load, so that the index stays small beside the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub(crate) position: Position,
-    /// Lamport time less sequence: the same for all of the run.
-    pub(crate) lead: i64,
     pub(crate) index: LogIndex,
+    /// The row of its first entry.
     pub(crate) row: u32,
-    /// Checksum of each log row, which binds the row to its place in the context.
-    pub(crate) rows: Vec<[u8; 4]>,
+    pub(crate) rows: Rows,
+}
+
+/// How the entries of a run lie in their log entry, and what binds the rows to their place in the context.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Rows {
+    /// A row each.
+    Each {
+        /// Lamport time less sequence: the same for all of the run.
+        lead: i64,
+        /// Checksum of each row.
+        checks: Vec<[u8; 4]>,
+    },
+    /// All in one row, the chunk of a load.
+    Chunk {
+        count: u32,
+        /// The beginning of the chain hash in which the chunk ends.
+        tag: [u8; 8],
+    },
 }
 
 impl Run {
-    /// Bytes in a block, about.
-    fn weight(&self) -> usize {
-        12 + 4 * self.rows.len()
+    /// How many entries it has.
+    pub(crate) fn entries(&self) -> u64 {
+        match &self.rows {
+            Rows::Each { checks, .. } => checks.len() as u64,
+            Rows::Chunk { count, .. } => u64::from(*count),
+        }
     }
 
-    pub(crate) fn lamport(&self, sequence: u64) -> Lamport {
-        Lamport(sequence.wrapping_add(self.lead.cast_unsigned()))
+    /// Bytes in a block, about.
+    pub(crate) fn weight(&self) -> usize {
+        12 + match &self.rows {
+            Rows::Each { checks, .. } => 4 * checks.len(),
+            Rows::Chunk { .. } => 12,
+        }
     }
+}
+
+/// What names a chunk in a run.
+pub(crate) fn chunk_tag(chain: &[u8; 32]) -> [u8; 8] {
+    *chain.first_chunk().expect("a hash is longer")
+}
+
+pub(crate) fn lamport(lead: i64, sequence: u64) -> Lamport {
+    Lamport(sequence.wrapping_add(lead.cast_unsigned()))
 }
 
 /// Runs that follow one another in a context, in one row of the index: a row for each run would
@@ -126,7 +158,7 @@ pub(crate) struct Block(pub(crate) Vec<Run>);
 impl Block {
     /// How many entries it has.
     pub(crate) fn entries(&self) -> u64 {
-        self.0.iter().map(|run| run.rows.len() as u64).sum()
+        self.0.iter().map(Run::entries).sum()
     }
 
     /// It is written anew with every run that joins it, so that its size has a bound.
@@ -138,20 +170,31 @@ impl Block {
     pub(crate) fn runs(&self, first: u64) -> impl Iterator<Item = (u64, &Run)> {
         self.0.iter().scan(first, |next, run| {
             let at = *next;
-            *next += run.rows.len() as u64;
+            *next += run.entries();
             Some((at, run))
         })
     }
 }
 
-/// Which log rows became entries: (log index, first row, count), positions running on.
+/// Which log rows became entries, positions running on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Segments(pub(crate) Vec<(LogIndex, u32, u32)>);
+pub(crate) struct Segments(pub(crate) Vec<Segment>);
+
+/// Rows of one log entry that became entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Segment {
+    pub(crate) index: LogIndex,
+    pub(crate) row: u32,
+    /// How many entries.
+    pub(crate) count: u32,
+    /// They are all in that one row.
+    pub(crate) chunk: bool,
+}
 
 impl Segments {
     /// How many positions they cover.
     pub(crate) fn entries(&self) -> u64 {
-        self.0.iter().map(|(_, _, count)| u64::from(*count)).sum()
+        self.0.iter().map(|segment| u64::from(segment.count)).sum()
     }
 }
 
@@ -285,7 +328,7 @@ pub(crate) fn join(index: LogIndex, prefix: &LogPrefix, rows: &[Bytes]) -> Resul
 
 /// Whether `sequence` is in a run that starts at `first`.
 pub(crate) fn run_covers(first: u64, run: &Run, sequence: Sequence) -> bool {
-    sequence.get() >= first && sequence.get() - first < run.rows.len() as u64
+    sequence.get() >= first && sequence.get() - first < run.entries()
 }
 
 #[cfg(test)]
@@ -317,8 +360,12 @@ mod tests {
 
     #[test]
     fn a_row_under_another_key_is_found_out() {
-        let run = Run { position: Position(9), lead: -1, index: LogIndex(4), row: 0, rows: vec![[1, 2, 3, 4]] };
-        let block = Block(vec![run]);
+        let rows = Rows::Each { lead: -1, checks: vec![[1, 2, 3, 4]] };
+        let chunk = Rows::Chunk { count: 7, tag: [5; 8] };
+        let run = |rows: Rows| Run { position: Position(9), index: LogIndex(4), row: 0, rows };
+        let block = Block(vec![run(rows), run(chunk)]);
+        assert_eq!(block.runs(2).map(|(first, _)| first).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(block.entries(), 8);
         let bytes = block_value(1, 2, &block);
         assert_eq!(block_from(1, 2, &bytes), Ok(block));
         assert!(block_from(1, 3, &bytes).is_err());

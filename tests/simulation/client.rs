@@ -13,7 +13,10 @@ use super::plan::ClientPlan;
 use super::trace::{Trace, digest};
 use super::world::{Life, World};
 use crate::history::{self, Done, Operation, Outcome, Refused, Seen, Time};
-use crate::{AppendOptions, Consistency, Entry, Error, Ledger, NewEntry, ReadOptions, Sequence, WatchOptions, Written};
+use crate::{
+    AppendOptions, Consistency, Entry, Error, Ledger, Loaded, NewEntry, ReadOptions, Sequence, Snapshot, WatchOptions,
+    Written,
+};
 
 /// Contexts with more entries than this are not copied.
 const COPY_ENTRIES_MAX: u64 = 60;
@@ -30,6 +33,8 @@ pub(super) struct Copied {
     pub(super) from: String,
     pub(super) to: String,
     pub(super) came: Came,
+    /// What a second load of more of the original into the same context was answered with, made at the same time.
+    pub(super) grown: Option<Came>,
 }
 
 /// What a load was answered with: so many entries of the original, from the first on.
@@ -41,11 +46,35 @@ pub(super) enum Came {
 }
 
 impl Came {
-    pub(super) fn allows(self, entries: u64) -> bool {
+    fn of(answer: Option<Result<Loaded, Error>>, count: u64) -> Came {
+        match answer {
+            Some(Ok(loaded)) => Came::Whole(loaded.latest.get()),
+            None => Came::WholeOrNothing(count),
+            Some(Err(error)) => match error.written() {
+                Written::Perhaps => Came::WholeOrNothing(count),
+                Written::Nothing => Came::Nothing,
+            },
+        }
+    }
+
+    fn allows(self, entries: u64) -> bool {
         match self {
             Came::Whole(all) => entries == all,
             Came::WholeOrNothing(all) => entries == all || entries == 0,
             Came::Nothing => entries == 0,
+        }
+    }
+}
+
+impl Copied {
+    /// Whether the copy may hold so many entries: those of the second load, if that was done; those of the first, if
+    /// only that was.
+    pub(super) fn allows(&self, entries: u64) -> bool {
+        let Some(grown) = self.grown else { return self.came.allows(entries) };
+        match grown {
+            Came::Whole(all) => entries == all,
+            Came::WholeOrNothing(all) => entries == all || self.came.allows(entries),
+            Came::Nothing => self.came.allows(entries),
         }
     }
 }
@@ -268,44 +297,61 @@ impl Client {
         }));
     }
 
-    /// Copies a context into a new one, all or nothing.
+    /// Copies a context into a new one, all or nothing: once, or as it was and as it is at the same time, so that the
+    /// copy grows under one of the two loads.
     async fn copy(&mut self, life: &Life, context: &str) {
         if self.latest.get(context).is_none_or(|latest| *latest > COPY_ENTRIES_MAX) {
             return;
         }
+        let Some(first) = self.snapshot(life, context).await else { return };
+        self.written += 1;
+        let to = format!("copy-{}-{}", self.id, self.written);
+        let deadline = Some(self.deadline());
+        if !self.dice.one_in(2) {
+            let came = self.load(life, &to, first, true, deadline).await;
+            return self.copied(life, Copied { from: context.to_owned(), to, came, grown: None });
+        }
+        let later = Duration::from_millis(self.dice.below(500));
+        tokio::select! {
+            biased;
+            () = life.over() => return,
+            () = tokio::time::sleep(later) => {}
+        }
+        let Some(second) = self.snapshot(life, context).await else { return };
+        let another = self.world.some_life(&mut self.dice);
+        let other = another.as_deref().unwrap_or(life);
+        let (came, grown) =
+            tokio::join!(self.load(life, &to, first, false, deadline), self.load(other, &to, second, false, deadline));
+        self.copied(life, Copied { from: context.to_owned(), to, came, grown: Some(grown) });
+    }
+
+    async fn snapshot(&mut self, life: &Life, context: &str) -> Option<Snapshot> {
         let deadline = Some(self.deadline());
         let snapshot = tokio::select! {
             biased;
-            () = life.over() => return,
+            () = life.over() => return None,
             snapshot = life.ledger().snapshot(context, deadline) => snapshot,
         };
-        let snapshot = match snapshot {
-            Ok(snapshot) => snapshot,
-            Err(error) => return self.judge(life, &error),
-        };
-        self.written += 1;
-        let to = format!("copy-{}-{}", self.id, self.written);
+        snapshot.inspect_err(|error| self.judge(life, error)).ok()
+    }
+
+    async fn load(&self, life: &Life, to: &str, from: Snapshot, alone: bool, deadline: Option<Duration>) -> Came {
         let answer = tokio::select! {
             biased;
             () = life.over() => None,
-            answer = life.ledger().load(&to, snapshot.bytes, true, deadline) => Some(answer),
+            answer = life.ledger().load(to, from.bytes, alone, deadline) => Some(answer),
         };
         if let Some(Err(error)) = &answer {
             self.judge(life, error);
         }
-        let said = answer.as_ref().map(|answer| answer.as_ref().map_err(ToString::to_string).cloned());
-        let came = match answer {
-            Some(Ok(loaded)) => Came::Whole(loaded.entries_restored),
-            None => Came::WholeOrNothing(snapshot.entry_count),
-            Some(Err(error)) => match error.written() {
-                Written::Perhaps => Came::WholeOrNothing(snapshot.entry_count),
-                Written::Nothing => Came::Nothing,
-            },
-        };
-        self.trace.note(&[8, self.id, snapshot.entry_count], || {
-            format!("client {} copies {context} to {to} on node {}: {came:?}, {said:?}", self.id, life.id)
+        Came::of(answer, from.entry_count)
+    }
+
+    fn copied(&self, life: &Life, copied: Copied) {
+        self.trace.note(&[8, self.id, digest(format!("{copied:?}").as_bytes())], || {
+            format!("client {} on node {}: {copied:?}", self.id, life.id)
         });
-        self.facts.copied(Copied { from: context.to_owned(), to, came });
+        self.facts.copied(copied);
     }
 
     /// Liveness: whatever goes wrong, a call ends with its deadline.

@@ -246,18 +246,19 @@ async fn record_states(world: &Arc<World>, plan: &Plan) {
 /// A load is all or nothing, on every node, and what it restored is the original.
 async fn check_copies(world: &Arc<World>) {
     for life in whole_lives(world) {
-        for Copied { from, to, came } in world.facts.copies() {
-            let (Ok(original), Ok(copy)) = (whole(life.ledger(), &from).await, whole(life.ledger(), &to).await) else {
+        for copied in world.facts.copies() {
+            let Copied { from, to, .. } = &copied;
+            let (Ok(original), Ok(copy)) = (whole(life.ledger(), from).await, whole(life.ledger(), to).await) else {
                 if !world.is_rotten(life.id) {
                     world.facts.violated(format!("node {} cannot read {from} or its copy {to} in the end", life.id));
                 }
                 continue;
             };
             let same = copy.iter().zip(&original).all(|(a, b)| (a.sequence, &a.value) == (b.sequence, &b.value));
-            if !same || !came.allows(copy.len() as u64) {
+            if !same || !copied.allows(copy.len() as u64) {
                 let held = copy.len();
                 world.facts.violated(format!(
-                    "node {} holds {held} entries in {to}, a copy of {from} that came out as {came:?}; the same entries: {same}",
+                    "node {} holds {held} entries in {to}, a copy that came out as {copied:?}; the same entries: {same}",
                     life.id
                 ));
             }

@@ -6,7 +6,7 @@ use crate::entry::chain_link;
 use crate::ids::{ContextNo, Lamport};
 use crate::outcome::{Appended, Outcome, Refusal};
 use crate::planted::{self, Bug};
-use crate::state::{Head, IndexRow, KeyRow, View};
+use crate::state::{Head, IndexRow, Indexed, KeyRow, View};
 
 impl<'a, V: View> Step<'a, V> {
     /// The idempotency key is looked at before the expected sequence: a retry of an append that
@@ -38,7 +38,8 @@ impl<'a, V: View> Step<'a, V> {
         let head = Head { number: context, latest: sequence, lamport, chain };
         self.effects.heads.insert(append.entry.context_id.clone(), head);
         let index = self.index;
-        self.effects.entries.push(IndexRow { context, sequence, position, lamport, index, row });
+        let at = IndexRow { context, sequence, position, lamport, index, row };
+        self.effects.entries.push(Indexed::Entry(at));
         if let Some(key) = &append.idempotency_key
             && !planted::is(Bug::KeyUnrecorded)
         {

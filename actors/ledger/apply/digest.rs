@@ -13,7 +13,7 @@ use crate::ids::LogIndex;
 
 fn hash(previous: &[u8; 32], index: LogIndex, changes: &[u8]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(b"converge-ledger state 1");
+    hasher.update(b"converge-ledger state 2");
     hasher.update(previous);
     hasher.update(&index.get().to_le_bytes());
     hasher.update(changes);
@@ -30,9 +30,9 @@ pub(super) fn with_commands(previous: &[u8; 32], index: LogIndex, batch: &Batch,
     fn field(out: &mut Vec<u8>, value: &impl Serialize) {
         *out = put(std::mem::take(out), value);
     }
-    let Changes { newer_boot, low_water, last_position, contexts, outcomes: _, staged, effects } = changes;
+    let Changes { newer_boot, marks, last_position, contexts, outcomes: _, staged, effects } = changes;
     let mut out = Vec::with_capacity(64 * (1 + effects.outcomes.len()));
-    field(&mut out, &(batch.origin, batch.boot, newer_boot, low_water));
+    field(&mut out, &(batch.origin, batch.boot, newer_boot, marks));
     field(&mut out, &(last_position, contexts, staged));
     field(&mut out, &(&effects.outcomes, &effects.heads, &effects.keys));
     hash(previous, index, &out)

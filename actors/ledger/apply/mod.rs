@@ -11,7 +11,10 @@
 //! 2. it was here before: its first outcome, refusals included.
 //!
 //! A batch of a newer boot forgets all of the older one; a raised low-water mark forgets the
-//! outcomes and staged entries below it. Both come before the batch's commands.
+//! outcomes below it, a raised mark of stagings the chunks. All come before the batch's commands.
+//!
+//! Staged chunks are not attempts in that sense: their outcome is not kept, for staging one again
+//! changes nothing.
 //!
 //! Limits are not checked here: they are settings, and would let nodes disagree.
 
@@ -25,7 +28,8 @@ use crate::command::{Batch, Command};
 use crate::ids::{ContextNo, LogIndex, Position};
 use crate::outcome::{Outcome, Refusal};
 use crate::planted::{self, Bug};
-use crate::state::{Effects, Head, KeyRow, Origin, Part, State, View};
+use crate::state::{Effects, Head, KeyRow, Origin, State, View};
+use load::StagingChange;
 
 /// Applies the next log entry; `None` stands for one without commands of ours: a leader's empty
 /// entry, or a change of the configuration.
@@ -72,15 +76,15 @@ enum Standing<'a> {
 struct Step<'a, V> {
     view: &'a V,
     index: LogIndex,
-    batch: &'a Batch,
     standing: Standing<'a>,
     low_water: u64,
+    low_staging: u64,
     last_position: Position,
     contexts: u64,
     /// First outcomes of this batch's attempts.
     outcomes: BTreeMap<u64, Outcome>,
-    /// Stagings that this batch touched, whole; without parts: gone.
-    staged: BTreeMap<u64, Vec<Part>>,
+    /// What this batch changes in the stagings that it touches.
+    staged: BTreeMap<u64, StagingChange>,
     /// Idempotency keys of this batch.
     keys: BTreeMap<(ContextNo, &'a str), KeyRow>,
     effects: Effects,
@@ -89,12 +93,12 @@ struct Step<'a, V> {
 /// What a batch changed.
 struct Changes {
     newer_boot: bool,
-    /// None when the boot is closed.
-    low_water: Option<u64>,
+    /// Of attempts and of stagings; none when the boot is closed.
+    marks: Option<(u64, u64)>,
     last_position: Position,
     contexts: u64,
     outcomes: BTreeMap<u64, Outcome>,
-    staged: BTreeMap<u64, Vec<Part>>,
+    staged: BTreeMap<u64, StagingChange>,
     effects: Effects,
 }
 
@@ -105,16 +109,18 @@ impl<'a, V: View> Step<'a, V> {
             Some(origin) if batch.boot == origin.boot => Standing::Current(origin),
             _ => Standing::Newer,
         };
-        let low_water = match standing {
-            Standing::Current(origin) => batch.low_water.max(origin.low_water),
-            Standing::Older | Standing::Newer => batch.low_water,
+        let (low_water, low_staging) = match standing {
+            Standing::Current(origin) => {
+                (batch.low_water.max(origin.low_water), batch.low_staging.max(origin.low_staging))
+            }
+            Standing::Older | Standing::Newer => (batch.low_water, batch.low_staging),
         };
         Self {
             view,
             index,
-            batch,
             standing,
             low_water,
+            low_staging,
             last_position: state.last_position,
             contexts: state.contexts,
             outcomes: BTreeMap::new(),
@@ -129,6 +135,9 @@ impl<'a, V: View> Step<'a, V> {
         if matches!(self.standing, Standing::Older) || counter < self.low_water {
             return Ok(Outcome::Refused(Refusal::Superseded));
         }
+        if let Command::Stage(stage) = command {
+            return Ok(self.stage(row, stage));
+        }
         if let Some(first) = self.first_outcome(counter)
             && !planted::is(Bug::RetryApplies)
         {
@@ -136,7 +145,7 @@ impl<'a, V: View> Step<'a, V> {
         }
         let outcome = match command {
             Command::Append(append) => self.append(row, append)?,
-            Command::Stage(stage) => self.stage(row, stage),
+            Command::Stage(_) => unreachable!("a chunk was staged above"),
             Command::Load(load) => self.load(load)?,
         };
         self.outcomes.insert(counter, outcome);
@@ -177,9 +186,9 @@ impl<'a, V: View> Step<'a, V> {
     fn finish(self) -> Changes {
         Changes {
             newer_boot: matches!(self.standing, Standing::Newer),
-            low_water: match self.standing {
+            marks: match self.standing {
                 Standing::Older => None,
-                Standing::Current(_) | Standing::Newer => Some(self.low_water),
+                Standing::Current(_) | Standing::Newer => Some((self.low_water, self.low_staging)),
             },
             last_position: self.last_position,
             contexts: self.contexts,
@@ -192,12 +201,12 @@ impl<'a, V: View> Step<'a, V> {
 
 /// Makes the changes part of the state. Cannot fail, so that a log entry applies whole or not.
 fn commit(state: &mut State, index: LogIndex, batch: &Batch, digest: [u8; 32], changes: Changes) -> Effects {
-    let Changes { newer_boot, low_water, last_position, contexts, outcomes, staged, effects } = changes;
+    let Changes { newer_boot, marks, last_position, contexts, outcomes, staged, effects } = changes;
     state.applied = index;
     state.last_position = last_position;
     state.contexts = contexts;
     state.digest = digest;
-    let Some(low_water) = low_water else {
+    let Some((low_water, low_staging)) = marks else {
         return effects;
     };
     let origin = state.origins.entry(batch.origin).or_default();
@@ -205,18 +214,15 @@ fn commit(state: &mut State, index: LogIndex, batch: &Batch, digest: [u8; 32], c
         *origin = Origin { boot: batch.boot, ..Origin::default() };
     }
     origin.outcomes.extend(outcomes);
-    for (load, parts) in staged {
-        if parts.is_empty() {
-            origin.staged.remove(&load);
-        } else {
-            origin.staged.insert(load, parts);
-        }
+    load::keep(&mut origin.staged, staged);
+    if low_staging > origin.low_staging {
+        origin.low_staging = low_staging;
+        origin.staged = origin.staged.split_off(&low_staging);
     }
     if low_water > origin.low_water {
         origin.low_water = low_water;
         let kept = low_water.saturating_add(u64::from(planted::is(Bug::OutcomeForgotten)));
         origin.outcomes = origin.outcomes.split_off(&kept);
-        origin.staged = origin.staged.split_off(&low_water);
     }
     effects
 }

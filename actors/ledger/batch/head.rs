@@ -4,8 +4,9 @@
 //! append = flags u8, counter, id [16], time u64 LE [8],
 //!          idempotency key?, expected sequence?, received Lamport time?,
 //!          context, key, metadata?, payload
-//! stage  = flags u8, counter, load, sequence, Lamport time, id [16], time u64 LE [8],
-//!          key, metadata?, payload
+//! stage  = counter, load, context, first sequence, chain before [32], chain after [32],
+//!          count u32, and for each entry: flags u8, Lamport time, id [16], time u64 LE [8],
+//!          key, metadata?, payload length, payload
 //! load   = counter, stage, context, base, base chain [32], count, fail_if_exists
 //! ```
 //!
@@ -32,7 +33,9 @@ const RECEIVED_LAMPORT: u8 = 4;
 const METADATA: u8 = 8;
 
 /// Numbers, identifiers and hashes of any head, with lengths and checksum.
-const FIXED_BYTES_MAX: usize = 128;
+const FIXED_BYTES_MAX: usize = 160;
+/// Flags, Lamport time, identifier, time, and two lengths: no staged entry is shorter.
+const STAGED_BYTES_MIN: usize = 1 + 1 + 16 + 8 + 1 + 1;
 
 fn flag(set: bool, bit: u8) -> u8 {
     if set { bit } else { 0 }
@@ -52,7 +55,9 @@ pub(super) fn size_hint(command: &Command) -> usize {
                     + entry.payload.len()
                     + metadata(&entry.metadata)
             }
-            Command::Stage(Stage { entry, .. }) => entry.key.len() + entry.payload.len() + metadata(&entry.metadata),
+            Command::Stage(stage) => {
+                stage.context_id.len() + stage.entries.iter().map(StagedEntry::bytes).sum::<usize>()
+            }
             Command::Load(load) => load.context_id.len(),
         }
 }
@@ -61,7 +66,7 @@ pub(super) fn size_hint(command: &Command) -> usize {
 pub(super) fn encode(out: Vec<u8>, command: &Command) -> (u8, Vec<u8>, &[u8]) {
     match command {
         Command::Append(append) => (APPEND, put_append(out, append), &append.entry.payload),
-        Command::Stage(stage) => (STAGE, put_stage(out, stage), &stage.entry.payload),
+        Command::Stage(stage) => (STAGE, put_stage(out, stage), &[]),
         Command::Load(load) => (LOAD, put_load(out, load), &[]),
     }
 }
@@ -88,12 +93,22 @@ fn put_append(out: Vec<u8>, append: &Append) -> Vec<u8> {
 }
 
 fn put_stage(out: Vec<u8>, stage: &Stage) -> Vec<u8> {
-    let Stage { counter, load, entry } = stage;
+    let Stage { counter, load, context_id, first, base_chain, chain, entries } = stage;
+    let count = u32::try_from(entries.len()).expect("a chunk has a bound far below");
+    let out = put(out, &(counter, load, context_id, first, base_chain, chain, count));
+    entries.iter().fold(out, put_staged)
+}
+
+fn put_staged(out: Vec<u8>, entry: &StagedEntry) -> Vec<u8> {
     let flags = flag(!entry.metadata.is_empty(), METADATA);
     let time = entry.appended_at_ns.to_le_bytes();
-    let numbers = (flags, counter, load, entry.sequence, entry.lamport);
-    let out = put(out, &(numbers, entry.id, time, &entry.key));
-    if entry.metadata.is_empty() { out } else { put(out, &entry.metadata) }
+    let mut out = put(out, &(flags, entry.lamport, entry.id, time, &entry.key));
+    if !entry.metadata.is_empty() {
+        out = put(out, &entry.metadata);
+    }
+    let mut out = put(out, &entry.payload.len());
+    out.extend_from_slice(&entry.payload);
+    out
 }
 
 fn put_load(out: Vec<u8>, load: &Load) -> Vec<u8> {
@@ -139,14 +154,32 @@ fn take_append(mut reader: Reader<'_>, content: &Bytes) -> Result<Append, CodecE
 }
 
 fn take_stage(mut reader: Reader<'_>, content: &Bytes) -> Result<Stage, CodecError> {
+    let (counter, load, context_id, first, base_chain, chain, count) = reader.take()?;
+    let count = count_fits(count, reader.rest())?;
+    let mut entries = Vec::with_capacity(count);
+    for _ in 0..count {
+        entries.push(take_staged(&mut reader, content)?);
+    }
+    if !reader.rest().is_empty() {
+        return Err(CodecError::Trailing { what: ROW });
+    }
+    Ok(Stage { counter, load, context_id, first, base_chain, chain, entries })
+}
+
+/// Before anything is set aside for them: more entries do not fit in here.
+fn count_fits(count: u32, rest: &[u8]) -> Result<usize, CodecError> {
+    let count = count as usize;
+    if count <= rest.len() / STAGED_BYTES_MIN { Ok(count) } else { Err(CodecError::Truncated { what: ROW }) }
+}
+
+fn take_staged(reader: &mut Reader<'_>, content: &Bytes) -> Result<StagedEntry, CodecError> {
     let flags = reader.flags(METADATA)?;
-    let (counter, load, sequence, lamport) = reader.take()?;
-    let (id, time, key) = reader.take::<(_, [u8; 8], _)>()?;
+    let (lamport, id, time, key) = reader.take::<(_, _, [u8; 8], _)>()?;
     let metadata = reader.optional(flags, METADATA)?.unwrap_or_default();
-    let payload = content.slice_ref(reader.rest());
+    let length = reader.take::<usize>()?;
+    let payload = content.slice_ref(reader.bytes(length)?);
     let appended_at_ns = u64::from_le_bytes(time);
-    let entry = StagedEntry { sequence, lamport, id, appended_at_ns, key, payload, metadata };
-    Ok(Stage { counter, load, entry })
+    Ok(StagedEntry { lamport, id, appended_at_ns, key, payload, metadata })
 }
 
 fn take_load(reader: &mut Reader<'_>) -> Result<Load, CodecError> {
@@ -177,6 +210,13 @@ impl<'a> Reader<'a> {
         })?;
         self.rest = rest;
         Ok(value)
+    }
+
+    fn bytes(&mut self, length: usize) -> Result<&'a [u8], CodecError> {
+        let what = self.what;
+        let (bytes, rest) = self.rest.split_at_checked(length).ok_or(CodecError::Truncated { what })?;
+        self.rest = rest;
+        Ok(bytes)
     }
 
     fn flags(&mut self, known: u8) -> Result<u8, CodecError> {

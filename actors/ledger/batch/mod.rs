@@ -5,7 +5,7 @@
 //! entry   = row 0, row 1 … row count-1          (count 0: row 0 is the header alone)
 //! row 0   = header, body?, crc32c(0, header, body)
 //! row n   = body, crc32c(n, body)
-//! header  = version u8, postcard(origin, boot, low_water, count u32)
+//! header  = version u8, postcard(origin, boot, low_water, low_staging, count u32)
 //! body    = tag u8, postcard varint of the length of what follows, head, payload
 //! tag     = version in the high four bits, kind in the low four
 //! crc32c  = four bytes, little-endian; n goes in as four little-endian bytes
@@ -26,18 +26,18 @@ use bytes::Bytes;
 
 use crate::checksum::{self, Checksum};
 use crate::codec::{CodecError, put};
-use crate::command::{Batch, Command};
+use crate::command::{Batch, Command, Stage};
 use crate::entry::Entry;
 use crate::ids::{Boot, Lamport, NodeId, Position, Sequence};
 use crate::planted::{self, Bug};
 use head::Reader;
 
 /// The version of a batch and of each of its rows.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Tag, length, nothing, checksum: no row is shorter.
 const ROW_BYTES_MIN: usize = 2 + checksum::BYTES;
 /// What a batch needs apart from its commands, at most.
-const HEADER_BYTES_MAX: usize = 1 + 3 * 10 + 5 + checksum::BYTES;
+const HEADER_BYTES_MAX: usize = 1 + 4 * 10 + 5 + checksum::BYTES;
 
 const BATCH: &str = "a batch";
 const ROW: &str = "a log row";
@@ -46,12 +46,13 @@ struct Header {
     origin: NodeId,
     boot: Boot,
     low_water: u64,
+    low_staging: u64,
     count: u32,
 }
 
 impl Header {
     fn encode(&self) -> Vec<u8> {
-        put(vec![VERSION], &(self.origin, self.boot, self.low_water, self.count))
+        put(vec![VERSION], &(self.origin, self.boot, self.low_water, self.low_staging, self.count))
     }
 
     /// The header in front of these bytes, and how long it is. Its checksum is that of row 0.
@@ -61,9 +62,9 @@ impl Header {
         if version != VERSION {
             return Err(CodecError::Version { what: BATCH, found: version, known: VERSION });
         }
-        let (origin, boot, low_water, count) = reader.take()?;
+        let (origin, boot, low_water, low_staging, count) = reader.take()?;
         let length = data.len() - reader.rest().len();
-        Ok((Self { origin, boot, low_water, count }, length))
+        Ok((Self { origin, boot, low_water, low_staging, count }, length))
     }
 }
 
@@ -84,8 +85,8 @@ impl Batch {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let count = u32::try_from(self.commands.len()).expect("a batch has a bound far below");
-        let (origin, boot, low_water) = (self.origin, self.boot, self.low_water);
-        let mut out = Header { origin, boot, low_water, count }.encode();
+        let Self { origin, boot, low_water, low_staging, .. } = *self;
+        let mut out = Header { origin, boot, low_water, low_staging, count }.encode();
         let commands: usize = self.commands.iter().map(head::size_hint).sum();
         out.reserve(HEADER_BYTES_MAX + commands);
         let (mut start, mut scratch) = (0, Vec::new());
@@ -106,13 +107,13 @@ impl Batch {
     /// Anything but what [`Batch::encode`] wrote.
     pub fn decode(data: &Bytes) -> Result<Self, CodecError> {
         let (header, ranges) = split(data)?;
-        let Header { origin, boot, low_water, count } = header;
+        let Header { origin, boot, low_water, low_staging, count } = header;
         if count == 0 {
             verify(0, data)?;
         }
         let commands =
             (0..count).zip(ranges).map(|(n, range)| decode_row(n, &data.slice(range))).collect::<Result<_, _>>()?;
-        Ok(Self { origin, boot, low_water, commands })
+        Ok(Self { origin, boot, low_water, low_staging, commands })
     }
 }
 
@@ -216,8 +217,8 @@ pub fn decode_row(n: u32, row: &Bytes) -> Result<Command, CodecError> {
 /// The entry in row `n`, given what its index says of it.
 ///
 /// # Errors
-/// As [`decode_row`], and [`CodecError::Mismatch`] when the row holds no entry or one that cannot
-/// be the one that the index names: of another context, or staged under another sequence.
+/// As [`decode_row`], and [`CodecError::Mismatch`] when the row holds no entry or one of another
+/// context.
 pub fn row_entry(
     n: u32,
     row: &Bytes,
@@ -238,8 +239,20 @@ pub fn row_entry(
             appended_at_ns: append.appended_at_ns,
             lamport,
         }),
-        Command::Stage(stage) if stage.entry.sequence == sequence && stage.entry.lamport == lamport => {
-            Ok(stage.entry.into_entry(context_id.to_owned(), position))
+        _ => Err(CodecError::Mismatch { what: ROW }),
+    }
+}
+
+/// The chunk in row `n`, given what its index says of it.
+///
+/// # Errors
+/// As [`decode_row`], and [`CodecError::Mismatch`] when the row holds no chunk, or another one.
+pub fn row_chunk(n: u32, row: &Bytes, context_id: &str, first: Sequence, count: u32) -> Result<Stage, CodecError> {
+    match decode_row(n, row)? {
+        Command::Stage(stage)
+            if stage.context_id == context_id && stage.first == first && stage.entries.len() == count as usize =>
+        {
+            Ok(stage)
         }
         _ => Err(CodecError::Mismatch { what: ROW }),
     }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use crate::apply::apply;
-use crate::batch::{row_entry, rows};
-use crate::command::{Batch, Command, StagedEntry};
+use crate::batch::{row_chunk, row_entry, rows};
+use crate::command::{Batch, Command};
 use crate::entry::Entry;
-use crate::ids::{ContextNo, LogIndex, Sequence};
-use crate::state::{Effects, Head, IndexRow, KeyRow, State, View};
+use crate::ids::{ContextNo, Lamport, LogIndex, Position, Sequence};
+use crate::state::{Effects, Head, IndexChunk, IndexRow, Indexed, KeyRow, State, View};
 
 /// A whole ledger: state, rows, and the log that they follow from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,14 +42,20 @@ impl View for Rows {
     fn key(&self, context: ContextNo, key: &str) -> Result<Option<KeyRow>, Infallible> {
         Ok(self.keys.get(&(context, key.to_owned())).copied())
     }
+}
 
-    fn staged(&self, index: LogIndex, row: u32) -> Result<StagedEntry, Infallible> {
-        let batch = self.log[&index].as_ref().expect("a staged entry's log entry is a batch");
-        match &batch.commands[row as usize] {
-            Command::Stage(stage) => Ok(stage.entry.clone()),
-            other => panic!("row {row} of log entry {index} stages nothing: {other:?}"),
-        }
-    }
+/// The entries of a chunk one by one, as the index of a test has them.
+fn each(chunk: &IndexChunk) -> impl Iterator<Item = IndexRow> {
+    let IndexChunk { context, first, count, position, index, row, .. } = *chunk;
+    (0..u64::from(count)).map(move |n| IndexRow {
+        context,
+        sequence: Sequence(first.get() + n),
+        position: Position(position.get() + n),
+        // The chunk itself has it.
+        lamport: Lamport(0),
+        index,
+        row,
+    })
 }
 
 impl Memory {
@@ -69,9 +75,15 @@ impl Memory {
             let before = self.rows.keys.insert((*context, key.clone()), *row);
             assert_eq!(before, None, "an idempotency key is written once");
         }
-        for row in &effects.entries {
-            let before = self.rows.index.insert((row.context, row.sequence), *row);
-            assert_eq!(before, None, "an entry is written once");
+        for indexed in &effects.entries {
+            let rows: Vec<IndexRow> = match indexed {
+                Indexed::Entry(row) => vec![*row],
+                Indexed::Chunk(chunk) => each(chunk).collect(),
+            };
+            for row in rows {
+                let before = self.rows.index.insert((row.context, row.sequence), row);
+                assert_eq!(before, None, "an entry is written once");
+            }
         }
         effects
     }
@@ -94,6 +106,11 @@ impl Memory {
         let batch = self.rows.log[&at.index].as_ref().expect("an entry's log entry is a batch");
         let rows = rows(&batch.encode()).expect("an encoded batch has rows");
         let row = &rows[at.row as usize];
+        if let Command::Stage(stage) = &batch.commands[at.row as usize] {
+            let count = u32::try_from(stage.entries.len()).expect("a chunk is bounded");
+            let chunk = row_chunk(at.row, row, context_id, stage.first, count).expect("the index names the chunk");
+            return chunk.entry(at.sequence, at.position).expect("the chunk has the entry");
+        }
         row_entry(at.row, row, context_id, at.sequence, at.position, at.lamport)
             .expect("the index names the row of the entry")
     }

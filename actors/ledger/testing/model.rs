@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::command::{Append, Batch, Command, Load, Stage, StagedEntry};
+use crate::command::{Append, Batch, Command, Load, Stage};
 use crate::entry::{EMPTY_CHAIN, Entry};
 use crate::ids::{AttemptId, Boot, ContextNo, Lamport, NodeId, Position, Sequence};
 use crate::outcome::{Appended, Outcome, Refusal};
@@ -38,7 +38,8 @@ pub struct Context {
 struct Origin {
     boot: Boot,
     low_water: u64,
-    staged: BTreeMap<u64, Vec<StagedEntry>>,
+    low_staging: u64,
+    staged: BTreeMap<u64, Vec<Stage>>,
 }
 
 impl Context {
@@ -77,13 +78,17 @@ impl Model {
         let closed = batch.boot < origin.boot;
         if !closed {
             origin.low_water = origin.low_water.max(batch.low_water);
-            let low_water = origin.low_water;
-            origin.staged.retain(|load, _| *load >= low_water);
+            origin.low_staging = origin.low_staging.max(batch.low_staging);
+            let low_staging = origin.low_staging;
+            origin.staged.retain(|load, _| *load >= low_staging);
         }
         let low_water = origin.low_water;
         let decide = |command: &Command| {
             if closed || command.counter() < low_water {
                 return Outcome::Refused(Refusal::Superseded);
+            }
+            if let Command::Stage(stage) = command {
+                return self.stage(batch.origin, stage);
             }
             let attempt = batch.attempt(command);
             if let Some(first) = self.outcomes.get(&attempt) {
@@ -91,7 +96,7 @@ impl Model {
             }
             let outcome = match command {
                 Command::Append(append) => self.append(append),
-                Command::Stage(stage) => self.stage(batch.origin, stage),
+                Command::Stage(_) => unreachable!(),
                 Command::Load(load) => self.load(batch.origin, load),
             };
             self.outcomes.insert(attempt, outcome);
@@ -151,10 +156,19 @@ impl Model {
 
     fn stage(&mut self, origin: NodeId, stage: &Stage) -> Outcome {
         let origin = self.origins.entry(origin).or_default();
-        if stage.load < origin.low_water {
+        if stage.load < origin.low_staging {
             return Outcome::Refused(Refusal::Superseded);
         }
-        origin.staged.entry(stage.load).or_default().push(stage.entry.clone());
+        let staged = origin.staged.entry(stage.load).or_default();
+        let content = |stage: &Stage| Stage { counter: 0, ..stage.clone() };
+        if staged.iter().any(|other| content(other) == content(stage)) {
+            return Outcome::Staged;
+        }
+        let clash = |other: &Stage| other.context_id != stage.context_id || other.first == stage.first;
+        if staged.iter().any(clash) || !is_sound(stage) {
+            return Outcome::Refused(Refusal::ChunkInvalid);
+        }
+        staged.push(stage.clone());
         Outcome::Staged
     }
 
@@ -172,26 +186,54 @@ impl Model {
             return Outcome::Refused(Refusal::LoadDiverges { latest });
         }
         let origin = self.origins.entry(origin).or_default();
-        let mut staged = origin.staged.get(&load.stage).cloned().unwrap_or_default();
-        staged.retain(|entry| entry.sequence > load.base);
-        staged.sort_by_key(|entry| entry.sequence);
-        let whole = staged.len() as u64 == load.count
-            && staged.iter().zip(load.base.get() + 1..).all(|(entry, n)| entry.sequence.get() == n);
-        if !whole {
+        let staged = origin.staged.get(&load.stage).cloned().unwrap_or_default();
+        let Some(entries) = joined(&staged, load) else {
             return Outcome::Refused(Refusal::LoadIncomplete);
-        }
+        };
         origin.staged.remove(&load.stage);
-        if staged.is_empty() {
+        if entries.is_empty() {
             let context = context.number;
             return Outcome::Loaded { context, restored: 0, latest };
         }
         let first = self.positions + 1;
         self.positions += load.count;
         let context = self.context(&load.context_id);
-        for (entry, position) in staged.into_iter().zip(first..) {
-            context.entries.push(entry.into_entry(load.context_id.clone(), Position(position)));
+        for (entry, position) in entries.into_iter().zip(first..) {
+            context.entries.push(Entry { position: Position(position), ..entry });
         }
         let latest = context.latest();
         Outcome::Loaded { context: context.number, restored: load.count, latest }
     }
+}
+
+/// The entries of a chunk, if it is what it says of itself.
+fn is_sound(stage: &Stage) -> bool {
+    let last = u128::from(stage.first.get()) + stage.entries.len() as u128;
+    let placed = stage.first.get() > 0 && last <= u128::from(u64::MAX);
+    placed
+        && !stage.entries.is_empty()
+        && stage.chain == chunk(stage).iter().fold(stage.base_chain, |chain, entry| entry.chain(&chain))
+}
+
+fn chunk(stage: &Stage) -> Vec<Entry> {
+    let entries = (stage.first.get()..).zip(&stage.entries);
+    let entry = |(n, entry): (u64, &crate::command::StagedEntry)| {
+        entry.clone().into_entry(stage.context_id.clone(), Sequence(n), Position(0))
+    };
+    entries.map(entry).collect()
+}
+
+/// Chunk after chunk from the base on, each where the last one ended.
+fn joined(staged: &[Stage], load: &Load) -> Option<Vec<Entry>> {
+    let (mut entries, mut chain) = (Vec::new(), load.base_chain);
+    while (entries.len() as u64) < load.count {
+        let due = load.base.get() + 1 + entries.len() as u64;
+        let fits = |stage: &&Stage| {
+            stage.first.get() == due && stage.base_chain == chain && stage.context_id == load.context_id
+        };
+        let next = staged.iter().find(fits)?;
+        entries.extend(chunk(next));
+        chain = next.chain;
+    }
+    (entries.len() as u64 == load.count).then_some(entries)
 }

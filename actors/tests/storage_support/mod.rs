@@ -218,7 +218,7 @@ impl Leader {
                 },
             }));
         }
-        let batch = Batch { origin: NodeId(1), boot: Boot(1), low_water, commands };
+        let batch = Batch { origin: NodeId(1), boot: Boot(1), low_water, low_staging: 0, commands };
         LogEntry { index: LogIndex(self.index), term: Term(self.term), kind: EntryKind::Normal, data: batch.encode() }
     }
 

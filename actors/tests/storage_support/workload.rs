@@ -58,8 +58,8 @@ struct Client {
     counter: u64,
     low_water: u64,
     keys: u64,
-    /// The counter of the load, its context, and the entries staged for it.
-    staging: Option<(u64, String, u64)>,
+    /// What is staged for the load with this number, as one chunk would hold it.
+    staging: Option<Stage>,
     loads: u64,
     batches: Vec<Bytes>,
     /// The batches of this append are large.
@@ -143,7 +143,8 @@ impl History {
         let counters = self.client.counter + 1..;
         let commands = keyed.zip(counters).map(|(append, counter)| Command::Append(Append { counter, ..append }));
         let low_water = self.client.counter + 1;
-        Batch { origin: NodeId(1), boot: Boot(1), low_water, commands: commands.take(4).collect() }
+        let (low_staging, commands) = (self.client.low_staging(), commands.take(4).collect());
+        Batch { origin: NodeId(1), boot: Boot(1), low_water, low_staging, commands }
     }
 
     /// Runs until the disk fails or the steps are done.
@@ -261,12 +262,16 @@ impl Client {
     }
 
     fn batch(&mut self, dice: &mut Dice) -> Bytes {
-        let open = self.staging.as_ref().map_or(u64::MAX, |(load, ..)| *load);
         let least = (self.counter + 1).saturating_sub(dice.below(12));
-        self.low_water = self.low_water.max(least.min(open));
+        self.low_water = self.low_water.max(least);
+        let low_staging = self.low_staging();
         let count = if self.large { 3 } else { 1 + dice.below(4) };
         let commands = (0..count).map(|_| self.command(dice)).collect();
-        Batch { origin: NodeId(1), boot: Boot(1), low_water: self.low_water, commands }.encode()
+        Batch { origin: NodeId(1), boot: Boot(1), low_water: self.low_water, low_staging, commands }.encode()
+    }
+
+    fn low_staging(&self) -> u64 {
+        self.loads + u64::from(self.staging.is_none())
     }
 
     fn next(&mut self) -> u64 {
@@ -276,10 +281,11 @@ impl Client {
 
     fn command(&mut self, dice: &mut Dice) -> Command {
         match (dice.below(10), self.staging.clone()) {
-            (0, Some((load, context_id, count))) => {
+            (0, Some(Stage { load: stage, context_id, entries, .. })) => {
                 self.staging = None;
+                let (counter, count) = (self.next(), entries.len() as u64);
                 let (base, base_chain, fail_if_exists) = (Sequence(0), EMPTY_CHAIN, dice.one_in(2));
-                Command::Load(Load { counter: load, stage: load, context_id, base, base_chain, count, fail_if_exists })
+                Command::Load(Load { counter, stage, context_id, base, base_chain, count, fail_if_exists })
             }
             (0..3, _) => self.stage(dice),
             _ => self.client_append(dice),
@@ -287,23 +293,34 @@ impl Client {
     }
 
     fn stage(&mut self, dice: &mut Dice) -> Command {
-        if self.staging.is_none() {
-            self.loads += 1;
-            self.staging = Some((self.next(), format!("loaded {}", self.loads), 0));
-        }
         let counter = self.next();
-        let (load, _, count) = self.staging.as_mut().unwrap();
-        *count += 1;
-        let entry = StagedEntry {
-            sequence: Sequence(*count),
-            lamport: Lamport(*count),
-            id: EntryId(u128::from(counter).to_be_bytes()),
+        let staged = |n: u64, dice: &mut Dice| StagedEntry {
+            lamport: Lamport(n),
+            id: EntryId(u128::from(counter << 8 | n).to_be_bytes()),
             appended_at_ns: counter,
             key: "staged".into(),
             payload: Bytes::from(dice.bytes(80)),
             metadata: BTreeMap::new(),
         };
-        Command::Stage(Stage { counter, load: *load, entry })
+        let loads = &mut self.loads;
+        let all = self.staging.get_or_insert_with(|| {
+            *loads += 1;
+            Stage {
+                counter,
+                load: *loads,
+                context_id: format!("loaded {loads}"),
+                first: Sequence(1),
+                base_chain: EMPTY_CHAIN,
+                chain: EMPTY_CHAIN,
+                entries: Vec::new(),
+            }
+        });
+        let known = all.entries.len() as u64;
+        let entries: Vec<StagedEntry> = (1..2 + dice.below(3)).map(|n| staged(known + n, dice)).collect();
+        all.entries.extend(entries.iter().cloned());
+        let base_chain = all.chain;
+        all.chain = all.computed_chain().expect("it has its place");
+        Command::Stage(Stage { counter, first: Sequence(known + 1), base_chain, entries, ..all.clone() })
     }
 
     fn client_append(&mut self, dice: &mut Dice) -> Command {

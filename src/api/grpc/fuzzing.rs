@@ -100,7 +100,13 @@ fn append(headers: &MetadataMap, message: context::AppendRequest) -> Result<(), 
     assert!(!entry.context_id.is_empty() && entry.payload.len() <= limits.payload_bytes);
     let (counter, id, appended_at_ns, received_lamport) = (1, EntryId([7; 16]), 1, None);
     let append = Append { counter, id, appended_at_ns, idempotency_key, expected_sequence, received_lamport, entry };
-    let batch = Batch { origin: NodeId(1), boot: Boot(1), low_water: 1, commands: vec![Command::Append(append)] };
+    let batch = Batch {
+        origin: NodeId(1),
+        boot: Boot(1),
+        low_water: 1,
+        low_staging: 1,
+        commands: vec![Command::Append(append)],
+    };
     let bytes = batch.encode();
     assert!(bytes.len() <= limits.payload_bytes + BATCH_OVERHEAD_BYTES, "an entry within its limits outgrows a batch");
     assert_eq!(Batch::decode(&bytes), Ok(batch), "what was let in cannot be read back");

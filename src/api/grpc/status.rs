@@ -47,7 +47,9 @@ fn insert(status: &mut Status, name: &'static str, value: u64) {
 pub(super) fn from_error(error: &Error) -> Status {
     let mut status = with_outcome(code(error), error.to_string(), error.written());
     match error {
-        Error::Overloaded { retry_after } => retry_later(&mut status, *retry_after),
+        Error::Overloaded { retry_after } | Error::TooManyAttempts { retry_after, .. } => {
+            retry_later(&mut status, *retry_after);
+        }
         Error::ExpectedSequence { actual } => insert(&mut status, names::ACTUAL_SEQUENCE, actual.get()),
         _ => {}
     }
@@ -58,6 +60,7 @@ fn code(error: &Error) -> Code {
     match error {
         Error::PayloadTooLarge { .. }
         | Error::Overloaded { .. }
+        | Error::TooManyAttempts { .. }
         | Error::ResponseTooLarge { .. }
         | Error::SnapshotTooLarge { .. } => Code::ResourceExhausted,
         Error::InvalidArgument(_) | Error::Rejected(_) | Error::InvalidSnapshot(_) => Code::InvalidArgument,

@@ -31,6 +31,7 @@ fn every_error_has_the_contract_s_code_and_outcome() {
         (Error::PayloadTooLarge { bytes: 2, limit: 1 }, Code::ResourceExhausted),
         (Error::InvalidArgument("a".into()), Code::InvalidArgument),
         (Error::Overloaded { retry_after: Duration::from_millis(70) }, Code::ResourceExhausted),
+        (Error::TooManyAttempts { limit: 9, retry_after: Duration::from_millis(70) }, Code::ResourceExhausted),
         (Error::Rejected(Rejection { reason: "a".into() }), Code::InvalidArgument),
         (Error::ExpectedSequence { actual: Sequence(7) }, Code::FailedPrecondition),
         (Error::IdempotencyMismatch { sequence: Sequence(7) }, Code::AlreadyExists),

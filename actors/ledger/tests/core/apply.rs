@@ -5,7 +5,7 @@ use std::cell::Cell;
 use converge_ledger_core::testing::{Memory, Rows};
 use converge_ledger_core::{
     Append, Appended, Batch, Boot, Command, ContextNo, Head, KeyRow, Lamport, LogIndex, NodeId, Outcome, Position,
-    Refusal, Sequence, StagedEntry, State, View, apply,
+    Refusal, Sequence, State, View, apply,
 };
 
 use crate::sample::{append, batch};
@@ -220,10 +220,6 @@ impl View for Failing<'_> {
 
     fn key(&self, context: ContextNo, key: &str) -> Result<Option<KeyRow>, Self::Error> {
         self.read(self.rows.key(context, key))
-    }
-
-    fn staged(&self, index: LogIndex, row: u32) -> Result<StagedEntry, Self::Error> {
-        self.read(self.rows.staged(index, row))
     }
 }
 

@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use converge_ledger_core::{
-    Batch, Boot, CodecError, Command, Lamport, NodeId, Position, Sequence, decode_row, row_entry, rows,
+    Batch, Boot, CodecError, Command, Entry, Lamport, NodeId, Position, Sequence, decode_row, row_chunk, row_entry,
+    rows,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::sample::{any_batch, append, batch, history};
+use crate::sample::{any_batch, append, batch, history, stage};
 
 fn sample() -> Batch {
     batch(7, (1..4).map(|n| Command::Append(append(n, "orders", "a payload"))))
@@ -127,15 +128,15 @@ fn swapped_rows_are_found() {
 #[test]
 fn a_newer_version_is_named() {
     let mut data = sample().encode().to_vec();
-    data[0] = 2;
-    let newer = CodecError::Version { what: "a batch", found: 2, known: 1 };
+    data[0] = 3;
+    let newer = CodecError::Version { what: "a batch", found: 3, known: 2 };
     assert_eq!(Batch::decode(&data.into()), Err(newer));
 }
 
 #[test]
 fn a_count_that_cannot_be_is_refused_before_anything_is_set_aside() {
     // Four thousand million commands in a handful of bytes.
-    let mut data = vec![1, 1, 1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f];
+    let mut data = vec![2, 1, 1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f];
     data.extend_from_slice(&[0; 64]);
     assert_eq!(Batch::decode(&data.into()), Err(CodecError::Truncated { what: "a batch" }));
 }
@@ -169,9 +170,9 @@ fn payloads_are_not_copied() {
 
 #[test]
 fn an_entry_is_read_from_its_row_only() {
-    let staged = history("old name", 3).remove(2);
-    let stage = converge_ledger_core::Stage { counter: 2, load: 1, entry: staged.clone().into() };
-    let batch = batch(0, [Command::Append(append(1, "orders", "hello")), Command::Stage(stage)]);
+    let history = history("loaded", 3);
+    let chunk = stage(2, 1, &history, 1);
+    let batch = batch(0, [Command::Append(append(1, "orders", "hello")), Command::Stage(chunk.clone())]);
     let rows = rows(&batch.encode()).unwrap();
     let read = |n: u32, context: &str, sequence, lamport| {
         let row = &rows[n as usize];
@@ -185,10 +186,20 @@ fn an_entry_is_read_from_its_row_only() {
     assert_eq!(appended.lamport, Lamport(5));
     assert_eq!(read(0, "order", 4, 5), other);
 
-    let loaded = read(1, "new name", 3, 6).unwrap();
-    assert_eq!(loaded.context_id, "new name");
-    assert_eq!(loaded.metadata, staged.metadata);
-    assert_eq!((loaded.id, loaded.appended_at_ns), (staged.id, staged.appended_at_ns));
-    assert_eq!(read(1, "new name", 2, 6), other);
-    assert_eq!(read(1, "new name", 3, 5), other);
+    assert_eq!(read(1, "loaded", 3, 6), other, "a chunk is no entry");
+
+    let read = |n: u32, context: &str, first, count| row_chunk(n, &rows[n as usize], context, Sequence(first), count);
+    let found = read(1, "loaded", 2, 2).unwrap();
+    assert_eq!(found, chunk);
+    let last = found.entry(Sequence(3), Position(9)).unwrap();
+    assert_eq!(last, Entry { position: Position(9), ..history[2].clone() });
+    assert!(!batch.encode().as_ptr_range().contains(&last.payload.as_ptr()));
+    for at in [0, 1, 4] {
+        assert_eq!(found.entry(Sequence(at), Position(9)), None);
+    }
+    let other = Err(CodecError::Mismatch { what: "a log row" });
+    assert_eq!(read(1, "other", 2, 2), other);
+    assert_eq!(read(1, "loaded", 1, 2), other);
+    assert_eq!(read(1, "loaded", 2, 3), other);
+    assert_eq!(read(0, "orders", 1, 1), other);
 }

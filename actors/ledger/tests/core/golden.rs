@@ -8,10 +8,10 @@ use converge_ledger_core::codec::{encode_index_row, encode_record};
 use converge_ledger_core::testing::Memory;
 use converge_ledger_core::{
     Append, Batch, Boot, Command, ContextNo, Head, IndexRow, Lamport, Load, LogIndex, NodeId, Position, Sequence,
-    Stage, snapshot,
+    snapshot,
 };
 
-use crate::sample::{append, history};
+use crate::sample::{append, history, stage};
 
 fn hex(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().fold(String::new(), |mut text, byte| {
@@ -28,7 +28,6 @@ fn batch() -> Batch {
         ..append(8, "a", "y")
     };
     full.entry.metadata = BTreeMap::from([("m".to_owned(), "n".to_owned())]);
-    let entry = history("b", 1).remove(0).into();
     let load = Load {
         counter: 10,
         stage: 10,
@@ -42,10 +41,11 @@ fn batch() -> Batch {
         origin: NodeId(3),
         boot: Boot(2),
         low_water: 7,
+        low_staging: 9,
         commands: vec![
             Command::Append(append(7, "a", "x")),
             Command::Append(full),
-            Command::Stage(Stage { counter: 11, load: 10, entry }),
+            Command::Stage(stage(11, 10, &history("b", 1), 0)),
             Command::Load(load),
         ],
     }
@@ -55,11 +55,13 @@ fn batch() -> Batch {
 fn a_batch() {
     assert_eq!(
         hex(batch().encode()),
-        "0103020704112300070000000000000000000000000000000707002a36fe9c971701610566616374\
-73787ca808c611300f080000000000000000000000000000000808002a36fe9c9717046f6e636501\
-ac02016105666163747301016d016e7952f372a31231080b0a010200000000000000000000000000\
-0003e90100a0d885573416056b6579203101016e01317061796c6f61642031ce705aee13270a0a01\
-6200000000000000000000000000000000000000000000000000000000000000000001010547bb54"
+        "020302070904212300070000000000000000000000000000000707002a36fe9c9717016105666163\
+747378feb0a6b921300f080000000000000000000000000000000808002a36fe9c9717046f6e6365\
+01ac02016105666163747301016d016e7910dc3cd622750b0a016201000000000000000000000000\
+000000000000000000000000000000000000000035b748d008c9593e3ccbe804114fcb02f0b9275d\
+d24547a9f62472ce8794bc3b010802000000000000000000000000000003e90100a0d88557341605\
+6b6579203101016e0131097061796c6f616420310b402f1f23270a0a016200000000000000000000\
+0000000000000000000000000000000000000000000000010159a50c91"
     );
 }
 
@@ -94,11 +96,11 @@ fn a_state() {
     let mut memory = Memory::new();
     memory.apply(None);
     memory.apply(Some(batch()));
-    assert_eq!(hex(memory.state.digest), "5ecfb2ce88b5931f1f000cc336a6cbd495cd6b2e89a074f90b05c97280519e75");
+    assert_eq!(hex(memory.state.digest), "82a4bcc969d77d813d066d0b3689183b1a69619c9228b55d6d9b28aa8b70a857");
     assert_eq!(
         hex(encode_record(&memory.state)),
-        "010203025ecfb2ce88b5931f1f000cc336a6cbd495cd6b2e89a074f90b05c97280519e7501030207\
-04070001010101000800010202ad02000a020201010b01007268e1b9"
+        "0102030282a4bcc969d77d813d066d0b3689183b1a69619c9228b55d6d9b28aa8b70a85701030207\
+0903070001010101000800010202ad02000a020201010089e119b2"
     );
 }
 

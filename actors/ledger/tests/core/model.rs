@@ -8,7 +8,7 @@ use converge_ledger_core::codec::{decode_record, encode_record};
 use converge_ledger_core::testing::{Memory, Model};
 use converge_ledger_core::{
     Append, Batch, Boot, Command, EntryId, Lamport, Load, LogIndex, NewEntry, NodeId, Outcome, Position, Refusal,
-    Sequence, Stage,
+    Sequence,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::sample::{any_append, any_load, any_stage, history};
+use crate::sample::{any_append, any_load, any_stage, history, stage};
 
 /// Steps after which every node boots again.
 const STEPS_PER_BOOT: usize = 15;
@@ -29,7 +29,7 @@ enum Step {
     /// An entry of the log without commands.
     Empty,
     /// New calls, or some with counters that were there before.
-    Appends { origin: u64, older_boot: bool, low_water: u64, appends: Vec<Append> },
+    Appends { origin: u64, older_boot: bool, low_water: u64, low_staging: u64, appends: Vec<Append> },
     /// An earlier log entry again, with its commands turned around or as they were.
     Again { which: Index, reversed: bool },
     /// The parts of a load that adds so many entries to a context.
@@ -91,9 +91,9 @@ fn any_step() -> impl Strategy<Value = Step> {
     let low_water = prop_oneof![3 => Just(0u64), 1 => 0u64..20, 1 => 0u64..LOAD_COUNTERS + 40];
     prop_oneof![
         1 => Just(Step::Empty),
-        4 => (1u64..3, prop::bool::weighted(0.1), low_water, vec(few_appends(), 0..5)).prop_map(
-            |(origin, older_boot, low_water, appends)| {
-                Step::Appends { origin, older_boot, low_water, appends }
+        4 => (1u64..3, prop::bool::weighted(0.1), low_water.clone(), low_water, vec(few_appends(), 0..5)).prop_map(
+            |(origin, older_boot, low_water, low_staging, appends)| {
+                Step::Appends { origin, older_boot, low_water, low_staging, appends }
             }
         ),
         2 => any::<(Index, bool)>().prop_map(|(which, reversed)| Step::Again { which, reversed }),
@@ -120,9 +120,9 @@ impl Run {
         let boot = Boot(1 + (at / STEPS_PER_BOOT) as u64);
         match step {
             Step::Empty => drop(self.memory.apply(None)),
-            Step::Appends { origin, older_boot, low_water, appends } => {
+            Step::Appends { origin, older_boot, low_water, low_staging, appends } => {
                 let boot = if older_boot { Boot(boot.get() - 1) } else { boot };
-                self.appends(NodeId(origin), boot, low_water, appends);
+                self.appends(NodeId(origin), boot, (low_water, low_staging), appends);
             }
             Step::Again { which, reversed } => self.again(which, reversed),
             Step::Stages { origin, context, more, split } => {
@@ -133,7 +133,7 @@ impl Run {
         }
     }
 
-    fn appends(&mut self, origin: NodeId, boot: Boot, low_water: u64, appends: Vec<Append>) {
+    fn appends(&mut self, origin: NodeId, boot: Boot, marks: (u64, u64), appends: Vec<Append>) {
         let named = |append: Append| {
             let attempt = [origin.get() as u8, boot.get() as u8, append.counter as u8];
             let mut id = [0; 16];
@@ -141,7 +141,8 @@ impl Run {
             Command::Append(Append { id: EntryId(id), ..append })
         };
         let commands = appends.into_iter().map(named).collect();
-        self.apply(Batch { origin, boot, low_water, commands });
+        let (low_water, low_staging) = marks;
+        self.apply(Batch { origin, boot, low_water, low_staging, commands });
     }
 
     fn again(&mut self, which: Index, reversed: bool) {
@@ -167,20 +168,22 @@ impl Run {
         let base_chain = self.model.contexts.get(context).map_or([0; 32], |there| there.chain());
         // Also an entry that the context has already, which is ignored.
         let from = there.len().saturating_sub(1);
-        let all = [there, history(context, base.get() + more).split_off(base.get() as usize)];
+        let all = [there, history(context, base.get() + more).split_off(base.get() as usize)].concat();
         let load = self.next_counter();
-        let mut commands: Vec<_> = all.concat()[from..]
-            .iter()
-            .map(|entry| {
-                let counter = self.next_counter();
-                Command::Stage(Stage { counter, load, entry: entry.clone().into() })
-            })
+        // One entry, then two, and again: a load from the middle of a chunk is not what the chunks hold.
+        let sizes = [1, 2].into_iter().cycle().scan(from, |at, size| {
+            let start = *at;
+            *at += size;
+            (start < all.len()).then(|| start..(start + size).min(all.len()))
+        });
+        let mut commands: Vec<_> = sizes
+            .map(|range| Command::Stage(stage(self.next_counter(), load, &all[..range.end], range.start)))
             .collect();
         if split {
             let commands = commands.split_off(commands.len() / 2);
-            self.apply(Batch { origin, boot, low_water: 0, commands });
+            self.apply(Batch { origin, boot, low_water: 0, low_staging: 0, commands });
         }
-        self.apply(Batch { origin, boot, low_water: 0, commands });
+        self.apply(Batch { origin, boot, low_water: 0, low_staging: 0, commands });
         let context_id = context.to_owned();
         let (stage, counter, count, fail_if_exists) = (load, load, more, false);
         let load = Load { counter, stage, context_id, base, base_chain, count, fail_if_exists };
@@ -205,7 +208,7 @@ impl Run {
             Flaw::Count => load.count += 1,
             Flaw::Exists => load.fail_if_exists = true,
         }
-        self.apply(Batch { origin, boot, low_water: 0, commands: vec![Command::Load(load)] });
+        self.apply(Batch { origin, boot, low_water: 0, low_staging: 0, commands: vec![Command::Load(load)] });
     }
 
     fn apply(&mut self, batch: Batch) {
@@ -262,6 +265,7 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Refused(Refusal::LoadDiverges { .. }) => "load diverges",
         Outcome::Refused(Refusal::LoadIncomplete) => "load incomplete",
         Outcome::Refused(Refusal::Superseded) => "superseded",
+        Outcome::Refused(Refusal::ChunkInvalid) => "chunk invalid",
     }
 }
 
@@ -306,7 +310,12 @@ prop_compose! {
         append.counter = counter;
         append.entry.context_id = context.to_owned();
         append.expected_sequence = append.expected_sequence.map(|_| Sequence(base));
-        (stage.counter, stage.load, stage.entry.sequence) = (counter, staging, Sequence(sequence));
+        (stage.counter, stage.load, stage.first) = (counter, staging, Sequence(sequence));
+        context.clone_into(&mut stage.context_id);
+        if empty_chain {
+            stage.base_chain = [0; 32];
+        }
+        stage.chain = stage.computed_chain().unwrap_or(stage.chain);
         (load.counter, load.stage, load.base, load.count) =
             (counter, staging, Sequence(base), count);
         load.context_id = context.to_owned();
@@ -325,9 +334,10 @@ prop_compose! {
     fn extreme_batch()(
         (origin, boot) in (extreme(), extreme()),
         low_water in prop_oneof![4 => Just(0), 1 => extreme()],
+        low_staging in prop_oneof![4 => Just(0), 1 => extreme()],
         commands in vec(extreme_command(), 0..6),
     ) -> Batch {
-        Batch { origin: NodeId(origin), boot: Boot(boot), low_water, commands }
+        Batch { origin: NodeId(origin), boot: Boot(boot), low_water, low_staging, commands }
     }
 }
 

@@ -7,7 +7,7 @@ use converge_ledger_core::codec::{
 };
 use converge_ledger_core::{
     AttemptId, Boot, ClusterId, CodecError, ContextNo, EntryId, Head, IndexRow, KeyRow, Lamport, LogIndex, NodeId,
-    Origin, Outcome, ParseIdError, Part, Position, Refusal, Sequence, State,
+    Origin, Outcome, ParseIdError, Part, Position, Refusal, Sequence, Staging, State,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -16,11 +16,16 @@ use proptest::sample::Index;
 const HEAD: Head = Head { number: ContextNo(3), latest: Sequence(9), lamport: Lamport(12), chain: [7; 32] };
 
 fn state() -> State {
+    let (base_chain, chain) = ([1; 32], [2; 32]);
+    let part = Part { count: 2, index: LogIndex(8), row: 0, lamport: Lamport(3), base_chain, chain };
+    let parts = BTreeMap::from([(Sequence(1), part)]);
+    let staging = Staging { context_id: "orders".to_owned(), parts };
     let origin = Origin {
         boot: Boot(2),
         low_water: 5,
+        low_staging: 2,
         outcomes: BTreeMap::from([(5, Outcome::Staged), (6, Outcome::Refused(Refusal::LoadIncomplete))]),
-        staged: BTreeMap::from([(5, vec![Part { first: Sequence(1), count: 2, index: LogIndex(8), first_row: 0 }])]),
+        staged: BTreeMap::from([(3, staging)]),
     };
     State {
         applied: LogIndex(8),

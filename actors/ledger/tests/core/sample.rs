@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use converge_ledger_core::{
-    Append, Batch, Boot, Command, Entry, EntryId, Lamport, Load, NewEntry, NodeId, Position, Sequence, Stage,
-    StagedEntry,
+    Append, Batch, Boot, Command, EMPTY_CHAIN, Entry, EntryId, Lamport, Load, NewEntry, NodeId, Position, Sequence,
+    Stage, StagedEntry, snapshot,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -33,7 +33,8 @@ pub(crate) fn append(counter: u64, context_id: &str, payload: &str) -> Append {
 }
 
 pub(crate) fn batch(low_water: u64, commands: impl IntoIterator<Item = Command>) -> Batch {
-    Batch { origin: NodeId(1), boot: Boot(1), low_water, commands: commands.into_iter().collect() }
+    let (origin, boot, low_staging) = (NodeId(1), Boot(1), 0);
+    Batch { origin, boot, low_water, low_staging, commands: commands.into_iter().collect() }
 }
 
 /// Sequences 1..=n of a context, as a snapshot gives them.
@@ -83,24 +84,44 @@ prop_compose! {
     }
 }
 
+/// The chunk of these entries of a context, from its start or out of its middle.
+pub(crate) fn stage(counter: u64, load: u64, history: &[Entry], from: usize) -> Stage {
+    let chain = snapshot::chain(history);
+    let before = |n: usize| n.checked_sub(1).map_or(EMPTY_CHAIN, |last| chain[last]);
+    Stage {
+        counter,
+        load,
+        context_id: history[0].context_id.clone(),
+        first: Sequence(from as u64 + 1),
+        base_chain: before(from),
+        chain: before(history.len()),
+        entries: history[from..].iter().cloned().map(StagedEntry::from).collect(),
+    }
+}
+
 prop_compose! {
-    pub(crate) fn any_stage()(
-        (counter, load, sequence, lamport) in any::<(u64, u64, u64, u64)>(),
-        (id, appended_at_ns) in any::<([u8; 16], u64)>(),
+    pub(crate) fn any_staged()(
+        (lamport, id, appended_at_ns) in any::<(u64, [u8; 16], u64)>(),
         key in ".{0,12}",
         payload in any_payload(),
         metadata in any_metadata(),
+    ) -> StagedEntry {
+        StagedEntry { lamport: Lamport(lamport), id: EntryId(id), appended_at_ns, key, payload, metadata }
+    }
+}
+
+prop_compose! {
+    /// Mostly one that is what it says.
+    pub(crate) fn any_stage()(
+        (counter, load, first) in any::<(u64, u64, u64)>(),
+        context_id in ".{0,12}",
+        (base_chain, other) in any::<([u8; 32], [u8; 32])>(),
+        entries in vec(any_staged(), 0..4),
+        sound in prop::bool::weighted(0.8),
     ) -> Stage {
-        let entry = StagedEntry {
-            sequence: Sequence(sequence),
-            lamport: Lamport(lamport),
-            id: EntryId(id),
-            appended_at_ns,
-            key,
-            payload,
-            metadata,
-        };
-        Stage { counter, load, entry }
+        let chunk = Stage { counter, load, context_id, first: Sequence(first), base_chain, chain: other, entries };
+        let chain = chunk.computed_chain().filter(|_| sound).unwrap_or(other);
+        Stage { chain, ..chunk }
     }
 }
 
@@ -125,9 +146,9 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
 
 prop_compose! {
     pub(crate) fn any_batch()(
-        (origin, boot, low_water) in any::<(u64, u64, u64)>(),
+        (origin, boot, low_water, low_staging) in any::<(u64, u64, u64, u64)>(),
         commands in vec(any_command(), 0..6),
     ) -> Batch {
-        Batch { origin: NodeId(origin), boot: Boot(boot), low_water, commands }
+        Batch { origin: NodeId(origin), boot: Boot(boot), low_water, low_staging, commands }
     }
 }
