@@ -111,6 +111,9 @@ async fn spacing_and_order_of_fields_do_not_double_an_entry() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_none_of_which_is_there_is_told() {
     let served = served().await;
+    let directory = served.run(&["append", "orders", "--from", served.directory.path().to_str().unwrap()]).await;
+    assert_eq!(directory.status.code(), Some(1));
+    assert!(text(&directory.stderr).contains("check --from"), "{directory:?}");
     let fresh = served.import("orders", b"{\"payload\":\"1\"}\n", &["--resume"]).await;
     assert_eq!(report(&fresh)["appended"], 1, "a context without entries has nothing that could be doubled");
     let other = b"{\"payload\":\"one\"}\n{\"payload\":\"two\"}\n";

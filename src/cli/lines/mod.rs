@@ -62,6 +62,9 @@ impl Lines {
         let failed = |error| Failure::error(format!("cannot read {path:?}: {error}; check --from"));
         let file = tokio::fs::File::open(path).await.map_err(failed)?;
         let metadata = file.metadata().await.map_err(failed)?;
+        if metadata.is_dir() {
+            return Err(failed(std::io::ErrorKind::IsADirectory.into()));
+        }
         let size = metadata.is_file().then_some(metadata.len());
         let input = Box::new(BufReader::with_capacity(BUFFER_BYTES, file));
         let name = output::harmless(&path.display().to_string());
