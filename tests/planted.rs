@@ -105,6 +105,7 @@ fn plan(bug: Option<Bug>, seed: u64) -> Plan {
         Some(Bug::ReadByLease | Bug::QuorumOfOne) => isolating(&drawn),
         Some(Bug::FileOutOfOrder) => hurrying(&drawn),
         Some(Bug::ReadEndsJournal) => misreading(&drawn),
+        Some(Bug::HistoryUnchecked) => putting_back(&drawn),
         _ => drawn,
     }
 }
@@ -170,6 +171,24 @@ fn misreading(drawn: &Plan) -> Plan {
     let fault = |n: u64| json!({ "at_ms": n * 1_000, "fault": { "fail_read": read(n) } });
     plan["faults"] = (1..=MISREADS).map(fault).collect();
     plan["faults_ms"] = ((MISREADS + 1) * 1_000).into();
+    serde_json::from_value(plan).unwrap()
+}
+
+/// Three of these nodes; the copies of two of them are put back, and the third comes later, with what the two have lost.
+fn putting_back(drawn: &Plan) -> Plan {
+    let mut plan = serde_json::to_value(drawn).unwrap();
+    let node = plan["nodes"][0].clone();
+    plan["nodes"] = vec![node; 3].into();
+    for client in plan["clients"].as_array_mut().unwrap() {
+        client["home"] = json!(null);
+    }
+    plan["victims"] = json!(null);
+    plan["faults"] = json!([
+        { "at_ms": 6_000, "fault": { "copy": { "node": 1 } } },
+        { "at_ms": 6_500, "fault": { "copy": { "node": 2 } } },
+        { "at_ms": 12_000, "fault": { "put_back": { "down_ms": [0, 0, 8_000] } } },
+    ]);
+    plan["faults_ms"] = json!(30_000);
     serde_json::from_value(plan).unwrap()
 }
 

@@ -67,7 +67,7 @@ bugs! {
     VoteForgotten "vote-forgotten" "the vote is dropped at recovery" [Crash]
     AnswerBeforeSync "answer-before-sync" "votes and acknowledgements to other nodes leave before their sync" [Simulation]
     QuorumOfOne "quorum-of-one" "a leader commits what it alone has synced" [Simulation]
-    HistoryUnchecked "history-unchecked" "a follower does not compare what it has committed with the leader's log" [Simulation]
+    HistoryUnchecked "history-unchecked" "a follower does not compare what it has committed with the leader's log" [Simulation, History]
     ReadUnconfirmed "read-unconfirmed" "a linearizable read is answered without asking anybody" [Simulation, History]
     ReadByLease "read-by-lease" "a leader answers reads by its lease, which a slow clock outlives" [Simulation, History]
     ReadUnapplied "read-unapplied" "a confirmed read is answered before its index is applied" [Simulation, History]

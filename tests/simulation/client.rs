@@ -145,11 +145,12 @@ impl Client {
         let wish = Wish { context, value, key, expected, padding };
         // What ended as unknown is tried again under its key, on any node, or left as it is.
         for _ in 0..4 {
+            let begun = Time(self.trace.stamp());
             let outcome = self.try_append(&life, &wish).await;
             if let Outcome::Done(_) = outcome
                 && self.dice.one_in(6)
             {
-                return self.again(&life, wish).await;
+                return self.again(&life, wish, begun).await;
             }
             if outcome != Outcome::Unknown || wish.key.is_none() || self.world.ending() || self.dice.one_in(4) {
                 return;
@@ -163,7 +164,7 @@ impl Client {
     }
 
     /// What is done already: under its key it is found again, and its key holds nothing else.
-    async fn again(&mut self, life: &Life, mut wish: Wish) {
+    async fn again(&mut self, life: &Life, mut wish: Wish, done: Time) {
         let Some(key) = wish.key.clone() else { return };
         wish.expected = None;
         if self.dice.one_in(2) {
@@ -183,7 +184,7 @@ impl Client {
             () = life.over() => return,
             answer = life.ledger().append(entry, options) => answer,
         };
-        if answer.is_ok() {
+        if answer.is_ok() && !self.facts.restored_since(done) {
             self.facts.violated(format!("the key of {} was taken for another entry", wish.value));
         }
     }

@@ -3,7 +3,7 @@
 //! Votes, terms and acknowledged entries are taken from the frames themselves, as the other nodes take them: what a
 //! node said before a crash it must still know after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use converge_ledger_core::NodeId;
 
 use super::client::Copied;
 use super::trace::{Trace, digest};
-use crate::history::Operation;
+use crate::history::{Append, Operation, Outcome, Refused, Time};
 
 /// Shared by everything in a run.
 #[derive(Clone)]
@@ -22,16 +22,66 @@ pub(super) struct Facts(Arc<Mutex<Inner>>, Trace);
 #[derive(Default)]
 struct Inner {
     violations: Vec<String>,
+    /// What did not hold, and need not where a node that went on after copies were put back had to be fenced.
+    disputed: Vec<String>,
+    /// Nodes that applied what nobody had before copies were put back.
+    went_on: BTreeSet<NodeId>,
+    excused: bool,
     /// What was applied at each index, by whoever applied it first: its term and what came of it.
     log: BTreeMap<u64, (u64, u64)>,
     leaders: BTreeMap<u64, NodeId>,
     /// The state's digest at each applied index that somebody was seen at.
     digests: BTreeMap<u64, [u8; 32]>,
     promises: BTreeMap<NodeId, Promises>,
+    /// What was so before copies of directories were put back, and when that was: a node may still have it.
+    before: Before,
     history: Vec<Operation>,
     copies: Vec<Copied>,
     /// Faults that did something, by kind.
     took: BTreeMap<&'static str, u64>,
+}
+
+/// The world before copies were put back.
+#[derive(Default)]
+struct Before {
+    log: BTreeMap<u64, (u64, u64)>,
+    digests: BTreeMap<u64, [u8; 32]>,
+    until: Option<Time>,
+}
+
+/// Whether a value is the first one there, or what was there before copies were put back. The new one then takes its
+/// place.
+fn agrees<T: PartialEq + Copy>(now: &mut BTreeMap<u64, T>, before: &BTreeMap<u64, T>, at: u64, value: T) -> bool {
+    let first = now.entry(at).or_insert(value);
+    let old = before.get(&at);
+    if *first != value && Some(&*first) == old {
+        *first = value;
+    }
+    *first == value || Some(&value) == old
+}
+
+/// What is left of an operation that began before copies were put back: it may have been lost since.
+fn weakened(operation: Operation) -> Option<Operation> {
+    match operation {
+        Operation::Append(append) => {
+            let outcome = match append.outcome {
+                Outcome::Done(_) | Outcome::Unknown => Outcome::Unknown,
+                // It was not written; but the sequence that it met may be another entry's now.
+                Outcome::Refused(refused) => Outcome::Refused(Refused { actual: None, ..refused }),
+            };
+            Some(Operation::Append(Append { outcome, ..append }))
+        }
+        Operation::Read(_) | Operation::Watch(_) | Operation::State(_) | Operation::End(_) => None,
+    }
+}
+
+fn start(operation: &Operation) -> Option<Time> {
+    match operation {
+        Operation::Append(append) => Some(append.start),
+        Operation::Read(read) => Some(read.start),
+        Operation::Watch(watch) => Some(watch.start),
+        Operation::State(_) | Operation::End(_) => None,
+    }
 }
 
 /// What a node has told others.
@@ -75,11 +125,37 @@ impl Facts {
     }
 
     pub(super) fn violations(&self) -> Vec<String> {
-        self.lock().violations.clone()
+        let inner = self.lock();
+        let disputed = inner.disputed.iter().filter(|_| !inner.excused);
+        inner.violations.iter().chain(disputed).cloned().collect()
+    }
+
+    /// The history of entries does not hold.
+    pub(super) fn disputed(&self, what: String) {
+        self.1.note(&[9], || format!("DISPUTED: {what}"));
+        let mut inner = self.lock();
+        if inner.disputed.len() < VIOLATIONS_MAX {
+            inner.disputed.push(what);
+        }
+    }
+
+    /// A node is fenced after copies were put back. If it has acknowledged anything since, that may be lost with it: a
+    /// newer copy can win an election against those that did not know yet what is committed.
+    pub(super) fn fenced_since(&self, node: NodeId) {
+        let mut inner = self.lock();
+        inner.excused |= inner.went_on.contains(&node);
+    }
+
+    /// Whether all that was acknowledged has to be there.
+    pub(super) fn is_excused(&self) -> bool {
+        self.lock().excused
     }
 
     pub(super) fn record(&self, operation: Operation) {
-        self.lock().history.push(operation);
+        let mut inner = self.lock();
+        let old = start(&operation).is_some_and(|start| inner.before.until.is_some_and(|until| start < until));
+        let kept = if old { weakened(operation) } else { Some(operation) };
+        inner.history.extend(kept);
     }
 
     pub(super) fn history(&self) -> Vec<Operation> {
@@ -163,6 +239,26 @@ impl Facts {
         self.lock().promises.remove(&node);
     }
 
+    /// Copies of directories are put back on all nodes: what came after them may be lost, and is not held against
+    /// anybody.
+    pub(super) fn restored(&self) {
+        let until = Time(self.1.stamp());
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        inner.promises.clear();
+        inner.leaders.clear();
+        inner.copies.clear();
+        inner.before.log.append(&mut inner.log);
+        inner.before.digests.append(&mut inner.digests);
+        inner.before.until = Some(until);
+        inner.history = std::mem::take(&mut inner.history).into_iter().filter_map(weakened).collect();
+    }
+
+    /// Whether copies were put back after this moment.
+    pub(super) fn restored_since(&self, moment: Time) -> bool {
+        self.lock().before.until.is_some_and(|until| moment < until)
+    }
+
     /// A process has recovered: it knows what it had promised before.
     pub(super) fn recovered(&self, node: NodeId, term: u64, last: u64) {
         let (promised, acknowledged, applied) = {
@@ -189,18 +285,22 @@ impl Facts {
         let (index, term) = (batch.index.get(), batch.term.get());
         let came = digest(format!("{:?} {:?} {:?}", batch.origin, batch.outcomes, batch.heads).as_bytes());
         self.1.note(&[4, node.get(), index, term, came], || format!("node {node} applies {index} of term {term}"));
-        let mut inner = self.lock();
-        let first = *inner.log.entry(index).or_insert((term, came));
+        let mut locked = self.lock();
+        let inner = &mut *locked;
+        let same = agrees(&mut inner.log, &inner.before.log, index, (term, came));
+        if inner.before.until.is_some() && inner.before.log.get(&index) != Some(&(term, came)) {
+            inner.went_on.insert(node);
+        }
         let promises = inner.promises.entry(node).or_default();
         let before = promises.applied;
         promises.applied = before.max(index);
         promises.applied_ever = promises.applied_ever.max(index);
-        drop(inner);
-        self.expect(first == (term, came), || {
-            format!(
+        drop(locked);
+        if !same {
+            self.disputed(format!(
                 "log entry {index} was applied by node {node} with term {term} or outcomes that differ from another's"
-            )
-        });
+            ));
+        }
         self.expect(before == 0 || index <= before + 1, || {
             format!("node {node} applied {index} after {before}: a gap")
         });
@@ -208,7 +308,13 @@ impl Facts {
 
     /// A look at a node's state.
     pub(super) fn seen(&self, node: NodeId, applied: u64, digest: [u8; 32]) {
-        let first = *self.lock().digests.entry(applied).or_insert(digest);
-        self.expect(first == digest, || format!("node {node} at {applied} has another state than one before it"));
+        let same = {
+            let mut inner = self.lock();
+            let inner = &mut *inner;
+            agrees(&mut inner.digests, &inner.before.digests, applied, digest)
+        };
+        if !same {
+            self.disputed(format!("node {node} at {applied} has another state than one before it"));
+        }
     }
 }

@@ -110,6 +110,19 @@ async fn carry_out(world: Arc<World>, fault: Fault) {
                 sleep(Duration::from_millis(7)).await;
             }
         }
+        Fault::Copy { node } => {
+            if world.copy(NodeId(node)) {
+                took(&world);
+            }
+        }
+        Fault::PutBack { down_ms } => {
+            if world.put_back() {
+                took(&world);
+                for (node, down_ms) in (1..).zip(down_ms) {
+                    tokio::spawn(come_back(world.clone(), node, down_ms));
+                }
+            }
+        }
         simple => {
             took(&world);
             for_a_while(&world, simple).await;

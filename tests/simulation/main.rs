@@ -12,7 +12,7 @@ use converge_ledger_core::planted::{self, Bug};
 use serde_json::Value;
 
 /// Kinds of faults.
-const KINDS: usize = 28;
+const KINDS: usize = 30;
 /// Seeds of the default run; `SIMULATION_SEEDS` asks for more, from `SIMULATION_SEED` on.
 const SEEDS: u64 = 40;
 
@@ -42,6 +42,21 @@ fn no_seed_loses_an_acknowledged_write() {
     assert!(totals.acknowledged > seeds * 100, "the runs did work");
     // What never happens is never shown to be survived.
     assert!(seeds < SEEDS || totals.faults.len() == KINDS, "every kind of fault came: {:?}", totals.faults);
+}
+
+/// Seeds in which copies of directories are put back: `PUT_BACK_SEEDS` asks for more, from `PUT_BACK_SEED` on.
+#[test]
+fn after_copies_of_different_age_were_put_back_all_holds_or_nodes_are_fenced() {
+    let puts_back = |plan: &Plan| serde_json::to_string(plan).unwrap().contains("put_back");
+    let plans = (number("PUT_BACK_SEED", 1000)..).map(|seed| (seed, Plan::draw(seed, Shape::default())));
+    let mut done = 0;
+    for (seed, plan) in plans.filter(|(_, plan)| puts_back(plan)).take(number("PUT_BACK_SEEDS", 4) as usize) {
+        let outcome = run(&plan, false);
+        assert_eq!(outcome.violations, Vec::<String>::new(), "again: converge-ledger sim --seed {seed} --trace");
+        done += u64::from(outcome.faults.contains_key("copies put back"));
+        eprintln!("seed {seed}: {} appends acknowledged", outcome.appends.0);
+    }
+    assert!(done > 0, "no seed had a copy to put back");
 }
 
 /// What a run came to, and the digest of everything that happened in it; from a process of its own.

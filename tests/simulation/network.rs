@@ -6,6 +6,7 @@
 //! the replication protocol may not be given (frames of an older epoch, frames after their `Down`) is never given.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ struct Net {
     wake: Notify,
     trace: Trace,
     tap: Tap,
+    /// Nodes may have forgotten votes: what they say can be refused.
+    tolerant: AtomicBool,
 }
 
 impl SimNetwork {
@@ -48,7 +51,13 @@ impl SimNetwork {
             joined: 0,
             counts: Counts::default(),
         };
-        SimNetwork(Arc::new(Net { inner: Mutex::new(inner), wake: Notify::new(), trace, tap }))
+        SimNetwork(Arc::new(Net {
+            inner: Mutex::new(inner),
+            wake: Notify::new(),
+            trace,
+            tap,
+            tolerant: AtomicBool::new(false),
+        }))
     }
 
     /// Moves frames for as long as it is polled.
@@ -146,6 +155,11 @@ impl SimNetwork {
         self.0.wake.notify_one();
     }
 
+    /// From here on a refused frame breaks its connection; until then, no node may send one.
+    pub(super) fn tolerate(&self) {
+        self.0.tolerant.store(true, Ordering::Relaxed);
+    }
+
     /// Weather comes up; the number ends it.
     pub(super) fn worsen(&self, weather: Weather) -> u64 {
         let mut inner = self.lock();
@@ -232,6 +246,12 @@ impl Carrier for Port {
     }
 
     fn reject(&self, peer: NodeId, lane: Lane, epoch: u64, reason: &str) {
+        if self.network.0.tolerant.load(Ordering::Relaxed) {
+            let (a, b) = pair(self.id, peer);
+            self.network.lock().break_link(a, b, lane);
+            self.network.0.wake.notify_one();
+            return;
+        }
         panic!("frames of {peer} on {} (connection {epoch}) were rejected: {reason}", lane.name());
     }
 }

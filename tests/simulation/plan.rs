@@ -96,6 +96,11 @@ pub(super) enum Fault {
     RotTail { node: u64, place: u64, bit: u8, power: bool },
     /// The wall clock jumps.
     Clock { node: u64, by_ms: i64 },
+    /// Somebody copies the directory of a node that is a member of the cluster.
+    Copy { node: u64 },
+    /// All processes are gone in the same moment, and each node that has a copy of its directory comes back with that,
+    /// after so long for each.
+    PutBack { down_ms: Vec<u64> },
 }
 
 /// How a process ends, and for how long it is gone.
@@ -134,6 +139,8 @@ impl Fault {
             Fault::RotJournal { .. } => "bit rot in the journal",
             Fault::RotTail { .. } => "bit rot in the last record",
             Fault::Clock { .. } => "clock jump",
+            Fault::Copy { .. } => "directory copied",
+            Fault::PutBack { .. } => "copies put back",
         }
     }
 }
@@ -179,6 +186,10 @@ impl Plan {
         // Its node misses all faults behind it.
         let tails = faults.iter_mut().filter(|timed| matches!(timed.fault, Fault::RotTail { .. }));
         tails.for_each(|timed| timed.at_ms = shape.faults_ms - (shape.faults_ms - timed.at_ms) / 5);
+        // Apart from the rest: who rots or is to go on cannot be told from who was put back.
+        if victims.is_none() && rotten.is_none() && count > 1 {
+            Draw(Dice(mix(seed ^ 0xc0b1))).restoration(count, shape, &mut faults);
+        }
         faults.sort_by_key(|fault| fault.at_ms);
         Plan { seed, nodes, network, clients, victims, faults, faults_ms: shape.faults_ms }
     }
@@ -265,6 +276,21 @@ impl Draw {
     fn minority(&mut self, count: u64) -> Vec<u64> {
         let (first, most) = (self.between(1, count), self.between(1, (count - 1) / 2));
         (0..most).map(|n| (first + n - 1) % count + 1).collect()
+    }
+
+    /// In some runs, copies of different age are put back on all nodes.
+    fn restoration(&mut self, count: u64, Shape { faults, faults_ms }: Shape, all: &mut Vec<Timed>) {
+        if faults == 0 || !self.one_in(3) {
+            return;
+        }
+        let at_ms = self.between(faults_ms / 2, faults_ms * 4 / 5);
+        for node in 1..=count {
+            if !self.one_in(4) {
+                all.push(Timed { at_ms: self.between(faults_ms / 10, at_ms), fault: Fault::Copy { node } });
+            }
+        }
+        let down_ms = (0..count).map(|_| self.pick(&[0, 100, 1000, 4000])).collect();
+        all.push(Timed { at_ms, fault: Fault::PutBack { down_ms } });
     }
 
     fn fault(&mut self, world: &Fleet) -> Fault {

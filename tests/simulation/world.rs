@@ -1,5 +1,7 @@
-//! The nodes of a run: real ones, each on its own disk. How they come and go is in [`lives`], how disks rot in [`rot`].
+//! The nodes of a run: real ones, each on its own disk. How they come and go is in [`lives`], how disks rot in
+//! [`rot`], how directories are copied and put back in [`copies`].
 
+mod copies;
 mod lives;
 mod rot;
 
@@ -37,11 +39,15 @@ pub(super) struct World {
     count: u64,
     hosts: Mutex<BTreeMap<NodeId, Host>>,
     ending: AtomicBool,
+    /// Copies of directories were put back.
+    restored: AtomicBool,
 }
 
 /// A machine.
 struct Host {
     disk: SimDisk,
+    /// What somebody kept of it.
+    copy: Option<SimDisk>,
     pace: Arc<Pace>,
     wall: Arc<AtomicI64>,
     tuning: Tuning,
@@ -53,6 +59,7 @@ struct Host {
     busy: bool,
     /// Ends the start that is on its way.
     starting: Option<CancellationToken>,
+    /// It may say that it lost data: its disk rots, or was put back from a copy.
     rotten: bool,
     /// Its last record is damaged: it comes back when the others have all that was acknowledged.
     held_back: bool,
@@ -121,6 +128,7 @@ impl World {
         let hosts = plan.nodes.iter().zip(1..).map(|(tuning, id)| {
             let host = Host {
                 disk: SimDisk::default(),
+                copy: None,
                 pace: Arc::new(Pace::default()),
                 wall: Arc::default(),
                 tuning: tuning.clone(),
@@ -145,6 +153,7 @@ impl World {
             count: plan.nodes.len() as u64,
             hosts: Mutex::new(hosts.collect()),
             ending: AtomicBool::new(false),
+            restored: AtomicBool::new(false),
         })
     }
 

@@ -150,6 +150,9 @@ impl World {
     /// process lives.
     fn judge_fence(&self, life: &Life, disk: &SimDisk, before: Option<storage::Cause>) -> Option<storage::Cause> {
         let now = life.fenced();
+        if self.is_restored() && now != before && matches!(now, Some(storage::Cause::DataLoss { .. })) {
+            self.facts.fenced_since(life.id);
+        }
         match &now {
             None if before.is_some() => {
                 self.facts.violated(format!("node {} is not fenced any more, within one process: {before:?}", life.id));
