@@ -459,6 +459,15 @@ fn take_up(journal: Journal, maker: &Maker) -> (Tip, Spares) {
     (tip, spares)
 }
 
+/// A boot's lower bits are chance: a directory that was put back from a copy counts the same boots again, and an attempt
+/// of the second one must never be taken for one of the first, which has an outcome already.
+const BOOT_CHANCE_BITS: u32 = 24;
+
+fn next_boot(last: Boot, settings: &Settings) -> Boot {
+    let count = (last.get() >> BOOT_CHANCE_BITS) + 1;
+    Boot(count << BOOT_CHANCE_BITS | (settings.random)() >> (u64::BITS - BOOT_CHANCE_BITS))
+}
+
 impl Opened {
     /// Counts the start of a process, in the journal first: an older copy of the database must not
     /// bring back a number that was used.
@@ -467,7 +476,7 @@ impl Opened {
             BootOf::Nobody => return Ok(()),
             BootOf::Process(boot) if boot == self.set.progress().boot => return Ok(()),
             BootOf::Process(boot) => boot,
-            BootOf::New => self.set.progress().boot.next(),
+            BootOf::New => next_boot(self.set.progress().boot, settings),
         };
         let op = Op::Boot(boot);
         let mut builder = Builder::default();

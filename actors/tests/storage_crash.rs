@@ -440,7 +440,8 @@ fn an_inspection_finds_all_well_and_a_rebuilt_index_is_the_same() {
         node.stop().await;
 
         let before = inspect::summary(dir.path()).unwrap();
-        assert_eq!((before.applied, before.last, before.boot.get()), (status.applied, status.last, 1));
+        assert_eq!((before.applied, before.last), (status.applied, status.last));
+        assert!(before.boot.get() > 0);
         let verified = inspect::verify(dir.path()).unwrap();
         assert_eq!(verified.problems, Vec::<String>::new());
         assert_eq!((verified.log_entries, verified.entries), (60, before.entries.get()));
