@@ -53,8 +53,8 @@
 //! # What it promises
 //!
 //! - **One at a time.** A child is started again only when nothing is left of its previous incarnation: its task has
-//!   ended, its state is dropped, and for a supervisor the same holds for its whole subtree, however it died. A child
-//!   may own a file, a lock or a port.
+//!   ended, its state is dropped, and for a supervisor the same holds for its whole subtree, however it died. Actors that
+//!   a worker had linked to itself have ended too. A child may own a file, a lock or a port.
 //! - **Order.** Children start in the order of the spec, each after the one before is up, and stop in reverse order.
 //! - **A kill is a crash.** `ractor` reports a killed actor as terminated; here it is an abnormal exit, as are a panic,
 //!   an error from a handler, and an aborted task. Normal are: no reason, `"normal"`, `"Drained"`, `"shutdown"`
@@ -87,6 +87,7 @@ mod exit;
 mod gone;
 mod intensity;
 mod latch;
+mod linked;
 mod minder;
 mod node;
 mod reports;

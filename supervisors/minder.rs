@@ -103,6 +103,8 @@ enum Left {
     Task(JoinHandle<()>),
     /// Something below it.
     Subtree,
+    /// Actors that a worker had linked to itself.
+    Linked,
     /// What it gave to a thread.
     Latch(Latch),
 }
@@ -126,7 +128,7 @@ impl Job {
             }
         };
         let left = match left {
-            Left::Nothing => self.unlatched().await,
+            Left::Nothing => self.all_let_go().await,
             left => left,
         };
         let report = match left {
@@ -134,6 +136,11 @@ impl Job {
             Left::Task(join) => {
                 let gone = async move { drop(join.await) };
                 return self.stuck(still_runs(&self.node().path), gone, live);
+            }
+            Left::Linked => {
+                let node = Arc::clone(self.node());
+                let reason = linked_run(&node);
+                return self.stuck(reason, async move { node.linked.gone().await }, live);
             }
             Left::Latch(latch) => {
                 let held = held_on(&self.node().path, latch.name());
@@ -147,9 +154,12 @@ impl Job {
         report
     }
 
-    /// The task is gone; waits for what it gave to threads.
-    async fn unlatched(&self) -> Left {
+    /// The task is gone; waits for those that it had linked to itself, and for what it gave to threads.
+    async fn all_let_go(&self) -> Left {
         let deadline = Instant::now() + KILL_WAIT;
+        if timeout_at(deadline, self.node().linked.gone()).await.is_err() {
+            return Left::Linked;
+        }
         for latch in &self.spec.latches {
             if timeout_at(deadline, latch.released()).await.is_err() {
                 return Left::Latch(latch.clone());
@@ -356,6 +366,11 @@ async fn asked_to_stop(
 
 fn still_runs(path: &str) -> String {
     format!("{path} still runs {KILL_WAIT:?} after it was killed")
+}
+
+fn linked_run(node: &Node) -> String {
+    let ids: Vec<String> = node.linked.left().iter().map(|cell| cell.get_id().to_string()).collect();
+    format!("actors linked to {} still run {KILL_WAIT:?} after it: {}", node.path, ids.join(", "))
 }
 
 fn held_on(path: &str, latch: &str) -> String {

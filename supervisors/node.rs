@@ -14,6 +14,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::exit::{Exit, SHUTDOWN};
 use crate::gone::Gone;
+use crate::linked::Linked;
 use crate::reports::{Bus, News};
 use crate::spec::{Body, ChildSpec};
 use crate::strategy::{Failure, Place};
@@ -86,6 +87,7 @@ pub(crate) struct Node {
     claims: Mutex<HashMap<ActorId, Place>>,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) bus: Arc<Bus>,
+    pub(crate) linked: Linked,
     /// How often a request was tried here.
     #[cfg(test)]
     pub(crate) attempts: std::sync::atomic::AtomicUsize,
@@ -167,6 +169,7 @@ impl Node {
             claims: Mutex::default(),
             pulse: Arc::new(Pulse::new()),
             bus: Arc::clone(bus),
+            linked: Linked::default(),
             #[cfg(test)]
             attempts: std::sync::atomic::AtomicUsize::new(0),
             #[cfg(feature = "chaos")]
@@ -239,6 +242,7 @@ impl Node {
     pub(crate) fn begin(self: &Arc<Self>) -> (Berth, Live) {
         let live = Live::board(self);
         self.pulse.reset();
+        self.linked.reset();
         let mut facts = self.facts();
         facts.incarnation += 1;
         facts.state = ChildState::Starting;

@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
+use crate::linked::NotedAtEnd;
 use crate::node::Berth;
 use crate::service::SlotGuard;
 use crate::vitals::{Callback, Pulse};
@@ -75,10 +76,16 @@ impl<A: Actor> Supervised<A> {
 
     /// Runs a callback under the eyes of those who look. Pinned by the caller: its future is not moved, for it may be
     /// large.
-    async fn run<T, F>(&self, step: impl Into<Step>, future: Pin<&mut F>) -> Result<T, ActorProcessingErr>
+    async fn run<T, F>(
+        &self,
+        step: impl Into<Step>,
+        myself: &ActorRef<A::Msg>,
+        future: Pin<&mut F>,
+    ) -> Result<T, ActorProcessingErr>
     where
         F: Future<Output = Result<T, ActorProcessingErr>>,
     {
+        let _noted = NotedAtEnd(&self.berth.node.linked, myself);
         let step: Step = step.into();
         #[cfg(feature = "chaos")]
         let occasion =
@@ -101,7 +108,7 @@ impl<A: Actor> Actor for Supervised<A> {
     ) -> Result<(), ActorProcessingErr> {
         self.berth.claim(myself.get_cell(), None);
         let call = pin!(self.actor.pre_start(myself.clone(), arguments));
-        let state = self.run(Callback::PreStart, call).await?;
+        let state = self.run(Callback::PreStart, &myself, call).await?;
         self.state.put(Box::new(state));
         // Before the start is reported, so that the next sibling finds the slot full. What arrives now waits in the
         // mailbox for post_start.
@@ -115,7 +122,7 @@ impl<A: Actor> Actor for Supervised<A> {
         let mut state = self.state.take();
         let result = {
             let call = pin!(self.actor.post_start(myself.clone(), &mut state));
-            self.run(Callback::PostStart, call).await
+            self.run(Callback::PostStart, &myself, call).await
         };
         self.state.put(state);
         result
@@ -127,7 +134,7 @@ impl<A: Actor> Actor for Supervised<A> {
         }
         let mut state = self.state.take();
         let call = pin!(self.actor.post_stop(myself.clone(), &mut state));
-        self.run(Callback::PostStop, call).await?;
+        self.run(Callback::PostStop, &myself, call).await?;
         self.berth.stopped_well();
         Ok(())
     }
@@ -148,7 +155,7 @@ impl<A: Actor> Actor for Supervised<A> {
         let mut state = self.state.take();
         let result = {
             let call = pin!(self.actor.handle(myself.clone(), message, &mut state));
-            self.run(step, call).await
+            self.run(step, &myself, call).await
         };
         self.state.put(state);
         result
@@ -164,12 +171,12 @@ impl<A: Actor> Actor for Supervised<A> {
         #[cfg(feature = "chaos")]
         if self.berth.node.trap.swallows(&event) {
             let nothing = pin!(async { Ok(()) });
-            return self.run(Callback::HandleEvent, nothing).await;
+            return self.run(Callback::HandleEvent, &myself, nothing).await;
         }
         let mut state = self.state.take();
         let result = {
             let call = pin!(self.actor.handle_supervisor_evt(myself.clone(), event, &mut state));
-            self.run(Callback::HandleEvent, call).await
+            self.run(Callback::HandleEvent, &myself, call).await
         };
         self.state.put(state);
         result

@@ -145,3 +145,36 @@ fn the_end_of_the_runtime_empties_the_slots() {
     assert!(service.get().is_none());
     assert_eq!(tree.find("root/a").map(|cell| cell.get_status()), None);
 }
+
+/// Links a blocker to itself, and tells who it is.
+struct Parent(std::sync::mpsc::Sender<ActorRef<(Sender<()>, Receiver<()>)>>);
+
+impl Actor for Parent {
+    type Msg = ();
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, myself: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        let inner = Blocker { starts: Arc::default() };
+        let (inner, _join) = Blocker::spawn_linked(None, inner, (), myself.get_cell()).await?;
+        let _ = self.0.send(inner);
+        Ok(())
+    }
+}
+
+/// What a worker linked to itself holds its successor back as a latch does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_linked_actor_that_does_not_die_ends_the_tree() {
+    let (tell, inner) = channel();
+    let child = ChildSpec::actor("a", move || (Parent(tell.clone()), ()));
+    let tree = Tree::start("root", spec(Strategy::OneForOne, vec![child])).await.unwrap();
+    let (hold, gate) = channel::<()>();
+    let (inside, entered) = channel::<()>();
+    inner.recv().unwrap().send_message((inside, gate)).unwrap();
+    entered.recv().unwrap();
+    tree.find("root/a").unwrap().kill();
+    let escalated = tree.wait().await.unwrap_err();
+    assert!(escalated.reason.contains("actors linked to root/a still run"), "{}", escalated.reason);
+    assert!(inner.try_recv().is_err(), "it was never started again");
+    drop(hold);
+}
