@@ -9,7 +9,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 /// What holds back the successor of a child: made before the tree, given to [`ChildSpec::latch`] and to the factory of
-/// the actor. One latch for one child, over all its incarnations; clones are the same latch.
+/// the actor. One latch for one child, over all its incarnations; clones are the same latch. A specification that gives one to two
+/// children is refused.
 ///
 /// A child whose latch is still held 30 s after its task has ended is stuck: it is not started again, and its supervisor
 /// gives up, naming the latch. Under `tokio`'s paused time those 30 s pass at once, for it does not see threads.
@@ -30,6 +31,11 @@ impl Latch {
     /// The name given to [`Latch::new`].
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same for all clones, and for no other.
+    pub(crate) fn identity(&self) -> usize {
+        Arc::as_ptr(&self.holds) as usize
     }
 
     /// Holds the latch until the guard is dropped. Take it in the actor, before the thread is spawned, and move it in:

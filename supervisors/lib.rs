@@ -93,6 +93,7 @@ mod node;
 mod reports;
 mod requests;
 mod service;
+mod sole;
 mod spec;
 mod strategy;
 mod supervised;

@@ -6,6 +6,7 @@
 //! that a successor may start. Nothing here decides anything.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ractor::{ActorCell, ActorId};
@@ -16,6 +17,7 @@ use crate::exit::{Exit, SHUTDOWN};
 use crate::gone::Gone;
 use crate::linked::Linked;
 use crate::reports::{Bus, News};
+use crate::requests::Counts;
 use crate::spec::{Body, ChildSpec};
 use crate::strategy::{Failure, Place};
 use crate::vitals::{Pulse, Vitals};
@@ -42,6 +44,13 @@ pub enum ChildState {
     Stopping,
     /// It does not run.
     Stopped,
+}
+
+impl ChildState {
+    /// What OTP counts as active.
+    fn is_active(self) -> bool {
+        matches!(self, ChildState::Running | ChildState::Stopping)
+    }
 }
 
 /// The tree at one moment, as far as that exists: each node is consistent in itself.
@@ -82,6 +91,8 @@ pub(crate) struct Node {
     pub(crate) kind: Kind,
     parent: Option<(Weak<Node>, Place)>,
     children: Mutex<Children>,
+    /// Children that run, counted where their state changes: to count them anew would take as long as there are children.
+    active: AtomicUsize,
     /// Which child an actor is. From its own first word, before any other code of its runs, until its supervisor has
     /// heard that nothing is left of it.
     claims: Mutex<HashMap<ActorId, Place>>,
@@ -104,17 +115,21 @@ struct Children {
     nodes: BTreeMap<Place, Arc<Node>>,
     /// There may be many.
     by_id: HashMap<String, Place>,
+    /// Those that are supervisors.
+    supervisors: usize,
 }
 
 impl Children {
     fn insert(&mut self, place: Place, node: Arc<Node>) -> Option<Arc<Node>> {
         self.by_id.insert(node.id.clone(), place);
+        self.supervisors += usize::from(node.kind == Kind::Supervisor);
         self.nodes.insert(place, node)
     }
 
     fn remove(&mut self, place: Place) {
         if let Some(node) = self.nodes.remove(&place) {
             self.by_id.remove(&node.id);
+            self.supervisors -= usize::from(node.kind == Kind::Supervisor);
         }
     }
 }
@@ -166,6 +181,7 @@ impl Node {
             kind,
             parent,
             children: Mutex::default(),
+            active: AtomicUsize::new(0),
             claims: Mutex::default(),
             pulse: Arc::new(Pulse::new()),
             bus: Arc::clone(bus),
@@ -236,6 +252,16 @@ impl Node {
         lock(&self.facts)
     }
 
+    fn set_state(&self, facts: &mut Facts, state: ChildState) {
+        let before = std::mem::replace(&mut facts.state, state);
+        let Some(parent) = self.parent.as_ref().and_then(|(parent, _)| parent.upgrade()) else { return };
+        match (before.is_active(), state.is_active()) {
+            (false, true) => drop(parent.active.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(parent.active.fetch_sub(1, Ordering::Relaxed)),
+            (false, false) | (true, true) => {}
+        }
+    }
+
     // --- the life of an incarnation, in order
 
     /// A new incarnation is about to start. The one before must be gone; this one is while [`Live`] exists.
@@ -245,7 +271,7 @@ impl Node {
         self.linked.reset();
         let mut facts = self.facts();
         facts.incarnation += 1;
-        facts.state = ChildState::Starting;
+        self.set_state(&mut facts, ChildState::Starting);
         facts.cell = None;
         facts.actor = None;
         facts.up_since = None;
@@ -258,7 +284,7 @@ impl Node {
     pub(crate) fn running(&self, incarnation: u64) {
         let mut facts = self.facts();
         if facts.incarnation == incarnation && facts.cell.is_some() {
-            facts.state = ChildState::Running;
+            self.set_state(&mut facts, ChildState::Running);
             facts.starts += 1;
             facts.up_since = Some(Instant::now());
         }
@@ -268,7 +294,7 @@ impl Node {
     pub(crate) fn stopping(&self, incarnation: u64) {
         let mut facts = self.facts();
         if facts.incarnation == incarnation && facts.cell.is_some() {
-            facts.state = ChildState::Stopping;
+            self.set_state(&mut facts, ChildState::Stopping);
         }
     }
 
@@ -287,7 +313,7 @@ impl Node {
     pub(crate) fn ended(&self, incarnation: u64, exit: &Exit) {
         let mut facts = self.facts();
         if facts.incarnation == incarnation {
-            facts.state = ChildState::Stopped;
+            self.set_state(&mut facts, ChildState::Stopped);
             facts.cell = None;
             facts.up_since = None;
             if facts.exited != incarnation {
@@ -332,12 +358,12 @@ impl Node {
 
     /// It will be started again.
     pub(crate) fn restarting(&self) {
-        self.facts().state = ChildState::Restarting;
+        self.set_state(&mut self.facts(), ChildState::Restarting);
     }
 
     /// Its supervisor will not start it again on its own.
     pub(crate) fn stopped(&self) {
-        self.facts().state = ChildState::Stopped;
+        self.set_state(&mut self.facts(), ChildState::Stopped);
     }
 
     // --- what is alive
@@ -438,9 +464,12 @@ impl Node {
         }
     }
 
-    /// Cheaper than a look.
-    pub(crate) fn kind_and_state(&self) -> (Kind, ChildState) {
-        (self.kind, self.facts().state)
+    /// How many children it has.
+    pub(crate) fn counts(&self) -> Counts {
+        let children = lock(&self.children);
+        let (specs, supervisors) = (children.nodes.len(), children.supervisors);
+        let active = self.active.load(Ordering::Relaxed);
+        Counts { specs, active, supervisors, workers: specs - supervisors }
     }
 
     /// This node alone.
@@ -516,7 +545,7 @@ impl Drop for Live {
     fn drop(&mut self) {
         // Also when the minder could not say so, because its runtime has ended.
         let mut facts = self.0.facts();
-        facts.state = ChildState::Stopped;
+        self.0.set_state(&mut facts, ChildState::Stopped);
         facts.cell = None;
         facts.up_since = None;
         drop(facts);

@@ -16,7 +16,8 @@ use crate::vitals::Pulse;
 /// A handle on "whoever is the storage now", valid before the tree starts and across every restart.
 ///
 /// Made before the tree, given to [`ChildSpec::service`](crate::ChildSpec::service) and to everyone who calls. Cheap to
-/// clone.
+/// clone. One child fills it: a specification that gives it to two is refused, and of two specifications the child that
+/// finds it filled does not start.
 pub struct Service<M> {
     slot: Arc<Slot<M>>,
 }
@@ -73,6 +74,11 @@ impl<M: Message> Service<M> {
     /// An empty slot. The name is for people: in logs and `Debug`, never for lookup.
     pub fn new(name: &'static str) -> Self {
         Service { slot: Arc::new(Slot { name, actor: watch::Sender::new(None) }) }
+    }
+
+    /// The same for all clones, and for no other.
+    pub(crate) fn identity(&self) -> usize {
+        Arc::as_ptr(&self.slot) as usize
     }
 
     /// The name given to [`Service::new`].
@@ -156,10 +162,25 @@ impl<M: Message> Service<M> {
         }
     }
 
-    fn fill(&self, holder: Holder<M>) {
-        tracing::trace!(service = self.slot.name, actor = %holder.actor.get_id(), "service slot filled");
-        holder.pulse.count_mailbox();
-        self.slot.actor.send_replace(Some(holder));
+    /// Fails when another actor is in the slot.
+    fn fill(&self, holder: Holder<M>) -> Result<(), String> {
+        let (actor, pulse) = (holder.actor.get_id(), Arc::clone(&holder.pulse));
+        let mut other = None;
+        self.slot.actor.send_if_modified(|slot| {
+            other = slot.as_ref().map(|holder| holder.actor.get_id());
+            if other.is_none() {
+                pulse.count_mailbox();
+                *slot = Some(holder);
+            }
+            other.is_none()
+        });
+        match other {
+            Some(other) => Err(format!("the service {:?} is that of the actor {other}, which runs", self.slot.name)),
+            None => {
+                tracing::trace!(service = self.slot.name, %actor, "service slot filled");
+                Ok(())
+            }
+        }
     }
 
     /// Empties the slot if this actor is the one in it: a late guard never empties its successor's slot.
@@ -226,11 +247,11 @@ impl<M: Message> SlotGuard<M> {
         SlotGuard { service, pulse, holder: OnceLock::new(), alive: Alive::new() }
     }
 
-    /// The actor is ready for messages.
-    pub(crate) fn fill(&self, actor: ActorRef<M>) {
-        if self.holder.set(actor.get_id()).is_ok() {
-            self.service.fill(Holder { actor, pulse: Arc::clone(&self.pulse), gone: self.alive.watch() });
-        }
+    /// The actor is ready for messages. Fails when another actor is in the slot.
+    pub(crate) fn fill(&self, actor: ActorRef<M>) -> Result<(), String> {
+        let holder = *self.holder.get_or_init(|| actor.get_id());
+        assert_eq!(holder, actor.get_id(), "a guard is of one actor");
+        self.service.fill(Holder { actor, pulse: Arc::clone(&self.pulse), gone: self.alive.watch() })
     }
 
     /// The actor takes no more messages.
@@ -274,8 +295,11 @@ mod tests {
         let (old, new) = (guard(&service), guard(&service));
         let first = Nobody::spawn(None, Nobody, ()).await.unwrap().0;
         let second = Nobody::spawn(None, Nobody, ()).await.unwrap().0;
-        old.fill(first.clone());
-        new.fill(second.clone());
+        old.fill(first.clone()).unwrap();
+        new.fill(second.clone()).unwrap_err();
+        assert_eq!(service.get(), Some(first.clone()), "who comes second does not push the first out");
+        old.vacate();
+        new.fill(second.clone()).unwrap();
         drop(old);
         assert_eq!(service.get(), Some(second.clone()), "a late guard leaves its successor alone");
         drop(new);

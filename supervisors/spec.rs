@@ -18,6 +18,7 @@ use crate::intensity::Intensity;
 use crate::latch::Latch;
 use crate::node::Berth;
 use crate::service::{Service, SlotGuard};
+use crate::sole;
 use crate::strategy::Terms;
 use crate::supervised::Supervised;
 
@@ -85,6 +86,8 @@ pub struct ChildSpec {
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) significant: bool,
+    /// The identity and the name of the service that it fills.
+    pub(crate) service: Option<(usize, &'static str)>,
     pub(crate) latches: Vec<Latch>,
 }
 
@@ -180,6 +183,7 @@ impl ChildSpec {
             start_timeout: None,
             backoff: None,
             significant: false,
+            service: None,
             latches: Vec::new(),
         }
     }
@@ -244,6 +248,7 @@ impl ChildSpec {
         F: Fn() -> Option<(A, A::Arguments)> + Send + Sync + 'static,
     {
         let make = Arc::new(Quiet(Some(make)));
+        let identity = service.as_ref().map(|service| (service.identity(), service.name()));
         let launch = move |berth: Berth, parent: ActorCell| -> Spawning {
             let make = Arc::clone(&make);
             let slot = service.clone().map(|service| SlotGuard::new(service, Arc::clone(&berth.node.pulse)));
@@ -266,6 +271,7 @@ impl ChildSpec {
             start_timeout: Some(START_TIMEOUT),
             backoff: None,
             significant: false,
+            service: identity,
             latches: Vec::new(),
         }
     }
@@ -306,12 +312,20 @@ impl SupervisorSpec {
     /// # Errors
     /// What [`Tree::start`](crate::Tree::start) would refuse: a period of zero; ids that are empty, double, or hold a `/`; a significant
     /// child that is permanent, or whose supervisor never shuts down for one; a backoff so long that the restarts of a
-    /// child that dies at once could never pass the intensity.
+    /// child that dies at once could never pass the intensity; a [`Service`], a dynamic supervisor or a [`Latch`] that is
+    /// given to two children, at whatever level. What other trees run is not looked at: where one of them has such a thing
+    /// already, the child does not start.
     pub fn check(&self) -> Result<(), SpecError> {
+        self.check_alone()?;
+        sole::check(&self.children)
+    }
+
+    /// But for what two children of the whole tree may not share.
+    fn check_alone(&self) -> Result<(), SpecError> {
         self.intensity.check()?;
         let mut seen = BTreeSet::new();
         for child in &self.children {
-            child.check(self.intensity, self.auto_shutdown)?;
+            child.check_alone(self.intensity, self.auto_shutdown)?;
             if !seen.insert(child.id.as_str()) {
                 return Err(SpecError(format!("two children have the id {:?}", child.id)));
             }
@@ -323,6 +337,11 @@ impl SupervisorSpec {
 impl ChildSpec {
     /// Checks this child, and all below it, against the supervisor it is to have.
     pub(crate) fn check(&self, intensity: Intensity, auto_shutdown: AutoShutdown) -> Result<(), SpecError> {
+        self.check_alone(intensity, auto_shutdown)?;
+        sole::check(std::slice::from_ref(self))
+    }
+
+    fn check_alone(&self, intensity: Intensity, auto_shutdown: AutoShutdown) -> Result<(), SpecError> {
         check_id(&self.id)?;
         let refused = |reason: String| Err(SpecError(format!("{}: {reason}", self.id)));
         if self.significant && self.restart == Restart::Permanent {
@@ -345,7 +364,7 @@ impl ChildSpec {
         }
         match &self.body {
             Body::Supervisor(spec) => {
-                spec.check().map_err(|SpecError(reason)| SpecError(format!("{}/{reason}", self.id)))
+                spec.check_alone().map_err(|SpecError(reason)| SpecError(format!("{}/{reason}", self.id)))
             }
             Body::Dynamic(charter) => {
                 charter.check().map_err(|SpecError(reason)| SpecError(format!("{}: {reason}", self.id)))

@@ -23,7 +23,7 @@
 mod control;
 mod order;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tokio::time::Instant;
 
@@ -257,6 +257,12 @@ pub(crate) struct Machine {
     announced: bool,
     /// Children that ended during the first start, in that order.
     ends: VecDeque<(Place, Exit)>,
+    /// Significant children that were started. One that is found to be down is taken out, so that who asks whether all are
+    /// does not look at it again.
+    significant: BTreeSet<Place>,
+    /// How many of them were looked at.
+    #[cfg(test)]
+    looks: usize,
     /// A significant child ended while others of a group were stopped or started.
     significant_end: bool,
     effects: Vec<Effect>,
@@ -286,6 +292,9 @@ impl Machine {
             phase: Phase::Idle,
             announced: false,
             ends: VecDeque::new(),
+            significant: BTreeSet::new(),
+            #[cfg(test)]
+            looks: 0,
             significant_end: false,
             effects: Vec::new(),
         }
@@ -459,18 +468,38 @@ impl Machine {
         if self.rules.auto_shutdown == AutoShutdown::AnySignificant {
             return self.stop_all(NOBODY, Verdict::AutoShutdown);
         }
-        let has = |wanted: fn(Slot) -> bool| {
-            self.children.values().any(|child| child.terms.significant && wanted(child.slot))
-        };
         if ordered {
             self.significant_end = true;
-        } else if has(|slot| !matches!(slot, Slot::Down | Slot::Starting)) {
-            // Most often the first that is asked.
-        } else if has(|slot| slot == Slot::Starting) {
-            self.significant_end = true;
-        } else {
-            self.stop_all(NOBODY, Verdict::AutoShutdown);
+            return;
         }
+        match self.significant_left() {
+            Some(Slot::Starting) => self.significant_end = true,
+            Some(_) => {}
+            None => self.stop_all(NOBODY, Verdict::AutoShutdown),
+        }
+    }
+
+    /// A significant child that is not down; one that is starting only where there is no other.
+    fn significant_left(&mut self) -> Option<Slot> {
+        let (mut left, mut down) = (None, Vec::new());
+        for &place in &self.significant {
+            #[cfg(test)]
+            {
+                self.looks += 1;
+            }
+            match self.children[&place].slot {
+                Slot::Down => down.push(place),
+                Slot::Starting => left = Some(Slot::Starting),
+                slot => {
+                    left = Some(slot);
+                    break;
+                }
+            }
+        }
+        for place in down {
+            self.significant.remove(&place);
+        }
+        left
     }
 
     fn stuck(&mut self, i: Place, reason: String) {
@@ -582,6 +611,7 @@ impl Machine {
 
     fn forget(&mut self, i: Place) {
         self.children.remove(&i);
+        self.significant.remove(&i);
         self.effects.push(Effect::Forget(i));
     }
 }

@@ -113,7 +113,7 @@ impl<A: Actor> Actor for Supervised<A> {
         // Before the start is reported, so that the next sibling finds the slot full. What arrives now waits in the
         // mailbox for post_start.
         if let Some(slot) = &self.slot {
-            slot.fill(myself);
+            slot.fill(myself)?;
         }
         Ok(())
     }

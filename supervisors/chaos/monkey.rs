@@ -6,7 +6,7 @@
 
 use std::future::pending;
 
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, sleep_until};
 
@@ -25,6 +25,11 @@ use crate::vitals::Callback;
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// Until the next look for somebody, when a trigger that waits for a moment found nobody to wait for.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Hits of a monkey that is to finish and was given no number of them.
+const HITS_TO_FINISH: usize = 100;
+/// Moments in a row that a monkey that is to finish waits for in vain.
+const UNREACHED_TO_FINISH: u64 = 10;
 
 /// When a fault comes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,7 +75,8 @@ pub enum Budget {
     Beyond,
 }
 
-/// A plan of faults. By default: kills, of workers, about every second, within the restart intensity, until detached.
+/// A plan of faults. By default: kills, of workers, about every second, within the restart intensity, until detached; and
+/// a hundred of them for one whose end is waited for, see [`Attached::finished`].
 #[derive(Clone, Debug)]
 pub struct Monkey {
     seed: u64,
@@ -78,7 +84,7 @@ pub struct Monkey {
     faults: Vec<(Fault, u32)>,
     trigger: Trigger,
     budget: Budget,
-    hits_max: usize,
+    hits_max: Option<usize>,
     patience: Duration,
 }
 
@@ -91,7 +97,7 @@ impl Monkey {
             faults: Vec::new(),
             trigger: Trigger::Every { interval: Duration::from_secs(1), jitter: 0.5 },
             budget: Budget::Within { spare: 0 },
-            hits_max: usize::MAX,
+            hits_max: None,
             patience: Duration::from_secs(30),
         }
     }
@@ -127,7 +133,7 @@ impl Monkey {
     /// Ends after so many hits.
     #[must_use]
     pub fn hits_max(mut self, hits: usize) -> Monkey {
-        self.hits_max = hits;
+        self.hits_max = Some(hits);
         self
     }
 
@@ -147,7 +153,7 @@ impl Monkey {
         if self.faults.is_empty() {
             self.faults.push((Fault::Kill, 1));
         }
-        let (stop, stopped) = oneshot::channel();
+        let (orders, ordered) = watch::channel(Until::Detached);
         let run = Run {
             dice: Dice::new(self.seed),
             // Before this returns: whatever happens from now on is seen.
@@ -158,9 +164,12 @@ impl Monkey {
             laid: Vec::new(),
             spared: 0,
             unreached: 0,
+            until: Until::Detached,
+            nobody_since: None,
+            in_vain: 0,
             monkey: self,
         };
-        Attached { stop, task: tokio::spawn(run.run(stopped)) }
+        Attached { orders, task: tokio::spawn(run.run(ordered)) }
     }
 }
 
@@ -168,21 +177,36 @@ impl Monkey {
 #[must_use = "a monkey ends when this is dropped"]
 #[derive(Debug)]
 pub struct Attached {
-    stop: oneshot::Sender<()>,
+    orders: watch::Sender<Until>,
     task: JoinHandle<Outcome>,
+}
+
+/// How long a monkey goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// As long as its handle is there.
+    Detached,
+    /// Until its hits are done, or it finds nobody to hit.
+    Finished,
+    /// No longer.
+    Now,
 }
 
 impl Attached {
     /// Ends the faults, waits until the last of them is recovered from, and tells.
     pub async fn detach(self) -> Outcome {
-        let _ = self.stop.send(());
+        self.orders.send_replace(Until::Now);
         outcome(self.task).await
     }
 
-    /// Waits until all hits are done (see [`Monkey::hits_max`]) or the tree has ended, and tells.
+    /// Waits until all hits are done (see [`Monkey::hits_max`]; a hundred if nothing was said) or the tree has ended, and
+    /// tells. Also ends, with fewer hits, when there is nobody to be hit: no fault or target has a weight, or for as long
+    /// as its patience nobody ran who was meant and could be restarted, or ten moments in a row were waited for in vain. A
+    /// budget that is used up for now is waited for.
     pub async fn finished(self) -> Outcome {
+        self.orders.send_replace(Until::Finished);
         let outcome = outcome(self.task).await;
-        drop(self.stop);
+        drop(self.orders);
         outcome
     }
 }
@@ -206,6 +230,11 @@ struct Run {
     laid: Vec<Armed>,
     spared: u64,
     unreached: u64,
+    until: Until,
+    /// There has been nobody to be hit, now or later.
+    nobody_since: Option<Instant>,
+    /// Moments in a row that did not come.
+    in_vain: u64,
 }
 
 struct Open {
@@ -227,14 +256,13 @@ struct Place {
 }
 
 impl Run {
-    async fn run(mut self, mut stopped: oneshot::Receiver<()>) -> Outcome {
+    async fn run(mut self, mut orders: watch::Receiver<Until>) -> Outcome {
         let tree = self.observer.tree.clone();
         let mut end = Box::pin(async move { tree.wait().await });
         let mut waiting: Option<Waiting> = None;
         let mut due = self.due();
-        let mut wanted = true;
         let ended = loop {
-            let more = wanted && self.hits.len() < self.monkey.hits_max;
+            let more = self.wants_more();
             if !more && self.open.is_empty() {
                 break None;
             }
@@ -242,20 +270,26 @@ impl Run {
             tokio::select! {
                 biased;
                 ended = &mut end => break Some(ended),
-                _ = &mut stopped, if wanted => {
-                    wanted = false;
-                    waiting = None;
+                order = orders.changed(), if self.until != Until::Now => {
+                    // Without its handle it is over.
+                    self.until = order.map_or(Until::Now, |()| *orders.borrow());
+                    if self.until == Until::Now {
+                        waiting = None;
+                    }
                 }
                 report = self.observer.next() => self.heard(report),
                 sprung = sprung(&mut waiting), if more => {
                     if let Some(waited) = waiting.take() {
                         self.hit(waited.place, waited.fault, Some(sprung));
+                        self.in_vain = 0;
                     }
                     due = Instant::now();
                 }
                 () = at(give_up) => self.not_recovered(),
                 () = sleep_until(due), if more && self.is_free(&waiting) => {
-                    self.unreached += u64::from(waiting.take().is_some());
+                    let in_vain = u64::from(waiting.take().is_some());
+                    self.unreached += in_vain;
+                    self.in_vain += in_vain;
                     waiting = self.strike().await;
                     due = match waiting {
                         Some(_) => after(Instant::now(), self.monkey.patience),
@@ -266,6 +300,23 @@ impl Run {
         };
         drop(waiting);
         self.outcome(ended).await
+    }
+
+    /// Whether there is to be another hit.
+    fn wants_more(&self) -> bool {
+        let hits = self.hits.len();
+        match self.until {
+            Until::Now => false,
+            Until::Detached => self.monkey.hits_max.is_none_or(|max| hits < max),
+            Until::Finished => {
+                let patience = self.monkey.patience;
+                let in_vain = self.in_vain >= UNREACHED_TO_FINISH
+                    || self.monkey.faults.iter().all(|fault| fault.1 == 0)
+                    || self.monkey.targets.iter().all(Target::is_never)
+                    || self.nobody_since.is_some_and(|since| Instant::now() >= after(since, patience));
+                hits < self.monkey.hits_max.unwrap_or(HITS_TO_FINISH) && !in_vain
+            }
+        }
     }
 
     /// With triggers that wait for a moment, one hit at a time.
@@ -299,8 +350,14 @@ impl Run {
         let weights: Vec<u32> = places.iter().map(|place| self.weight(place, fault)).collect();
         let Some(chosen) = self.dice.pick(weights.into_iter()) else {
             self.spared += 1;
+            if places.iter().any(|place| self.is_for_later(place, fault)) {
+                self.nobody_since = None;
+            } else {
+                self.nobody_since.get_or_insert_with(Instant::now);
+            }
             return None;
         };
+        self.nobody_since = None;
         let TreeNode { path, incarnation, .. } = places[chosen].look();
         let place = Place { path, incarnation };
         let moment = match self.monkey.trigger {
@@ -340,6 +397,20 @@ impl Run {
             }
         }
         weight
+    }
+
+    /// It was hit and has not recovered yet, or its supervisor will tolerate a hit of it in time.
+    fn is_for_later(&self, place: &Node, fault: Fault) -> bool {
+        let node = place.look();
+        let meant = weight_of(&self.monkey.targets, &node) > 0;
+        let busy = self.open.iter().any(|open| self.hits[open.hit].path == node.path);
+        let runs = node.state == ChildState::Running && !is_temporary(place);
+        let afford = |spare| self.observer.afford(&node.path, 1 + spare);
+        let in_time = match self.monkey.budget {
+            Budget::Within { spare } => fault.is_deadly() && runs && matches!(afford(spare), Afford::At(_)),
+            Budget::Beyond => false,
+        };
+        meant && (busy || in_time)
     }
 
     fn hit(&mut self, Place { path, incarnation }: Place, fault: Fault, sprung: Option<Sprung>) {

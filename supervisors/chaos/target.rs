@@ -41,6 +41,11 @@ impl Target {
         self
     }
 
+    /// Means nobody.
+    pub(crate) fn is_never(&self) -> bool {
+        self.weight == 0
+    }
+
     pub(crate) fn matches(&self, node: &TreeNode) -> bool {
         let path: Vec<&str> = node.path.split('/').collect();
         self.kind.is_none_or(|kind| kind == node.kind) && ids_match(&self.pattern, &path)

@@ -49,6 +49,9 @@ impl Machine {
 
     /// Starts a child, after its backoff if it has one to serve.
     pub(super) fn start(&mut self, i: Place) {
+        if self.child(i).terms.significant {
+            self.significant.insert(i);
+        }
         let child = self.child(i);
         match child.delay {
             Delay::None => {

@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use converge_supervisors::Strategy::OneForOne;
 use converge_supervisors::chaos::{
-    At, Endurance, Fault, Monkey, Recovery, Sweep, Target, Trigger, almost_kill, sweep_awaits,
+    At, Budget, Endurance, Fault, Monkey, Recovery, Sweep, Target, Trigger, almost_kill, sweep_awaits,
 };
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use converge_supervisors::{
@@ -106,6 +106,40 @@ async fn a_monkey_ends_with_its_tree() {
     tree.stop(PATIENCE).await.unwrap();
     let outcome = monkey.finished().await;
     assert_eq!((outcome.ended, outcome.orphans), (None, vec![]));
+}
+
+/// Whoever waits for the end of a monkey gets to it, whatever the plan.
+#[tokio::test(start_paused = true)]
+async fn a_monkey_whose_end_is_waited_for_comes_to_it() {
+    let (tree, _service) = sleeper().await;
+    let never = Trigger::Message { kind: None, nth: u64::MAX };
+    let brief = Monkey::new(1).patience(second() * 5);
+    for (plan, hits) in [
+        (Monkey::new(1), 100),
+        (brief.clone().target(Target::workers().weight(0)), 0),
+        (brief.clone().fault(Fault::Kill, 0), 0),
+        (brief.clone().target(Target::path("root/nobody")), 0),
+        (brief.clone().target(Target::path("root")), 0),
+        (brief.clone().budget(Budget::Within { spare: 1_000 }), 0),
+        (brief.clone().trigger(never), 0),
+        (Monkey::new(1).hits_max(3), 3),
+    ] {
+        let name = format!("{plan:?}");
+        let finished = tokio::time::timeout(second() * 3600, plan.attach(&tree).finished()).await;
+        let outcome = finished.unwrap_or_else(|_| panic!("never finished: {name}"));
+        assert!(outcome.is_survived() && outcome.hits.len() == hits, "{name}: {outcome}");
+    }
+    tree.stop(PATIENCE).await.unwrap();
+}
+
+/// A budget that is used up for now is waited for, however long.
+#[tokio::test(start_paused = true)]
+async fn a_monkey_that_is_to_finish_waits_for_its_budget() {
+    let w = probe("w", &Log::new(), &Knobs::new());
+    let tree = Tree::start("root", spec(OneForOne, 1, 3_600, vec![w])).await.unwrap();
+    let outcome = Monkey::new(1).patience(second()).hits_max(3).attach(&tree).finished().await;
+    assert_eq!(outcome.hits.len(), 3, "{outcome}");
+    tree.stop(PATIENCE).await.unwrap();
 }
 
 // --- sweeps

@@ -109,3 +109,28 @@ fn a_group_that_is_being_stopped_comes_back_too() {
     assert_eq!(m.now(Event::Gone(0, normal())), [], "3 is down, but not for good");
     assert_eq!(m.now(Event::Gone(2, crash())), [Effect::Start(1)]);
 }
+
+/// Whether the last has ended is asked at each end. Those that were found down are not looked at again.
+#[test]
+fn many_that_end_one_after_another_are_not_looked_through_each_time() {
+    const CHILDREN: usize = 2_000;
+    let intensity = crate::Intensity { restarts: 1, period: tokio::time::Duration::from_secs(5) };
+    let rules = Rules {
+        strategy: crate::Strategy::OneForOne,
+        intensity,
+        auto_shutdown: AutoShutdown::AllSignificant,
+        dynamic: false,
+    };
+    let terms = Terms { restart: Restart::Transient, backoff: None, significant: true };
+    let (mut machine, now) = (Machine::new(rules, vec![terms; CHILDREN]), Instant::now());
+    machine.step(now, Event::Boot);
+    for child in 0..CHILDREN {
+        machine.step(now, Event::Started(child));
+    }
+    for child in 0..CHILDREN - 1 {
+        assert_eq!(machine.step(now, Event::Gone(child, Exit::from_reason(None))), []);
+    }
+    let last = machine.step(now, Event::Gone(CHILDREN - 1, Exit::from_reason(None)));
+    assert_eq!(last, [Effect::Exit(Verdict::AutoShutdown)]);
+    assert!(machine.looks <= 2 * CHILDREN, "{} looks", machine.looks);
+}
