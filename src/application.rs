@@ -12,7 +12,8 @@
 //! no connection. The arrows between actors are in [`Wires`], which routes frames, link events and applied
 //! batches to whoever needs them.
 
-use std::net::{SocketAddr, TcpListener};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use converge_supervisors::{ChildSpec, Strategy, SupervisorSpec};
 use tokio::sync::watch;
 
 use crate::Config;
+use crate::config::Address;
 use crate::environment::{Environment, Observer};
 use crate::ledger::{Inner, Ledger, Validator};
 use crate::node::StartError;
@@ -54,6 +56,7 @@ pub(crate) fn build(
     let alone = config.cluster.peers.is_empty();
     let by_sockets = !alone && environment.network.is_none();
     let peer_socket = if by_sockets { Some(bind("listen.peer", &config.listen.peer)?) } else { None };
+    warn_of_loopback(peer_socket.as_ref(), config, &voters);
     let grpc_socket = config.listen.grpc_addr().map(|address| bind("listen.grpc", address)).transpose()?;
     let (grpc, peer) = (address(grpc_socket.as_ref()), address(peer_socket.as_ref()));
 
@@ -240,6 +243,23 @@ fn bind(key: &str, address: &str) -> Result<TcpListener, StartError> {
     })?;
     socket.set_nonblocking(true).map_err(|error| StartError::new(format!("{key} = {address}: {error}")))?;
     Ok(socket)
+}
+
+/// A machine's own name may stand for 127.0.1.1 on it, and for something else everywhere else.
+fn warn_of_loopback(socket: Option<&TcpListener>, config: &Config, voters: &BTreeMap<NodeId, String>) {
+    let is_loopback = |text: &str| {
+        let host = Address::parse(text, 0).map_or("", |address| address.host);
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    };
+    let Some(bound) = address(socket).filter(|bound| bound.ip().is_loopback()) else { return };
+    if let Some(far) = voters.values().find(|address| !is_loopback(address)) {
+        tracing::warn!(
+            listen = config.listen.peer,
+            %bound,
+            peer = far,
+            "the peer port is on loopback, where other machines cannot reach it: set listen.peer, 0.0.0.0 is all addresses"
+        );
+    }
 }
 
 fn address(socket: Option<&TcpListener>) -> Option<SocketAddr> {

@@ -2,16 +2,19 @@
 //!
 //! Owns the reading of configuration: one TOML file, then the environment
 //! (`CONVERGE_LEDGER__SECTION__KEY`), then flags, each winning over those
-//! before it. Unknown keys and impossible values are errors that name the key
+//! before it. An empty variable is one that is not set. Unknown keys and impossible values are errors that name the key
 //! and the bound. Deliberately does not open, bind or resolve anything: whether
 //! a port is free or a directory usable is found out by the start.
 
+mod address;
+mod environment;
 mod load;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod validate;
 
+pub use address::{Address, check_directory, check_text};
 pub use load::Overrides;
 pub use settings::{Cluster, Config, GrpcConfig, IntensityConfig, LimitsConfig, Listen, NodeConfig, Raft, Supervision};
 pub use validate::{MAX_VOTERS, parse_peer};
@@ -37,7 +40,7 @@ pub enum ConfigError {
         message: String,
     },
     /// A value is outside its bound.
-    #[error("configuration: {key} = {value}: {bound}")]
+    #[error("configuration: {key} = {value:?}: {bound}")]
     Impossible {
         /// The key, `section.name`.
         key: &'static str,

@@ -11,7 +11,7 @@ use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
 
 use crate::Config;
-use crate::config::{ConfigError, Overrides};
+use crate::config::{Address, ConfigError, Overrides};
 
 /// One decoder, and what it may take.
 #[derive(Debug)]
@@ -73,8 +73,18 @@ fn config(data: &[u8]) -> bool {
     match Config::from_sources(sources, environment.clone(), Overrides::default()) {
         Ok(config) => {
             config.validate().expect("a configuration that was taken is a possible one");
+            let listens = config.listen.grpc_addr().into_iter().chain([config.listen.peer.as_str()]);
+            listens.for_each(|address| _ = Address::parse(address, 0).expect("an address that was taken is one"));
+            let texts = [Some(config.cluster.name.as_str()), config.node.data_dir.to_str()];
+            for text in texts.into_iter().flatten() {
+                assert!(!text.starts_with(char::is_whitespace) && !text.contains(char::is_control), "taken: {text:?}");
+            }
             let voters = config.voters().expect("a configuration that was taken has voters");
             assert!(voters.keys().any(|id| id.get() == config.node.id), "the node is none of its voters");
+            for address in voters.values() {
+                let address = Address::parse(address, 0).expect("a voter's address is one");
+                assert!(address.port > 0 || config.cluster.peers.is_empty(), "a peer has a port");
+            }
             #[cfg(feature = "grpc")]
             let _ = crate::api::grpc::Settings::from(&config);
             true
@@ -159,6 +169,14 @@ pub fn seeds() -> Vec<Seed> {
             "[node",
             "\n---\nCONVERGE_LEDGER__A__B__C__D__E__F__G__H__I__J__K__L__M__N__O__P__Q=1",
         ),
+        (
+            "addresses",
+            "[listen]\ngrpc = \"[::1]:0\"",
+            "\n---\nCONVERGE_LEDGER__CLUSTER__PEERS=1=[fe80::1%3]:7, 2=b-c.d.:2,3=10.0.0.3:3",
+        ),
+        ("no_address", "[listen]\npeer = \"http://a:1\"", ""),
+        ("white_space", "", "\n---\nCONVERGE_LEDGER__CLUSTER__NAME=prod\r"),
+        ("single_underscores", "", "\n---\nCONVERGE_LEDGER_NODE_ID=7"),
         ("no_key", "", "\n---\nCONVERGE_LEDGER__=60"),
         ("bad_environment", "", "\n---\nCONVERGE_LEDGER__NODE__ID=[1, {a=\"b\"}]"),
     ] {

@@ -79,13 +79,15 @@ pub(crate) fn status(node: &Inner) -> Status {
     let storage = node.storage.status();
     let view = node.replication.view().borrow().clone();
     let matched = node.replication.matched();
-    let peers = node.distribution.status().into_iter().map(|peer| PeerStatus {
+    let linked = node.distribution.status();
+    let mut alarms = storage.alarms;
+    alarms.extend(linked.iter().filter_map(|peer| Some(format!("peer {}: {}", peer.id, peer.unresolved.as_ref()?))));
+    let peers = linked.into_iter().map(|peer| PeerStatus {
         id: peer.id.get(),
         match_index: matched.iter().find(|(id, _)| *id == peer.id).map(|(_, index)| index.get()),
         connected: peer.connected,
         address: peer.address,
     });
-    let mut alarms = storage.alarms;
     if !view.missing.is_empty() {
         let missing: Vec<String> = view.missing.iter().map(ToString::to_string).collect();
         let missing = missing.join(", ");

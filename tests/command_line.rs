@@ -103,7 +103,10 @@ fn impossible_settings_name_their_key() {
         let name = format!("CONVERGE_LEDGER__{}", key.replace('.', "__").to_uppercase());
         // A flag would win over the setting under test.
         let flags: &[&str] = if key == "listen.grpc" { &[] } else { &["--grpc", "127.0.0.1:0"] };
-        names(&start(directory.path(), flags, &[(&name, value)]), &[key]);
+        // An empty variable is one that is not set.
+        if !value.is_empty() {
+            names(&start(directory.path(), flags, &[(&name, value)]), &[key]);
+        }
         // The same in a file.
         let (section, field) = key.split_once('.').unwrap();
         let file = directory.path().join("bad.toml");
@@ -120,6 +123,32 @@ fn impossible_settings_name_their_key() {
     }
     let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["bad.toml"], "a refused start leaves nothing behind");
+}
+
+/// Each was accepted once: it made another cluster, a directory of an odd name, or a peer that is never found.
+#[test]
+fn what_was_not_meant_is_refused_and_quoted() {
+    let directory = tempfile::tempdir().unwrap();
+    let grpc = ["--grpc", "127.0.0.1:0"];
+    let peers = |second: &str| format!("1=127.0.0.1:7001,2={second},3=127.0.0.1:7003");
+    for bad in ["http://127.0.0.1:7002", "::1:7002", "host two:7002", "127.0.0.1", "0.0.0.0:7002"] {
+        let list = peers(bad);
+        names(&start(directory.path(), &[&grpc[..], &["--peers", &list]].concat(), &[]), &["cluster.peers", bad]);
+        names(&start(directory.path(), &grpc, &[("CONVERGE_LEDGER__CLUSTER__PEERS", &list)]), &["cluster.peers", bad]);
+    }
+    for (name, value, words) in [
+        ("CONVERGE_LEDGER_NODE_ID", "7", &["CONVERGE_LEDGER_NODE_ID", "CONVERGE_LEDGER__NODE__ID"][..]),
+        ("CONVERGE_LEDGER__CLUSTER__NAME", "prod\r", &["cluster.name", "prod\\r"]),
+        ("CONVERGE_LEDGER__NODE__DATA_DIR", "d\r", &["node.data_dir", "d\\r"]),
+        ("CONVERGE_LEDGER__NODE__DATA_DIR", "~/x", &["node.data_dir", "~/x"]),
+        ("RUST_LOG", "info=what=", &["RUST_LOG", "info=what="]),
+        ("RUST_LOG", "info\r", &["RUST_LOG", "info\\r"]),
+    ] {
+        names(&start(directory.path(), &grpc, &[(name, value)]), words);
+    }
+    names(&start(directory.path(), &[&grpc[..], &["--data-dir=~/x"]].concat(), &[]), &["node.data_dir", "~/x"]);
+    let left = std::fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(left, 0, "a refused start leaves nothing behind");
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn a_python_client_gets_what_the_contract_says() {
     let root = env!("CARGO_MANIFEST_DIR");
     let output = Command::new(format!("{root}/tests/conformance/run.sh"))
         .arg("--quiet")
-        .env("CONVERGE_LEDGER_BIN", env!("CARGO_BIN_EXE_converge-ledger"))
+        .env("CONVERGE_BIN", env!("CARGO_BIN_EXE_converge-ledger"))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);

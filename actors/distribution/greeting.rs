@@ -24,6 +24,8 @@ const DISCARD_BYTES_MAX: usize = 16 << 10;
 pub(super) enum Failure {
     #[error("{address} cannot be reached: {error}")]
     Unreachable { address: String, error: io::Error },
+    #[error("{address} does not resolve: {error}; mend the name in the list of peers, or the resolver")]
+    Unresolved { address: String, error: io::Error },
     #[error("{0} cannot be reached in time")]
     TimedOut(String),
     #[error("the peer closed or did not answer during the handshake: {0}")]
@@ -48,21 +50,26 @@ impl From<io::Error> for Failure {
 pub(super) async fn dial(shared: &Shared, slot: &Slot) -> Result<TcpStream, Failure> {
     let address = &shared.addresses[&slot.peer];
     let unreachable = |error| Failure::Unreachable { address: address.clone(), error };
+    let unresolved = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock => unreachable(error),
+        _ => Failure::Unresolved { address: address.clone(), error },
+    };
     let connect = async {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for candidate in look_up(slot, address).await? {
+        let candidates = look_up(slot, address).await.map_err(unresolved)?;
+        let mut last = unresolved(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        for candidate in candidates {
             match TcpStream::connect(candidate).await {
                 Ok(stream) => {
-                    stream.set_nodelay(true)?;
+                    stream.set_nodelay(true).map_err(unreachable)?;
                     return Ok(stream);
                 }
-                Err(error) => last = error,
+                Err(error) => last = unreachable(error),
             }
         }
         Err(last)
     };
     match timeout(shared.settings.connect_timeout, connect).await {
-        Ok(connected) => connected.map_err(unreachable),
+        Ok(connected) => connected,
         Err(_) => Err(Failure::TimedOut(address.clone())),
     }
 }

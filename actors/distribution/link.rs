@@ -243,6 +243,8 @@ impl State {
 
     fn failed(&mut self, myself: &ActorRef<Message>, attempt: u32, failure: &Failure) {
         let shared = Arc::clone(&self.shared);
+        let unresolved = matches!(failure, Failure::Unresolved { .. }).then(|| failure.to_string());
+        shared.unresolved(self.slot.peer, unresolved);
         self.trouble(&failure.to_string());
         let refused = if let Failure::Refused(reason) = failure {
             shared.refused(self.slot.peer, reason);

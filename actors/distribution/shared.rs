@@ -33,6 +33,8 @@ pub(super) struct Shared {
     pub(super) sink: Arc<dyn Sink>,
     epochs: AtomicU64,
     refusals: Mutex<BTreeMap<NodeId, String>>,
+    /// Peers whose names did not resolve at the last dial, and why.
+    unresolved: Mutex<BTreeMap<NodeId, String>>,
 }
 
 impl Shared {
@@ -66,6 +68,7 @@ impl Shared {
             // Half of the range is left to count in.
             epochs: AtomicU64::new(rand::random::<u64>() >> 1),
             refusals: Mutex::default(),
+            unresolved: Mutex::default(),
             settings,
         }
     }
@@ -78,6 +81,7 @@ impl Shared {
     /// A handshake with this peer ended well: the same refusal afterwards is news again.
     pub(super) fn forget_refusal(&self, peer: NodeId) {
         lock(&self.refusals).remove(&peer);
+        lock(&self.unresolved).remove(&peer);
     }
 
     /// Notes a refusal; tells log and sink unless the same was told before.
@@ -102,6 +106,19 @@ impl Shared {
         }
     }
 
+    /// Notes whether a peer's name resolves; warns once until that changes, whatever the number of lanes and dials.
+    pub(super) fn unresolved(&self, peer: NodeId, error: Option<String>) {
+        let mut names = lock(&self.unresolved);
+        match error {
+            None => _ = names.remove(&peer),
+            Some(error) => {
+                if names.insert(peer, error.clone()).is_none() {
+                    tracing::warn!(node = %self.local.node, %peer, error, "the name of a peer does not resolve");
+                }
+            }
+        }
+    }
+
     /// Events are told from destructors too, where a second panic would abort the process.
     pub(super) fn tell(&self, event: LinkEvent) {
         if catch_unwind(AssertUnwindSafe(|| self.sink.event(event))).is_err() {
@@ -111,6 +128,7 @@ impl Shared {
 
     pub(super) fn status(&self) -> Vec<PeerStatus> {
         let refusals = lock(&self.refusals).clone();
+        let unresolved = lock(&self.unresolved).clone();
         let peer = |(id, address): (&NodeId, &String)| {
             let lanes: BTreeMap<Lane, LaneStatus> =
                 Lane::ALL.map(|lane| (lane, self.slots[&(*id, lane)].status())).into();
@@ -120,6 +138,7 @@ impl Shared {
                 connected: lanes.values().all(|lane| lane.epoch.is_some()),
                 rtt_us: lanes[&Lane::Control].rtt_us,
                 refused: refusals.get(id).cloned(),
+                unresolved: unresolved.get(id).cloned(),
                 lanes,
             }
         };

@@ -45,6 +45,8 @@ pub struct PeerStatus {
     pub lanes: BTreeMap<Lane, LaneStatus>,
     /// Why the last handshake was refused, by either side; `None` once a lane is up.
     pub refused: Option<String>,
+    /// Why its name does not resolve; `None` where it does, or is an address.
+    pub unresolved: Option<String>,
     /// Round-trip time of the last ping on the control lane, in microseconds.
     pub rtt_us: Option<u64>,
 }

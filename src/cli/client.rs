@@ -8,6 +8,7 @@ use converge_ledger::api::grpc::names;
 use converge_ledger::api::grpc::pb::admin::admin_service_client::AdminServiceClient;
 use converge_ledger::api::grpc::pb::context::context_service_client::ContextServiceClient;
 use converge_ledger::api::grpc::pb::context::{AppendRequest, Entry};
+use converge_ledger::config::Address;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
@@ -59,10 +60,7 @@ pub(crate) fn parse_endpoint(text: &str) -> Result<String, String> {
     };
     let rest = url.strip_prefix("http://").ok_or("only http:// endpoints are served")?;
     let authority = rest.trim_end_matches('/');
-    match authority.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0) => {}
-        _ => return Err("an endpoint is written http://host:port".into()),
-    }
+    Address::parse(authority, 1).map_err(|why| format!("{why}; an endpoint is written http://host:port"))?;
     let endpoint = Endpoint::from_shared(format!("http://{authority}"));
     endpoint.map_err(|error| error.to_string())?;
     Ok(format!("http://{authority}"))

@@ -28,7 +28,9 @@ mod tests;
 mod tree;
 mod watch;
 
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -55,13 +57,12 @@ struct Cli {
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
 struct Global {
-    /// Nodes to talk to; repeat it, or separate them with commas.
+    /// Nodes to talk to; repeat it, or separate them with commas. Without it: the variable CONVERGE_LEDGER_ENDPOINT.
     #[arg(
         long,
         global = true,
         value_delimiter = ',',
-        env = "CONVERGE_LEDGER_ENDPOINT",
-        default_value = "http://127.0.0.1:50051",
+        default_value = default_endpoint(),
         value_parser = client::parse_endpoint
     )]
     endpoint: Vec<String>,
@@ -76,6 +77,15 @@ struct Global {
 /// SIGTERM, SIGINT and SIGHUP, from now on ours.
 fn signals() -> Result<Signals, Failure> {
     Signals::install().map_err(|error| Failure::error(format!("cannot handle signals: {error}")))
+}
+
+/// An empty variable is one that is not set, which clap's own reading does not know.
+fn default_endpoint() -> &'static OsStr {
+    static DEFAULT: LazyLock<OsString> = LazyLock::new(|| {
+        let given = std::env::var_os("CONVERGE_LEDGER_ENDPOINT").filter(|given| !given.is_empty());
+        given.unwrap_or_else(|| "http://127.0.0.1:50051".into())
+    });
+    &DEFAULT
 }
 
 impl Global {

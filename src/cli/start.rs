@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use converge_ledger::config::Overrides;
+use converge_ledger::config::{Overrides, check_text};
 use converge_ledger::supervisors::Signals;
 use converge_ledger::{Config, Node};
 use serde_json::json;
@@ -110,7 +110,8 @@ fn log_to(outlets: &'static Outlets) -> Result<(), Failure> {
         let shape = "write a level, or targets with levels: RUST_LOG=info, RUST_LOG=warn,converge_actors=debug";
         Failure::new(Kind::Usage, format!("RUST_LOG = {given:?}: {why}; {shape}"))
     };
-    let text = given.to_str().ok_or_else(|| wrong("it is not valid UTF-8".into()))?.trim();
+    let text = given.to_str().ok_or_else(|| wrong("it is not valid UTF-8".into()))?;
+    check_text(text).map_err(wrong)?;
     let text = if text.is_empty() { LEVEL } else { text };
     let filter = EnvFilter::builder().parse(text).map_err(|error| wrong(error.to_string()))?;
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());

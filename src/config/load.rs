@@ -7,17 +7,11 @@ use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use super::{Config, ConfigError};
+use super::environment::{Settings, is_ours, split};
+use super::{Config, ConfigError, parse_peer};
 
-/// Prefix of the environment's settings: `CONVERGE_LEDGER__SECTION__KEY`.
-const PREFIX: &str = "CONVERGE_LEDGER__";
-/// The old service's variable: the port of `listen.grpc`.
-const GRPC_PORT: &str = "GRPC_PORT";
 /// A configuration file larger than this is not one.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// No key has so many parts, and no value so many lists and tables in it: their depth is the depth of a recursion.
-const NESTING_MAX: usize = 16;
 
 /// Settings whose text must stay text, whatever it looks like.
 const TEXTS: [&str; 5] = ["node.data_dir", "listen.grpc", "listen.peer", "cluster.name", "cluster.peers"];
@@ -43,7 +37,7 @@ impl Config {
     pub fn load(file: Option<&Path>, flags: Overrides) -> Result<Config, ConfigError> {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-            .filter(|(name, _)| name.starts_with(PREFIX) || name == GRPC_PORT)
+            .filter(|(name, _)| is_ours(name))
             .map(|(name, value)| match value.into_string() {
                 Ok(value) => Ok((name, value)),
                 Err(_) => Err(malformed(format!("{name} is not valid UTF-8"))),
@@ -68,16 +62,21 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         flags: Overrides,
     ) -> Result<Config, ConfigError> {
-        let (settings, port) = split_environment(environment)?;
+        let (settings, port) = split(environment)?;
         let grpc_is_explicit = flags.grpc.is_some() || settings.iter().any(|(key, _)| key == "listen.grpc");
 
-        let mut figment = Figment::from(Serialized::defaults(Config::default()));
+        let mut given = Figment::new();
         if let Some((name, text)) = file {
-            figment = figment.merge(Named { name, inner: Toml::string(&text) });
+            given = given.merge(Named { name, inner: Toml::string(&text) });
         }
-        figment = figment.merge(Environment(settings));
+        given = given.merge(Environment(settings));
+        let peer_is_given = flags.peer.is_some() || given.find_value("listen.peer").is_ok();
+        let figment = Figment::from(Serialized::defaults(Config::default())).merge(given);
         let mut config: Config = figment.extract().map_err(|error| explain(&error))?;
         flags.apply(&mut config);
+        if !peer_is_given {
+            config.listen_as_listed();
+        }
         if let Some(port) = port
             && !grpc_is_explicit
         {
@@ -85,6 +84,16 @@ impl Config {
         }
         config.validate()?;
         Ok(config)
+    }
+}
+
+impl Config {
+    /// Listens where the list of peers says that the others find this node.
+    fn listen_as_listed(&mut self) {
+        let listed = self.cluster.peers.iter().filter_map(|peer| parse_peer(peer).ok());
+        if let Some((_, address)) = listed.into_iter().find(|(id, _)| id.get() == self.node.id) {
+            self.listen.peer = address;
+        }
     }
 }
 
@@ -128,45 +137,8 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(unreadable)
 }
 
-type Settings = Vec<(String, String)>;
-
-/// The environment's settings as (`section.key`, value), and the value of
-/// `GRPC_PORT`.
-fn split_environment(
-    environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<(Settings, Option<u16>), ConfigError> {
-    let mut settings = Vec::new();
-    let mut port = None;
-    for (name, value) in environment {
-        if let Some(key) = name.strip_prefix(PREFIX) {
-            let key = key.to_lowercase().replace("__", ".");
-            if key.split('.').any(str::is_empty) {
-                return Err(malformed(format!("{name} names no key; a variable is called {PREFIX}SECTION__KEY")));
-            }
-            if key.split('.').count() > NESTING_MAX {
-                return Err(malformed(format!("unknown key {key} in the environment; no key has so many parts")));
-            }
-            if is_parsed(&key, &value) && value.bytes().filter(|b| matches!(b, b'[' | b'{')).count() > NESTING_MAX {
-                return Err(malformed(format!(
-                    "{key} in the environment holds more lists and tables than any setting"
-                )));
-            }
-            settings.push((key, value));
-        } else if name == GRPC_PORT && !value.is_empty() {
-            let number = value.parse().map_err(|_| ConfigError::Impossible {
-                key: GRPC_PORT,
-                value,
-                bound: "a port is a number from 0 to 65535".into(),
-            })?;
-            port = Some(number);
-        }
-    }
-    settings.sort();
-    Ok((settings, port))
-}
-
 /// Whether a value of the environment is a number, a list or a table, and not a text as it stands.
-fn is_parsed(key: &str, text: &str) -> bool {
+pub(super) fn is_parsed(key: &str, text: &str) -> bool {
     let is_list = key == "cluster.peers" && text.trim_start().starts_with('[');
     is_list || !TEXTS.contains(&key)
 }

@@ -142,7 +142,18 @@ fn a_bad_environment_is_refused_by_key() {
         ("CONVERGE_LEDGER__", "1", "CONVERGE_LEDGER__ names no key"),
         ("CONVERGE_LEDGER____ID", "1", "CONVERGE_LEDGER____ID names no key"),
         ("CONVERGE_LEDGER__NODE__ID__MORE", "1", "node.id"),
-        ("CONVERGE_LEDGER__NODE__ID", "", "node.id"),
+        ("CONVERGE_LEDGER__NODE__ID", "1\r", "\"1\\r\""),
+        ("CONVERGE_LEDGER__NODE__ID", " ", "CONVERGE_LEDGER__NODE__ID"),
+        ("CONVERGE_LEDGER__CLUSTER__NAME", "prod\r", "cluster.name"),
+        ("CONVERGE_LEDGER__NODE__DATA_DIR", "\"/data\"", "quotes"),
+        ("CONVERGE_LEDGER_NODE_ID", "7", "CONVERGE_LEDGER__NODE__ID"),
+        ("CONVERGE_LEDGER_NODE__ID", "7", "CONVERGE_LEDGER__NODE__ID"),
+        ("CONVERGE_LEDGER__CLUSTER__PEER", "1=a:1", "CONVERGE_LEDGER__CLUSTER__PEERS"),
+        ("CONVERGE_LEDGER_LISTEN_PEER", "a:1", "CONVERGE_LEDGER__LISTEN__PEER"),
+        ("CONVERGE_LEDGER_ENDPOINTS", "a:1", "CONVERGE_LEDGER_ENDPOINT"),
+        ("converge_ledger__node__id", "7", "CONVERGE_LEDGER__NODE__ID"),
+        ("GRPC_PORT", "+80", "GRPC_PORT"),
+        ("GRPC_PORT", "80\r", "\"80\\r\""),
         ("CONVERGE_LEDGER__RAFT__ELECTION_MS", "5", "raft.election_ms"),
         ("GRPC_PORT", "65536", "GRPC_PORT"),
         ("GRPC_PORT", "grpc", "GRPC_PORT"),
@@ -182,5 +193,118 @@ fn an_unreadable_file_is_refused_by_path() {
         let error = error.to_string();
         assert!(error.contains(path.to_str().unwrap()), "{error}");
         assert!(error.contains("--config"), "{error}");
+    }
+}
+
+#[test]
+fn an_empty_variable_is_not_set() {
+    let keys =
+        ["NODE__ID", "NODE__DATA_DIR", "LISTEN__GRPC", "LISTEN__PEER", "CLUSTER__NAME", "CLUSTER__PEERS", "RAFT"];
+    let mut pairs: Vec<_> = keys.iter().map(|key| (format!("CONVERGE_LEDGER__{key}"), String::new())).collect();
+    pairs.push(("GRPC_PORT".into(), String::new()));
+    pairs.push(("CONVERGE_LEDGER_NODE_ID".into(), String::new()));
+    assert_eq!(Config::load_from(None, pairs, Overrides::default()).unwrap(), Config::default());
+}
+
+/// A service that is called like the program, in Kubernetes.
+#[test]
+fn links_to_services_are_not_for_us() {
+    let pairs = [
+        ("CONVERGE_LEDGER_SERVICE_HOST", "10.0.0.1"),
+        ("CONVERGE_LEDGER_SERVICE_PORT", "50051"),
+        ("CONVERGE_LEDGER_SERVICE_PORT_GRPC", "50051"),
+        ("CONVERGE_LEDGER_PORT", "tcp://10.0.0.1:50051"),
+        ("CONVERGE_LEDGER_PORT_50051_TCP", "tcp://10.0.0.1:50051"),
+        ("CONVERGE_LEDGER_PEER_PORT_7001_TCP_ADDR", "10.0.0.1"),
+        ("CONVERGE_LEDGER_PEER_PORT_7001_TCP_PROTO", "tcp"),
+        ("CONVERGE_LEDGER_ENDPOINT", "http://127.0.0.1:1"),
+    ];
+    assert_eq!(load("", &pairs, Overrides::default()).unwrap(), Config::default());
+}
+
+#[test]
+fn without_a_peer_address_a_node_listens_where_it_is_listed() {
+    let list = || Some(["1=10.0.0.1:7", "2=b.example:8", "3=[::1]:9"].map(str::to_owned).to_vec());
+    let peer = |id, text: &str, pairs: &[(&str, &str)], flag: Option<&str>| {
+        let flags =
+            Overrides { node_id: Some(id), peers: list(), peer: flag.map(str::to_owned), ..Overrides::default() };
+        load(text, pairs, flags).unwrap().listen.peer
+    };
+    assert_eq!(peer(1, "", &[], None), "10.0.0.1:7");
+    assert_eq!(peer(2, "", &[("CONVERGE_LEDGER__LISTEN__PEER", "")], None), "b.example:8");
+    assert_eq!(peer(3, "", &[], None), "[::1]:9");
+    // Given anywhere, it stands, the default's own text included.
+    assert_eq!(peer(1, "[listen]\npeer = \"127.0.0.1:7001\"", &[], None), "127.0.0.1:7001");
+    assert_eq!(peer(1, "", &[("CONVERGE_LEDGER__LISTEN__PEER", "0.0.0.0:7")], None), "0.0.0.0:7");
+    assert_eq!(peer(1, "", &[], Some("0.0.0.0:1")), "0.0.0.0:1");
+    assert_eq!(Config::load_from(None, [], Overrides::default()).unwrap().listen.peer, "127.0.0.1:7001");
+}
+
+#[test]
+fn an_address_has_one_shape() {
+    for good in
+        ["a:1", "127.0.0.1:65535", "[::1]:5", "[fe80::1%3]:7", "a-b_c.example.:80", "0.0.0.0:1", "3com.example:1"]
+    {
+        Address::parse(good, 1).unwrap();
+    }
+    assert_eq!(Address::parse("[::1]:5", 0).unwrap(), Address { host: "::1", port: 5 });
+    for bad in [
+        "",
+        "a",
+        ":1",
+        "a:",
+        "a:x",
+        "a:0",
+        "a:65536",
+        "a:+1",
+        "a:-1",
+        "a:000001",
+        "http://a:1",
+        "a:1/",
+        "::1:7002",
+        "[::1]",
+        "[::1]7",
+        "[a]:1",
+        "[]:1",
+        "host two:1",
+        " a:1",
+        "a:1 ",
+        "a:1\r",
+        "127.0.0.256:1",
+        "1.2.3:1",
+        "-a:1",
+        "a..b:1",
+        ".:1",
+        "user@a:1",
+        "é:1",
+        "a\0:1",
+    ] {
+        let why = Address::parse(bad, 1).expect_err(bad);
+        assert!(why.contains("host:port or [IPv6]:port"), "{bad}: {why}");
+        load("", &[], Overrides { grpc: Some(bad.to_owned()), ..Overrides::default() }).map(drop).unwrap_or_else(
+            |error| {
+                let error = error.to_string();
+                assert!(error.contains("listen.grpc") && error.contains(&format!("{bad:?}")), "{error}");
+            },
+        );
+    }
+    for (bad, word) in
+        [("1=0.0.0.0:7", "listen.peer"), ("1=[::]:7", "listen.peer"), ("+1=a:7", "id=host:port"), ("1= a:1", "white")]
+    {
+        let error = parse_peer(bad).unwrap_err().to_string();
+        assert!(error.contains("cluster.peers") && error.contains(word), "{error}");
+    }
+}
+
+#[test]
+fn a_directory_is_what_was_meant() {
+    for good in ["d", "/var/lib/x", "./~", "a b", "./~x/$", "c$d"] {
+        check_directory(good).unwrap();
+    }
+    for bad in ["", "~", "~/x", "~root/x", "$HOME/x", "/a/${B}", "a\r", " a", "a\nb", "'a'", "\"/data\""] {
+        assert!(check_directory(bad).is_err(), "{bad:?}");
+        let flags = Overrides { data_dir: Some(bad.into()), ..Overrides::default() };
+        let error = load("", &[], flags).unwrap_err().to_string();
+        assert!(error.contains("node.data_dir") && error.contains(&format!("{bad:?}")), "{error}");
     }
 }

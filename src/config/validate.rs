@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use converge_ledger_core::NodeId;
 
 use super::ConfigError;
+use super::address::{Address, check_directory, check_text};
 use super::settings::{Config, GrpcConfig, IntensityConfig, LimitsConfig, Raft};
 
 /// The most voters that a cluster may have.
@@ -28,8 +29,9 @@ impl Config {
         if self.node.id == 0 {
             return impossible("node.id", 0, "a node's id is at least 1");
         }
-        if self.node.data_dir.as_os_str().is_empty() {
-            return impossible("node.data_dir", "\"\"", "name a directory");
+        // A path that is no text was not made by a mistake in one.
+        if let Some(dir) = self.node.data_dir.to_str() {
+            check_directory(dir).or_else(|why| impossible("node.data_dir", dir, why))?;
         }
         if let Some(grpc) = self.listen.grpc_addr() {
             address("listen.grpc", grpc, 0)?;
@@ -39,6 +41,7 @@ impl Config {
         if name.is_empty() || name.len() > 255 {
             return impossible("cluster.name", name, "1 to 255 bytes");
         }
+        check_text(name).or_else(|why| impossible("cluster.name", name, why))?;
         self.voters()?;
         self.raft.validate()?;
         self.limits.validate()?;
@@ -60,7 +63,7 @@ impl Config {
         let mut addresses = BTreeSet::new();
         for text in &self.cluster.peers {
             let (id, address) = parse_peer(text)?;
-            if !addresses.insert(address.clone()) {
+            if !addresses.insert(address.to_lowercase()) {
                 return impossible(KEY, text, "the address stands there twice");
             }
             if voters.insert(id, address).is_some() {
@@ -91,28 +94,27 @@ impl Config {
 pub fn parse_peer(text: &str) -> Result<(NodeId, String), ConfigError> {
     const KEY: &str = "cluster.peers";
     const SHAPE: &str = "a peer is written id=host:port, with an id of at least 1";
+    // In a list on one line, a space may follow a comma.
+    let text = text.trim_matches(' ');
     let Some((id, addr)) = text.split_once('=') else {
         return impossible(KEY, text, SHAPE);
     };
-    let id = match id.trim().parse::<u64>() {
-        Ok(id) if id > 0 => id,
+    let id = match id.parse::<u64>() {
+        Ok(given) if given > 0 && id.bytes().all(|byte| byte.is_ascii_digit()) => given,
         _ => return impossible(KEY, text, SHAPE),
     };
-    let addr = addr.trim();
-    address(KEY, addr, 1)?;
-    Ok((NodeId(id), addr.to_owned()))
+    match Address::parse(addr, 1) {
+        Ok(address) if address.is_unspecified() => {
+            let next = "others cannot connect to it: list the address that they reach, and set listen.peer to this one";
+            impossible(KEY, text, next)
+        }
+        Ok(_) => Ok((NodeId(id), addr.to_owned())),
+        Err(why) => impossible(KEY, text, format!("{why}, after id=")),
+    }
 }
 
-/// Checks the shape `host:port` with a port of at least `port_min`.
 fn address(key: &'static str, text: &str, port_min: u16) -> Result<(), ConfigError> {
-    let port = match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() => port.parse::<u16>().ok(),
-        _ => None,
-    };
-    match port {
-        Some(port) if port >= port_min => Ok(()),
-        _ => impossible(key, text, format!("an address is written host:port, with a port from {port_min} to 65535")),
-    }
+    Address::parse(text, port_min).map(drop).or_else(|why| impossible(key, text, why))
 }
 
 impl Raft {

@@ -17,7 +17,7 @@ def pytest_report_header(config):
 
 def pytest_sessionstart(session):
     if not os.access(BINARY, os.X_OK):
-        raise pytest.UsageError(f"CONVERGE_LEDGER_BIN does not name a program: {BINARY}; run tests/conformance/run.sh")
+        raise pytest.UsageError(f"CONVERGE_BIN does not name a program: {BINARY}; run tests/conformance/run.sh")
 
 
 @pytest.fixture(scope="session")

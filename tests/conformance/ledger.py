@@ -17,7 +17,7 @@ import pytest
 
 from contract import pb, rpc
 
-BINARY = os.environ.get("CONVERGE_LEDGER_BIN", "converge-ledger")
+BINARY = os.environ.get("CONVERGE_BIN", "converge-ledger")
 READY_SECONDS = 30
 CALL_SECONDS = 15
 # Unlimited on the client's side, so that only the server's bounds are tested.

@@ -3,7 +3,7 @@
 #
 #   tests/conformance/run.sh [pytest arguments, relative to this folder]
 #
-# CONVERGE_LEDGER_BIN names the binary; without it target/debug/converge-ledger is built and used.
+# CONVERGE_BIN names the binary; without it target/debug/converge-ledger is built and used.
 # The Python packages go into a virtual environment under target/, pinned by requirements.txt.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,11 +15,11 @@ skip() { printf 'skipped: conformance suite: %s\n' "$1"; exit 0; }
 command -v python3 >/dev/null || skip "python3 is not installed"
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || skip "python3 is older than 3.10: $(python3 --version)"
 
-if [ -z "${CONVERGE_LEDGER_BIN:-}" ]; then
+if [ -z "${CONVERGE_BIN:-}" ]; then
     cargo build --quiet --bin converge-ledger
-    CONVERGE_LEDGER_BIN=$target/debug/converge-ledger
+    CONVERGE_BIN=$target/debug/converge-ledger
 fi
-export CONVERGE_LEDGER_BIN
+export CONVERGE_BIN
 
 # The stamp holds what is installed, so that a second run installs nothing and a new pin does.
 if ! cmp -s "$here/requirements.txt" "$venv/installed.txt"; then
@@ -28,7 +28,7 @@ if ! cmp -s "$here/requirements.txt" "$venv/installed.txt"; then
     "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt"
     cp "$here/requirements.txt" "$venv/installed.txt"
 fi
-CONVERGE_LEDGER_BIN=$(realpath "$CONVERGE_LEDGER_BIN")
+CONVERGE_BIN=$(realpath "$CONVERGE_BIN")
 cd "$here"
 # No .pyc files in the work tree.
 PYTHONDONTWRITEBYTECODE=1 exec "$venv/bin/python" -m pytest -p no:cacheprovider "$@"

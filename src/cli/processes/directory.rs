@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::Failure;
+use converge_ledger::config::check_directory;
+
+use super::super::{Failure, Kind};
 
 /// Removed when it is dropped, unless it is the user's.
 pub(crate) struct Directory {
@@ -28,6 +30,8 @@ impl Directory {
                 (std::env::temp_dir().join(name), false)
             }
         };
+        let checked = path.to_str().map_or(Ok(()), check_directory);
+        checked.map_err(|why| Failure::new(Kind::Usage, format!("{flag} {path:?}: {why}")))?;
         let failed = |why: String| Failure::error(format!("{}: {why}; name another one with {flag}", path.display()));
         std::fs::create_dir_all(&path).map_err(|error| failed(error.to_string()))?;
         let mut files = std::fs::read_dir(&path).map_err(|error| failed(error.to_string()))?;
