@@ -6,33 +6,70 @@
 %% FILE holds one term `{Supervisor, Steps}.` a script, as `model/erlang.rs` writes them. For each step (the first is
 %% the start of the tree) the output has `E EVENT` and `V VIEW` lines, then `R REPLY`; after a script, `END`.
 %%
+%% The supervisor is Erlang's own but for its clock: its code, as it is installed, is compiled again with a clock that the
+%% steps turn, so that windows come to their edge to the millisecond. That needs the debug information in its object
+%% code; without it this exits with 2.
+%%
 %% Starts are told by the start functions, which run in the supervisor, and ends by the tracing of the virtual machine,
 %% both with strictly monotonic time stamps. Nothing sleeps: a step is over when every process that ended on purpose is
 %% down and no supervisor has a dead or restarting child.
 -mode(compile).
--export([init/1, start_worker/3, start_supervisor/2]).
+-export([init/1, start_worker/4, start_supervisor/2]).
 
 main([File]) ->
     logger:set_primary_config(level, none),
     io:setopts([{encoding, unicode}]),
+    ets:new(clock, [named_table, public]),
+    set_clock(0),
+    turn_the_clock(),
     {ok, Scripts} = file:consult(File),
     lists:foreach(fun one/1, Scripts).
+
+set_clock(Milliseconds) ->
+    put(milliseconds, Milliseconds),
+    ets:insert(clock, {seconds, Milliseconds div 1000}).
+
+pass(Milliseconds) -> set_clock(get(milliseconds) + Milliseconds).
+
+%% The supervisor asks for whole seconds, in one place.
+turn_the_clock() ->
+    File = code:which(supervisor),
+    case beam_lib:chunks(File, [abstract_code]) of
+        {ok, {_, [{abstract_code, {_, Forms}}]}} ->
+            put(clocks, 0),
+            Turned = turned(Forms),
+            1 = get(clocks),
+            {ok, supervisor, Code} = compile:forms(Turned, []),
+            ok = case code:is_sticky(supervisor) of true -> true = code:unstick_mod(supervisor), ok; false -> ok end,
+            {module, supervisor} = code:load_binary(supervisor, File, Code);
+        _ -> halt(2)
+    end.
+
+turned({call, L, {remote, _, {atom, _, erlang}, {atom, _, monotonic_time}}, [{integer, _, 1}]}) ->
+    put(clocks, get(clocks) + 1),
+    {call, L, {remote, L, {atom, L, ets}, {atom, L, lookup_element}},
+     [{atom, L, clock}, {atom, L, seconds}, {integer, L, 2}]};
+turned([Head | Tail]) -> [turned(Head) | turned(Tail)];
+turned(Tuple) when is_tuple(Tuple) -> list_to_tuple(turned(tuple_to_list(Tuple)));
+turned(Term) -> Term.
 
 %% Each script has a driver, which all of its tree is linked to and traced with.
 one({Sup, Steps}) ->
     ets:new(events, [named_table, public, ordered_set]),
     ets:new(names, [named_table, public]),
     ets:new(attempts, [named_table, public]),
+    ets:new(workers, [named_table, public]),
     Collector = spawn_link(fun collect/0),
     {Driver, Monitor} = spawn_monitor(fun() -> drive(Sup, Steps, Collector) end),
     receive {'DOWN', Monitor, process, Driver, Reason} -> normal = Reason end,
     unlink(Collector),
     exit(Collector, kill),
-    [ets:delete(Table) || Table <- [events, names, attempts]],
+    [ets:delete(Table) || Table <- [events, names, attempts, workers]],
     io:put_chars("END\n").
 
 drive(Sup, Steps, Collector) ->
     process_flag(trap_exit, true),
+    set_clock(0),
     put(collector, Collector),
     put(seen, #{}),
     Flags = [procs, set_on_spawn, strict_monotonic_timestamp, {tracer, Collector}],
@@ -40,7 +77,8 @@ drive(Sup, Steps, Collector) ->
     case start_supervisor("root", Sup) of
         {ok, Root} ->
             tell(Root, "ok"),
-            lists:foreach(fun(Step) -> tell(Root, do(Step, Root)) end, Steps),
+            pass(1),
+            lists:foreach(fun(Step) -> tell(Root, do(Step, Root)), pass(1) end, Steps),
             erlang:trace(self(), false, [all]),
             is_process_alive(Root) andalso exit(left_over);
         {error, Reason} ->
@@ -70,24 +108,62 @@ init({Path, {sup, Strategy, Intensity, Period, Auto, Children}}) ->
 spec(Parent, {Id, Restart, Significant, Body}) ->
     Path = Parent ++ "/" ++ Id,
     Own = case Body of
-        {worker, Key, Shutdown, Starts} ->
-            #{start => {?MODULE, start_worker, [Path, Key, Starts]}, shutdown => Shutdown, type => worker};
+        {worker, Key, Shutdown, Starts, Slow} ->
+            #{start => {?MODULE, start_worker, [Path, Key, Starts, Slow]}, shutdown => Shutdown, type => worker};
         Sup ->
             #{start => {?MODULE, start_supervisor, [Path, Sup]}, type => supervisor}
     end,
     Own#{id => Id, restart => Restart, significant => Significant}.
 
-start_worker(Path, Key, Starts) ->
+start_worker(Path, Key, Starts, Slow) ->
     Attempt = ets:update_counter(attempts, Key, 1, {Key, 0}),
     Outcome = if Attempt =< length(Starts) -> lists:nth(Attempt, Starts); true -> ok end,
     event(["start ", Path, " ", atom_to_list(Outcome)]),
+    case Slow of
+        {Attempt, Ends} when Outcome =/= ignore -> meanwhile(Path, Ends);
+        _ -> ok
+    end,
     case Outcome of
         ok ->
             Pid = spawn_link(fun() -> receive {die, Why} -> exit(Why) end end),
             name(Pid, {worker, Path}),
+            ets:insert(workers, {Path, Pid}),
             {ok, Pid};
         ignore -> ignore;
         fail -> {error, told_to_fail}
+    end.
+
+%% Runs in the supervisor: siblings end, and it has that in its mailbox, before this start is through.
+meanwhile(Path, Ends) ->
+    at_rest(),
+    Siblings = [{ets:lookup(workers, parent(Path) ++ "/" ++ Id), Why} || {Id, Why} <- Ends],
+    lists:foldl(fun end_sibling/2, Path, Siblings).
+
+end_sibling({[{_, Pid}], Why}, Told) ->
+    {links, Links} = process_info(self(), links),
+    case lists:member(Pid, Links) andalso is_process_alive(Pid) of
+        true ->
+            Told =:= told orelse event(["meanwhile ", Told]),
+            Monitor = monitor(process, Pid),
+            case Why of kill -> exit(Pid, kill); _ -> Pid ! {die, Why} end,
+            receive {'DOWN', Monitor, process, _, _} -> ok end,
+            until_told(self(), Pid),
+            told;
+        false -> Told
+    end;
+end_sibling({[], _}, Told) -> Told.
+
+%% All other processes wait, but for those that wait for this one.
+at_rest() ->
+    Others = [Pid || {Pid, _} <- ets:tab2list(names), Pid =/= self()] -- get('$ancestors'),
+    Rests = fun(Pid) ->
+        Info = process_info(Pid, [status, message_queue_len]),
+        Info =:= undefined orelse Info =:= [{status, waiting}, {message_queue_len, 0}]
+    end,
+    Quiet = fun() -> lists:all(Rests, Others) end,
+    case Quiet() andalso (erlang:yield() andalso Quiet()) of
+        true -> ok;
+        false -> at_rest()
     end.
 
 %% --- steps
@@ -99,21 +175,49 @@ do({exit, [{First, _} | _] = Ends}, Root) ->
     [die(Pid, Why, Supervisor) || {Pid, Why} <- Pids],
     sys:resume(Supervisor, infinity),
     "";
-do({start, Path, Child}, Root) ->
+do({pass, Milliseconds}, _) -> pass(Milliseconds), "";
+do({queued, Path, Calls}, Root) ->
+    case find(Root, Path) of
+        {_, Supervisor} when is_pid(Supervisor) ->
+            Asks = [call(Call, Root) || Call <- Calls],
+            sys:suspend(Supervisor, infinity),
+            Callers = [caller(Ask, Supervisor) || Ask <- Asks],
+            sys:resume(Supervisor, infinity),
+            lists:join(" | ", [receive {Caller, Reply} -> Reply end || Caller <- Callers]);
+        _ -> lists:join(" | ", ["no supervisor" || _ <- Calls])
+    end;
+do(stop, Root) ->
+    gen_server:stop(Root, shutdown, infinity),
+    "";
+do(Call, Root) -> (call(Call, Root))().
+
+%% Its call is in the supervisor's mailbox when this returns.
+caller(Ask, Supervisor) ->
+    {message_queue_len, Before} = process_info(Supervisor, message_queue_len),
+    Driver = self(),
+    Caller = spawn_link(fun() -> Driver ! {self(), Ask()} end),
+    until_asked(Supervisor, Before),
+    Caller.
+
+until_asked(Supervisor, Before) ->
+    case process_info(Supervisor, message_queue_len) of
+        {message_queue_len, Before} -> erlang:yield(), until_asked(Supervisor, Before);
+        _ -> ok
+    end.
+
+%% What is to be asked, ready to be asked: nothing is looked up any more.
+call({start, Path, Child}, Root) ->
     {Id, _, _, Body} = Child,
     Start = fun(Supervisor) ->
         case kind(Supervisor) of
             supervisor -> supervisor:start_child(Supervisor, spec(Path, Child));
-            dynamic -> {worker, Key, _, Starts} = Body, supervisor:start_child(Supervisor, [Path ++ "/" ++ Id, Key, Starts])
+            dynamic -> {worker, Key, _, Starts, Slow} = Body, supervisor:start_child(Supervisor, [Path ++ "/" ++ Id, Key, Starts, Slow])
         end
     end,
     ask(Root, Path ++ "/" ++ Id, Start);
-do({terminate, Path}, Root) -> ask_about(Root, Path, fun supervisor:terminate_child/2);
-do({restart, Path}, Root) -> ask_about(Root, Path, fun supervisor:restart_child/2);
-do({delete, Path}, Root) -> ask_about(Root, Path, fun supervisor:delete_child/2);
-do(stop, Root) ->
-    gen_server:stop(Root, shutdown, infinity),
-    "".
+call({terminate, Path}, Root) -> ask_about(Root, Path, fun supervisor:terminate_child/2);
+call({restart, Path}, Root) -> ask_about(Root, Path, fun supervisor:restart_child/2);
+call({delete, Path}, Root) -> ask_about(Root, Path, fun supervisor:delete_child/2).
 
 %% A supervisor heeds exits of its parent only, so it is told by a system message. Over when its own supervisor, which is
 %% suspended, could read of it.
@@ -142,9 +246,9 @@ until_told(Supervisor, Pid) ->
 ask_about(Root, Path, Ask) ->
     "/" ++ Id = lists:nthtail(length(parent(Path)), Path),
     ask(Root, Path, fun(Supervisor) ->
-        case {kind(Supervisor), find(Root, Path)} of
-            {dynamic, {_, Pid}} -> Ask(Supervisor, Pid);
-            {supervisor, _} -> Ask(Supervisor, Id)
+        case {kind(Supervisor), ets:lookup(workers, Path)} of
+            {dynamic, [{_, Pid}]} -> Ask(Supervisor, Pid);
+            {_, _} -> Ask(Supervisor, Id)
         end
     end).
 
@@ -152,11 +256,13 @@ ask_about(Root, Path, Ask) ->
 ask(Root, Path, Ask) ->
     case find(Root, parent(Path)) of
         {supervisor, Pid} when is_pid(Pid) ->
-            case reply(Ask(Pid)) of
-                {failed, Reason} -> [culprit(Path, Reason), " did not start"];
-                Reply -> Reply
+            fun() ->
+                case reply(Ask(Pid)) of
+                    {failed, Reason} -> [culprit(Path, Reason), " did not start"];
+                    Reply -> Reply
+                end
             end;
-        _ -> "no supervisor"
+        _ -> fun() -> "no supervisor" end
     end.
 
 parent(Path) -> lists:sublist(Path, string:rchr(Path, $/) - 1).
@@ -166,6 +272,7 @@ reply({ok, undefined}) -> "ignored";
 reply({ok, Pid}) when is_pid(Pid) -> "started";
 reply({error, not_found}) -> "not found";
 reply({error, running}) -> "running";
+reply({error, simple_one_for_one}) -> "simple_one_for_one";
 reply({error, restarting}) -> "restarting";
 reply({error, already_present}) -> "already present";
 reply({error, {already_started, _}}) -> "already started";

@@ -11,9 +11,10 @@ use proptest::sample::select;
 use proptest::strategy::{Union, ValueTree};
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
+use super::Manner;
 use super::otp::{Known, Otp, ROOT};
 use super::script::{
-    Auto, Body, Child, DYNAMIC, Outcome, Restart, Script, Step, Strategy as Group, Sup, Template, Why, split,
+    Auto, Body, Child, DYNAMIC, Outcome, Restart, Script, Slow, Step, Strategy as Group, Sup, Template, Why, split,
 };
 
 /// What scripts are made of.
@@ -26,10 +27,24 @@ pub struct Range {
     /// Whether siblings end together.
     pub together: Together,
     /// Starts fail, or are ignored.
-    pub odd_starts: bool,
+    pub odd: Odd,
+    /// Starts are slow, and up to so many siblings end meanwhile. More than one is for those only who finish a start.
+    pub slow: usize,
+    /// Calls wait behind one another.
+    pub queued: bool,
+    /// Whose rules the steps are aimed by.
+    pub manner: Manner,
     /// `all_significant` is among the ways of automatic shutdown.
     pub auto_all: bool,
     pub steps: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Odd {
+    Never,
+    /// The first of a worker only: how many there are is the same for all who tell of it.
+    First,
+    Any,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +68,8 @@ struct Shape {
     significant: bool,
     brutal: bool,
     starts: Vec<Outcome>,
+    /// Which start is slow, and which siblings end meanwhile.
+    slow: Option<(usize, Vec<(usize, Why)>)>,
     supervisor: Option<Box<Flags>>,
     /// A dynamic supervisor's; it has no children of its own.
     template: Option<Template>,
@@ -74,7 +91,10 @@ enum Blow {
     Exit(Vec<(usize, Why)>, Together),
     Call(usize, Call, Stray),
     Start(usize, Shape, Stray),
+    Queued(Vec<Blow>),
     Pass(u64),
+    /// To this many milliseconds after the edge of a window.
+    Edge(usize, i64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +117,7 @@ enum Stray {
 
 /// Random scripts; a failing one is shrunk.
 pub fn scripts(range: Range) -> impl Strategy<Value = Script> {
-    drafts(range).prop_map(|draft| script(&draft))
+    drafts(range).prop_map(move |draft| script(&draft, range.manner))
 }
 
 /// Always the same ones.
@@ -114,6 +134,7 @@ fn drafts(range: Range) -> impl Strategy<Value = Draft> {
         significant: false,
         brutal: false,
         starts: Vec::new(),
+        slow: None,
         supervisor: Some(Box::new(flags)),
         template: None,
         children,
@@ -123,7 +144,6 @@ fn drafts(range: Range) -> impl Strategy<Value = Draft> {
 
 fn flags(range: Range) -> impl Strategy<Value = Flags> {
     let strategy = select(&[Group::OneForOne, Group::OneForAll, Group::RestForOne][..]);
-    // Never a sum of the pauses below: whether the very end of a period belongs to it is for a test of its own.
     let periods = if range.time { &[10, 3600][..] } else { &[3600][..] };
     let autos = match range {
         Range { calls: false, .. } => &[Auto::Never][..],
@@ -155,12 +175,16 @@ fn templates() -> impl Strategy<Value = Template> {
 
 fn worker(range: Range) -> impl Strategy<Value = Shape> {
     let restart = select(&[Restart::Permanent, Restart::Permanent, Restart::Transient, Restart::Temporary][..]);
-    (restart, any::<bool>(), weighted(0.2, Just(())), starts(range)).prop_map(
-        |(restart, significant, brutal, starts)| Shape {
+    let slow =
+        (prop_oneof![3 => Just(0usize), 1 => 1..3usize], vec((any::<usize>(), whys()), 1..range.slow.max(1) + 1));
+    let slow = if range.slow > 0 { weighted(0.4, slow).boxed() } else { Just(None).boxed() };
+    (restart, any::<bool>(), weighted(0.2, Just(())), starts(range), slow).prop_map(
+        |(restart, significant, brutal, starts, slow)| Shape {
             restart,
             significant,
             brutal: brutal.is_some(),
             starts,
+            slow,
             supervisor: None,
             template: None,
             children: Vec::new(),
@@ -171,40 +195,52 @@ fn worker(range: Range) -> impl Strategy<Value = Shape> {
 /// First starts mostly go well, or there would be few trees.
 fn starts(range: Range) -> BoxedStrategy<Vec<Outcome>> {
     let odd = if range.calls { &[Outcome::Fail, Outcome::Ignore][..] } else { &[Outcome::Fail][..] };
-    if !range.odd_starts {
+    if range.odd == Odd::Never {
         return Just(Vec::new()).boxed();
     }
     let first = prop_oneof![30 => Just(Outcome::Up), 1 => select(odd)];
     let later = prop_oneof![3 => Just(Outcome::Up), 1 => select(odd)];
-    (first, vec(later, 0..5)).prop_map(|(first, later)| std::iter::once(first).chain(later).collect()).boxed()
+    let more = if range.odd == Odd::First { 0..1usize } else { 0..5 };
+    (first, vec(later, more)).prop_map(|(first, later)| std::iter::once(first).chain(later).collect()).boxed()
+}
+
+fn whys() -> impl Strategy<Value = Why> {
+    select(&[Why::Normal, Why::Shutdown, Why::ShutdownTerm, Why::Abnormal, Why::Odd, Why::Kill, Why::Kill][..])
 }
 
 fn blows(range: Range) -> impl Strategy<Value = Blow> {
-    let why =
-        select(&[Why::Normal, Why::Shutdown, Why::ShutdownTerm, Why::Abnormal, Why::Odd, Why::Kill, Why::Kill][..]);
     let call = select(&[Call::Terminate, Call::Terminate, Call::Restart, Call::Delete][..]);
     let stray = || prop_oneof![12 => Just(Stray::Not), 3 => Just(Stray::Some), 1 => Just(Stray::Wide)];
     let most: usize = if range.together == Together::Never { 2 } else { 5 };
     let count = prop_oneof![3 => 1..2usize, 1 => 1..most];
-    let exits = count.prop_flat_map(move |count| vec((any::<usize>(), why.clone()), count));
+    let exits = count.prop_flat_map(move |count| vec((any::<usize>(), whys()), count));
     let mut blows = Vec::from([(5, exits.prop_map(move |exits| Blow::Exit(exits, range.together)).boxed())]);
     if range.time {
-        blows.push((1, select(&[4, 7, 11][..]).prop_map(Blow::Pass).boxed()));
+        let offsets = select(&[-1, 0, 1, 400, 998, 999, 1_000, 1_500][..]);
+        blows.push((1, select(&[4_000, 7_300, 11_000][..]).prop_map(Blow::Pass).boxed()));
+        blows.push((1, (any::<usize>(), offsets).prop_map(|(which, offset)| Blow::Edge(which, offset)).boxed()));
     }
     if range.calls {
         let calls = (any::<usize>(), call, stray()).prop_map(|(target, call, stray)| Blow::Call(target, call, stray));
         let starts = (any::<usize>(), shapes(range), stray())
             .prop_map(|(target, shape, stray)| Blow::Start(target, shape, stray));
+        if range.queued {
+            let quick = shapes(Range { slow: 0, odd: Odd::First, ..range });
+            let starts =
+                (any::<usize>(), quick, stray()).prop_map(|(target, shape, stray)| Blow::Start(target, shape, stray));
+            let queued = vec(Union::new_weighted(vec![(3, calls.clone().boxed()), (1, starts.boxed())]), 2..5);
+            blows.push((3, queued.prop_map(Blow::Queued).boxed()));
+        }
         blows.extend([(4, calls.boxed()), (2, starts.boxed())]);
     }
     Union::new_weighted(blows)
 }
 
 /// The script of a draft. It ends when nothing is left of the tree, and else by stopping it.
-fn script(draft: &Draft) -> Script {
-    let mut names = Names { keys: 0, added: 0 };
+fn script(draft: &Draft, manner: Manner) -> Script {
+    let mut names = Names { keys: 0, added: 0, manner };
     let root = names.supervisor(&draft.root);
-    let (mut otp, _) = Otp::start(&root);
+    let (mut otp, _) = Otp::start(&root, manner);
     let mut steps = Vec::new();
     for blow in &draft.blows {
         if let Some(step) = names.aim(blow, &otp) {
@@ -222,13 +258,16 @@ struct Names {
     keys: u32,
     /// Children added by calls.
     added: usize,
+    manner: Manner,
 }
 
 impl Names {
     fn supervisor(&mut self, shape: &Shape) -> Sup {
         let flags = shape.supervisor.as_ref().expect("a supervisor");
+        let workers: Vec<String> =
+            shape.children.iter().zip('a'..).filter_map(|(shape, id)| shape.worker(id)).collect();
         let children =
-            shape.children.iter().zip('a'..).map(|(shape, id)| self.child(id.to_string(), shape, flags.auto));
+            shape.children.iter().zip('a'..).map(|(shape, id)| self.child(id.to_string(), shape, flags.auto, &workers));
         let children = children.collect();
         let Flags { mut strategy, intensity, period, mut auto } = **flags;
         if let Some(template) = shape.template {
@@ -240,8 +279,8 @@ impl Names {
         Sup { strategy, intensity, period, auto, children }
     }
 
-    /// A child that is legal under such a supervisor.
-    fn child(&mut self, mut id: String, shape: &Shape, auto: Auto) -> Child {
+    /// A child that is legal under such a supervisor, beside these workers.
+    fn child(&mut self, mut id: String, shape: &Shape, auto: Auto, workers: &[String]) -> Child {
         let significant = shape.significant && auto != Auto::Never && shape.restart != Restart::Permanent;
         let body = match &shape.supervisor {
             Some(_) => {
@@ -252,7 +291,8 @@ impl Names {
             }
             None => {
                 self.keys += 1;
-                Body::Worker { key: self.keys, brutal: shape.brutal, starts: shape.starts.clone() }
+                let slow = shape.slow_beside(&id, workers);
+                Body::Worker { key: self.keys, brutal: shape.brutal, starts: shape.starts.clone(), slow }
             }
         };
         Child { id, restart: shape.restart, significant, body }
@@ -264,15 +304,27 @@ impl Names {
         }
         let known = otp.known();
         match blow {
-            Blow::Pass(seconds) => Some(Step::Pass(*seconds)),
+            Blow::Pass(milliseconds) => Some(Step::Pass(*milliseconds)),
+            Blow::Edge(which, offset) => {
+                let edges = otp.edges();
+                let edge = edges.get(which % edges.len().max(1))?;
+                Some(Step::Pass(edge.checked_add_signed(*offset)?))
+            }
+            Blow::Queued(calls) => self.queued(calls, otp),
             Blow::Exit(exits, together) => exit(exits, *together, &known),
             Blow::Call(target, call, stray) => {
                 let idle = known.iter().filter(|child| !child.up);
+                // As OTP has it, there are no requests about single children of a dynamic supervisor, but of its own kind.
                 let still = || known.iter().filter(|child| !child.dynamic);
+                let gone = otp.gone();
                 let path = match (stray, call) {
                     (Stray::Not, Call::Restart | Call::Delete) => pick(*target, idle)?,
+                    (Stray::Some, _) if !gone.is_empty() && target.is_multiple_of(2) => {
+                        gone[target / 2 % gone.len()].clone()
+                    }
+                    (Stray::Some, _) => pick(*target, known.iter())?,
                     (_, Call::Terminate) if !matches!(stray, Stray::Wide) => pick(*target, known.iter())?,
-                    (Stray::Not | Stray::Some, _) => pick(*target, still())?,
+                    (Stray::Not, _) => pick(*target, still())?,
                     (Stray::Wide, _) if target.is_multiple_of(2) => format!("{}/zz", split(&pick(*target, still())?).0),
                     (Stray::Wide, _) => {
                         format!("{}/zz", pick(*target, still().filter(|child| child.template.is_none()))?)
@@ -288,6 +340,32 @@ impl Names {
         }
     }
 
+    /// Calls of one supervisor, aimed at its children, or at one of them.
+    fn queued(&mut self, calls: &[Blow], otp: &Otp) -> Option<Step> {
+        let calls: Vec<Step> = calls.iter().filter_map(|call| self.aim(call, otp)).collect();
+        let parent = calls.first().map(|call| parent_of(call).to_owned())?;
+        let mut queued: Vec<Step> = calls.into_iter().filter(|call| parent_of(call) == parent).collect();
+        if self.manner == Manner::Kit {
+            // Of two that are added the kit may take the second first, which is then the elder.
+            let mut starts = 0;
+            queued.retain(|call| {
+                starts += usize::from(matches!(call, Step::Start(..)));
+                !matches!(call, Step::Start(..)) || starts == 1
+            });
+        }
+        // About one child, where that can be.
+        if let Some(Step::Start(_, child)) = queued.first().filter(|_| !parent.ends_with(DYNAMIC)) {
+            let path = format!("{parent}/{}", child.id);
+            for call in &mut queued[1..] {
+                match call {
+                    Step::Terminate(about) | Step::Restart(about) | Step::Delete(about) => about.clone_from(&path),
+                    _ => {}
+                }
+            }
+        }
+        (queued.len() > 1).then_some(Step::Queued(parent, queued))
+    }
+
     fn start(&mut self, target: usize, shape: &Shape, stray: Stray, known: &[Known]) -> Step {
         let root = Known { path: ROOT.to_owned(), up: true, supervisor: true, template: None, dynamic: false };
         let supervisors = || known.iter().chain([&root]).filter(|child| child.up && child.supervisor);
@@ -295,8 +373,10 @@ impl Names {
         let parent =
             hungry.filter(|_| target.is_multiple_of(2)).or_else(|| pick(target, supervisors())).expect("the root");
         let siblings = || known.iter().filter(|child| split(&child.path).0 == parent);
-        let idle = pick(target / 7, siblings().filter(|child| !child.up));
-        let sibling = idle.filter(|_| !target.is_multiple_of(3)).or_else(|| pick(target / 7, siblings()));
+        // The id of a dynamic supervisor is for no other kind of child.
+        let other = || siblings().filter(|child| !child.path.ends_with(DYNAMIC));
+        let idle = pick(target / 7, other().filter(|child| !child.up));
+        let sibling = idle.filter(|_| !target.is_multiple_of(3)).or_else(|| pick(target / 7, other()));
         let template = supervisors().find(|child| child.path == parent).and_then(|child| child.template);
         let id = match (stray, sibling) {
             (Stray::Some | Stray::Wide, Some(sibling)) if template.is_none() => split(&sibling).1.to_owned(),
@@ -305,11 +385,13 @@ impl Names {
                 format!("s{:02}", self.added)
             }
         };
+        let workers: Vec<String> =
+            siblings().filter(|child| !child.supervisor).map(|child| split(&child.path).1.to_owned()).collect();
         if let Some((template, auto)) = template {
-            return Step::Start(parent, self.dynamic_child(id, shape, template, auto));
+            return Step::Start(parent, self.dynamic_child(id, shape, template, auto, &workers));
         }
         // Legal only where automatic shutdown is on: what the supervisor says to the others is part of the script.
-        let mut child = self.child(id, shape, Auto::Any);
+        let mut child = self.child(id, shape, Auto::Any, &workers);
         if matches!(stray, Stray::Not) && !target.is_multiple_of(3) {
             child.significant = false;
         }
@@ -318,14 +400,48 @@ impl Names {
 
     /// A *re*start that is ignored leaves a child without a process in a dynamic supervisor of OTP 25, which nothing can
     /// remove: not tried.
-    fn dynamic_child(&mut self, id: String, shape: &Shape, template: Template, auto: Auto) -> Child {
+    fn dynamic_child(
+        &mut self,
+        id: String,
+        shape: &Shape,
+        template: Template,
+        auto: Auto,
+        siblings: &[String],
+    ) -> Child {
         let mut starts = shape.starts.clone();
-        for outcome in starts.iter_mut().skip(1).filter(|outcome| **outcome == Outcome::Ignore) {
-            *outcome = Outcome::Fail;
+        if self.manner == Manner::Otp {
+            for outcome in starts.iter_mut().skip(1).filter(|outcome| **outcome == Outcome::Ignore) {
+                *outcome = Outcome::Fail;
+            }
         }
         self.keys += 1;
-        let body = Body::Worker { key: self.keys, brutal: template.brutal, starts };
+        let slow = shape.slow_beside(&id, siblings);
+        let body = Body::Worker { key: self.keys, brutal: template.brutal, starts, slow };
         Child { id, restart: template.restart, significant: auto != Auto::Never, body }
+    }
+}
+
+impl Shape {
+    /// The id, of a worker.
+    fn worker(&self, id: char) -> Option<String> {
+        self.supervisor.is_none().then(|| id.to_string())
+    }
+
+    /// Its slow start, beside these siblings.
+    fn slow_beside(&self, id: &str, workers: &[String]) -> Option<Slow> {
+        let (attempt, ends) = self.slow.as_ref()?;
+        let others: Vec<&String> = workers.iter().filter(|worker| *worker != id).collect();
+        let aimed = |(target, why): &(usize, Why)| Some((others.get(target % others.len().max(1))?.to_string(), *why));
+        Some(Slow { attempt: *attempt, ends: ends.iter().filter_map(aimed).collect() })
+    }
+}
+
+/// The supervisor that a call is made of.
+fn parent_of(call: &Step) -> &str {
+    match call {
+        Step::Start(parent, _) => parent,
+        Step::Terminate(path) | Step::Restart(path) | Step::Delete(path) => split(path).0,
+        Step::Exit(_) | Step::Queued(..) | Step::Pass(_) | Step::Stop => "",
     }
 }
 

@@ -5,14 +5,18 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::script::{Auto, Body, Child, Outcome, Restart, Script, Step, Strategy, Sup, Template, Why};
+use super::script::{Auto, Body, Child, Outcome, Restart, Script, Slow, Step, Strategy, Sup, Template, Why};
 use super::{Account, Record};
+
+/// What the script exits with then.
+const NO_DEBUG_INFORMATION: i32 = 2;
 
 /// Why there are no accounts.
 #[derive(Debug)]
 pub enum Error {
-    /// There is no Erlang here.
+    /// There is no Erlang here, or none whose clock can be turned.
     Missing,
     Failed(String),
 }
@@ -20,7 +24,9 @@ pub enum Error {
 /// The stories of all these scripts, in order.
 pub fn accounts(scripts: &[Script], folder: &Path) -> Result<Vec<Account>, Error> {
     let terms: String = scripts.iter().map(|script| format!("{}.\n", term(script))).collect();
-    let file = folder.join(format!("scripts-{}.terms", std::process::id()));
+    static FILES: AtomicUsize = AtomicUsize::new(0);
+    let number = FILES.fetch_add(1, Ordering::Relaxed);
+    let file = folder.join(format!("scripts-{}-{number}.terms", std::process::id()));
     std::fs::write(&file, terms).map_err(|error| Error::Failed(error.to_string()))?;
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/erlang/scripts.escript");
     let run = Command::new("escript").arg(program).arg(&file).stdin(Stdio::null()).output();
@@ -29,6 +35,9 @@ pub fn accounts(scripts: &[Script], folder: &Path) -> Result<Vec<Account>, Error
         std::io::ErrorKind::NotFound => Error::Missing,
         _ => Error::Failed(error.to_string()),
     })?;
+    if output.status.code() == Some(NO_DEBUG_INFORMATION) {
+        return Err(Error::Missing);
+    }
     if !output.status.success() {
         return Err(Error::Failed(String::from_utf8_lossy(&output.stderr).into_owned()));
     }
@@ -83,9 +92,13 @@ fn child(child: &Child) -> String {
     let mut term = format!("{{{:?},{},{},", child.id, restart_word(child.restart), child.significant);
     match &child.body {
         Body::Supervisor(sup) => term.push_str(&supervisor(sup)),
-        Body::Worker { key, brutal, starts } => {
+        Body::Worker { key, brutal, starts, slow } => {
             let starts: Vec<&str> = starts.iter().map(|outcome| outcome_word(*outcome)).collect();
-            let _ = write!(term, "{{worker,{key},{},[{}]}}", shutdown_word(*brutal), starts.join(","));
+            let slow = match slow {
+                None => "none".to_owned(),
+                Some(Slow { attempt, ends }) => format!("{{{},{}}}", attempt + 1, ends_term(ends)),
+            };
+            let _ = write!(term, "{{worker,{key},{},[{}],{slow}}}", shutdown_word(*brutal), starts.join(","));
         }
     }
     term.push('}');
@@ -114,17 +127,23 @@ fn outcome_word(outcome: Outcome) -> &'static str {
 
 fn step(step: &Step) -> String {
     match step {
-        Step::Exit(ends) => {
-            let ends: Vec<String> = ends.iter().map(|(path, why)| format!("{{{path:?},{}}}", why_term(*why))).collect();
-            format!("{{exit,[{}]}}", ends.join(","))
-        }
+        Step::Exit(ends) => format!("{{exit,{}}}", ends_term(ends)),
         Step::Start(parent, spec) => format!("{{start,{parent:?},{}}}", child(spec)),
         Step::Terminate(path) => format!("{{terminate,{path:?}}}"),
         Step::Restart(path) => format!("{{restart,{path:?}}}"),
         Step::Delete(path) => format!("{{delete,{path:?}}}"),
-        Step::Pass(_) => unreachable!("Erlang's time is real: its scripts have none of it"),
+        Step::Queued(parent, calls) => {
+            let calls: Vec<String> = calls.iter().map(self::step).collect();
+            format!("{{queued,{parent:?},[{}]}}", calls.join(","))
+        }
+        Step::Pass(milliseconds) => format!("{{pass,{milliseconds}}}"),
         Step::Stop => "stop".to_owned(),
     }
+}
+
+fn ends_term(ends: &[(String, Why)]) -> String {
+    let ends: Vec<String> = ends.iter().map(|(who, why)| format!("{{{who:?},{}}}", why_term(*why))).collect();
+    format!("[{}]", ends.join(","))
 }
 
 fn why_term(why: Why) -> &'static str {

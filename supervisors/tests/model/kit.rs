@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 
-use converge_supervisors::ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef};
+use converge_supervisors::ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus};
 use converge_supervisors::{
     AutoShutdown, ChildError, ChildSpec, ChildState, DynamicSupervisor, Intensity, Kind, News, Reports,
     Restart as KitRestart, Shutdown, StartError, Started, Strategy as KitStrategy, SupervisorRef, SupervisorSpec,
@@ -13,8 +14,13 @@ use converge_supervisors::{
 use tokio::time::{Duration, sleep, timeout};
 
 use super::otp::ROOT;
-use super::script::{Auto, Body, Child, DYNAMIC, Outcome, Restart, Script, Step, Strategy, Sup, Template, Why, split};
+use super::script::{
+    Auto, Body, Child, DYNAMIC, Outcome, Restart, Script, Slow, Step, Strategy, Sup, Template, Why, split,
+};
 use super::{Account, Record};
+
+/// Turns of a slow start: more than it takes until all else is at rest. It takes no time, for it says nothing of that.
+const TURNS: usize = 1_000;
 
 /// More than any stop of these children takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,7 +39,11 @@ struct Rig {
     /// What was up after the last step, by path.
     seen: BTreeMap<String, ActorId>,
     dynamic: Arc<Mutex<Dynamics>>,
+    workers: Workers,
 }
+
+/// The workers that came up last, by path.
+type Workers = Arc<Mutex<BTreeMap<String, ActorRef<Why>>>>;
 
 /// The dynamic supervisors of a tree. They choose the ids of their children; a script has names for them.
 #[derive(Debug, Default)]
@@ -50,6 +60,7 @@ impl Rig {
             Err(StartError::Child { path, .. }) => return vec![self.record(None, format!("{path} did not start"))],
             Err(error) => panic!("{error}"),
         };
+        sleep(Duration::from_millis(1)).await;
         let mut reports = tree.reports();
         let mut account = vec![self.record(Some(&tree), "ok".to_owned())];
         for step in &script.steps {
@@ -66,6 +77,23 @@ impl Rig {
     }
 
     async fn step(&self, tree: &Tree, step: &Step) -> String {
+        let Step::Queued(_, calls) = step else { return self.one_step(tree, step).await };
+        // Each is polled once, which sends it, before the supervisor can read the first.
+        let mut asking: Vec<_> = calls.iter().map(|call| Box::pin(self.one_step(tree, call))).collect();
+        let mut replies: Vec<Option<String>> = vec![None; calls.len()];
+        std::future::poll_fn(|context| {
+            for (call, reply) in asking.iter_mut().zip(&mut replies).filter(|(_, reply)| reply.is_none()) {
+                if let Poll::Ready(text) = call.as_mut().poll(context) {
+                    *reply = Some(text);
+                }
+            }
+            if replies.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        replies.into_iter().flatten().collect::<Vec<_>>().join(" | ")
+    }
+
+    async fn one_step(&self, tree: &Tree, step: &Step) -> String {
         match step {
             Step::Exit(ends) => {
                 let nodes = tree.snapshot().nodes;
@@ -77,26 +105,34 @@ impl Rig {
                     }
                 }
             }
-            Step::Pass(seconds) => sleep(Duration::from_secs(*seconds)).await,
+            Step::Pass(milliseconds) => sleep(Duration::from_millis(*milliseconds)).await,
+            Step::Queued(..) => unreachable!("one call at a time"),
             Step::Stop => tree.stop(PATIENCE).await.expect("stops in time"),
             Step::Start(parent, child) if parent.ends_with(DYNAMIC) => {
                 return self.start_dynamic(tree, parent, child).await;
             }
             Step::Start(parent, child) => {
                 let handles = self.dynamic.lock().expect("no panic under the lock").handles.clone();
-                let spec = self.child(&format!("{parent}/{}", child.id), child);
+                let path = format!("{parent}/{}", child.id);
+                let spec = self.child(&path, child);
                 let Some(supervisor) = tree.supervisor(parent) else { return NOBODY.to_owned() };
                 let result = supervisor.start_child(spec).await;
                 if result.is_err() {
                     // What is there is what was there.
-                    self.dynamic.lock().expect("no panic under the lock").handles = handles;
+                    let own = |place: &str| {
+                        place.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                    };
+                    let now = &mut self.dynamic.lock().expect("no panic under the lock").handles;
+                    now.retain(|place, _| !own(place));
+                    now.extend(handles.into_iter().filter(|(place, _)| own(place)));
                 }
-                return started(tree, result, "already started");
+                return self.started(tree, result, "already started");
             }
             Step::Restart(path) => {
-                let (parent, id) = split(path);
+                let path = self.in_tree(path);
+                let (parent, id) = split(&path);
                 return match tree.supervisor(parent) {
-                    Some(supervisor) => started(tree, supervisor.restart_child(id).await, "running"),
+                    Some(supervisor) => self.started(tree, supervisor.restart_child(id).await, "running"),
                     None => NOBODY.to_owned(),
                 };
             }
@@ -142,7 +178,23 @@ impl Rig {
                 assert_eq!(split(&place).0, parent);
                 format!("{path} did not start")
             }
-            result => started(tree, result, "running"),
+            result => self.started(tree, result, "running"),
+        }
+    }
+
+    fn started(&self, tree: &Tree, result: Result<Started, ChildError>, running: &str) -> String {
+        match result {
+            Ok(Started::Running { actor, .. }) => {
+                let nodes = tree.snapshot().nodes;
+                let runs = nodes.iter().any(|node| node.actor == Some(actor.get_id()));
+                // Who ended meanwhile may take it along as soon as it is up.
+                let events = self.events.lock().expect("no panic under the lock");
+                let alone = !events.iter().any(|event| event.starts_with("meanwhile "));
+                assert!(runs || !alone, "it runs when that is said");
+                "started".to_owned()
+            }
+            Ok(Started::Ignore) => "ignored".to_owned(),
+            Err(error) => refusal(&error, running),
         }
     }
 
@@ -239,9 +291,10 @@ impl Rig {
     }
 
     fn worker(&self, path: &str, child: &Child) -> Worker {
-        let Body::Worker { starts, .. } = &child.body else { unreachable!("a worker") };
-        let (events, attempts) = (Arc::clone(&self.events), Arc::default());
-        Worker { path: path.to_owned(), events, starts: starts.clone(), attempts, fails: false }
+        let Body::Worker { starts, slow, .. } = &child.body else { unreachable!("a worker") };
+        let (events, workers) = (Arc::clone(&self.events), Arc::clone(&self.workers));
+        let (path, starts, slow) = (path.to_owned(), starts.clone(), slow.clone());
+        Worker { path, events, workers, starts, slow, attempts: Arc::default(), attempt: 0, fails: false }
     }
 }
 
@@ -270,9 +323,12 @@ fn restart(restart: Restart) -> KitRestart {
 struct Worker {
     path: String,
     events: Arc<Mutex<Vec<String>>>,
+    workers: Workers,
     starts: Vec<Outcome>,
+    slow: Option<Slow>,
     /// Of all its incarnations.
     attempts: Arc<AtomicUsize>,
+    attempt: usize,
     fails: bool,
 }
 
@@ -285,7 +341,32 @@ impl Worker {
             say(&self.events, format!("start {} ignore", self.path));
             return None;
         }
-        Some((Worker { fails: outcome == Outcome::Fail, ..self.clone() }, ()))
+        Some((Worker { attempt, fails: outcome == Outcome::Fail, ..self.clone() }, ()))
+    }
+
+    /// What happens during a slow start.
+    async fn meanwhile(&self) {
+        let Some(slow) = self.slow.as_ref().filter(|slow| slow.attempt == self.attempt) else { return };
+        at_rest().await;
+        let parent = split(&self.path).0;
+        let mut hit = false;
+        for (id, why) in &slow.ends {
+            let sibling = self.workers.lock().expect("no panic under the lock").get(&format!("{parent}/{id}")).cloned();
+            let Some(sibling) = sibling.filter(|sibling| sibling.get_status() == ActorStatus::Running) else {
+                continue;
+            };
+            if !std::mem::replace(&mut hit, true) {
+                say(&self.events, format!("meanwhile {}", self.path));
+            }
+            exit(&sibling.get_cell(), *why, true);
+            at_rest().await;
+        }
+    }
+}
+
+async fn at_rest() {
+    for _ in 0..TURNS {
+        tokio::task::yield_now().await;
     }
 }
 
@@ -312,11 +393,13 @@ impl Actor for Worker {
     type State = Alive;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Why>, (): ()) -> Result<Alive, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Why>, (): ()) -> Result<Alive, ActorProcessingErr> {
         say(&self.events, format!("start {} {}", self.path, if self.fails { "fail" } else { "ok" }));
+        self.meanwhile().await;
         if self.fails {
             return Err("told to fail".into());
         }
+        self.workers.lock().expect("no panic under the lock").insert(self.path.clone(), myself);
         Ok(Alive { path: self.path.clone(), events: Arc::clone(&self.events), why: Why::Kill, own: false })
     }
 
@@ -339,18 +422,6 @@ impl Actor for Worker {
 
 /// What a call says when nobody is there to be called.
 const NOBODY: &str = "no supervisor";
-
-fn started(tree: &Tree, result: Result<Started, ChildError>, running: &str) -> String {
-    match result {
-        Ok(Started::Running { actor, .. }) => {
-            let nodes = tree.snapshot().nodes;
-            assert!(nodes.iter().any(|node| node.actor == Some(actor.get_id())), "it runs when that is said");
-            "started".to_owned()
-        }
-        Ok(Started::Ignore) => "ignored".to_owned(),
-        Err(error) => refusal(&error, running),
-    }
-}
 
 fn refusal(error: &ChildError, running: &str) -> String {
     match error {
@@ -375,7 +446,9 @@ fn exit(cell: &ActorCell, why: Why, worker: bool) {
 
 fn stop(cell: &ActorCell, why: Why) {
     match why {
-        Why::Normal => cell.stop(None),
+        // Two words for one thing.
+        Why::Normal if cell.get_id().pid().is_multiple_of(2) => cell.stop(None),
+        Why::Normal => cell.stop(Some("normal".to_owned())),
         Why::Shutdown => cell.stop(Some("shutdown".to_owned())),
         Why::ShutdownTerm => cell.stop(Some("shutdown: told to".to_owned())),
         Why::Abnormal | Why::Odd => cell.stop(Some("out of luck".to_owned())),

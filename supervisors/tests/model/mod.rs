@@ -19,7 +19,7 @@ pub mod script;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// In order: `start PATH ok|ignore|fail` and `down PATH WHY` of a worker, `begin PATH` and `end PATH WHY` of a
-    /// supervisor.
+    /// supervisor; `meanwhile PATH` when others end during this start.
     pub events: Vec<String>,
     /// What supervisors decided, in order: `restart PATH N` of a child, the N-th restart in the window, `SUP gave up on
     /// PATH`, `SUP ends with PATH` for an automatic shutdown. `None`: not told.
@@ -34,6 +34,21 @@ pub struct Record {
 
 /// A tree's whole story: its start, then a record for each step.
 pub type Account = Vec<Record>;
+
+/// Whose rules a model goes by: OTP's, or those of the kit, which differ on purpose. `guide.md` tells each with its reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// As Erlang/OTP 25 does it.
+    Otp,
+    /// As OTP, but:
+    /// - a restart counts for exactly one period; OTP counts in whole seconds of its clock, and so up to a second longer;
+    /// - `terminate_child` reaches a child that is starting, and calls it off; OTP's waits behind the start;
+    /// - a child of a dynamic supervisor is asked about as every other; OTP refuses `restart_child` and `delete_child`
+    ///   there, and says `ok` to the end of a process that was no child, if it is dead;
+    /// - a child of a dynamic supervisor whose restart has nothing to run is forgotten; OTP keeps an entry without a
+    ///   process, which nothing can remove and which its supervisor's own stop trips over.
+    Kit,
+}
 
 /// A supervisor's line in a view.
 pub fn counts(path: &str, specs: usize, active: usize, supervisors: usize, workers: usize) -> String {

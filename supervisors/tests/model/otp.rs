@@ -7,11 +7,12 @@
 mod calls;
 mod supervisor;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use self::supervisor::{At, Fate, Process, Supervisor};
-use super::script::{Auto, Body, Child, Outcome, Script, Step, Sup, Template, Why, split};
-use super::{Account, Record};
+use self::calls::asked;
+use self::supervisor::{Fate, Process, Supervisor};
+use super::script::{Auto, Outcome, Script, Step, Sup, Template, Why, split};
+use super::{Account, Manner, Record};
 
 /// The path of the first segment.
 pub const ROOT: &str = "root";
@@ -26,10 +27,17 @@ pub struct Otp {
 }
 
 /// What all supervisors of a tree share.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct World {
-    /// In seconds.
+    manner: Manner,
+    /// In milliseconds.
     now: u64,
+    /// Children of dynamic supervisors there have been, by path.
+    once: BTreeSet<String>,
+    /// A request to end the child waits behind the call that is being carried out.
+    doomed: bool,
+    /// And has called its start off.
+    called_off: bool,
     /// Attempts to start, by the key of the worker.
     attempts: BTreeMap<u32, usize>,
     /// Processes ever started.
@@ -51,22 +59,23 @@ pub struct Known {
 }
 
 /// The whole story of a script.
-pub fn account(script: &Script) -> Account {
-    let (mut otp, start) = Otp::start(&script.root);
+pub fn account(script: &Script, manner: Manner) -> Account {
+    let (mut otp, start) = Otp::start(&script.root, manner);
     let mut account = vec![start];
     account.extend(script.steps.iter().map(|step| otp.step(step)));
     account
 }
 
 impl Otp {
-    pub fn start(sup: &Sup) -> (Otp, Record) {
-        let mut world = World::default();
-        let (root, reply) = match Supervisor::start(&mut world, ROOT.to_owned(), sup) {
-            Ok(root) => (Some(root), "ok".to_owned()),
+    pub fn start(sup: &Sup, manner: Manner) -> (Otp, Record) {
+        let mut world = World::new(manner);
+        let (root, reply) = match world.supervisor(ROOT.to_owned(), sup) {
+            Ok(process) => (process.supervisor, "ok".to_owned()),
             Err(culprit) => (None, format!("{culprit} did not start")),
         };
         let mut otp = Otp { world, root, seen: BTreeMap::new() };
         let record = otp.record(reply);
+        otp.world.now += 1;
         (otp, record)
     }
 
@@ -83,19 +92,37 @@ impl Otp {
         known
     }
 
+    /// Children of dynamic supervisors that have ended for good.
+    pub fn gone(&self) -> Vec<String> {
+        let known = self.known();
+        let there = |path: &&String| !known.iter().any(|child| child.path == **path);
+        let supervised =
+            |path: &&String| known.iter().any(|child| child.up && child.supervisor && child.path == split(path).0);
+        self.world.once.iter().filter(there).filter(supervised).cloned().collect()
+    }
+
+    /// The next moments when a restart may no longer count, or does so for the last time.
+    pub fn edges(&self) -> Vec<u64> {
+        let mut edges = Vec::new();
+        if let Some(root) = &self.root {
+            root.edges(&mut edges);
+        }
+        edges.into_iter().filter_map(|edge| edge.checked_sub(self.world.now)).collect()
+    }
+
     pub fn step(&mut self, step: &Step) -> Record {
         let mut reply = String::new();
         match step {
             Step::Exit(ends) => self.exits(ends),
-            Step::Start(parent, child) => {
-                reply = self.call(parent, |supervisor, world| supervisor.start_child(world, child));
+            Step::Start(parent, _) => reply = self.calls(parent, std::slice::from_ref(step)),
+            Step::Terminate(path) | Step::Restart(path) | Step::Delete(path) => {
+                reply = self.calls(split(path).0, std::slice::from_ref(step));
             }
-            Step::Terminate(path) => reply = self.call_about(path, Supervisor::terminate_child),
-            Step::Restart(path) => reply = self.call_about(path, Supervisor::restart_child),
-            Step::Delete(path) => reply = self.call_about(path, |supervisor, _, id| supervisor.delete_child(id)),
-            Step::Pass(seconds) => self.world.now += seconds,
+            Step::Queued(parent, calls) => reply = self.calls(parent, calls),
+            Step::Pass(milliseconds) => self.world.now += milliseconds,
             Step::Stop => self.end(Why::Shutdown),
         }
+        self.world.now += 1;
         self.record(reply)
     }
 
@@ -110,8 +137,14 @@ impl Otp {
     }
 
     fn exits(&mut self, ends: &[(String, Why)]) {
-        let (Some(root), Some((first, _))) = (&mut self.root, ends.first()) else { return };
-        if root.exits(&mut self.world, split(first).0, ends) == Fate::Ends {
+        let Some((first, _)) = ends.first() else { return };
+        self.have(split(first).0, &mut |supervisor, world| supervisor.exits(world, ends));
+    }
+
+    /// Has the supervisor with this path do something, and see what becomes of it.
+    fn have(&mut self, path: &str, act: &mut dyn FnMut(&mut Supervisor, &mut World)) {
+        let Some(root) = &mut self.root else { return };
+        if root.have(&mut self.world, path, act) == Fate::Ends {
             self.end(Why::Shutdown);
         }
     }
@@ -122,20 +155,44 @@ impl Otp {
         }
     }
 
-    fn call(&mut self, parent: &str, call: impl FnOnce(&mut Supervisor, &mut World) -> String) -> String {
-        match self.root.as_mut().and_then(|root| root.find(parent)) {
-            Some(supervisor) => call(supervisor, &mut self.world),
-            None => "no supervisor".to_owned(),
-        }
-    }
-
-    fn call_about(&mut self, path: &str, call: impl FnOnce(&mut Supervisor, &mut World, &str) -> String) -> String {
-        let (parent, id) = split(path);
-        self.call(parent, |supervisor, world| call(supervisor, world, id))
+    /// Calls of one supervisor, one after the other, and only then whatever they cause is read.
+    fn calls(&mut self, parent: &str, calls: &[Step]) -> String {
+        let mut replies: Vec<Option<String>> = vec![None; calls.len()];
+        self.have(parent, &mut |supervisor, world| {
+            for (i, call) in calls.iter().enumerate() {
+                if replies[i].is_some() {
+                    continue;
+                }
+                let ends = |j: &usize| matches!(&calls[*j], Step::Terminate(_)) && asked(&calls[*j]) == asked(call);
+                let end = (i + 1..calls.len()).find(|j| replies[*j].is_none() && ends(j));
+                (world.doomed, world.called_off) = (world.manner == Manner::Kit && end.is_some(), false);
+                replies[i] = Some(supervisor.call(world, call));
+                if let Some(end) = end.filter(|_| world.called_off) {
+                    replies[end] = Some("ok".to_owned());
+                }
+            }
+        });
+        let replies: Vec<_> =
+            replies.into_iter().map(|reply| reply.unwrap_or_else(|| "no supervisor".to_owned())).collect();
+        replies.join(" | ")
     }
 }
 
 impl World {
+    fn new(manner: Manner) -> World {
+        World {
+            manner,
+            now: 0,
+            once: BTreeSet::new(),
+            doomed: false,
+            called_off: false,
+            attempts: BTreeMap::new(),
+            processes: 0,
+            events: Vec::new(),
+            verdicts: Vec::new(),
+        }
+    }
+
     fn say(&mut self, event: String) {
         self.events.push(event);
     }
@@ -145,32 +202,23 @@ impl World {
         Process { number: self.processes, supervisor, ended: false }
     }
 
-    /// Starts a child: a process, or none when it ignores, or the path of what did not start.
-    fn start(&mut self, path: String, spec: &Child) -> Result<At, String> {
-        match &spec.body {
-            Body::Supervisor(sup) => {
-                let supervisor = Supervisor::start(self, path, sup)?;
-                Ok(At::Up(self.process(Some(supervisor))))
-            }
-            Body::Worker { key, starts, .. } => {
-                let attempt = self.attempts.entry(*key).or_default();
-                let outcome = starts.get(*attempt).copied().unwrap_or(Outcome::Up);
-                *attempt += 1;
-                match outcome {
-                    Outcome::Up => {
-                        self.say(format!("start {path} ok"));
-                        Ok(At::Up(self.process(None)))
-                    }
-                    Outcome::Ignore => {
-                        self.say(format!("start {path} ignore"));
-                        Ok(At::Undefined)
-                    }
-                    Outcome::Fail => {
-                        self.say(format!("start {path} fail"));
-                        Err(path)
-                    }
-                }
-            }
+    /// Starts a supervisor. By the time its parent goes on, it has read of those that ended meanwhile; so its own end may be
+    /// the next that the parent reads of.
+    fn supervisor(&mut self, path: String, sup: &Sup) -> Result<Process, String> {
+        let mut supervisor = Supervisor::start(self, path, sup)?;
+        let mut ended = false;
+        if supervisor.read(self) == Fate::Ends {
+            supervisor.end(self, Why::Shutdown);
+            ended = true;
         }
+        Ok(Process { ended, ..self.process((!ended).then_some(supervisor)) })
+    }
+
+    /// The next attempt to start this worker, and how it goes.
+    fn attempt(&mut self, key: u32, starts: &[Outcome]) -> (usize, Outcome) {
+        let next = self.attempts.entry(key).or_default();
+        let attempt = *next;
+        *next += 1;
+        (attempt, starts.get(attempt).copied().unwrap_or(Outcome::Up))
     }
 }

@@ -77,8 +77,19 @@ pub enum Body {
         brutal: bool,
         /// How its starts go, one after the other; all further ones go well.
         starts: Vec<Outcome>,
+        slow: Option<Slow>,
     },
     Supervisor(Sup),
+}
+
+/// A start that takes its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slow {
+    /// Which one, from 0.
+    pub attempt: usize,
+    /// Workers among its siblings, by id, that end meanwhile, one after the other: all has come to rest before, and their
+    /// supervisor could read of it before the start is through.
+    pub ends: Vec<(String, Why)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +111,9 @@ pub enum Step {
     Terminate(String),
     Restart(String),
     Delete(String),
-    /// Seconds go by.
+    /// Calls of one supervisor, all of them made before it reads the first. None of their starts is slow.
+    Queued(String, Vec<Step>),
+    /// Milliseconds go by. One goes by after the start and after each step, too.
     Pass(u64),
     /// The whole tree is stopped.
     Stop,

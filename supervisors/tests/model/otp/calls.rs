@@ -2,13 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use super::super::counts;
-use super::super::script::{Auto, Body, Child, Restart, Strategy, Sup};
+use super::super::script::{Auto, Body, Child, Restart, Step, Strategy, Sup, split};
+use super::super::{Manner, counts};
 use super::supervisor::{At, Kept, Process, Supervisor};
 use super::{Known, World};
 
 impl Supervisor {
-    pub(super) fn start_child(&mut self, world: &mut World, spec: &Child) -> String {
+    pub(super) fn call(&mut self, world: &mut World, call: &Step) -> String {
+        let id = asked(call);
+        if self.sup.is_dynamic() && world.manner == Manner::Otp && matches!(call, Step::Restart(_) | Step::Delete(_)) {
+            return "simple_one_for_one".to_owned();
+        }
+        match call {
+            Step::Start(_, child) => self.start_child(world, child),
+            Step::Terminate(_) => self.terminate_child(world, id),
+            Step::Restart(_) => self.restart_child(world, id),
+            Step::Delete(_) => self.delete_child(id),
+            Step::Exit(_) | Step::Queued(..) | Step::Pass(_) | Step::Stop => unreachable!("no call"),
+        }
+    }
+
+    fn start_child(&mut self, world: &mut World, spec: &Child) -> String {
         if !self.legal(spec) {
             return "refused".to_owned();
         }
@@ -18,7 +32,11 @@ impl Supervisor {
                 At::Undefined | At::Restarting => "already present".to_owned(),
             };
         }
-        let at = match world.start(self.path_of(&spec.id), spec) {
+        if world.doomed {
+            world.called_off = true;
+            return format!("{} did not start", self.path_of(&spec.id));
+        }
+        let at = match self.launch(world, spec) {
             Err(culprit) => return format!("{culprit} did not start"),
             Ok(at) => at,
         };
@@ -35,21 +53,27 @@ impl Supervisor {
         !spec.significant || (self.sup.auto != Auto::Never && spec.restart != Restart::Permanent)
     }
 
-    pub(super) fn terminate_child(&mut self, world: &mut World, id: &str) -> String {
+    fn terminate_child(&mut self, world: &mut World, id: &str) -> String {
         match self.place_of(id) {
             Some(place) => {
                 self.stop_one(world, place);
                 "ok".to_owned()
             }
+            // It asks for a process, and any that is dead will do.
+            None if world.manner == Manner::Otp && world.once.contains(&self.path_of(id)) => "ok".to_owned(),
             None => "not found".to_owned(),
         }
     }
 
-    pub(super) fn restart_child(&mut self, world: &mut World, id: &str) -> String {
+    fn restart_child(&mut self, world: &mut World, id: &str) -> String {
         let Some(place) = self.place_of(id) else { return "not found".to_owned() };
         match self.children[place].at {
             At::Up(_) => "running".to_owned(),
             At::Restarting => "restarting".to_owned(),
+            At::Undefined if world.doomed => {
+                world.called_off = true;
+                format!("{} did not start", self.path_of(id))
+            }
             At::Undefined => match self.start_one(world, place) {
                 Err(culprit) => format!("{culprit} did not start"),
                 Ok(at) => {
@@ -61,7 +85,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn delete_child(&mut self, id: &str) -> String {
+    fn delete_child(&mut self, id: &str) -> String {
         let Some(place) = self.place_of(id) else { return "not found".to_owned() };
         match self.children[place].at {
             At::Up(_) => "running".to_owned(),
@@ -74,16 +98,6 @@ impl Supervisor {
     }
 
     // --- what others look at
-
-    pub(super) fn find(&mut self, path: &str) -> Option<&mut Supervisor> {
-        if path == self.path {
-            return Some(self);
-        }
-        self.children.iter_mut().find_map(|kept| match &mut kept.at {
-            At::Up(process) => process.supervisor.as_mut()?.find(path),
-            At::Undefined | At::Restarting => None,
-        })
-    }
 
     pub(super) fn known(&self, known: &mut Vec<Known>) {
         for kept in &self.children {
@@ -128,6 +142,15 @@ impl Supervisor {
                 }
             }
         }
+    }
+}
+
+/// The child that a call is about.
+pub(super) fn asked(call: &Step) -> &str {
+    match call {
+        Step::Start(_, child) => &child.id,
+        Step::Terminate(path) | Step::Restart(path) | Step::Delete(path) => split(path).1,
+        Step::Exit(_) | Step::Queued(..) | Step::Pass(_) | Step::Stop => "",
     }
 }
 

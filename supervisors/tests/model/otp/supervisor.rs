@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::super::script::{Auto, Body, Child, Restart, Strategy, Sup, Why};
+use super::super::Manner;
+use super::super::script::{Auto, Body, Child, Outcome, Restart, Strategy, Sup, Why};
 use super::World;
 
 #[derive(Clone, Debug)]
@@ -13,6 +14,7 @@ pub(super) struct Supervisor {
     pub(super) children: Vec<Kept>,
     /// When children were restarted.
     restarts: Vec<u64>,
+    mailbox: VecDeque<Message>,
 }
 
 /// A child as its supervisor keeps it.
@@ -39,6 +41,7 @@ pub(super) struct Process {
 }
 
 /// What waits in a supervisor's mailbox.
+#[derive(Clone, Debug)]
 enum Message {
     /// The process with this number has ended.
     Exit(u64, Why),
@@ -60,7 +63,8 @@ impl Supervisor {
     pub(super) fn start(world: &mut World, path: String, sup: &Sup) -> Result<Supervisor, String> {
         world.say(format!("begin {path}"));
         let children = sup.children.iter().map(|spec| Kept { spec: spec.clone(), at: At::Undefined }).collect();
-        let mut supervisor = Supervisor { path, sup: sup.clone(), children, restarts: Vec::new() };
+        let mut supervisor =
+            Supervisor { path, sup: sup.clone(), children, restarts: Vec::new(), mailbox: VecDeque::new() };
         match supervisor.start_from(world, 0) {
             Ok(()) => Ok(supervisor),
             Err((_, culprit)) => {
@@ -78,9 +82,55 @@ impl Supervisor {
         self.children.iter().position(|child| child.spec.id == id)
     }
 
-    pub(super) fn start_one(&self, world: &mut World, place: usize) -> Result<At, String> {
-        let spec = &self.children[place].spec;
-        world.start(self.path_of(&spec.id), spec)
+    pub(super) fn start_one(&mut self, world: &mut World, place: usize) -> Result<At, String> {
+        let spec = self.children[place].spec.clone();
+        self.launch(world, &spec)
+    }
+
+    /// Starts a child: a process, or none when it ignores, or the path of what did not start.
+    pub(super) fn launch(&mut self, world: &mut World, spec: &Child) -> Result<At, String> {
+        let path = self.path_of(&spec.id);
+        let (key, starts, slow) = match &spec.body {
+            Body::Worker { key, starts, slow, .. } => (*key, starts, slow),
+            Body::Supervisor(sup) => {
+                let process = world.supervisor(path, sup)?;
+                if process.ended {
+                    self.mailbox.push_back(Message::Exit(process.number, Why::Shutdown));
+                }
+                return Ok(At::Up(process));
+            }
+        };
+        let (attempt, outcome) = world.attempt(key, starts);
+        let word = match outcome {
+            Outcome::Up => "ok",
+            Outcome::Ignore => "ignore",
+            Outcome::Fail => "fail",
+        };
+        world.say(format!("start {path} {word}"));
+        if outcome == Outcome::Ignore {
+            return Ok(At::Undefined);
+        }
+        if let Some(slow) = slow.as_ref().filter(|slow| slow.attempt == attempt) {
+            self.meanwhile(world, &path, &slow.ends);
+        }
+        if outcome == Outcome::Fail {
+            return Err(path);
+        }
+        if self.sup.is_dynamic() {
+            world.once.insert(path);
+        }
+        Ok(At::Up(world.process(None)))
+    }
+
+    /// Children end while this one starts.
+    fn meanwhile(&mut self, world: &mut World, starting: &str, ends: &[(String, Why)]) {
+        let ends: Vec<_> = ends.iter().map(|(id, why)| (self.path_of(id), *why)).collect();
+        let up = |kept: &Kept| matches!(&kept.at, At::Up(process) if !process.ended);
+        let hit = |path: &String| self.children.iter().any(|kept| self.path_of(&kept.spec.id) == *path && up(kept));
+        if ends.iter().any(|(path, _)| hit(path)) {
+            world.say(format!("meanwhile {starting}"));
+        }
+        self.exits(world, &ends);
     }
 
     /// Starts the children from this place on, all of them, in order; stops at the first that fails. A temporary child
@@ -154,25 +204,37 @@ impl Supervisor {
         }
     }
 
-    /// Children of the supervisor with the path `parent`, which is this one or below it, end one after the other before
-    /// that supervisor reads of the first.
-    pub(super) fn exits(&mut self, world: &mut World, parent: &str, ends: &[(String, Why)]) -> Fate {
-        if parent == self.path {
-            let exits = ends.iter().filter_map(|(path, why)| self.child_ends(world, path, *why)).collect();
-            return self.read(world, exits);
+    /// Children of this supervisor end one after the other before it reads of the first.
+    pub(super) fn exits(&mut self, world: &mut World, ends: &[(String, Why)]) {
+        for (path, why) in ends {
+            let exit = self.child_ends(world, path, *why);
+            self.mailbox.extend(exit);
         }
-        let below = parent.strip_prefix(&self.path).and_then(|rest| rest.strip_prefix('/'));
+    }
+
+    /// Has the supervisor with this path, which is this one or below it, do something, and read its mailbox.
+    pub(super) fn have(
+        &mut self,
+        world: &mut World,
+        path: &str,
+        act: &mut dyn FnMut(&mut Supervisor, &mut World),
+    ) -> Fate {
+        if path == self.path {
+            act(self, world);
+            return self.read(world);
+        }
+        let below = path.strip_prefix(&self.path).and_then(|rest| rest.strip_prefix('/'));
         let child = below.and_then(|below| self.place_of(below.split('/').next()?));
         let Some(At::Up(process)) = child.map(|place| &mut self.children[place].at) else { return Fate::Stays };
         let Some(mut supervisor) = process.supervisor.take() else { return Fate::Stays };
-        if supervisor.exits(world, parent, ends) == Fate::Stays {
+        if supervisor.have(world, path, act) == Fate::Stays {
             process.supervisor = Some(supervisor);
             return Fate::Stays;
         }
         process.ended = true;
-        let exit = Message::Exit(process.number, Why::Shutdown);
+        self.mailbox.push_back(Message::Exit(process.number, Why::Shutdown));
         supervisor.end(world, Why::Shutdown);
-        self.read(world, VecDeque::from([exit]))
+        self.read(world)
     }
 
     /// A child ends by itself; its supervisor will read of it.
@@ -192,18 +254,18 @@ impl Supervisor {
     }
 
     /// Reads the mailbox to its end. What was stopped or restarted in the meantime is not heeded any more.
-    fn read(&mut self, world: &mut World, mut mailbox: VecDeque<Message>) -> Fate {
-        while let Some(message) = mailbox.pop_front() {
+    pub(super) fn read(&mut self, world: &mut World) -> Fate {
+        while let Some(message) = self.mailbox.pop_front() {
             let fate = match message {
                 Message::Exit(number, why) => {
                     let ended = |kept: &Kept| matches!(&kept.at, At::Up(process) if process.number == number);
                     let Some(place) = self.children.iter().position(ended) else { continue };
-                    self.ended(world, place, why, &mut mailbox)
+                    self.ended(world, place, why)
                 }
                 Message::TryAgain(id) => {
                     let waits = |kept: &Kept| kept.spec.id == id && matches!(kept.at, At::Restarting);
                     let Some(place) = self.children.iter().position(waits) else { continue };
-                    self.restart(world, place, &mut mailbox)
+                    self.restart(world, place)
                 }
             };
             if fate == Fate::Ends {
@@ -214,12 +276,12 @@ impl Supervisor {
     }
 
     /// A child has ended by itself.
-    fn ended(&mut self, world: &mut World, place: usize, why: Why, mailbox: &mut VecDeque<Message>) -> Fate {
+    fn ended(&mut self, world: &mut World, place: usize, why: Why) -> Fate {
         let spec = &self.children[place].spec;
         let normal = matches!(why, Why::Normal | Why::Shutdown | Why::ShutdownTerm);
         match spec.restart {
-            Restart::Permanent => self.restart(world, place, mailbox),
-            Restart::Transient if !normal => self.restart(world, place, mailbox),
+            Restart::Permanent => self.restart(world, place),
+            Restart::Transient if !normal => self.restart(world, place),
             Restart::Transient | Restart::Temporary => {
                 let (significant, path) = (spec.significant, self.path_of(&spec.id));
                 self.release(place);
@@ -246,9 +308,9 @@ impl Supervisor {
 
     /// Restarts what the strategy says. A start that fails on the way is tried again later, as a restart of the child
     /// that failed, and counts as one.
-    fn restart(&mut self, world: &mut World, place: usize, mailbox: &mut VecDeque<Message>) -> Fate {
+    fn restart(&mut self, world: &mut World, place: usize) -> Fate {
         let path = self.path_of(&self.children[place].spec.id);
-        if !self.may_restart(world.now) {
+        if !self.may_restart(world) {
             world.verdicts.push(format!("{} gave up on {path}", self.path));
             self.release(place);
             return Fate::Ends;
@@ -256,6 +318,15 @@ impl Supervisor {
         world.verdicts.push(format!("restart {path} {}", self.restarts.len()));
         let result = match self.sup.strategy {
             Strategy::OneForOne | Strategy::Simple(_) => match self.start_one(world, place) {
+                Ok(At::Undefined) if self.sup.is_dynamic() => {
+                    assert_eq!(
+                        world.manner,
+                        Manner::Kit,
+                        "what OTP keeps then is no child that a script could speak of"
+                    );
+                    self.release(place);
+                    Ok(())
+                }
                 Ok(at) => {
                     self.children[place].at = at;
                     Ok(())
@@ -267,7 +338,7 @@ impl Supervisor {
         };
         if let Err((failed, _)) = result {
             self.children[failed].at = At::Restarting;
-            mailbox.push_back(Message::TryAgain(self.children[failed].spec.id.clone()));
+            self.mailbox.push_back(Message::TryAgain(self.children[failed].spec.id.clone()));
         }
         Fate::Stays
     }
@@ -279,10 +350,23 @@ impl Supervisor {
     }
 
     /// Counts a restart: more than `intensity` of them within `period` are too many.
-    fn may_restart(&mut self, now: u64) -> bool {
-        let period = self.sup.period;
-        self.restarts.retain(|at| now - at <= period);
+    fn may_restart(&mut self, world: &World) -> bool {
+        let (now, period) = (world.now, self.sup.period);
+        self.restarts.retain(|at| match world.manner {
+            Manner::Kit => now - at <= period * 1_000,
+            Manner::Otp => now / 1_000 - at / 1_000 <= period,
+        });
         self.restarts.push(now);
         self.restarts.len() <= self.sup.intensity
+    }
+
+    /// When the restarts here, and below, are a period old.
+    pub(super) fn edges(&self, edges: &mut Vec<u64>) {
+        edges.extend(self.restarts.iter().map(|at| at + self.sup.period * 1_000));
+        for kept in &self.children {
+            if let At::Up(Process { supervisor: Some(supervisor), .. }) = &kept.at {
+                supervisor.edges(edges);
+            }
+        }
     }
 }
