@@ -94,7 +94,7 @@ fn stage(input: &mut Input<'_>, counter: u64, model: &Model) -> Stage {
     let (latest, chain) = known.map_or((0, EMPTY_CHAIN), |context| (context.latest().get(), context.chain()));
     let entry = |n: u64| StagedEntry {
         lamport: Lamport(u64::from(what) + n),
-        id: EntryId(u128::from(counter + n).to_be_bytes()),
+        id: EntryId((u128::from(counter) + u128::from(n)).to_be_bytes()),
         appended_at_ns: counter,
         key: String::new(),
         payload: Bytes::new(),
