@@ -27,10 +27,11 @@ use converge_supervisors::{ChildSpec, Strategy, SupervisorSpec};
 use tokio::sync::watch;
 
 use crate::Config;
-use crate::config::Address;
+use crate::config::{Address, ENTRY_BYTES_MAX};
 use crate::environment::{Environment, Observer};
 use crate::ledger::{Inner, Ledger, Validator};
 use crate::node::StartError;
+use crate::reached::LimitsReached;
 use crate::verdict::Verdict;
 
 /// A node before it runs.
@@ -88,7 +89,7 @@ pub(crate) fn build(
             cluster_id,
             limits: Limits { payload_bytes: size(config.limits.payload_bytes), ..Limits::default() },
             response_bytes: size(config.limits.response_bytes),
-            snapshot_bytes: size(config.limits.snapshot_bytes),
+            snapshot_bytes: size(config.limits.snapshot_bytes).max(ENTRY_BYTES_MAX),
             election: Duration::from_millis(config.raft.election_ms),
             storage: storage.clone(),
             replication: replication.clone(),
@@ -103,6 +104,7 @@ pub(crate) fn build(
             alarms: environment.alarms,
             tree: OnceLock::new(),
             stopped: watch::Sender::new(false),
+            reached: LimitsReached::default(),
         }),
     };
 

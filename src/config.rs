@@ -17,6 +17,7 @@ mod validate;
 pub use address::{Address, check_directory, check_text};
 pub use load::Overrides;
 pub use settings::{Cluster, Config, GrpcConfig, IntensityConfig, LimitsConfig, Listen, NodeConfig, Raft, Supervision};
+pub(crate) use validate::ENTRY_BYTES_MAX;
 pub use validate::{MAX_VOTERS, parse_peer};
 
 use std::path::PathBuf;

@@ -4,6 +4,8 @@
 //! restarts. Checks limits and runs the host's validator in the caller's task, because neither may take an actor
 //! down. Does not decide what an entry's outcome is; apply does.
 
+#[cfg(feature = "grpc")]
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,7 +14,11 @@ use converge_actors::distribution::Distribution;
 use converge_actors::entry::{self, Admission, Attempt, Done, Entries};
 use converge_actors::replication::{ReadError, Replication};
 use converge_actors::storage::{self, Random, Storage};
+#[cfg(feature = "grpc")]
+use converge_actors::watch::Room;
 use converge_actors::watch::{Follow, Watches};
+#[cfg(feature = "grpc")]
+use converge_ledger_core::Sequence;
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{
     Append, AttemptId, ClusterId, Command, Entry, EntryId, LimitError, Limits, LogIndex, NewEntry, NodeId, Outcome,
@@ -24,6 +30,7 @@ use tokio::time::Instant;
 
 use crate::environment::{Alarm, Calls, Clock, Offload};
 use crate::error::Unknown;
+use crate::reached::LimitsReached;
 use crate::types::{AppendOptions, Appended, Loaded, Page, ReadOptions, Snapshot, WatchOptions};
 use crate::{Error, Rejection, Status};
 
@@ -65,6 +72,7 @@ pub(crate) struct Inner {
     /// The tree, where this crate started it.
     pub(crate) tree: OnceLock<Tree>,
     pub(crate) stopped: watch::Sender<bool>,
+    pub(crate) reached: LimitsReached,
 }
 
 impl Ledger {
@@ -110,10 +118,11 @@ impl Ledger {
         let (mut entries, mut bytes) = (Vec::new(), 0);
         while let Some(more) = pages.next().await? {
             bytes += more.iter().map(size).sum::<usize>();
-            if bytes > bytes_max {
+            entries.extend(more);
+            // What was accepted can be read: one entry always fits, whatever the bound is now.
+            if bytes > bytes_max && entries.len() > 1 {
                 return Err(Error::ResponseTooLarge { limit: bytes_max });
             }
-            entries.extend(more);
         }
         let term = self.inner.replication.view().borrow().term;
         Ok(Page { entries, latest: pages.latest(), term })
@@ -203,7 +212,12 @@ impl Ledger {
         self.serving()?;
         match self.inner.entries.admit(bytes) {
             Ok(admission) => Ok(admission),
-            Err(error) => Err(not_submitted(error)),
+            Err(error) => {
+                if let entry::Error::Overloaded { .. } = error {
+                    self.inner.reached.note("limits.inflight_bytes", "appends are shed, their clients come back");
+                }
+                Err(not_submitted(error))
+            }
         }
     }
 
@@ -333,6 +347,26 @@ impl Watch {
     }
 }
 
+#[cfg(feature = "grpc")]
+impl Watch {
+    /// The next entries, and the room that was taken before they were read; `None` when the node stops.
+    pub(crate) async fn page<R: Room + Sync>(&mut self, room: &R) -> Option<Result<(VecDeque<Entry>, R::Held), Error>> {
+        let follow = self.follow.as_mut()?;
+        tokio::select! {
+            biased;
+            page = follow.page(room) => Some(page.map_err(stored_error)),
+            _ = self.stopped.wait_for(|stopped| *stopped) => None,
+        }
+    }
+
+    /// Goes on behind this entry, which was given before.
+    pub(crate) fn rewind(&mut self, last: Sequence) {
+        if let Some(follow) = &mut self.follow {
+            follow.rewind(last);
+        }
+    }
+}
+
 /// What a submission ends in, besides success.
 pub(crate) enum Failure {
     /// Nothing was written: apply says so, or it was never handed over. See [`Error::written`].
@@ -401,7 +435,7 @@ fn stored_error(error: storage::Error) -> Error {
 }
 
 /// What an entry weighs while it is in flight.
-fn weight(entry: &NewEntry) -> usize {
+pub(crate) fn weight(entry: &NewEntry) -> usize {
     let metadata: usize = entry.metadata.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
     entry.payload.len() + entry.context_id.len() + entry.key.len() + metadata
 }

@@ -17,6 +17,7 @@ pub mod history;
 mod ledger;
 mod node;
 mod pages;
+mod reached;
 #[cfg(feature = "sim")]
 #[path = "../tests/simulation/mod.rs"]
 pub mod simulation;

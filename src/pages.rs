@@ -17,6 +17,9 @@ pub(crate) struct Pages<'a> {
     confirmed: LogIndex,
     /// The next step; its limit is how many entries are wanted yet.
     query: ReadQuery,
+    /// The first step.
+    #[cfg(feature = "grpc")]
+    first: ReadQuery,
     /// Of the first step.
     latest: Option<Sequence>,
     over: bool,
@@ -37,11 +40,40 @@ impl Ledger {
             key: options.key.filter(|key| !key.is_empty()),
             max_bytes: self.inner.calls.read_step_bytes,
         };
-        Ok(Pages { ledger: self, context, deadline, confirmed, query, latest: None, over: false })
+        Ok(Pages {
+            ledger: self,
+            context,
+            deadline,
+            confirmed,
+            #[cfg(feature = "grpc")]
+            first: query.clone(),
+            query,
+            latest: None,
+            over: false,
+        })
     }
 }
 
 impl Pages<'_> {
+    /// When the whole read has to be over.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// There is no further step.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Begins anew, with what the context holds then.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn restart(&mut self) {
+        self.query = self.first.clone();
+        (self.latest, self.over) = (None, false);
+    }
+
     /// The entries of the next step, which may be none; `None` behind the last.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<Entry>>, Error> {
         if self.over {

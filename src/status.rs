@@ -106,6 +106,7 @@ pub(crate) fn status(node: &Inner) -> Status {
     if node.entries.held_up() {
         alarms.push("appends are refused: as many as may began since the oldest that has not ended".to_owned());
     }
+    alarms.extend(node.reached.alarms());
     let phase = match storage.phase {
         Phase::Recovering => "recovering",
         Phase::Serving => "serving",

@@ -352,7 +352,7 @@ impl<'a> RowReader<'a> {
 
     fn row(&mut self, index: LogIndex, row: u32) -> Result<Bytes, Trouble> {
         if let Some(found) = self.tail.get(&index) {
-            return tail_row(found, row);
+            return tail_row(found, row).map(|bytes| cut_out(&bytes, found.entry.data.len()));
         }
         if self.log.is_none() {
             self.log = Some(self.txn.open_table(LOG)?);
@@ -413,6 +413,12 @@ impl<'a> RowReader<'a> {
 
 fn no_row(index: LogIndex, row: u32) -> Trouble {
     Trouble::DataLoss(format!("log row {index}/{row} is missing"))
+}
+
+/// A row that keeps no batch alive that is much larger: whoever holds what was read holds that, and no more.
+fn cut_out(row: &Bytes, batch_bytes: usize) -> Bytes {
+    let copy = batch_bytes > row.len().saturating_mul(2);
+    if copy { Bytes::copy_from_slice(row) } else { row.clone() }
 }
 
 fn tail_row(found: &TailEntry, row: u32) -> Result<Bytes, Trouble> {

@@ -92,6 +92,24 @@ impl Watches {
     }
 }
 
+/// Room for a page, taken before the page is read and held by whoever got it.
+pub trait Room {
+    /// Gives the room back when it is dropped.
+    type Held: Send;
+
+    /// Waits for room; nothing was read yet.
+    fn take(&self) -> impl Future<Output = Self::Held> + Send;
+}
+
+/// No bound: the subscriber holds one page.
+struct Unbounded;
+
+impl Room for Unbounded {
+    type Held = ();
+
+    async fn take(&self) {}
+}
+
 /// One subscription. Holds a cursor and at most one page; dropping it ends it.
 pub struct Follow {
     watches: Watches,
@@ -113,28 +131,54 @@ impl Follow {
             if let Some(entry) = self.page.pop_front() {
                 return Ok(entry);
             }
+            let (page, ()) = self.page(&Unbounded).await?;
+            self.page = page;
+        }
+    }
+
+    /// The next entries, at least one, and the room that was taken for them before they were read; waits until there
+    /// are some, without room. After [`Follow::next`], what that has not given yet is passed over.
+    ///
+    /// # Errors
+    /// As [`Follow::next`].
+    pub async fn page<R: Room + Sync>(&mut self, room: &R) -> Result<(VecDeque<Entry>, R::Held), storage::Error> {
+        loop {
             // The cell first, then the read: what is applied in between moves the cell.
             let seen = self.seen().await;
+            let held = room.take().await;
             match self.read() {
-                // A key that matches little: others want to run, too.
-                Ok(true) if self.page.is_empty() => tokio::task::yield_now().await,
-                Ok(true) => {}
-                Ok(false) => self.wait(seen).await,
-                Err(storage::Error::Unavailable) => tokio::time::sleep(self.watches.bounds.retry_pause).await,
+                Ok((_, page)) if !page.is_empty() => return Ok((page, held)),
+                Ok((moved, _)) => {
+                    drop(held);
+                    match moved {
+                        // A key that matches little: others want to run, too.
+                        true => tokio::task::yield_now().await,
+                        false => self.wait(seen).await,
+                    }
+                }
+                Err(storage::Error::Unavailable) => {
+                    drop(held);
+                    tokio::time::sleep(self.watches.bounds.retry_pause).await;
+                }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Reads a page; false when the context has nothing behind the cursor.
-    fn read(&mut self) -> Result<bool, storage::Error> {
+    /// Goes on behind this entry, which was given before.
+    pub fn rewind(&mut self, last: Sequence) {
+        self.page.clear();
+        self.cursor = last;
+    }
+
+    /// Reads a page, and says whether the cursor moved: not where the context has nothing behind it.
+    fn read(&mut self) -> Result<(bool, VecDeque<Entry>), storage::Error> {
         let Bounds { page_bytes_max: max_bytes, page_entries_max: limit, .. } = self.watches.bounds;
         let query = ReadQuery { after: self.cursor, limit, key: self.key.clone(), max_bytes };
         let page = self.storage.read(&self.context, query)?;
         let moved = page.next_after > self.cursor;
         self.cursor = self.cursor.max(page.next_after);
-        self.page.extend(page.entries);
-        Ok(moved)
+        Ok((moved, page.entries.into()))
     }
 
     /// The latest sequence that the cell has told, from a cell that is alive.

@@ -111,15 +111,24 @@ pub struct LimitsConfig {
     pub payload_bytes: u64,
     /// Entries admitted and not yet answered, together.
     pub inflight_bytes: u64,
-    /// The largest answer to one read; past it, page.
+    /// The largest answer to one read; past it, page. One entry always fits.
     pub response_bytes: u64,
-    /// The largest snapshot blob that can be made or loaded, compressed.
+    /// The largest snapshot blob that can be made or loaded, compressed; one entry always fits.
     pub snapshot_bytes: u64,
+    /// What reads and watches may hold together of entries read, encoded and not yet sent. At least one of the largest
+    /// answers always fits.
+    pub answer_bytes: u64,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { payload_bytes: 4 << 20, inflight_bytes: 64 << 20, response_bytes: 64 << 20, snapshot_bytes: 256 << 20 }
+        Self {
+            payload_bytes: 4 << 20,
+            inflight_bytes: 64 << 20,
+            response_bytes: 64 << 20,
+            snapshot_bytes: 256 << 20,
+            answer_bytes: 192 << 20,
+        }
     }
 }
 
@@ -132,8 +141,10 @@ pub struct GrpcConfig {
     pub connections: u32,
     /// Calls open at once on one connection.
     pub streams: u32,
-    /// Calls open at once on all connections; further ones are shed.
+    /// Appends open at once on all connections, and as many reads; further ones are shed.
     pub requests: u32,
+    /// Watches open at once on all connections; further ones are shed. Each may hold 16 KiB while nobody reads it.
+    pub watches: u32,
     /// Bytes of requests being received, on all connections.
     pub request_bytes: u64,
     /// The deadline of a call that gives none.
@@ -150,6 +161,7 @@ impl Default for GrpcConfig {
             connections: 512,
             streams: 1024,
             requests: 16_384,
+            watches: 4096,
             request_bytes: 512 << 20,
             deadline_default_ms: 10_000,
             deadline_max_ms: 300_000,

@@ -20,6 +20,8 @@ const HEARTBEATS_PER_ELECTION: u64 = 3;
 const ENTRY_OVERHEAD_BYTES: u64 = 128 << 10;
 /// The largest payload that a Raft entry has room for.
 const PAYLOAD_BYTES_MAX: u64 = 4 << 20;
+/// The largest entry that any setting ever let in: what is there can be read, whatever the limits are now.
+pub(crate) const ENTRY_BYTES_MAX: usize = (PAYLOAD_BYTES_MAX + ENTRY_OVERHEAD_BYTES) as usize;
 /// gRPC frames a message with 32 bits; half of that is far past any use.
 const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 
@@ -136,7 +138,8 @@ impl LimitsConfig {
         let entry = self.payload_bytes + ENTRY_OVERHEAD_BYTES;
         within("limits.inflight_bytes", self.inflight_bytes, entry..=64 << 30)?;
         within("limits.response_bytes", self.response_bytes, entry..=MESSAGE_BYTES_MAX)?;
-        within("limits.snapshot_bytes", self.snapshot_bytes, entry..=MESSAGE_BYTES_MAX)
+        within("limits.snapshot_bytes", self.snapshot_bytes, entry..=MESSAGE_BYTES_MAX)?;
+        within("limits.answer_bytes", self.answer_bytes, 1 << 20..=64 << 30)
     }
 }
 
@@ -145,6 +148,7 @@ impl GrpcConfig {
         within("grpc.connections", self.connections.into(), 1..=1 << 20)?;
         within("grpc.streams", self.streams.into(), 1..=1 << 16)?;
         within("grpc.requests", self.requests.into(), 1..=1 << 20)?;
+        within("grpc.watches", self.watches.into(), 1..=1 << 20)?;
         let message = limits.snapshot_bytes + ENTRY_OVERHEAD_BYTES;
         within("grpc.request_bytes", self.request_bytes, message..=64 << 30)?;
         within("grpc.deadline_max_ms", self.deadline_max_ms, 1..=86_400_000)?;

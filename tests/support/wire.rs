@@ -116,3 +116,24 @@ pub async fn watch(channel: &Channel, request: WatchRequest) -> Result<Streaming
     let stream = grpc.server_streaming(Request::new(request), path, ProstCodec::default()).await?;
     Ok(stream.into_inner())
 }
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SnapshotRequest {
+    #[prost(string, tag = "1")]
+    pub context_id: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SnapshotResponse {
+    #[prost(bytes = "vec", tag = "1")]
+    pub snapshot: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+}
+
+/// A request that no method has.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Misfit {
+    #[prost(uint64, tag = "1")]
+    pub context_id: u64,
+}

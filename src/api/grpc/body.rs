@@ -1,85 +1,69 @@
-//! Bodies that count: what is being received and sent stays within budgets.
+//! Bodies that count: what is being received and sent stays within budgets and deadlines.
+//!
+//! An answer is handed to HTTP/2 piece by piece: the next one, and the trailers, only when the last one went into the
+//! socket. So an answer that nobody reads holds one piece there, its call lives and can be ended, and what it is
+//! charged for is given back when its last byte is gone, and not before.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
-use tonic::Status;
+use hyper::HeaderMap;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Sleep};
+use tonic::{Code, Status};
 
-use super::status::overloaded;
+use super::budget::{Budget, Held};
+use super::call::{Call, Kind, STALLED};
+use super::status::{overloaded, refused};
 use super::transport::Places;
 
 /// When to come back after a shed request.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
-
-/// A number of bytes that may be held at once. It sheds: waiting for room with
-/// half a request in hand could wait for ever.
-#[derive(Clone)]
-pub(super) struct Budget {
-    used: Arc<AtomicUsize>,
-    bytes_max: usize,
-}
-
-impl Budget {
-    pub(super) fn new(bytes_max: usize) -> Self {
-        let used = Arc::default();
-        Budget { used, bytes_max }
-    }
-
-    /// Room for `bytes`, until the guard and its clones are dropped.
-    pub(super) fn hold(&self, bytes: usize) -> Option<Held> {
-        let mut share = Share::new(self.clone());
-        share.grow(bytes).then(|| Held(Arc::new(share)))
-    }
-}
-
-/// Room in a budget. Clones share it, as a response's extensions must be.
-#[derive(Clone)]
-pub(super) struct Held(#[allow(dead_code, reason = "held for its drop")] Arc<Share>);
-
-/// What one holder uses of a budget.
-struct Share {
-    budget: Budget,
-    bytes: usize,
-}
-
-impl Share {
-    fn new(budget: Budget) -> Self {
-        Share { budget, bytes: 0 }
-    }
-
-    /// Takes more; false where there is no room.
-    fn grow(&mut self, bytes: usize) -> bool {
-        let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.budget.bytes_max {
-            self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
-            return false;
-        }
-        self.bytes += bytes;
-        true
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
+/// An answer goes into HTTP/2 in pieces of at most so many bytes.
+const PIECE_BYTES: usize = 64 << 10;
+/// The trailers go right behind a piece that is not larger than this: one write for the answer to an append.
+const SMALL_BYTES: usize = 4 << 10;
 
 /// A request's body; what arrived of it counts until it was decoded.
 pub(super) struct RequestBody<B> {
     inner: B,
-    share: Share,
+    budget: Budget,
+    held: Option<Held>,
+    call: Arc<Call>,
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> RequestBody<B> {
-    pub(super) fn new(inner: B, budget: Budget) -> Self {
-        let share = Share::new(budget);
-        RequestBody { inner, share }
+    pub(super) fn new(inner: B, budget: Budget, call: Arc<Call>) -> Self {
+        RequestBody { inner, budget, held: None, call, patience: None }
+    }
+
+    fn charge(&mut self, bytes: usize) -> bool {
+        match &mut self.held {
+            Some(held) => held.grow(&self.budget, bytes),
+            None => {
+                self.held = self.budget.hold(bytes);
+                self.held.is_some()
+            }
+        }
+    }
+
+    /// Nothing came: only so long.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        if self.call.kind == Kind::Reflection {
+            return Poll::Pending;
+        }
+        self.call.set_at_work(false);
+        let until = self.call.request_until.min(Instant::now() + STALLED);
+        let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        ready!(patience.as_mut().poll(cx));
+        let message = "the request did not arrive within its deadline: send it again, with more time";
+        Poll::Ready(refused(Code::DeadlineExceeded, message))
     }
 }
 
@@ -93,13 +77,19 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        let frame = match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+        let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Pending => return this.wait(cx).map(|status| Some(Err(status.into()))),
+            Poll::Ready(frame) => frame,
+        };
+        this.call.set_at_work(true);
+        this.patience = None;
+        let frame = match frame {
             None => return Poll::Ready(None),
             Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
             Some(Ok(frame)) => frame,
         };
         let bytes = frame.data_ref().map_or(0, Bytes::len);
-        if this.share.grow(bytes) {
+        if bytes == 0 || this.charge(bytes) {
             return Poll::Ready(Some(Ok(frame)));
         }
         let message = "the node is receiving as many bytes as it may: try again";
@@ -116,32 +106,167 @@ where
     }
 }
 
-/// An answer's body; its call counts as open until it was sent.
+/// A piece of an answer. HTTP/2 drops it when its last byte is in the socket, or with its stream.
+pub(super) struct Piece {
+    bytes: Bytes,
+    call: Arc<Call>,
+    /// What the answer was charged for.
+    _held: Option<Arc<Held>>,
+    /// Dropped with the piece: that it was taken.
+    _taken: Option<oneshot::Sender<()>>,
+    /// The trailers are behind it already: its connection sees that it is read.
+    alone: Option<usize>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some(turn) = self.alone {
+            self.call.connection().read(turn);
+        }
+        self.call.piece_taken();
+    }
+}
+
+/// What a watch hands over.
+pub(super) enum Fed {
+    /// Some bytes; the sender is dropped when they were taken.
+    Bytes(Bytes, oneshot::Sender<()>),
+    /// The end.
+    End(Status),
+}
+
+/// An answer that the node has encoded by itself, with what it is charged for. In a response's extensions.
+#[derive(Clone)]
+pub(super) struct Encoded {
+    pub(super) parts: VecDeque<Bytes>,
+    pub(super) held: Arc<Held>,
+}
+
+/// What an answer of another's encoding is charged for. In a response's extensions.
+#[derive(Clone)]
+pub(super) struct Charged(#[allow(dead_code, reason = "held for its drop")] pub(super) Arc<Held>);
+
+/// Where an answer comes from.
+pub(super) enum Source {
+    Tonic(tonic::body::Body),
+    Encoded(VecDeque<Bytes>),
+    Watch(mpsc::Receiver<Fed>),
+}
+
+/// An answer's body; its call has its places until it was sent.
 pub(super) struct ResponseBody {
-    inner: tonic::body::Body,
-    _call: Option<Places>,
-    _held: Option<Held>,
+    source: Source,
+    /// The rest of what the source gave.
+    rest: Bytes,
+    /// The last piece was not taken yet.
+    outstanding: Option<oneshot::Receiver<()>>,
+    ended: bool,
+    call: Arc<Call>,
+    held: Option<Arc<Held>>,
+    _places: Option<Places>,
 }
 
 impl ResponseBody {
-    pub(super) fn new(inner: tonic::body::Body, call: Option<Places>, held: Option<Held>) -> Self {
-        ResponseBody { inner, _call: call, _held: held }
+    pub(super) fn new(source: Source, call: Arc<Call>, places: Option<Places>, held: Option<Arc<Held>>) -> Self {
+        let (rest, outstanding, ended) = (Bytes::new(), None, false);
+        ResponseBody { source, rest, outstanding, ended, call, held, _places: places }
+    }
+
+    /// The next piece of `self.rest`.
+    fn piece(&mut self, taken: Option<oneshot::Sender<()>>) -> Piece {
+        let bytes = self.rest.split_to(self.rest.len().min(PIECE_BYTES));
+        let small = bytes.len() <= SMALL_BYTES && self.rest.is_empty() && taken.is_none();
+        let taken = taken.or_else(|| {
+            if small {
+                return None;
+            }
+            let (sender, receiver) = oneshot::channel();
+            self.outstanding = Some(receiver);
+            Some(sender)
+        });
+        let alone = small.then(|| self.call.connection().unread());
+        self.call.piece_waits();
+        Piece { bytes, call: self.call.clone(), _held: self.held.clone(), _taken: taken, alone }
+    }
+
+    fn trailers(&mut self, status: &Status) -> Frame<Piece> {
+        self.ended = true;
+        let mut trailers = HeaderMap::new();
+        if status.add_header(&mut trailers).is_err() {
+            trailers.insert("grpc-status", (Code::Internal as i32).into());
+        }
+        Frame::trailers(trailers)
     }
 }
 
 impl Body for ResponseBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Status;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.get_mut().inner).poll_frame(cx)
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Status>>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(outstanding) = &mut this.outstanding {
+                let _ = ready!(Pin::new(outstanding).poll(cx));
+                this.outstanding = None;
+            }
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            if !this.rest.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(this.piece(None)))));
+            }
+            match &mut this.source {
+                Source::Tonic(body) => match ready!(Pin::new(body).poll_frame(cx)) {
+                    None => return Poll::Ready(None),
+                    Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(bytes) => this.rest = bytes,
+                        Err(frame) => {
+                            let trailers = frame.into_trailers().unwrap_or_default();
+                            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                        }
+                    },
+                },
+                Source::Encoded(parts) => match parts.pop_front() {
+                    Some(part) => this.rest = part,
+                    None => return Poll::Ready(Some(Ok(this.trailers(&Status::ok(""))))),
+                },
+                Source::Watch(fed) => match ready!(fed.poll_recv(cx)) {
+                    Some(Fed::Bytes(bytes, taken)) => {
+                        this.rest = bytes;
+                        return Poll::Ready(Some(Ok(Frame::data(this.piece(Some(taken))))));
+                    }
+                    Some(Fed::End(status)) => return Poll::Ready(Some(Ok(this.trailers(&status)))),
+                    // Its task ended with the actor.
+                    None => return Poll::Ready(Some(Err(Status::unavailable("the node is stopping")))),
+                },
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.source {
+            Source::Tonic(body) => body.is_end_stream() && self.rest.is_empty() && self.outstanding.is_none(),
+            Source::Encoded(_) | Source::Watch(_) => self.ended,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        SizeHint::default()
     }
 }

@@ -2,35 +2,38 @@
 //!
 //! Owns every task that serves a client: all of them end with this actor,
 //! however it ends. A stop drains: health says `NOT_SERVING`, fresh connections
-//! are turned away, watches end, calls in flight get their answers, within the
-//! configured time.
+//! are turned away, watches end where they are, calls in flight get their answers,
+//! within the configured time; an answer that nobody reads is not waited for.
 //!
 //! ```text
 //! Serving --stop--> Draining --no call open, or time is up--> gone
 //!    \----------------- kill, panic ----------------------/
 //! ```
 
+use std::convert::Infallible;
 use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
+use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::Settings;
+use super::body::ResponseBody;
+use super::connection::{Connection, Metered, Open};
 use super::health::Health;
-use super::listener::Gate;
+use super::listener::{Gate, Place};
 use super::transport::Stack;
 use crate::Ledger;
 
-/// A connection that has not said a word for this long is closed.
-const FIRST_BYTE: Duration = Duration::from_secs(10);
 /// A quiet connection is pinged this often, and closed without an answer in time.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -38,8 +41,12 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// What all calls of a connection may send ahead of being read.
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-/// Metadata of one call.
-const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Metadata that HTTP/2 lets in, so that a call with more than it may have gets its answer.
+const HEADER_BYTES_MAX: u32 = 128 << 10;
+/// What HTTP/2 takes of an answer ahead of sending it: a piece.
+const SEND_BYTES: usize = 64 << 10;
+/// A connection that goes in favour of another may say so for this long.
+const LEAVE: Duration = Duration::from_millis(100);
 /// Time for the last answers to leave the sockets when no call is open.
 const FLUSH: Duration = Duration::from_millis(200);
 /// How often a drain looks whether calls are open.
@@ -53,7 +60,7 @@ pub(super) struct Args {
 
 pub(super) enum Message {
     /// Serve this connection; the place is given back with it.
-    Serve(TcpStream, OwnedSemaphorePermit),
+    Serve(TcpStream, Place),
 }
 
 pub(super) struct State {
@@ -81,7 +88,7 @@ impl Actor for Connections {
         tasks.spawn(drain.clone().run_until_cancelled_owned(health.clone().follow(ledger.clone())));
         gate.set_draining(false);
         Ok(State {
-            stack: Stack::new(&ledger, &settings, &drain, service),
+            stack: Stack::new(&ledger, &settings, &drain, &tasks, service),
             _end_tasks: tasks.end.clone().drop_guard(),
             tasks,
             settings,
@@ -104,6 +111,7 @@ impl Actor for Connections {
             state.settings.streams,
             state.tasks.clone(),
             state.drain.clone(),
+            state.gate.open.clone(),
         ));
         Ok(())
     }
@@ -114,7 +122,7 @@ impl Actor for Connections {
         state.health.set(false).await;
         let drained = tokio::time::timeout(state.settings.drain, state.drained()).await;
         if drained.is_err() {
-            let open = state.stack.open_calls(&state.settings);
+            let open = state.stack.open_calls();
             tracing::warn!(open, "calls are still open at the end of the drain: dropped");
         }
         Ok(())
@@ -126,7 +134,7 @@ impl State {
     async fn drained(&self) {
         self.tasks.tracker.close();
         let quiet = async {
-            while self.stack.open_calls(&self.settings) > 0 {
+            while self.stack.open_calls() > 0 {
                 tokio::time::sleep(DRAIN_STEP).await;
             }
             tokio::time::sleep(FLUSH).await;
@@ -138,15 +146,15 @@ impl State {
     }
 }
 
-/// Tasks that end with the actor. hyper spawns each call through it.
+/// Tasks that end with the actor.
 #[derive(Clone, Default)]
-struct Tasks {
+pub(super) struct Tasks {
     tracker: TaskTracker,
     end: CancellationToken,
 }
 
 impl Tasks {
-    fn spawn(&self, task: impl Future<Output: Send> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output: Send> + Send + 'static) {
         let end = self.end.clone();
         self.tracker.spawn(async move {
             end.run_until_cancelled(task).await;
@@ -154,46 +162,88 @@ impl Tasks {
     }
 }
 
-impl<F> Executor<F> for Tasks
+/// hyper spawns each call of one connection through it, right after it got the call's future.
+#[derive(Clone)]
+struct Calls {
+    tasks: Tasks,
+    connection: Arc<Connection>,
+}
+
+impl<F> Executor<F> for Calls
 where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        self.spawn(task);
+        let Some(call) = self.connection.begun() else { return self.tasks.spawn(task) };
+        self.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                _ = task => {}
+                // Its stream is reset, and what HTTP/2 has of its answer goes.
+                () = call.over() => {}
+            }
+        });
+    }
+}
+
+/// The services, for the calls of one connection.
+struct Calling {
+    stack: Stack,
+    connection: Arc<Connection>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Calling {
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.stack.clone().serve(&self.connection, request)
     }
 }
 
 async fn serve(
     stream: TcpStream,
-    _place: OwnedSemaphorePermit,
+    place: Place,
     stack: Stack,
     streams: u32,
     tasks: Tasks,
     drain: CancellationToken,
+    open: Open,
 ) {
     let _ = stream.set_nodelay(true);
-    // A connection without a word would hold its place for ever.
-    let mut byte = [0];
-    let first = tokio::time::timeout(FIRST_BYTE, stream.peek(&mut byte));
-    match drain.run_until_cancelled(first).await {
-        Some(Ok(Ok(1..))) => {}
-        _ => return,
-    }
-    let connection = http2::Builder::new(tasks)
+    let connection = Connection::new(place.is_operators());
+    let _listed = open.list(connection.clone());
+    let calls = Calls { tasks, connection: connection.clone() };
+    let io = Metered { inner: stream, connection: connection.clone() };
+    let http = http2::Builder::new(calls)
         .timer(TokioTimer::new())
+        // No wall clock in an answer: one that cannot be written as a date would panic there.
+        .auto_date_header(false)
         .max_concurrent_streams(streams)
         .max_header_list_size(HEADER_BYTES_MAX)
+        .max_send_buf_size(SEND_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(stack));
-    let mut connection = std::pin::pin!(connection);
+        .serve_connection(TokioIo::new(io), Calling { stack, connection: connection.clone() });
+    let mut http = std::pin::pin!(http);
+    let mut outstays = std::pin::pin!(connection.outstays());
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = http.as_mut() => ended,
+        why = outstays.as_mut() => return tracing::debug!(why, "connection closed"),
+        () = connection.leave.cancelled() => {
+            http.as_mut().graceful_shutdown();
+            let ended = tokio::time::timeout(LEAVE, http).await;
+            return tracing::debug!(?ended, "connection closed for others");
+        }
         () = drain.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            http.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = http => ended,
+                why = outstays => return tracing::debug!(why, "connection closed"),
+            }
         }
     };
     if let Err(error) = ended {

@@ -3,53 +3,64 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use converge_ledger_core::Sequence;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use bytes::Bytes;
+use converge_ledger_core::{NewEntry, Sequence};
+use tokio::time::Instant;
+use tokio_stream::Empty;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Extensions, Request, Response, Status};
 
-use super::body::{Budget, Held};
+use super::body::{Charged, Encoded};
+use super::budget::{Budget, Held, STEP_BYTES};
 use super::metadata::{Arrived, Begun, consistency, expected_sequence, idempotency_key, time_left};
 use super::pb::context::context_service_server::ContextService;
 use super::pb::context::{
     AppendRequest, AppendResponse, GetRequest, GetResponse, LoadRequest, LoadResponse, SnapshotMetadata,
-    SnapshotRequest, SnapshotResponse, WatchRequest,
+    SnapshotRequest, SnapshotResponse, WatchEvent, WatchRequest,
 };
 use super::status::{from_error, overloaded, refused};
-use super::watch::WatchStream;
-use super::{Settings, convert, names};
-use crate::ledger::size;
-use crate::{AppendOptions, Consistency, Ledger, ReadOptions};
+use super::watch::{Feed, Slot};
+use super::{Settings, convert, encode, names};
+use crate::config::ENTRY_BYTES_MAX;
+use crate::ledger::{size, weight};
+use crate::pages::Pages;
+use crate::{AppendOptions, Error, Ledger, ReadOptions};
 
-/// Reads that are being put together at once, per kind: each may take up to
-/// `limits.response_bytes`. Further ones wait within their deadlines.
-const READS_AT_ONCE: usize = 32;
-/// Answers being sent hold at most this many times the largest one.
-const ANSWERS_HELD: usize = 8;
-/// When to come back after a shed read.
+/// When to come back after a shed append.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// Of the budget for answers, watches have one part in so many; reads have the rest.
+const WATCHES_PART: usize = 3;
+/// An append's answer brings its entry back: once as it is, once encoded.
+const APPEND_FACTOR: usize = 2;
 
 pub(super) struct Context {
     ledger: Ledger,
     settings: Settings,
     drain: CancellationToken,
-    /// Reads that ask the leader. Apart from stale ones: without a leader they
-    /// hold their places until their deadlines.
-    fresh_reads: Arc<Semaphore>,
-    stale_reads: Arc<Semaphore>,
-    answers: Budget,
+    appends: Budget,
+    reads: Budget,
+    /// The most that one read can need.
+    read_bytes_max: usize,
+    snapshots: Budget,
+    watches: Budget,
 }
 
 impl Context {
     pub(super) fn new(ledger: Ledger, settings: Settings, drain: CancellationToken) -> Self {
+        let read_bytes_max = settings.response_bytes.max(ENTRY_BYTES_MAX) + STEP_BYTES;
+        let watches = (settings.answer_bytes / WATCHES_PART).max(STEP_BYTES);
+        let reads = settings.answer_bytes.saturating_sub(watches).max(read_bytes_max);
+        let appends = settings.inflight_bytes.saturating_mul(APPEND_FACTOR);
         Context {
+            appends: Budget::new("limits.inflight_bytes (answers to appends)", appends, &ledger),
+            reads: Budget::new("limits.answer_bytes (reads)", reads, &ledger),
+            read_bytes_max,
+            snapshots: Budget::new("limits.snapshot_bytes (answers)", snapshot_bytes_max(&settings), &ledger),
+            watches: Budget::new("limits.answer_bytes (watches)", watches, &ledger),
             ledger,
-            drain,
-            fresh_reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
-            stale_reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
-            answers: Budget::new(settings.response_bytes.saturating_mul(ANSWERS_HELD)),
             settings,
+            drain,
         }
     }
 
@@ -57,38 +68,72 @@ impl Context {
         time_left(metadata, of.get::<Arrived>().copied(), &self.settings)
     }
 
-    /// A place among the reads, and what is left of the deadline then.
-    async fn read_place(
-        &self,
-        consistency: Consistency,
-        left: Duration,
-    ) -> Result<(OwnedSemaphorePermit, Duration), Status> {
-        let places = match consistency {
-            Consistency::Stale => &self.stale_reads,
-            Consistency::Linearizable | Consistency::Lease => &self.fresh_reads,
-        };
-        let start = tokio::time::Instant::now();
-        match tokio::time::timeout(left, places.clone().acquire_owned()).await {
-            Ok(Ok(place)) => Ok((place, left.saturating_sub(start.elapsed()))),
-            _ => Err(refused(
-                Code::DeadlineExceeded,
-                "other reads took all the time: try again, or read with x-consistency: stale",
-            )),
-        }
-    }
-
-    /// Room for an answer of this size until it was sent.
-    fn hold(&self, bytes: usize) -> Result<Held, Status> {
-        self.answers.hold(bytes).ok_or_else(|| {
-            let message = "too many large answers are being sent: try again, or page";
+    /// Room for the answer to an append, before anything is proposed.
+    fn room_for(&self, entry: &NewEntry) -> Result<Held, Status> {
+        self.appends.hold(APPEND_FACTOR * weight(entry)).ok_or_else(|| {
+            let message = "too many answers to appends are being sent: try again";
             overloaded(message, RETRY_AFTER)
         })
     }
+
+    /// The answer to a read, step by step: with what room there is, or with all that it can need.
+    async fn read(&self, mut pages: Pages<'_>) -> Result<(Vec<Bytes>, u64, Held), Status> {
+        let deadline = pages.deadline();
+        let room = within(deadline, self.reads.wait(STEP_BYTES)).await?;
+        if let Some(read) = self.collect(&mut pages, room).await? {
+            return Ok(read);
+        }
+        // Nothing is held while it waits.
+        pages.restart();
+        let room = within(deadline, self.reads.wait(self.read_bytes_max)).await?;
+        let read = self.collect(&mut pages, room).await?;
+        read.ok_or_else(|| overloaded("too many large answers are being sent: try again, or page", RETRY_AFTER))
+    }
+
+    /// None where the room ran out.
+    async fn collect(&self, pages: &mut Pages<'_>, mut held: Held) -> Result<Option<(Vec<Bytes>, u64, Held)>, Status> {
+        let (mut parts, mut count, mut bytes, mut encoded) = (Vec::new(), 0, 0, 0);
+        let bytes_max = self.settings.response_bytes;
+        while let Some(step) = pages.next().await.map_err(|error| from_error(&error))? {
+            count += step.len();
+            bytes += step.iter().map(size).sum::<usize>();
+            // What was accepted can be read: one entry always fits.
+            if bytes > bytes_max && count > 1 {
+                return Err(from_error(&Error::ResponseTooLarge { limit: bytes_max }));
+            }
+            let part = encode::entries(step);
+            encoded += part.len();
+            parts.push(part);
+            // The next step has room before it is read.
+            let need = (encoded + STEP_BYTES).saturating_sub(held.bytes());
+            if need > 0 && !pages.is_over() && !held.grow(&self.reads, need) {
+                return Ok(None);
+            }
+        }
+        held.shrink(encoded + FRAME_BYTES);
+        Ok(Some((parts, pages.latest().get(), held)))
+    }
+}
+
+/// What an answer has besides its entries.
+const FRAME_BYTES: usize = 64;
+
+/// A blob while it is finished, twice; and the step that is packed.
+fn snapshot_bytes_max(settings: &Settings) -> usize {
+    settings.snapshot_bytes.saturating_mul(2).saturating_add(STEP_BYTES)
+}
+
+async fn within<T>(deadline: Instant, room: impl Future<Output = T>) -> Result<T, Status> {
+    tokio::time::timeout_at(deadline, room).await.map_err(|_| {
+        let message = "other answers took all the room until the deadline: try again, or page";
+        refused(Code::DeadlineExceeded, message)
+    })
 }
 
 #[tonic::async_trait]
 impl ContextService for Context {
-    type WatchStream = WatchStream;
+    /// The events are in the response's extensions: they are fed, not streamed.
+    type WatchStream = Empty<Result<WatchEvent, Status>>;
 
     async fn append(&self, request: Request<AppendRequest>) -> Result<Response<AppendResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
@@ -98,9 +143,10 @@ impl ContextService for Context {
             expected_sequence: expected_sequence(&metadata)?,
             deadline: Some(self.time_left(&metadata, &extensions)?),
         };
+        let entry = convert::new_entry(message);
+        let held = self.room_for(&entry)?;
         Begun::set(&extensions);
-        let appended =
-            self.ledger.append(convert::new_entry(message), options).await.map_err(|error| from_error(&error))?;
+        let appended = self.ledger.append(entry, options).await.map_err(|error| from_error(&error))?;
         let position = appended.entry.position.get();
         let mut response = Response::new(AppendResponse { entry: Some(convert::entry(appended.entry)) });
         let metadata = response.metadata_mut();
@@ -108,6 +154,7 @@ impl ContextService for Context {
         metadata.insert(names::TERM, appended.term.get().into());
         let deduplicated = if appended.deduplicated { "true" } else { "false" };
         metadata.insert(names::DEDUPLICATED, tonic::metadata::MetadataValue::from_static(deduplicated));
+        response.extensions_mut().insert(Charged(Arc::new(held)));
         Ok(response)
     }
 
@@ -116,7 +163,6 @@ impl ContextService for Context {
         convert::context_id(&message.context_id)?;
         let consistency = consistency(&metadata)?;
         let left = self.time_left(&metadata, &extensions)?;
-        let (_place, left) = self.read_place(consistency, left).await?;
         let options = ReadOptions {
             after: Sequence(message.after_sequence),
             limit: message.limit,
@@ -124,16 +170,13 @@ impl ContextService for Context {
             consistency,
             deadline: Some(left),
         };
-        let page = self.ledger.read(&message.context_id, options).await.map_err(|error| from_error(&error))?;
-        let bytes = page.entries.iter().map(size).sum();
-        let held = self.hold(bytes)?;
-        let mut response = Response::new(GetResponse {
-            entries: page.entries.into_iter().map(convert::entry).collect(),
-            latest_sequence: page.latest.get(),
-        });
-        let term = page.term.get();
+        let pages = self.ledger.pages(&message.context_id, options).await.map_err(|error| from_error(&error))?;
+        let (parts, latest, held) = self.read(pages).await?;
+        let term = self.ledger.inner.replication.view().borrow().term.get();
+        let mut response = Response::new(GetResponse::default());
         response.metadata_mut().insert(names::TERM, term.into());
-        response.extensions_mut().insert(held);
+        let parts = encode::read(parts, latest).into();
+        response.extensions_mut().insert(Encoded { parts, held: Arc::new(held) });
         Ok(response)
     }
 
@@ -141,6 +184,7 @@ impl ContextService for Context {
         let (metadata, extensions, message) = request.into_parts();
         convert::context_id(&message.context_id)?;
         let left = self.time_left(&metadata, &extensions)?;
+        let held = within(Instant::now() + left, self.snapshots.wait(snapshot_bytes_max(&self.settings))).await?;
         let snapshot =
             self.ledger.snapshot(&message.context_id, Some(left)).await.map_err(|error| from_error(&error))?;
         let metadata = SnapshotMetadata {
@@ -148,11 +192,14 @@ impl ContextService for Context {
             entry_count: snapshot.entry_count,
             version: snapshot.version,
         };
-        Ok(Response::new(SnapshotResponse {
-            snapshot: snapshot.bytes,
-            sequence: snapshot.sequence.get(),
-            metadata: Some(metadata),
-        }))
+        let sequence = snapshot.sequence.get();
+        let answer = SnapshotResponse { snapshot: snapshot.bytes, sequence, metadata: Some(metadata) };
+        let mut response = Response::new(SnapshotResponse::default());
+        let mut held = held;
+        held.shrink(answer.snapshot.len() + FRAME_BYTES);
+        let parts = encode::snapshot(answer).into();
+        response.extensions_mut().insert(Encoded { parts, held: Arc::new(held) });
+        Ok(response)
     }
 
     async fn load(&self, request: Request<LoadRequest>) -> Result<Response<LoadResponse>, Status> {
@@ -181,7 +228,11 @@ impl ContextService for Context {
             false => None,
         };
         let context_id = message.context_id.clone();
+        let from = Sequence(message.from_sequence);
         let watch = self.ledger.watch(&context_id, convert::watch_options(message));
-        Ok(Response::new(WatchStream::new(watch, self.drain.clone(), timeout)))
+        let feed = Feed::new(watch, from, self.watches.clone(), self.drain.clone(), timeout);
+        let mut response = Response::new(tokio_stream::empty());
+        response.extensions_mut().insert(Slot::new(feed));
+        Ok(response)
     }
 }

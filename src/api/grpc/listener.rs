@@ -2,8 +2,9 @@
 //!
 //! Owns nothing but a clone of a socket that was bound before the tree: while
 //! this actor is dead, connections wait in the kernel's backlog. Streams go to
-//! `connections`; a place is taken before a connection is accepted, so that the
-//! backlog feels when there are as many as there may be.
+//! `connections`, with a place. Where there is none, connections that wait for
+//! their clients go; where none of them does, the new one gets a place of those
+//! that are kept for the operator, and others wait in the backlog.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -16,23 +17,72 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::connection::Open;
 use super::connections;
+use crate::Ledger;
 
 /// How long a fresh connection waits for `connections` to be restarted.
 const HAND_OVER: Duration = Duration::from_secs(5);
 /// Pause after a failed accept: out of file descriptors, most of the time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Of all connections, so many are kept for the operator; of few, one in so many.
+const OPERATORS: usize = 8;
+const OPERATORS_PART: usize = 8;
+/// Those that go leave their places within this, most of the time.
+const EVICTION: Duration = Duration::from_millis(200);
+
 /// What both actors of the API know of each other.
 #[derive(Clone)]
 pub(super) struct Gate {
     places: Arc<Semaphore>,
+    operators: Arc<Semaphore>,
     draining: Arc<AtomicBool>,
+    pub(super) open: Open,
+    ledger: Ledger,
+}
+
+/// A place among the connections, until it is dropped.
+pub(super) struct Place {
+    #[allow(dead_code, reason = "held for its drop")]
+    permit: OwnedSemaphorePermit,
+    operators: bool,
+}
+
+impl Place {
+    /// It is kept for the operator.
+    pub(super) fn is_operators(&self) -> bool {
+        self.operators
+    }
 }
 
 impl Gate {
-    pub(super) fn new(connections: usize) -> Self {
-        Gate { places: Arc::new(Semaphore::new(connections)), draining: Arc::default() }
+    pub(super) fn new(connections: usize, ledger: Ledger) -> Self {
+        let kept = OPERATORS.min(connections / OPERATORS_PART);
+        let places = |count| Arc::new(Semaphore::new(count));
+        let (places, operators) = (places(connections - kept), places(kept));
+        Gate { places, operators, draining: Arc::default(), open: Open::default(), ledger }
+    }
+
+    /// A place for a connection that has come.
+    async fn place(&self) -> Option<Place> {
+        if let Ok(permit) = self.places.clone().try_acquire_owned() {
+            return Some(Place { permit, operators: false });
+        }
+        let advice = "those that wait for their clients are closed in favour of new ones: raise it, or use fewer";
+        self.ledger.inner.reached.note("grpc.connections", advice);
+        while !self.is_draining() {
+            self.open.evict();
+            match tokio::time::timeout(EVICTION, self.places.clone().acquire_owned()).await {
+                Ok(permit) => return Some(Place { permit: permit.ok()?, operators: false }),
+                Err(_) => {
+                    if let Ok(permit) = self.operators.clone().try_acquire_owned() {
+                        return Some(Place { permit, operators: true });
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// While draining, fresh connections are closed at once, so that their
@@ -103,12 +153,13 @@ impl Drop for Ended {
 
 async fn accept(socket: tokio::net::TcpListener, connections: Service<connections::Message>, gate: Gate) {
     loop {
-        let Ok(place) = gate.places.clone().acquire_owned().await else {
-            return;
-        };
         match socket.accept().await {
             Ok((stream, _)) if gate.is_draining() => drop(stream),
-            Ok((stream, _)) => hand_over(&connections, stream, place).await,
+            Ok((stream, _)) => {
+                if let Some(place) = gate.place().await {
+                    hand_over(&connections, stream, place).await;
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection: check the limit of open files");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -117,7 +168,7 @@ async fn accept(socket: tokio::net::TcpListener, connections: Service<connection
     }
 }
 
-async fn hand_over(connections: &Service<connections::Message>, stream: TcpStream, place: OwnedSemaphorePermit) {
+async fn hand_over(connections: &Service<connections::Message>, stream: TcpStream, place: Place) {
     let message = connections::Message::Serve(stream, place);
     let Err(message) = connections.try_cast(message) else {
         return;

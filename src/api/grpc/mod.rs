@@ -6,17 +6,24 @@
 //! so in the trailer `x-ledger-outcome: refused`, because client libraries make
 //! up `UNAVAILABLE` themselves when a connection breaks.
 //!
-//! What it holds is bounded: connections, streams per connection, calls over
-//! all connections, bytes of requests being received and of answers being sent.
+//! What it holds is bounded, each kind of call by itself so that none leaves the
+//! others no place: connections and streams, calls (`call`), bytes of requests
+//! being received, and every byte of an answer from before it is read until it
+//! is in the socket (`budget`, `body`). Every call is over by its deadline, also
+//! where its client neither sends nor reads. A limit that is reached is an alarm.
 //!
 //! Deliberately decides nothing: limits of entries, deduplication, consistency
 //! are the ledger's.
 
 mod admin;
 mod body;
+mod budget;
+mod call;
+mod connection;
 mod connections;
 mod context;
 mod convert;
+mod encode;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod health;
@@ -77,6 +84,8 @@ pub mod names {
     pub const UNKNOWN: &str = "unknown";
     /// Error: the context's latest sequence, where another was expected.
     pub const ACTUAL_SEQUENCE: &str = "x-ledger-actual-sequence";
+    /// The end of a watch: the last sequence that was sent, to watch again from.
+    pub const LAST_SEQUENCE: &str = "x-ledger-last-sequence";
     /// Error: milliseconds after which an overloaded node may be asked again.
     pub const RETRY_AFTER_MS: &str = "x-ledger-retry-after-ms";
 }
@@ -88,8 +97,10 @@ pub struct Settings {
     pub connections: usize,
     /// Calls open at once on one connection.
     pub streams: u32,
-    /// Calls open at once on all connections.
+    /// Appends open at once on all connections, and as many reads.
     pub requests: usize,
+    /// Watches open at once on all connections.
+    pub watches: usize,
     /// Bytes of requests being received.
     pub request_bytes: usize,
     /// The largest payload of an entry.
@@ -98,6 +109,10 @@ pub struct Settings {
     pub response_bytes: usize,
     /// The largest snapshot blob.
     pub snapshot_bytes: usize,
+    /// Appends admitted and not yet answered.
+    pub inflight_bytes: usize,
+    /// Answers of reads and watches that are read, encoded, or being sent.
+    pub answer_bytes: usize,
     /// The deadline of a call that gives none.
     pub deadline_default: Duration,
     /// A call's deadline is cut to this.
@@ -114,10 +129,13 @@ impl From<&Config> for Settings {
             connections: size(grpc.connections.into()),
             streams: grpc.streams,
             requests: size(grpc.requests.into()),
+            watches: size(grpc.watches.into()),
             request_bytes: size(grpc.request_bytes),
             payload_bytes: size(limits.payload_bytes),
             response_bytes: size(limits.response_bytes),
-            snapshot_bytes: size(limits.snapshot_bytes),
+            snapshot_bytes: size(limits.snapshot_bytes).max(crate::config::ENTRY_BYTES_MAX),
+            inflight_bytes: size(limits.inflight_bytes),
+            answer_bytes: size(limits.answer_bytes),
             deadline_default: Duration::from_millis(grpc.deadline_default_ms),
             deadline_max: Duration::from_millis(grpc.deadline_max_ms),
             drain: Duration::from_millis(grpc.drain_ms),
@@ -134,7 +152,7 @@ const DRAIN_SLACK: Duration = Duration::from_secs(1);
 pub fn children(socket: TcpListener, ledger: Ledger, settings: Settings) -> Vec<ChildSpec> {
     let socket = Arc::new(socket);
     let slot = Service::new("connections");
-    let gate = listener::Gate::new(settings.connections);
+    let gate = listener::Gate::new(settings.connections, ledger.clone());
     let drain = settings.drain;
 
     let listener = {

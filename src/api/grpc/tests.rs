@@ -6,7 +6,7 @@ use converge_ledger_core::Sequence;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Request};
 
-use super::body::Budget;
+use super::budget::Budget;
 use super::context::Context;
 use super::metadata::*;
 use super::pb::context::GetRequest;
@@ -166,21 +166,6 @@ fn contexts_have_names_of_bounded_length() {
 }
 
 #[test]
-fn a_budget_gives_back_what_was_held() {
-    let budget = Budget::new(10);
-    let held = budget.hold(6).unwrap();
-    assert!(budget.hold(5).is_none());
-    let also = held.clone();
-    drop(held);
-    assert!(budget.hold(5).is_none(), "a clone holds it still");
-    drop(also);
-    assert!(budget.hold(10).is_some());
-    assert!(budget.hold(11).is_none());
-    assert!(budget.hold(usize::MAX).is_none());
-    assert!(budget.hold(10).is_some(), "a refusal takes nothing");
-}
-
-#[test]
 fn errors_from_in_front_of_the_handlers_are_marked() {
     let headers = |code: &'static str| {
         let mut headers = hyper::HeaderMap::new();
@@ -191,6 +176,10 @@ fn errors_from_in_front_of_the_handlers_are_marked() {
     transport::mark_outcome(&mut too_large, Written::Nothing);
     assert_eq!(too_large["grpc-status"], "8", "tonic's out of range is the contract's exhausted");
     assert_eq!(too_large[names::OUTCOME], names::REFUSED);
+    let mut undecodable = headers("13");
+    transport::mark_outcome(&mut undecodable, Written::Nothing);
+    assert_eq!(undecodable["grpc-status"], "3", "bytes that are no message are the client's mistake");
+    assert_eq!(undecodable[names::OUTCOME], names::REFUSED);
     let mut unimplemented = headers("12");
     transport::mark_outcome(&mut unimplemented, Written::Nothing);
     assert_eq!(unimplemented["grpc-status"], "12");
@@ -215,30 +204,69 @@ fn errors_from_in_front_of_the_handlers_are_marked() {
     assert!(ok.is_empty());
 }
 
-/// Keys and metadata take room as payloads do: here the answer has nothing else.
-#[tokio::test]
-async fn what_is_being_sent_is_bounded_whatever_it_is_made_of() {
+/// A node without a client port, for what is called beside it.
+async fn node() -> (crate::Node, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let mut config = Config::default();
     config.node.data_dir = directory.path().join("data");
     config.listen.grpc = "off".into();
-    let node = crate::Node::start(config).await.unwrap();
-    let metadata = [("name".to_owned(), "v".repeat(60 << 10))].into();
-    let entry = crate::NewEntry { context_id: "c".into(), metadata, ..crate::NewEntry::default() };
-    node.ledger().append(entry, crate::AppendOptions::default()).await.unwrap();
-    // Eight of the largest answers may be on their way: here eight times 64 KiB.
-    let service = Context::new(node.ledger(), Settings { response_bytes: 64 << 10, ..settings() }, Default::default());
-    let get = || service.get(Request::new(GetRequest { context_id: "c".into(), ..GetRequest::default() }));
+    (crate::Node::start(config).await.unwrap(), directory)
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn a_budget_is_waited_for_in_line_and_by_nobody_who_holds_some() {
+    let (node, _directory) = node().await;
+    let budget = Budget::new("a test", 10 << 10, &node.ledger());
+    let mut held = budget.hold(6 << 10).unwrap();
+    assert!(budget.hold(5 << 10).is_none(), "a refusal takes nothing");
+    assert!(held.grow(&budget, 4 << 10) && !held.grow(&budget, 1));
+    held.shrink(6 << 10);
+    assert_eq!(held.bytes(), 6 << 10);
+    let (mut whole, mut part) = (Box::pin(budget.wait(usize::MAX)), Box::pin(budget.wait(1)));
+    let mut poll = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(whole.as_mut().poll(&mut poll).is_pending() && budget.is_contended());
+    assert!(part.as_mut().poll(&mut poll).is_pending(), "who came first is first, also for more");
+    assert!(!held.grow(&budget, 1), "and before those who hold some");
+    drop(held);
+    drop(tokio::time::timeout(PATIENCE, whole).await.unwrap());
+    drop(tokio::time::timeout(PATIENCE, part).await.unwrap());
+    assert!(!budget.is_contended());
+    assert!(node.ledger().status().alarms.iter().any(|alarm| alarm.contains("a test")), "a refusal is an alarm");
+    node.stop(PATIENCE).await.unwrap();
+}
+
+/// Keys and metadata take room as payloads do: here the answer has nothing else.
+#[tokio::test]
+async fn what_is_being_sent_is_bounded_whatever_it_is_made_of() {
+    let (node, _directory) = node().await;
+    let metadata: std::collections::BTreeMap<_, _> = [("name".to_owned(), "v".repeat(60 << 10))].into();
+    for _ in 0..16 {
+        let metadata = metadata.clone();
+        let entry = crate::NewEntry { context_id: "c".into(), metadata, ..crate::NewEntry::default() };
+        node.ledger().append(entry, crate::AppendOptions::default()).await.unwrap();
+    }
+    // Two thirds are for reads: room for the most that one can need, and for some answers of 960 KiB.
+    let settings = Settings { response_bytes: 4 << 20, answer_bytes: 30 << 20, ..settings() };
+    let service = Context::new(node.ledger(), settings, Default::default());
+    let get = || {
+        let mut request = Request::new(GetRequest { context_id: "c".into(), ..GetRequest::default() });
+        request.metadata_mut().insert("grpc-timeout", MetadataValue::from_static("1S"));
+        service.get(request)
+    };
     let mut sent = Vec::new();
     let refused = loop {
         match get().await {
             Ok(answer) => sent.push(answer),
             Err(status) => break status,
         }
-        assert!(sent.len() <= 8, "nothing bounds what is being sent");
+        assert!(sent.len() <= 20, "nothing bounds what is being sent");
     };
-    assert_eq!((refused.code(), sent.len()), (Code::ResourceExhausted, 8));
-    sent.pop();
+    assert_eq!(refused.code(), Code::DeadlineExceeded);
+    assert_eq!(refused.metadata().get(names::OUTCOME).unwrap(), names::REFUSED);
+    assert!(sent.len() > 8, "{} answers", sent.len());
+    sent.truncate(8);
     assert!(get().await.is_ok(), "what was sent makes room");
-    node.stop(Duration::from_secs(30)).await.unwrap();
+    node.stop(PATIENCE).await.unwrap();
 }

@@ -5,13 +5,12 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use http_body::Body;
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Request, Response};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
@@ -19,32 +18,38 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use super::admin::Admin;
-use super::body::{Budget, Held, RequestBody, ResponseBody};
+use super::body::{Charged, Encoded, RequestBody, ResponseBody, Source};
+use super::budget::Budget;
+use super::call::{Call, Kind};
+use super::connection::Connection;
+use super::connections::Tasks;
 use super::context::Context;
 use super::metadata::{Arrived, Begun};
 use super::pb::admin::admin_service_server::AdminServiceServer;
 use super::pb::context::context_service_server::ContextServiceServer;
 use super::reflection::{self, Index};
-use super::status::{outcome, overloaded};
+use super::status::{outcome, overloaded, refused};
+use super::watch::Slot;
 use super::{Settings, names};
 use crate::{Ledger, Written};
 
 /// What a message may take beside its payload: names, metadata, framing.
 const MESSAGE_OVERHEAD_BYTES: usize = 256 << 10;
-/// An answer's entries take this much beside their payloads, at most as much
-/// again: names and metadata are bounded by the limits of an entry.
-const ANSWER_OVERHEAD_FACTOR: usize = 2;
 /// Snapshots being made or loaded at once. Each may hold a whole blob, which is
 /// why their number is small, and why further ones are shed.
 const BULK_AT_ONCE: usize = 4;
-/// Calls of health, reflection and the operator at once. Apart from the others:
-/// a health watch stays open through a drain.
+/// Health checks, watches of health, reflection, at once. A health watch stays open through a drain.
 const REST_AT_ONCE: usize = 1024;
+/// Calls of the operator at once.
+const ADMIN_AT_ONCE: usize = 64;
+/// Metadata of one call, counted as HTTP/2 does.
+const METADATA_BYTES_MAX: usize = 16 << 10;
+/// What HTTP/2 counts for a header besides its texts.
+const HEADER_OVERHEAD_BYTES: usize = 32;
 /// When to come back after a shed call.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
-const PREFIX: &str = "/converge.context.v1.ContextService/";
-
+type Answer = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
 type Failure = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
 
 /// All services of the port. Cloned per connection and per call.
@@ -55,10 +60,12 @@ pub(super) struct Stack {
     /// Load: a request may hold a whole snapshot.
     bulk: ContextServiceServer<Context>,
     rest: Routes,
-    calls: Arc<Semaphore>,
-    bulk_calls: Arc<Semaphore>,
-    rest_calls: Arc<Semaphore>,
+    places: Arc<AllPlaces>,
     received: Budget,
+    ledger: Ledger,
+    settings: Settings,
+    drain: CancellationToken,
+    tasks: Tasks,
 }
 
 impl Stack {
@@ -66,68 +73,157 @@ impl Stack {
         ledger: &Ledger,
         settings: &Settings,
         drain: &CancellationToken,
+        tasks: &Tasks,
         health: tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService>,
     ) -> Self {
         let context = Arc::new(Context::new(ledger.clone(), settings.clone(), drain.clone()));
-        let answer = settings.response_bytes.saturating_mul(ANSWER_OVERHEAD_FACTOR);
-        let answer = answer.max(settings.snapshot_bytes) + MESSAGE_OVERHEAD_BYTES;
         let service = |request_bytes: usize| {
             ContextServiceServer::from_arc(context.clone())
                 .accept_compressed(CompressionEncoding::Gzip)
                 .max_decoding_message_size(request_bytes + MESSAGE_OVERHEAD_BYTES)
-                .max_encoding_message_size(answer)
+                // What an answer may be is judged before it is made.
+                .max_encoding_message_size(usize::MAX)
         };
         let rest = Routes::new(AdminServiceServer::new(Admin(ledger.clone()))).add_service(health);
         Stack {
             small: service(settings.payload_bytes),
             bulk: service(settings.snapshot_bytes),
             rest: with_reflection(rest).prepare(),
-            calls: Arc::new(Semaphore::new(settings.requests)),
-            bulk_calls: Arc::new(Semaphore::new(BULK_AT_ONCE)),
-            rest_calls: Arc::new(Semaphore::new(REST_AT_ONCE)),
-            received: Budget::new(settings.request_bytes),
+            places: Arc::new(AllPlaces::new(settings)),
+            received: Budget::new("grpc.request_bytes", settings.request_bytes, ledger),
+            ledger: ledger.clone(),
+            settings: settings.clone(),
+            drain: drain.clone(),
+            tasks: tasks.clone(),
         }
     }
 
-    /// Calls of the context service that are open.
-    pub(super) fn open_calls(&self, settings: &Settings) -> usize {
-        settings.requests - self.calls.available_permits()
+    /// Calls that are open and have something to lose: an append its answer, a read its time. A watch goes on elsewhere.
+    pub(super) fn open_calls(&self) -> usize {
+        2 * self.settings.requests - self.places.appends.available_permits() - self.places.reads.available_permits()
     }
 
     /// The call's places; an answer holds them until it was sent.
-    fn admit(&self, method: Option<&str>) -> Result<Places, Status> {
-        let shed = |what: &str| {
-            let message = format!("the node is serving as many {what} as it may: try again");
-            overloaded(message, RETRY_AFTER)
+    fn admit(&self, kind: Kind, operator: bool) -> Result<Places, Status> {
+        if operator && kind.is_contract() {
+            return Err(self.shed("grpc.connections", "connections", "connect again"));
+        }
+        let (places, limit, what) = match kind {
+            Kind::Append | Kind::Load => (&self.places.appends, "grpc.requests (appends)", "appends"),
+            Kind::Read | Kind::Snapshot => (&self.places.reads, "grpc.requests (reads)", "reads"),
+            Kind::Watch => (&self.places.watches, "grpc.watches", "watches"),
+            Kind::Admin => (&self.places.admin, "calls of the operator", "calls of the operator"),
+            Kind::Health | Kind::HealthWatch | Kind::Reflection => {
+                (&self.places.rest, "calls of health and reflection", "calls of health and reflection")
+            }
         };
-        let calls = match method {
-            Some(_) => &self.calls,
-            None => &self.rest_calls,
-        };
-        let call = calls.clone().try_acquire_owned();
-        let call = call.map_err(|_| shed("calls"))?;
-        let bulk = match method {
-            Some("Load" | "Snapshot") => {
-                let bulk = self.bulk_calls.clone().try_acquire_owned();
-                Some(bulk.map_err(|_| shed("snapshots"))?)
+        let call = places.clone().try_acquire_owned().map_err(|_| self.shed(limit, what, "try again"))?;
+        let bulk = match kind {
+            Kind::Load | Kind::Snapshot => {
+                let bulk = self.places.bulk.clone().try_acquire_owned();
+                Some(bulk.map_err(|_| self.shed("snapshots made or loaded at once", "snapshots", "try again"))?)
             }
             _ => None,
         };
         Ok(Places { call, bulk })
     }
 
-    fn dispatch<B>(&mut self, method: Option<&str>, request: Request<RequestBody<B>>) -> Failure
+    fn shed(&self, limit: &'static str, what: &str, advice: &str) -> Status {
+        self.ledger.inner.reached.note(limit, "further calls are shed, their clients come back");
+        overloaded(format!("the node is serving as many {what} as it may: {advice}"), RETRY_AFTER)
+    }
+
+    fn dispatch<B>(&mut self, kind: Kind, request: Request<RequestBody<B>>) -> Failure
     where
         B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
-        match method {
-            Some("Load") => Service::call(&mut self.bulk, request),
-            Some(_) => Service::call(&mut self.small, request),
-            None => {
+        match kind {
+            Kind::Load => Service::call(&mut self.bulk, request),
+            kind if kind.is_contract() => Service::call(&mut self.small, request),
+            _ => {
                 let answer = Service::call(&mut self.rest, request);
                 Box::pin(answer)
             }
+        }
+    }
+
+    /// Serves a call that came over this connection.
+    pub(super) fn serve<B>(&mut self, connection: &Arc<Connection>, request: Request<B>) -> Answer
+    where
+        B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B::Error: Into<tonic::codegen::StdError>,
+    {
+        let kind = Kind::of(request.uri().path());
+        let call = Call::new(kind, request.headers(), connection, &self.settings, &self.drain);
+        connection.begins(&call);
+        let places = metadata_fits(request.headers()).and_then(|()| self.admit(kind, connection.operator));
+        let places = match places {
+            Ok(places) => places,
+            Err(status) => {
+                if connection.operator && kind.is_contract() {
+                    connection.leave.cancel();
+                }
+                let (parts, body) = status.into_http::<tonic::body::Body>().into_parts();
+                let body = ResponseBody::new(Source::Tonic(body), call, None, None);
+                return Box::pin(std::future::ready(Ok(Response::from_parts(parts, body))));
+            }
+        };
+        let mut request = request.map(|body| RequestBody::new(body, self.received.clone(), call.clone()));
+        let begun = Begun::default();
+        request.extensions_mut().insert(Arrived(Instant::now()));
+        request.extensions_mut().insert(begun.clone());
+        let answer = self.dispatch(kind, request);
+        let tasks = self.tasks.clone();
+        Box::pin(async move {
+            let (mut parts, body) = answer.await?.into_parts();
+            mark_outcome(&mut parts.headers, begun.written());
+            let (source, held) = if let Some(encoded) = parts.extensions.remove::<Encoded>() {
+                (Source::Encoded(encoded.parts), Some(encoded.held))
+            } else if let Some(feed) = parts.extensions.remove::<Slot>().and_then(|slot| slot.take()) {
+                let (sender, receiver) = mpsc::channel(1);
+                tasks.spawn(feed.run(sender));
+                (Source::Watch(receiver), None)
+            } else {
+                (Source::Tonic(body), parts.extensions.remove::<Charged>().map(|charged| charged.0))
+            };
+            let body = ResponseBody::new(source, call, Some(places), held);
+            Ok(Response::from_parts(parts, body))
+        })
+    }
+}
+
+/// As many headers as HTTP/2 lets in would be refused by it without a word of what became of the call.
+fn metadata_fits(headers: &HeaderMap) -> Result<(), Status> {
+    let bytes: usize =
+        headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD_BYTES).sum();
+    if bytes <= METADATA_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("the call's metadata is {bytes} bytes, the limit is {METADATA_BYTES_MAX}: send less of it");
+    Err(refused(Code::ResourceExhausted, message))
+}
+
+/// Places of each kind of call; none leaves another without.
+struct AllPlaces {
+    appends: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+    watches: Arc<Semaphore>,
+    bulk: Arc<Semaphore>,
+    admin: Arc<Semaphore>,
+    rest: Arc<Semaphore>,
+}
+
+impl AllPlaces {
+    fn new(settings: &Settings) -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        AllPlaces {
+            appends: places(settings.requests),
+            reads: places(settings.requests),
+            watches: places(settings.watches),
+            bulk: places(BULK_AT_ONCE),
+            admin: places(ADMIN_AT_ONCE),
+            rest: places(REST_AT_ONCE),
         }
     }
 }
@@ -154,46 +250,6 @@ fn with_reflection(routes: Routes) -> Routes {
     }
 }
 
-impl<B> Service<Request<B>> for Stack
-where
-    B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
-    B::Error: Into<tonic::codegen::StdError>,
-{
-    type Response = Response<ResponseBody>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let arrived = Arrived(Instant::now());
-        let mut request = request.map(|body| RequestBody::new(body, self.received.clone()));
-        let begun = Begun::default();
-        request.extensions_mut().insert(arrived);
-        request.extensions_mut().insert(begun.clone());
-        let path = request.uri().path().to_owned();
-        let method = path.strip_prefix(PREFIX);
-        let places = match self.admit(method) {
-            Ok(places) => places,
-            Err(status) => {
-                let (parts, body) = status.into_http::<tonic::body::Body>().into_parts();
-                let body = ResponseBody::new(body, None, None);
-                return Box::pin(std::future::ready(Ok(Response::from_parts(parts, body))));
-            }
-        };
-        let answer = self.dispatch(method, request);
-        Box::pin(async move {
-            let (mut parts, body) = answer.await?.into_parts();
-            mark_outcome(&mut parts.headers, begun.written());
-            let held = parts.extensions.remove::<Held>();
-            let body = ResponseBody::new(body, Some(places), held);
-            Ok(Response::from_parts(parts, body))
-        })
-    }
-}
-
 /// An error that the handlers did not mark. In front of them it is a refusal:
 /// the message was too large, not decodable, or for no method. Of a call that a
 /// handler gave to the ledger, nobody knows what became of it.
@@ -207,6 +263,10 @@ pub(super) fn mark_outcome(headers: &mut HeaderMap, written: Written) {
         return;
     }
     headers.insert(names::OUTCOME, HeaderValue::from_static(outcome(written)));
+    if code == Code::Internal && written == Written::Nothing {
+        // Bytes that are no message of the method, or not what their compression says.
+        headers.insert(GRPC_STATUS, HeaderValue::from(Code::InvalidArgument as i32));
+    }
     if code == Code::OutOfRange {
         let exhausted = HeaderValue::from(Code::ResourceExhausted as i32);
         headers.insert(GRPC_STATUS, exhausted);

@@ -1,68 +1,208 @@
-//! A subscription as a gRPC stream.
+//! A subscription as a gRPC stream: reads for a client that reads.
 //!
-//! Holds one entry at a time: the next one is asked for only when the
-//! connection has taken the last, so a slow client costs no memory here.
+//! A task of its own per watch. It holds nothing while it waits for entries or for room; what it read it hands over in
+//! small pieces, the next when the last one was taken. Where a client does not take it and others wait for the room, it
+//! lets go of what it read: entries never change, so it reads and encodes the same again later, and goes on in the
+//! middle of one. So a watch that nobody reads holds one piece, which its place is charged for.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+use converge_ledger_core::{Entry, Sequence};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_stream::Stream;
-use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::convert;
-use super::pb::context::WatchEvent;
+use super::body::Fed;
+use super::budget::{Budget, Held, PageRoom};
 use super::status::{from_error, refused};
+use super::{encode, names};
 use crate::Watch;
+use crate::ledger::size;
 
-/// What one step of a subscription gave, and the subscription where it goes on.
-type Step = (Option<Source>, Option<Result<WatchEvent, Status>>);
+/// The largest piece: what a watch that nobody reads may hold.
+const PIECE_BYTES: usize = 16 << 10;
+/// A piece that was not taken for so long: what waits behind it is let go if others want the room.
+const PATIENCE: Duration = Duration::from_millis(100);
 
-/// The subscription and what ends it.
-struct Source {
+/// A subscription, and what ends it.
+pub(super) struct Feed {
     watch: Watch,
+    room: PageRoom,
     drain: CancellationToken,
     deadline: Option<Instant>,
+    page: VecDeque<Entry>,
+    /// The entry that is being sent, as the client gets it, and how much of it was.
+    current: Option<(Sequence, Bytes, usize)>,
+    /// For the page and for the current entry.
+    held: Option<Held>,
+    /// The last entry that the client got all of, or where it began.
+    last: Sequence,
+    /// So much of the next entry was sent before it was let go.
+    skip: usize,
 }
 
-/// See the module.
-pub(super) struct WatchStream {
-    step: ReusableBoxFuture<'static, Step>,
-    ended: bool,
-}
+/// A feed in a response's extensions, on its way to whoever runs it.
+#[derive(Clone)]
+pub(super) struct Slot(Arc<Mutex<Option<Feed>>>);
 
-impl WatchStream {
-    /// Serves `watch` until the client leaves, the deadline it gave passes, or
-    /// the node drains.
-    pub(super) fn new(watch: Watch, drain: CancellationToken, timeout: Option<Duration>) -> Self {
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let source = Source { watch, drain, deadline };
-        WatchStream { step: ReusableBoxFuture::new(source.step()), ended: false }
+impl Slot {
+    pub(super) fn new(feed: Feed) -> Slot {
+        Slot(Arc::new(Mutex::new(Some(feed))))
+    }
+
+    pub(super) fn take(&self) -> Option<Feed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-impl Source {
-    async fn step(mut self) -> Step {
-        let event = tokio::select! {
-            biased;
-            () = self.drain.cancelled() => Some(Err(stopping())),
-            () = until(self.deadline) => Some(Err(refused(
-                Code::DeadlineExceeded,
-                "the deadline passed: watch again from the last sequence that arrived",
-            ))),
-            event = self.watch.next() => event.map(|event| match event {
-                Ok(entry) => Ok(WatchEvent { entry: Some(convert::entry(entry)) }),
-                Err(error) => Err(from_error(&error)),
-            }),
+/// Why a feed ends.
+enum End {
+    /// The client left.
+    Gone,
+    Status(Status),
+}
+
+impl Feed {
+    /// Feeds until the client leaves, the deadline that it gave passes, or the node drains.
+    pub(super) fn new(
+        watch: Watch,
+        from: Sequence,
+        budget: Budget,
+        drain: CancellationToken,
+        timeout: Option<Duration>,
+    ) -> Feed {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let (page, current, held) = (VecDeque::new(), None, None);
+        Feed { watch, room: PageRoom(budget), drain, deadline, page, current, held, last: from, skip: 0 }
+    }
+
+    /// Runs it to its end.
+    pub(super) async fn run(mut self, to: mpsc::Sender<Fed>) {
+        let end = loop {
+            if let Err(end) = self.step(&to).await {
+                break end;
+            }
         };
-        match event {
-            Some(Ok(event)) => (Some(self), Some(Ok(event))),
-            Some(Err(status)) => (None, Some(Err(status))),
-            None => (None, Some(Err(stopping()))),
+        if let End::Status(mut status) = end {
+            status.metadata_mut().insert(names::LAST_SEQUENCE, self.last.get().into());
+            let _ = to.send(Fed::End(status)).await;
         }
     }
+
+    /// Hands over the next piece, and returns when it was taken.
+    async fn step(&mut self, to: &mpsc::Sender<Fed>) -> Result<(), End> {
+        if self.current.is_none() {
+            self.at_an_end()?;
+        }
+        if self.current.is_none() && self.page.is_empty() {
+            self.fill(to).await?;
+        }
+        let piece = self.piece();
+        let (sender, taken) = oneshot::channel();
+        let fed = Fed::Bytes(piece, sender);
+        to.send(fed).await.map_err(|_| End::Gone)?;
+        self.taken(taken).await;
+        Ok(())
+    }
+
+    /// Between two entries: whether it is over.
+    fn at_an_end(&self) -> Result<(), End> {
+        if self.skip > 0 {
+            return Ok(());
+        }
+        if self.drain.is_cancelled() {
+            return Err(End::Status(stopping()));
+        }
+        match self.deadline {
+            Some(deadline) if deadline <= Instant::now() => Err(End::Status(too_late())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the next entries, with room for them.
+    async fn fill(&mut self, to: &mpsc::Sender<Fed>) -> Result<(), End> {
+        self.held = None;
+        let between = self.skip == 0;
+        let deadline = self.deadline.filter(|_| between);
+        let (page, held) = tokio::select! {
+            biased;
+            () = self.drain.cancelled(), if between => return Err(End::Status(stopping())),
+            () = until(deadline) => return Err(End::Status(too_late())),
+            () = to.closed() => return Err(End::Gone),
+            page = self.watch.page(&self.room) => match page {
+                Some(Ok(page)) => page,
+                Some(Err(error)) => return Err(End::Status(from_error(&error))),
+                None => return Err(End::Status(stopping())),
+            },
+        };
+        self.page = page;
+        self.held = Some(held);
+        self.settle();
+        Ok(())
+    }
+
+    /// Keeps room for what is left only, and for encoding one of it.
+    fn settle(&mut self) {
+        let page: usize = self.page.iter().map(size).sum();
+        let next = self.page.front().map_or(0, size);
+        let current = self.current.as_ref().map_or(0, |(_, event, _)| event.len());
+        if let Some(held) = &mut self.held {
+            held.shrink(page + current.max(next));
+        }
+    }
+
+    /// Bytes for the client, not more than a piece holds.
+    fn piece(&mut self) -> Bytes {
+        let mut out = BytesMut::new();
+        while out.len() < PIECE_BYTES {
+            if self.current.is_none() {
+                let Some(entry) = self.page.pop_front() else { break };
+                let sequence = entry.sequence;
+                self.current = Some((sequence, encode::event(entry), std::mem::take(&mut self.skip)));
+            }
+            let Some((sequence, event, at)) = &mut self.current else { break };
+            let count = (PIECE_BYTES - out.len()).min(event.len() - *at);
+            out.extend_from_slice(&event[*at..*at + count]);
+            *at += count;
+            if *at == event.len() {
+                self.last = *sequence;
+                self.current = None;
+            }
+        }
+        self.settle();
+        out.freeze()
+    }
+
+    /// Waits until the last piece was taken; lets go of what is behind it when others want the room.
+    async fn taken(&mut self, mut taken: oneshot::Receiver<()>) {
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut taken => return,
+                () = tokio::time::sleep(PATIENCE), if self.held.is_some() => {}
+            }
+            if self.room.0.is_contended() {
+                self.let_go();
+            }
+        }
+    }
+
+    fn let_go(&mut self) {
+        if let Some((_, _, at)) = self.current.take() {
+            self.skip = at;
+        }
+        self.page.clear();
+        self.held = None;
+        self.watch.rewind(self.last);
+    }
+}
+
+fn too_late() -> Status {
+    refused(Code::DeadlineExceeded, "the deadline passed: watch again from the last sequence that arrived")
 }
 
 fn stopping() -> Status {
@@ -73,22 +213,5 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
-    }
-}
-
-impl Stream for WatchStream {
-    type Item = Result<WatchEvent, Status>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        if this.ended {
-            return Poll::Ready(None);
-        }
-        let (source, event) = ready!(this.step.poll(cx));
-        match source {
-            Some(source) => this.step.set(source.step()),
-            None => this.ended = true,
-        }
-        Poll::Ready(event)
     }
 }

@@ -1,0 +1,138 @@
+//! Budgets of bytes: what is read, encoded or waits to be sent is charged before it exists.
+//!
+//! Whoever has to wait holds nothing of the same budget, and is served in the order of asking. Whoever holds some may
+//! ask for more without waiting; where there is none, it gives back what it has and waits for the most that it can
+//! need. So nobody waits for somebody who waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use converge_actors::watch::Room;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::Ledger;
+
+/// Budgets count in units of so many bytes.
+const UNIT_BYTES: usize = 1 << 10;
+/// Who waits longer than this for room has met a limit.
+const LONG_WAIT: Duration = Duration::from_secs(1);
+
+/// A number of bytes that may exist at once. Clones share it.
+#[derive(Clone)]
+pub(super) struct Budget {
+    room: Arc<Semaphore>,
+    units: u32,
+    waiting: Arc<AtomicUsize>,
+    /// The setting that it comes from.
+    limit: &'static str,
+    ledger: Ledger,
+}
+
+impl Budget {
+    pub(super) fn new(limit: &'static str, bytes_max: usize, ledger: &Ledger) -> Self {
+        let units = units(bytes_max).max(1);
+        let room = Arc::new(Semaphore::new(units as usize));
+        Budget { room, units, waiting: Arc::default(), limit, ledger: ledger.clone() }
+    }
+
+    /// Room for `bytes`, or for all there is; waits in line.
+    pub(super) async fn wait(&self, bytes: usize) -> Held {
+        let units = units(bytes).min(self.units);
+        if let Ok(permit) = self.room.clone().try_acquire_many_owned(units) {
+            return Held(permit);
+        }
+        let _waiting = Waiting::new(&self.waiting);
+        let mut acquire = std::pin::pin!(self.room.clone().acquire_many_owned(units));
+        let permit = tokio::select! {
+            permit = acquire.as_mut() => permit,
+            () = tokio::time::sleep(LONG_WAIT) => {
+                self.note();
+                acquire.await
+            }
+        };
+        Held(permit.expect("a budget is never closed"))
+    }
+
+    /// Room for `bytes`, if there is some now.
+    pub(super) fn hold(&self, bytes: usize) -> Option<Held> {
+        match self.room.clone().try_acquire_many_owned(units(bytes)) {
+            Ok(permit) => Some(Held(permit)),
+            Err(_) => {
+                self.note();
+                None
+            }
+        }
+    }
+
+    /// Somebody waits: whoever holds room and does not use it lets it go.
+    pub(super) fn is_contended(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    fn note(&self) {
+        self.ledger.inner.reached.note(self.limit, "calls wait or are shed until others have read their answers");
+    }
+}
+
+fn units(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
+}
+
+/// One that waits for room, counted.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Room in a budget, until it is dropped.
+pub(super) struct Held(OwnedSemaphorePermit);
+
+impl Held {
+    /// Takes more; false where there is none.
+    pub(super) fn grow(&mut self, budget: &Budget, bytes: usize) -> bool {
+        match budget.room.clone().try_acquire_many_owned(units(bytes)) {
+            Ok(more) => {
+                self.0.merge(more);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0.num_permits() * UNIT_BYTES
+    }
+
+    /// Keeps room for `bytes`, and gives back the rest.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        let keep = units(bytes) as usize;
+        if let Some(rest) = self.0.num_permits().checked_sub(keep).filter(|rest| *rest > 0) {
+            drop(self.0.split(rest));
+        }
+    }
+}
+
+/// A page is charged for the most that it can take, and for as much again while it is encoded.
+pub(super) struct PageRoom(pub(super) Budget);
+
+/// The most that one step of a read can take, in memory and encoded: it always has at least one entry.
+pub(super) const STEP_BYTES: usize = 2 * crate::config::ENTRY_BYTES_MAX;
+
+impl Room for PageRoom {
+    type Held = Held;
+
+    async fn take(&self) -> Held {
+        self.0.wait(STEP_BYTES).await
+    }
+}

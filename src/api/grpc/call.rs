@@ -1,0 +1,191 @@
+//! One call, from its headers to the last byte of its answer: what kind it is, when it has to be over, and whether it
+//! is the node or the client that the other waits for.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::HeaderMap;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Settings;
+use super::connection::Connection;
+use super::metadata::grpc_timeout;
+
+/// Of a call whose client has to send or to read, the client moves at least so often.
+pub(super) const STALLED: Duration = Duration::from_secs(10);
+/// While the node drains, an answer that is not read ends after this.
+const DRAIN_UNREAD: Duration = Duration::from_secs(1);
+
+/// Calls of a kind have places and budgets of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Append,
+    /// A whole context in, or out.
+    Load,
+    Snapshot,
+    Read,
+    Watch,
+    /// What an operator asks.
+    Admin,
+    /// A health check.
+    Health,
+    /// Long streams of few bytes.
+    HealthWatch,
+    Reflection,
+}
+
+impl Kind {
+    pub(super) fn of(path: &str) -> Kind {
+        let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else {
+            return Kind::Reflection;
+        };
+        match (service, method) {
+            (super::CONTEXT_SERVICE, "Append") => Kind::Append,
+            (super::CONTEXT_SERVICE, "Load") => Kind::Load,
+            (super::CONTEXT_SERVICE, "Snapshot") => Kind::Snapshot,
+            (super::CONTEXT_SERVICE, "Watch") => Kind::Watch,
+            (super::CONTEXT_SERVICE, _) => Kind::Read,
+            ("converge.admin.v1.AdminService", _) => Kind::Admin,
+            ("grpc.health.v1.Health", "Watch") => Kind::HealthWatch,
+            ("grpc.health.v1.Health", _) => Kind::Health,
+            _ => Kind::Reflection,
+        }
+    }
+
+    /// It belongs to the client contract; the others are the operator's.
+    pub(super) fn is_contract(self) -> bool {
+        matches!(self, Kind::Append | Kind::Load | Kind::Snapshot | Kind::Read | Kind::Watch)
+    }
+
+    /// It lasts until its client ends it.
+    fn is_endless(self) -> bool {
+        matches!(self, Kind::Watch | Kind::HealthWatch)
+    }
+}
+
+pub(super) struct Call {
+    pub(super) kind: Kind,
+    connection: Arc<Connection>,
+    /// A request that is still arriving then is refused.
+    pub(super) request_until: Instant,
+    /// Nothing of it is left behind this; none for a watch whose client gave no deadline.
+    until: Option<Instant>,
+    /// Pieces of the answer that wait to be taken, and since when none was.
+    unread: Mutex<(usize, Option<Instant>)>,
+    changed: Notify,
+    at_work: AtomicBool,
+    drain: CancellationToken,
+}
+
+impl Call {
+    pub(super) fn new(
+        kind: Kind,
+        headers: &HeaderMap,
+        connection: &Arc<Connection>,
+        settings: &Settings,
+        drain: &CancellationToken,
+    ) -> Arc<Self> {
+        let given = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
+        let given = given.map(|given| given.min(settings.deadline_max));
+        let now = Instant::now();
+        let request_until = now + given.unwrap_or(settings.deadline_default);
+        let until = match given {
+            Some(given) => Some(now + given),
+            None if kind.is_endless() => None,
+            None => Some(now + settings.deadline_max),
+        };
+        connection.at_work.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Call {
+            kind,
+            connection: connection.clone(),
+            request_until,
+            until,
+            unread: Mutex::default(),
+            changed: Notify::new(),
+            at_work: AtomicBool::new(true),
+            drain: drain.clone(),
+        })
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Whether the node has something to do, or waits for the client.
+    pub(super) fn set_at_work(&self, at_work: bool) {
+        match (self.at_work.swap(at_work, Ordering::Relaxed), at_work) {
+            (false, true) => _ = self.connection.at_work.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = self.connection.at_work.fetch_sub(1, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
+    fn unread(&self) -> MutexGuard<'_, (usize, Option<Instant>)> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A piece of the answer waits to be taken.
+    pub(super) fn piece_waits(&self) {
+        let mut unread = self.unread();
+        let (count, since) = *unread;
+        *unread = (count + 1, since.or_else(|| Some(Instant::now())));
+        self.set_at_work(false);
+        drop(unread);
+        self.changed.notify_one();
+    }
+
+    /// One was taken.
+    pub(super) fn piece_taken(&self) {
+        let mut unread = self.unread();
+        let count = unread.0.saturating_sub(1);
+        *unread = (count, (count > 0).then(Instant::now));
+        self.set_at_work(count == 0);
+        drop(unread);
+        self.connection.moved();
+    }
+
+    /// When it is over, as things stand.
+    fn limit(&self) -> Option<Instant> {
+        let unread = self.unread().1;
+        let stalled = match unread {
+            Some(since) if self.drain.is_cancelled() => Some(since + DRAIN_UNREAD),
+            // An unread watch holds a piece, which its place is charged for.
+            Some(since) if !self.kind.is_endless() => Some(since + STALLED),
+            _ => None,
+        };
+        // An append's answer is sent when it is there; until then the append is bounded by itself.
+        let until = self.until.filter(|_| unread.is_some() || self.kind != Kind::Append);
+        stalled.into_iter().chain(until).min()
+    }
+
+    /// Returns when the call has to be over, whoever it waits for.
+    pub(super) async fn over(&self) {
+        loop {
+            let changed = self.changed.notified();
+            let limit = self.limit();
+            let time = async {
+                match limit {
+                    Some(limit) => tokio::time::sleep_until(limit).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let draining = self.drain.is_cancelled();
+            tokio::select! {
+                () = changed => {}
+                () = self.drain.cancelled(), if !draining => {}
+                () = time => if self.limit().is_some_and(|limit| limit <= Instant::now()) {
+                    return;
+                },
+            }
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.set_at_work(false);
+    }
+}

@@ -1,0 +1,201 @@
+//! One connection, as those see it who decide whether it may stay.
+//!
+//! At the limit of connections the one goes that was quiet for the longest, of those for which the node has nothing to
+//! do: nobody's call is at work there. It waits for its client: for a preface, a call, the rest of a request, or for
+//! an answer to be read.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
+
+use super::call::Call;
+
+/// A connection has this long for the HTTP/2 preface and the frame that has to follow.
+const HELLO: Duration = Duration::from_secs(5);
+/// The preface, and the head of the frame.
+const HELLO_BYTES: u64 = 24 + 9;
+/// The end of a small answer, which its call does not wait for, is read within twice this.
+const UNREAD: Duration = Duration::from_secs(10);
+/// A connection that moved within this time is not closed in favour of another.
+const QUIET_MIN: Duration = Duration::from_millis(250);
+/// This part of all connections is closed at once, so that a crowd is not worked off one by one.
+const EVICTED_PART: usize = 8;
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn now_ms() -> u64 {
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) struct Connection {
+    received: AtomicU64,
+    /// When bytes came or an answer went, on a clock of this process.
+    moved_ms: AtomicU64,
+    /// Calls for which the node has something to do.
+    pub(super) at_work: AtomicUsize,
+    /// Ends of small answers that are not read, by turn.
+    unread: [AtomicUsize; 2],
+    turn: AtomicUsize,
+    /// It has to go.
+    pub(super) leave: CancellationToken,
+    /// It has a place of those kept for the operator, and is for nobody else.
+    pub(super) operator: bool,
+    /// The call that hyper will spawn next: it makes the call's future and spawns it without a pause.
+    next_call: Mutex<Option<Arc<Call>>>,
+}
+
+impl Connection {
+    pub(super) fn new(operator: bool) -> Arc<Self> {
+        Arc::new(Connection {
+            received: AtomicU64::new(0),
+            moved_ms: AtomicU64::new(now_ms()),
+            at_work: AtomicUsize::new(0),
+            unread: Default::default(),
+            turn: AtomicUsize::new(0),
+            leave: CancellationToken::new(),
+            operator,
+            next_call: Mutex::default(),
+        })
+    }
+
+    pub(super) fn moved(&self) {
+        self.moved_ms.store(now_ms(), Ordering::Relaxed);
+    }
+
+    fn received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.moved();
+    }
+
+    pub(super) fn begins(&self, call: &Arc<Call>) {
+        *self.next_call.lock().unwrap_or_else(PoisonError::into_inner) = Some(call.clone());
+    }
+
+    pub(super) fn begun(&self) -> Option<Arc<Call>> {
+        self.next_call.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// A small answer leaves its call behind; says in which turn, for [`Connection::read`].
+    pub(super) fn unread(&self) -> usize {
+        let turn = self.turn.load(Ordering::Relaxed) % 2;
+        self.unread[turn].fetch_add(1, Ordering::Relaxed);
+        turn
+    }
+
+    pub(super) fn read(&self, turn: usize) {
+        self.unread[turn].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Returns when the client has done too little for too long, and says what.
+    pub(super) async fn outstays(&self) -> &'static str {
+        tokio::time::sleep(HELLO).await;
+        if self.received.load(Ordering::Relaxed) < HELLO_BYTES {
+            return "no HTTP/2 preface in time";
+        }
+        loop {
+            tokio::time::sleep(UNREAD).await;
+            let next = (self.turn.load(Ordering::Relaxed) + 1) % 2;
+            if self.unread[next].load(Ordering::Relaxed) > 0 {
+                return "an answer is not read";
+            }
+            self.turn.store(next, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The connections that are open.
+#[derive(Clone, Default)]
+pub(super) struct Open(Arc<Mutex<Listed>>);
+
+#[derive(Default)]
+struct Listed {
+    next: u64,
+    connections: BTreeMap<u64, Arc<Connection>>,
+}
+
+impl Open {
+    /// Counts as open until the guard is dropped.
+    pub(super) fn list(&self, connection: Arc<Connection>) -> impl Drop + use<> {
+        let mut listed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.next += 1;
+        let id = listed.next;
+        listed.connections.insert(id, connection);
+        Entry { open: self.clone(), id }
+    }
+
+    /// Closes those that were quiet for the longest and have no call at work.
+    pub(super) fn evict(&self) {
+        let now = now_ms();
+        let listed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = |connection: &&Arc<Connection>| {
+            let quiet = now.saturating_sub(connection.moved_ms.load(Ordering::Relaxed));
+            let at_work = connection.at_work.load(Ordering::Relaxed) > 0;
+            !at_work && quiet >= QUIET_MIN.as_millis() as u64 && !connection.leave.is_cancelled()
+        };
+        let mut idle: Vec<_> = listed.connections.values().filter(idle).collect();
+        idle.sort_by_key(|connection| connection.moved_ms.load(Ordering::Relaxed));
+        let count = (listed.connections.len() / EVICTED_PART).max(1);
+        idle.into_iter().take(count).for_each(|connection| connection.leave.cancel());
+    }
+}
+
+struct Entry {
+    open: Open,
+    id: u64,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut listed = self.open.0.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.connections.remove(&self.id);
+    }
+}
+
+/// A socket that tells its connection what arrives.
+pub(super) struct Metered<S> {
+    pub(super) inner: S,
+    pub(super) connection: Arc<Connection>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.connection.received(buf.filled().len() - before);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}

@@ -1,0 +1,272 @@
+//! The client port of a real process: what hostile, slow and careless clients can take from the others.
+//!
+//! `CLIENT_PORT_FULL=1` runs it at full size: 600 watches of 4 MiB entries, 2,000 sockets of each sort against the
+//! default configuration.
+#![cfg(feature = "cli")]
+#![allow(missing_docs, clippy::print_stderr)]
+
+mod raw;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use support::node::Node;
+use support::wire::{self, AppendRequest, AppendResponse, GetRequest, GetResponse, WatchRequest};
+use support::{setting, until};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A client that comes while the port is under attack is served within this.
+const SERVED: Duration = Duration::from_secs(20);
+const OUTCOME: &str = "x-ledger-outcome";
+const SNAPSHOT: &str = "/converge.context.v1.ContextService/Snapshot";
+
+fn full() -> bool {
+    setting("CLIENT_PORT_FULL", 0) > 0
+}
+
+fn new(context: &str, payload: usize) -> AppendRequest {
+    let (context_id, payload) = (context.to_owned(), vec![7; payload]);
+    AppendRequest { context_id, key: "k".into(), payload, metadata: BTreeMap::new() }
+}
+
+async fn append(channel: &Channel, context: &str, payload: usize) -> Result<AppendResponse, Status> {
+    Ok(wire::append(channel, Request::new(new(context, payload))).await?.into_inner())
+}
+
+async fn put(channel: &Channel, context: &str, payload: usize) {
+    until("an append", PATIENCE, async || append(channel, context, payload).await.ok()).await;
+}
+
+fn get(context: &str) -> GetRequest {
+    GetRequest { context_id: context.into(), ..GetRequest::default() }
+}
+
+fn watch(context: &str) -> WatchRequest {
+    WatchRequest { context_id: context.into(), ..WatchRequest::default() }
+}
+
+/// Resident bytes of a process.
+fn resident(node: &Node) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
+}
+
+fn node(root: &tempfile::TempDir) -> Node {
+    Node::new(root.path(), 1)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_says_nothing_of_the_wall_clock() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = node(&root);
+    node.start().await;
+    let channel = node.channel();
+    put(&channel, "c", 1).await;
+    let answer = wire::get(&channel, Request::new(get("c"))).await.unwrap();
+    assert!(!answer.metadata().contains_key("date"), "{:?}", answer.metadata());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_accepted_is_read_whatever_the_limits_are_now() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = node(&root);
+    node.start().await;
+    let channel = node.channel();
+    put(&channel, "c", 3 << 20).await;
+    let keyed = || {
+        let mut request = Request::new(new("c", 300 << 10));
+        request.metadata_mut().insert("x-idempotency-key", "k".parse().unwrap());
+        request
+    };
+    wire::append(&channel, keyed()).await.unwrap();
+    node.terminate(PATIENCE).await;
+
+    let least = (300 << 10) + (128 << 10);
+    for limit in ["payload_bytes", "response_bytes", "snapshot_bytes"] {
+        node.set(&format!("limits.{limit}"), if limit == "payload_bytes" { 300 << 10 } else { least });
+    }
+    node.start().await;
+    let channel = node.channel();
+    let page = |after_sequence| GetRequest { limit: 1, after_sequence, ..get("c") };
+    let read = until("a read", PATIENCE, async || wire::get(&channel, Request::new(page(0))).await.ok()).await;
+    assert_eq!(read.into_inner().entries[0].payload.len(), 3 << 20);
+    let mut events = wire::watch(&channel, watch("c")).await.unwrap();
+    for sequence in 1..=2 {
+        let event = tokio::time::timeout(PATIENCE, events.message()).await.unwrap().unwrap().unwrap();
+        assert_eq!(event.entry.unwrap().sequence, sequence);
+    }
+    let again = wire::append(&channel, keyed()).await.unwrap();
+    assert_eq!(again.metadata().get("x-ledger-deduplicated").unwrap(), "true");
+    // Both do not fit into one answer, and a client is told to page.
+    let both = wire::get(&channel, Request::new(get("c"))).await.unwrap_err();
+    assert_eq!(both.code(), Code::ResourceExhausted);
+    let context_id = "c".to_owned();
+    let request = Request::new(wire::SnapshotRequest { context_id });
+    let copy: wire::SnapshotResponse = wire::unary(&channel, SNAPSHOT, request).await.unwrap().into_inner();
+    assert_eq!(copy.sequence, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_refusal_says_so_whatever_it_refuses() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = node(&root);
+    node.start().await;
+    let channel = node.channel();
+    let mut crowded = Request::new(get("c"));
+    crowded.metadata_mut().insert("x-much", "v".repeat(20_000).parse().unwrap());
+    let status = wire::get(&channel, crowded).await.unwrap_err();
+    assert_eq!(status.metadata().get(OUTCOME).map(|value| value.as_bytes()), Some(&b"refused"[..]), "{status:?}");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    grpc.ready().await.unwrap();
+    let path = tonic::codegen::http::uri::PathAndQuery::from_static("/converge.context.v1.ContextService/Get");
+    // Field 1 is a text: here a number.
+    let codec = tonic_prost::ProstCodec::<wire::Misfit, GetResponse>::default();
+    let status = grpc.unary(Request::new(wire::Misfit { context_id: 7 }), path, codec).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert_eq!(status.metadata().get(OUTCOME).map(|value| value.as_bytes()), Some(&b"refused"[..]), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_waits_for_no_watch() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = node(&root);
+    node.start().await;
+    let (channel, other) = (node.channel(), node.channel());
+    put(&channel, "large", 4 << 20).await;
+    put(&channel, "small", 1).await;
+    let mut unread = Vec::new();
+    for _ in 0..5 {
+        unread.push(wire::watch(&channel, watch("large")).await.unwrap());
+    }
+    let mut read = wire::watch(&other, watch("small")).await.unwrap();
+    read.message().await.unwrap().unwrap();
+    let start = Instant::now();
+    let stop = node.terminate(PATIENCE);
+    let (stopped, end) = tokio::join!(stop, read.message());
+    // The drain is 15 s.
+    assert!(stopped.success() && start.elapsed() < Duration::from_secs(10), "{stopped}, {:?}", start.elapsed());
+    let status = end.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(status.metadata().get("x-ledger-last-sequence").unwrap(), "1", "{status:?}");
+}
+
+/// The 99th percentile of appends, one after another.
+async fn append_p99(channel: &Channel, count: usize) -> Duration {
+    let mut times = Vec::new();
+    for _ in 0..count {
+        let start = Instant::now();
+        append(channel, "appends", 100).await.unwrap();
+        times.push(start.elapsed());
+    }
+    times.sort();
+    times[(count * 99 / 100).min(count - 1)]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_that_nobody_reads_take_little() {
+    let (watches, bound, appends) = if full() { (600, 700 << 20, 2000) } else { (150, 450 << 20, 200) };
+    let root = tempfile::tempdir().unwrap();
+    let mut node = node(&root);
+    node.start().await;
+    let (channel, other) = (node.channel(), node.channel());
+    for _ in 0..4 {
+        put(&channel, "large", 4 << 20).await;
+    }
+    let before = append_p99(&other, appends).await;
+    let mut unread = Vec::new();
+    for _ in 0..watches {
+        unread.push(wire::watch(&channel, watch("large")).await.unwrap());
+    }
+    let p99 = append_p99(&other, appends).await;
+    let mut most = 0;
+    for _ in 0..20 {
+        most = most.max(resident(&node));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    eprintln!("{watches} unread watches: {} MiB resident, append p99 {before:?} before, {p99:?} beside", most >> 20);
+    assert!(most < bound, "{} MiB", most >> 20);
+    // One that is read gets its turn, and all of each entry.
+    let mut read = wire::watch(&other, watch("large")).await.unwrap();
+    for sequence in 1..=4 {
+        let event = tokio::time::timeout(PATIENCE, read.message()).await.unwrap().unwrap().unwrap().entry.unwrap();
+        assert_eq!((event.sequence, event.payload.len()), (sequence, 4 << 20));
+        assert!(event.payload.iter().all(|byte| *byte == 7));
+    }
+    // One that was not read for long, too.
+    let mut late = unread.pop().unwrap();
+    // They share a window, which is full of what the others do not read.
+    drop(unread);
+    for sequence in 1..=4 {
+        let event = tokio::time::timeout(PATIENCE, late.message()).await.unwrap().unwrap().unwrap().entry.unwrap();
+        assert_eq!((event.sequence, event.payload.len()), (sequence, 4 << 20));
+        assert!(event.payload.iter().all(|byte| *byte == 7));
+    }
+}
+
+/// What a socket says before it falls silent.
+fn sorts() -> Vec<(&'static str, Vec<u8>)> {
+    let unread = |window| [raw::hello(window), raw::call(1, "Get", &get("large"))].concat();
+    vec![
+        ("silent", Vec::new()),
+        ("one byte", b"P".to_vec()),
+        ("half a preface", raw::PREFACE[..12].to_vec()),
+        ("preface only", raw::PREFACE.to_vec()),
+        ("preface and settings", raw::hello(65_535)),
+        ("headers without a body", [raw::hello(65_535), raw::headers(1, "Append")].concat()),
+        ("an answer that is not read", unread(65_535)),
+        ("an answer whose window is one byte", unread(1)),
+        ("a small answer whose window is one byte", [raw::hello(1), raw::call(1, "Get", &get("none"))].concat()),
+        ("a watch that is not read", [raw::hello(0), raw::call(1, "Watch", &watch("large"))].concat()),
+        ("TLS client hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
+        ("HTTP/1", b"GET / HTTP/1.1\r\nHost: ledger\r\n\r\n".to_vec()),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_sort_of_socket_keeps_others_out() {
+    let (sockets, connections) = if full() { (2000, None) } else { (200, Some(50)) };
+    let only = std::env::var("CLIENT_PORT_SORT").ok();
+    let root = tempfile::tempdir().unwrap();
+    let mut node = node(&root);
+    if let Some(connections) = connections {
+        node.set("grpc.connections", connections);
+    }
+    node.start().await;
+    put(&node.channel(), "large", 2 << 20).await;
+    for (sort, said) in sorts().into_iter().filter(|(sort, _)| only.as_ref().is_none_or(|only| only == sort)) {
+        let address = node.grpc.clone();
+        let held = std::sync::Arc::new(std::sync::Mutex::new(Vec::<TcpStream>::new()));
+        let (count, hold) = (sockets, held.clone());
+        let crowd = tokio::task::spawn_blocking(move || {
+            let threads: Vec<_> = (0..8)
+                .map(|_| {
+                    let (address, said, held) = (address.clone(), said.clone(), held.clone());
+                    std::thread::spawn(move || {
+                        for _ in 0..count / 8 {
+                            held.lock().unwrap().extend(raw::silent_after(&address, &said));
+                        }
+                    })
+                })
+                .collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        });
+        // While they come, or when all are there.
+        tokio::select! {
+            crowd = crowd => crowd.unwrap(),
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+        }
+        let start = Instant::now();
+        let channel = node.channel();
+        until(sort, SERVED, async || tokio::time::timeout(SERVED, append(&channel, "c", 10)).await.ok()?.ok()).await;
+        eprintln!("{sort}: {} sockets stood, served after {:?}", hold.lock().unwrap().len(), start.elapsed());
+    }
+    assert!(node.is_running());
+}
