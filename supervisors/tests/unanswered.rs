@@ -30,6 +30,12 @@ struct Tally {
     unknown: AtomicU64,
 }
 
+impl Tally {
+    fn sum(&self) -> u64 {
+        [&self.answered, &self.down, &self.unknown].iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+}
+
 /// Asks until all requests are made. One that is never answered ends this never.
 async fn ask(caller: u64, supervisors: Arc<Vec<SupervisorRef>>, left: Arc<AtomicU64>, tally: Arc<Tally>) {
     let mut turn = caller;
@@ -93,20 +99,12 @@ async fn every_request_is_answered_whoever_dies() {
     for caller in 0..CALLERS {
         callers.spawn(ask(caller, Arc::clone(&supervisors), Arc::clone(&left), Arc::clone(&tally)));
     }
-    let mut before = u64::MAX;
-    while ![0, before].contains(&left.load(Ordering::Relaxed)) {
-        before = left.load(Ordering::Relaxed);
-        let moved = async {
-            while left.load(Ordering::Relaxed) == before {
-                sleep(Duration::from_millis(1)).await;
-            }
-        };
-        let _ = timeout(PATIENCE, moved).await;
-    }
-    let mut unanswered = 0;
+    // As long as some are answered it goes on, however slow the machine.
+    let (mut unanswered, mut before) = (0, u64::MAX);
     while !callers.is_empty() {
         match timeout(PATIENCE, callers.join_next()).await {
             Ok(caller) => caller.unwrap().unwrap(),
+            Err(_elapsed) if tally.sum() != before => before = tally.sum(),
             Err(_elapsed) => {
                 unanswered = callers.len();
                 callers.abort_all();
