@@ -14,6 +14,7 @@
 %% both with strictly monotonic time stamps. Nothing sleeps: a step is over when every process that ended on purpose is
 %% down and no supervisor has a dead or restarting child.
 -mode(compile).
+-define(TURNS, 5000).
 -export([init/1, start_worker/4, start_supervisor/2]).
 
 main([File]) ->
@@ -59,12 +60,13 @@ one({Sup, Steps}) ->
     ets:new(names, [named_table, public]),
     ets:new(attempts, [named_table, public]),
     ets:new(workers, [named_table, public]),
+    ets:new(resting, [named_table, public]),
     Collector = spawn_link(fun collect/0),
     {Driver, Monitor} = spawn_monitor(fun() -> drive(Sup, Steps, Collector) end),
     receive {'DOWN', Monitor, process, Driver, Reason} -> normal = Reason end,
     unlink(Collector),
     exit(Collector, kill),
-    [ets:delete(Table) || Table <- [events, names, attempts, workers]],
+    [ets:delete(Table) || Table <- [events, names, attempts, workers, resting]],
     io:put_chars("END\n").
 
 drive(Sup, Steps, Collector) ->
@@ -90,7 +92,11 @@ culprit(Path, _) -> Path.
 
 %% --- the tree
 
-start_supervisor(Path, Sup) -> supervisor:start_link(?MODULE, {Path, Sup}).
+%% Its parent goes on when it has dealt with what ended during its start: which of the two is first is nobody's rule.
+start_supervisor(Path, Sup) ->
+    Started = supervisor:start_link(?MODULE, {Path, Sup}),
+    at_rest(),
+    Started.
 
 init({Path, {sup, {simple, Restart, Significant, Shutdown}, Intensity, Period, Auto, []}}) ->
     name(self(), {dynamic, Path}),
@@ -153,17 +159,31 @@ end_sibling({[{_, Pid}], Why}, Told) ->
     end;
 end_sibling({[], _}, Told) -> Told.
 
-%% All other processes wait, but for those that wait for this one.
+%% All other processes wait, but for those that wait for this one, or here. Bounded: one may wait for something that only
+%% comes after this, with more in its mailbox.
 at_rest() ->
-    Others = [Pid || {Pid, _} <- ets:tab2list(names), Pid =/= self()] -- get('$ancestors'),
+    ets:insert(resting, {self()}),
+    until_quiet(?TURNS),
+    ets:delete(resting, self()).
+
+until_quiet(0) -> ok;
+until_quiet(Turns) ->
+    Others = [Pid || {Pid, _} <- ets:tab2list(names), Pid =/= self()] -- ancestors(),
     Rests = fun(Pid) ->
         Info = process_info(Pid, [status, message_queue_len]),
         Info =:= undefined orelse Info =:= [{status, waiting}, {message_queue_len, 0}]
+            orelse ets:member(resting, Pid)
     end,
     Quiet = fun() -> lists:all(Rests, Others) end,
     case Quiet() andalso (erlang:yield() andalso Quiet()) of
         true -> ok;
-        false -> at_rest()
+        false -> erlang:yield(), until_quiet(Turns - 1)
+    end.
+
+ancestors() ->
+    case get('$ancestors') of
+        undefined -> [];
+        Ancestors -> Ancestors
     end.
 
 %% --- steps
@@ -178,7 +198,7 @@ do({exit, [{First, _} | _] = Ends}, Root) ->
 do({pass, Milliseconds}, _) -> pass(Milliseconds), "";
 do({queued, Path, Calls}, Root) ->
     case find(Root, Path) of
-        {_, Supervisor} when is_pid(Supervisor) ->
+        {supervisor, Supervisor} when is_pid(Supervisor) ->
             Asks = [call(Call, Root) || Call <- Calls],
             sys:suspend(Supervisor, infinity),
             Callers = [caller(Ask, Supervisor) || Ask <- Asks],
