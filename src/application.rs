@@ -72,7 +72,9 @@ pub(crate) fn build(
     });
     let storage = {
         let wires = wires.clone();
-        let settings = storage::Settings { dir: config.node.data_dir.clone(), ..environment.storage.clone() };
+        let dir = config.node.data_dir.clone();
+        let free_bytes_min = config.storage.free_bytes_min;
+        let settings = storage::Settings { dir, free_bytes_min, ..environment.storage.clone() };
         Storage::new(settings, Arc::new(move |batch| wires.applied(&batch)))
     };
     let links = distribution::Settings { links_intensity: config.supervision.links.into(), ..Default::default() };

@@ -210,6 +210,10 @@ impl Ledger {
 
     pub(crate) fn admit(&self, bytes: usize) -> Result<Admission, Error> {
         self.serving()?;
+        if self.inner.storage.room() != storage::Room::Ample {
+            let reason = "this node's disk has no room, see its alarms; nothing was written, ask another node";
+            return Err(Error::Unavailable { reason: reason.to_owned() });
+        }
         match self.inner.entries.admit(bytes) {
             Ok(admission) => Ok(admission),
             Err(error) => {

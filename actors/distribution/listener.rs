@@ -23,6 +23,9 @@ use super::shared::{Shared, lock};
 /// Pause after a failed accept: the usual cause, no free file descriptor, does not pass by trying.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// A warning for so many failed tries.
+const WARN_EVERY: u64 = 200;
+
 /// Makes the listener's spec.
 pub(super) fn child_spec(shared: &Arc<Shared>) -> ChildSpec {
     let shared = Arc::clone(shared);
@@ -49,12 +52,18 @@ impl Actor for Listener {
     type Arguments = Arc<Shared>;
 
     async fn pre_start(&self, myself: ActorRef<Message>, shared: Arc<Shared>) -> Result<State, ActorProcessingErr> {
-        let listener = clone_of(lock(&shared.socket).as_ref())?;
         let mut accepting = JoinSet::new();
         let ended = Ended(myself);
         accepting.spawn(async move {
             let _ended = ended;
-            accept(shared, listener).await;
+            loop {
+                let cloned = clone_of(lock(&shared.socket).as_ref());
+                match cloned {
+                    Ok(listener) => return accept(shared, listener).await,
+                    // A lack of descriptors is no reason to die.
+                    Err(error) => failed(&shared, &error).await,
+                }
+            }
         });
         Ok(State { _accepting: accepting })
     }
@@ -80,9 +89,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    shared.arrivals.accept_errors.fetch_add(1, Relaxed);
-                    tracing::debug!(node = %shared.local.node, %error, "accept failed at the peer port");
-                    sleep(ACCEPT_PAUSE).await;
+                    failed(&shared, &error).await;
                     continue;
                 }
             },
@@ -101,6 +108,14 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
         let shared = Arc::clone(&shared);
         oldest_first.push_back(handshakes.spawn(async move { greeting::receive(&shared, stream).await }));
     }
+}
+
+/// Says it once in many times, for it comes back with every try, and pauses.
+async fn failed(shared: &Shared, error: &io::Error) {
+    if shared.arrivals.accept_errors.fetch_add(1, Relaxed).is_multiple_of(WARN_EVERY) {
+        tracing::warn!(node = %shared.local.node, %error, "cannot accept at the peer port: check the limit of open files");
+    }
+    sleep(ACCEPT_PAUSE).await;
 }
 
 /// Tells the actor that its accept loop is gone.

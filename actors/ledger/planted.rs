@@ -98,6 +98,8 @@ bugs! {
     LastUnsure "last-unsure" "the last record is not made durable at a start" [Crash]
     NamesUnsure "names-unsure" "the names of files are not made durable at a start" [Crash]
     TornTaken "torn-taken" "the checksum of a journal record is not compared" [Crash, Flips, Simulation]
+    LackFences "lack-fences" "a lack of descriptors is taken for a broken disk" [Crash, Simulation]
+    RoomUnwatched "room-unwatched" "the room on the disk is not looked at before it is used" [Crash]
     RowUnchecked "row-unchecked" "the checksum of a row is not compared when it is read" [Flips]
 }
 

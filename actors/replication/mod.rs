@@ -73,6 +73,11 @@ pub type Fatal = Arc<dyn Fn(String) + Send + Sync>;
 /// Called once when a proposal was not taken; it was written nowhere.
 pub type Refused = Box<dyn FnOnce(Option<NodeId>) + Send>;
 
+/// A leader without room is silent for so many election time-outs, long enough for another to be elected,
+const OFFICE_PAUSE_ELECTIONS: u32 = 3;
+/// and once in so many.
+const OFFICE_CYCLE_ELECTIONS: u32 = 30;
+
 /// What one incarnation is made of.
 #[derive(Clone)]
 pub struct Args {
@@ -157,6 +162,8 @@ impl Replication {
         let (shared, shutdown) = (self.shared.clone(), args.bounds.shutdown);
         ChildSpec::service("replication", &self.service, move || (Raft { shared: shared.clone() }, args.clone()))
             .shutdown(Shutdown::Timeout(shutdown))
+            // It contains storage's: one death behind a long queue of applies is one restart, not many.
+            .start_timeout(storage::RECOVERIES_TIMEOUT)
     }
 
     /// Hands a batch to the local Raft node. `refused` is called if it is not the leader; otherwise nothing is
@@ -251,8 +258,10 @@ pub(crate) struct State {
     epochs: std::collections::BTreeMap<(NodeId, Lane), u64>,
     /// When each sync that has not returned was asked for, oldest first.
     syncing: std::collections::VecDeque<(u64, Instant)>,
-    /// Whether the disk is so slow that this node must not lead.
+    /// Whether the disk is so slow, or so full, that this node must not lead.
     stalled: bool,
+    /// Since when it leads with little room on its disk.
+    short_since: Option<Instant>,
     strangers: inbound::Strangers,
     outage: Outage,
     _ticker: JoinSet<()>,
@@ -340,6 +349,7 @@ impl State {
             epochs: Default::default(),
             syncing: Default::default(),
             stalled: false,
+            short_since: None,
             strangers: Default::default(),
             outage: Outage::default(),
             _ticker: ticker,
@@ -445,10 +455,28 @@ impl State {
         if stalled && !self.stalled {
             tracing::warn!(?waited, "a sync takes longer than an election time-out; this leader stops heartbeating");
         }
-        self.stalled = stalled;
+        self.stalled = stalled || (leads && self.gives_up_office());
+    }
+
+    /// A leader whose disk has little room lets the others elect one that has more, now and then: where all of them are
+    /// short of it, somebody should lead the reads.
+    fn gives_up_office(&mut self) -> bool {
+        if self.args.voters.len() == 1 || self.args.storage.room() == storage::Room::Ample {
+            self.short_since = None;
+            return false;
+        }
+        let now = Instant::now();
+        let since = *self.short_since.get_or_insert(now);
+        let cycle = self.args.election * OFFICE_CYCLE_ELECTIONS;
+        let into = (now - since).as_nanos() % cycle.as_nanos().max(1);
+        into < (self.args.election * OFFICE_PAUSE_ELECTIONS).as_nanos()
     }
 
     fn propose(&mut self, data: Bytes) -> Result<Result<(), Option<NodeId>>, ActorProcessingErr> {
+        if self.args.storage.room() != storage::Room::Ample {
+            // Refused before anything is written; whoever leads next may have room.
+            return Ok(Err(None));
+        }
         let result = self.drive(|core, out| core.propose(data, out))?;
         Ok(result.unwrap_or(Err(core::NotProposed { hint: None })).map_err(|refused| refused.hint))
     }

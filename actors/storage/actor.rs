@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::error::Error;
 use super::executor::Worker;
 use super::journal::Writer;
 use super::journal::record::Op;
+use super::passing::is_lack;
 use super::read::Trouble;
 use super::recover::Failure;
+use super::room::{LACK_PAUSE, LOOK_INTERVAL};
 use super::shared::{Lane, Request, Shared};
 use super::types::{Genesis, HardState, LogEntry, Recovered};
 use super::worker::{Committer, apply_all, failure};
@@ -25,6 +28,8 @@ pub(crate) enum Message {
     WriteGenesis(Genesis, oneshot::Sender<Result<(), Error>>),
     /// A thread of this incarnation ended, though nobody asked it to.
     WorkerDied,
+    /// It may be time to leave a full disk.
+    Look,
 }
 
 pub(crate) struct StorageActor;
@@ -55,15 +60,21 @@ impl Drop for LaneGuard {
     }
 }
 
+pub(crate) struct State {
+    phase: Phase,
+    /// Sends [`Message::Look`].
+    _looks: JoinSet<()>,
+}
+
 /// The phases of an incarnation.
-pub(crate) enum State {
+enum Phase {
     /// Both workers run.
     Serving(Serving),
     /// Fenced before it could serve; nothing runs.
     Fenced(Arc<Shared>),
 }
 
-pub(crate) struct Serving {
+struct Serving {
     guard: LaneGuard,
 }
 
@@ -73,18 +84,8 @@ impl Actor for StorageActor {
     type Arguments = Arc<Shared>;
 
     async fn pre_start(&self, myself: ActorRef<Message>, shared: Arc<Shared>) -> Result<State, ActorProcessingErr> {
-        shared.all_gone().await;
-        if shared.fenced().is_some() {
-            return Ok(State::Fenced(shared));
-        }
-        match start(&shared, myself).await {
-            Ok(serving) => Ok(State::Serving(serving)),
-            Err(Failure::Fence(cause)) => {
-                shared.fence(cause);
-                Ok(State::Fenced(shared))
-            }
-            Err(Failure::Refused(error)) => Err(error.into()),
-        }
+        let phase = enter(&shared, &myself).await?;
+        Ok(State { phase, _looks: looks(myself, shared) })
     }
 
     async fn handle(
@@ -93,30 +94,37 @@ impl Actor for StorageActor {
         message: Message,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        match (message, state) {
-            (Message::Apply(entries), State::Serving(serving)) => serving.apply(&entries).await?,
-            (Message::Apply(_), State::Fenced(_)) => {}
-            (Message::Recover(reply), State::Serving(serving)) => {
+        match (message, &mut state.phase) {
+            (Message::Apply(entries), Phase::Serving(serving)) => serving.apply(&entries).await?,
+            (Message::Apply(_), Phase::Fenced(_)) => {}
+            (Message::Recover(reply), Phase::Serving(serving)) => {
                 let _ = reply.send(serving.recover().await);
             }
-            (Message::WriteGenesis(genesis, reply), State::Serving(serving)) => {
+            (Message::WriteGenesis(genesis, reply), Phase::Serving(serving)) => {
                 let _ = reply.send(serving.write_genesis(genesis).await);
             }
-            (Message::Recover(reply), State::Fenced(shared)) => {
+            (Message::Recover(reply), Phase::Fenced(shared)) => {
                 let _ = reply.send(Err(fenced(shared)));
             }
-            (Message::WriteGenesis(_, reply), State::Fenced(shared)) => {
+            (Message::WriteGenesis(_, reply), Phase::Fenced(shared)) => {
                 let _ = reply.send(Err(fenced(shared)));
             }
-            (Message::WorkerDied, State::Serving(_)) => return Err("a thread of storage died, see the log".into()),
-            // The thread of a start that was given up may end before its lane is closed.
-            (Message::WorkerDied, State::Fenced(_)) => {}
+            (Message::WorkerDied, Phase::Serving(serving)) if serving.guard.lane.is_closed() => {
+                return Err("a thread of storage died, see the log".into());
+            }
+            // The thread of a start that was given up, or tried again, may end before its lane is closed.
+            (Message::WorkerDied, Phase::Serving(_) | Phase::Fenced(_)) => {}
+            (Message::Look, Phase::Serving(Serving { guard: LaneGuard { shared, .. } }) | Phase::Fenced(shared)) => {
+                if shared.may_leave() {
+                    return Err("there is room on the disk again: recovering from what is there".into());
+                }
+            }
         }
         Ok(())
     }
 
     async fn post_stop(&self, _myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
-        if let State::Serving(serving) = state {
+        if let Phase::Serving(serving) = &state.phase {
             let LaneGuard { shared, lane, .. } = &serving.guard;
             shared.close_lane(lane);
             shared.all_gone().await;
@@ -129,9 +137,50 @@ fn fenced(shared: &Shared) -> Error {
     shared.fenced().map_or(Error::Unavailable, |cause| cause.error())
 }
 
+/// Recovers, however long it takes until what that needs is there.
+async fn enter(shared: &Arc<Shared>, myself: &ActorRef<Message>) -> Result<Phase, ActorProcessingErr> {
+    loop {
+        shared.all_gone().await;
+        shared.leave_full();
+        if shared.fenced().is_some() {
+            return Ok(Phase::Fenced(Arc::clone(shared)));
+        }
+        match start(shared, myself.clone()).await {
+            Ok(serving) => {
+                shared.lacking(None);
+                return Ok(Phase::Serving(serving));
+            }
+            Err(Failure::Fence(cause)) => drop(shared.fence(cause)),
+            Err(Failure::Refused(error)) => return Err(error.into()),
+            Err(Failure::Passing(what)) => {
+                shared.lacking(Some(what));
+                tokio::time::sleep(LACK_PAUSE).await;
+                continue;
+            }
+        }
+        return Ok(Phase::Fenced(Arc::clone(shared)));
+    }
+}
+
+fn looks(myself: ActorRef<Message>, shared: Arc<Shared>) -> JoinSet<()> {
+    let mut looks = JoinSet::new();
+    looks.spawn(async move {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            if shared.may_leave() && myself.cast(Message::Look).is_err() {
+                return;
+            }
+        }
+    });
+    looks
+}
+
 fn spawn(shared: &Shared, name: &str, worker: Box<dyn Worker>) -> Result<(), Failure> {
     let spawned = shared.settings.executor.spawn(name, worker);
-    spawned.map_err(super::recover::io_failure("starting a thread"))
+    spawned.map_err(|error| match is_lack(&error) {
+        true => Failure::Passing(format!("starting a thread: {error}")),
+        false => super::recover::io_failure("starting a thread")(error),
+    })
 }
 
 async fn start(shared: &Arc<Shared>, actor: ActorRef<Message>) -> Result<Serving, Failure> {
@@ -175,7 +224,10 @@ impl Serving {
                 shared.fence(cause);
                 Ok(())
             }
+            // Whoever met the failure was quicker, or will be found when the threads are waited for.
+            Failure::Refused(_) if shared.fenced().is_some() => Ok(()),
             Failure::Refused(error) => Err(error),
+            Failure::Passing(what) => Err(Error::Passing(what)),
         }
     }
 

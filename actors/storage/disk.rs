@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -64,6 +64,14 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// As the system says.
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
+
+    /// Bytes that this process may still write below a directory; as many as one likes where nobody counts.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn free(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
 }
 
 /// An open file. Reads and writes name their offset, so that threads can share it.
@@ -105,10 +113,27 @@ pub trait File: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// As the system says. What is on the disk is unknown then.
     fn sync_data(&self) -> io::Result<()>;
+
+    /// Whether it is still the file of this name: an open file outlives its name, and takes writes that nobody will
+    /// ever find.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn is_at(&self, _path: &Path) -> io::Result<bool> {
+        Ok(true)
+    }
 }
 
 /// Holds a lock while it lives.
-pub trait Lock: fmt::Debug + Send + Sync {}
+pub trait Lock: fmt::Debug + Send + Sync {
+    /// Whether the locked file is still the one of this name; see [`File::is_at`].
+    ///
+    /// # Errors
+    /// As the system says.
+    fn is_at(&self, _path: &Path) -> io::Result<bool> {
+        Ok(true)
+    }
+}
 
 /// The file system of the machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -119,10 +144,23 @@ struct RealFile(fs::File);
 
 #[derive(Debug)]
 struct RealLock {
-    _file: fs::File,
+    file: fs::File,
 }
 
-impl Lock for RealLock {}
+impl Lock for RealLock {
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        is_at(&self.file, path)
+    }
+}
+
+fn is_at(file: &fs::File, path: &Path) -> io::Result<bool> {
+    let own = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (own.dev(), own.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
 
 fn is_here(dir: &Path) -> bool {
     dir.as_os_str().is_empty() || dir.exists()
@@ -176,10 +214,15 @@ impl Disk for RealDisk {
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(RealLock { _file: file }))),
+            Ok(()) => Ok(Some(Box::new(RealLock { file }))),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    fn free(&self, dir: &Path) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
 
@@ -202,6 +245,10 @@ impl File for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        is_at(&self.0, path)
     }
 }
 

@@ -20,6 +20,9 @@ pub enum Error {
     /// Storage is starting, restarting or stopping. Nothing was done; try again.
     #[error("storage is not serving yet: try again shortly")]
     Unavailable,
+    /// Something is lacking for the moment: descriptors, memory. Nothing was done; try again.
+    #[error("lacking for the moment: {0}")]
+    Passing(String),
     /// Storage refuses for good until an operator restarts the process.
     #[error("storage is fenced: {0}")]
     Fenced(Cause),
@@ -40,7 +43,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether storage has fenced itself: it stays that way until the process starts anew.
+    /// Whether storage has fenced itself: nothing is written before its actor, or the process, starts anew.
     #[must_use]
     pub fn is_fenced(&self) -> bool {
         matches!(self, Error::Fenced(_) | Error::DataLoss(_))
@@ -60,8 +63,9 @@ pub enum Cause {
         /// What the system said.
         error: String,
     },
-    /// No room was left. As [`Cause::Io`]: make room, then restart the process.
-    #[error("{what} found no room on the disk: {error}. Make room, then restart the process")]
+    /// A write found no room. Left by itself once there is room, for no sync failed: what was written before is not
+    /// lost, and recovery finds out what is there.
+    #[error("{what} found no room on the disk: {error}. Make room, and the node goes on")]
     DiskFull {
         /// The operation.
         what: String,
@@ -80,7 +84,7 @@ impl Cause {
     /// The cause that a failed operation on a file amounts to.
     pub(crate) fn of(what: &str, error: &std::io::Error) -> Cause {
         let what = what.to_owned();
-        let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        let full = super::passing::is_full(error);
         let error = error.to_string();
         if full { Cause::DiskFull { what, error } } else { Cause::Io { what, error } }
     }
@@ -91,6 +95,15 @@ impl Cause {
         match self {
             Cause::DataLoss { what } => Error::DataLoss(what.clone()),
             other => Error::Fenced(other.clone()),
+        }
+    }
+
+    /// How much it forbids: a graver cause takes the place of a lesser one.
+    pub(crate) fn gravity(&self) -> u8 {
+        match self {
+            Cause::DiskFull { .. } => 0,
+            Cause::Io { .. } => 1,
+            Cause::DataLoss { .. } => 2,
         }
     }
 

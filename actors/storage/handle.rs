@@ -13,14 +13,19 @@ use tokio::time::Instant;
 use super::actor::{Message, StorageActor};
 use super::error::Error;
 use super::journal::record::{ENTRY_OVERHEAD, Op};
+use super::room::Room;
 use super::settings::Settings;
 use super::shared::{Request, Shared};
 use super::types::{Done, Genesis, HardState, LogEntry, OnApplied, Page, Phase, ReadQuery, Recovered, Status};
 
 /// Long enough to make the index of a large ledger anew; nothing else takes long at start-up.
 const START_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-/// How long replication waits for storage to have applied what is committed.
+/// How long replication waits for storage to have applied what is committed. Its own start waits longer, see
+/// [`RECOVERIES_TIMEOUT`].
 const RECOVER_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// Longer than the start of whoever asks storage for all that it may in a start: to recover, to store a genesis, and to
+/// recover again.
+pub(crate) const RECOVERIES_TIMEOUT: Duration = Duration::from_secs(3 * RECOVER_TIMEOUT.as_secs() + 60);
 
 /// Storage, from outside. Cheap to clone, made before the tree, valid across restarts.
 ///
@@ -167,6 +172,13 @@ impl Storage {
         self.shared.data_loss(what.into());
     }
 
+    /// The room on the disk. Where it is not ample, nothing is to be proposed: a follower may still take what others
+    /// decide, as long as its journal has room.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        self.shared.room()
+    }
+
     /// How storage is, from shared memory.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -177,7 +189,14 @@ impl Storage {
         if let Phase::Fenced { cause } = &phase {
             alarms.push(cause.to_string());
         }
-        if shared.lane().is_some_and(|lane| shared.crowded(&lane)) {
+        let (room, lack) = {
+            let lacks = shared.lacks();
+            (lacks.room, lacks.other.clone())
+        };
+        alarms.extend(room.alarm(shared.settings.free_bytes_min));
+        alarms.extend(lack.map(|what| format!("lacking for the moment: {what}")));
+        let out = matches!(room, Room::Out { .. });
+        if !out && shared.lane().is_some_and(|lane| shared.crowded(&lane)) {
             alarms.push("the disk is too slow: writers wait for the database".into());
         }
         let overlay = shared.overlay();

@@ -97,6 +97,7 @@ fn error(failure: Failure) -> Error {
     match failure {
         Failure::Refused(error) => error,
         Failure::Fence(cause) => cause.error(),
+        Failure::Passing(what) => Error::Passing(what),
     }
 }
 

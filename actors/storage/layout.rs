@@ -22,9 +22,12 @@ use serde::{Deserialize, Serialize};
 use super::disk::{Disk, Lock};
 use super::error::Error;
 use super::journal::ring;
+use super::passing::passes;
+use super::recover::Failure;
 use super::settings::Settings;
 
-const LOCK_FILE: &str = "LOCK";
+/// Held while the directory is in use.
+pub(crate) const LOCK_FILE: &str = "LOCK";
 const MARKER: &str = "STORE";
 const MARKER_NEW: &str = "STORE.new";
 const MARKER_MAGIC: &[u8; 8] = b"CLSTORE\n";
@@ -58,8 +61,11 @@ pub(crate) fn refused(settings: &Settings, reason: impl Into<String>) -> Error {
 }
 
 /// Says what could not be done for the lack of what.
-fn failed<'a>(settings: &'a Settings, what: &'a str) -> impl Fn(io::Error) -> Error + 'a {
+fn failed<'a>(settings: &'a Settings, what: &'a str) -> impl Fn(io::Error) -> Failure + 'a {
     move |error| {
+        if passes(&error) {
+            return Failure::Passing(format!("{}: {what}: {error}", settings.dir.display()));
+        }
         let advice = match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 "make it writable for this user, or choose another data directory"
@@ -67,12 +73,12 @@ fn failed<'a>(settings: &'a Settings, what: &'a str) -> impl Fn(io::Error) -> Er
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on the disk",
             _ => "check the disk, or choose another data directory",
         };
-        refused(settings, format!("{what}: {error}; {advice}"))
+        refused(settings, format!("{what}: {error}; {advice}")).into()
     }
 }
 
 /// Locks the directory and finds out what it is. With `make`, one that does not exist is made.
-pub(crate) fn open(settings: &Settings, make: bool) -> Result<Directory, Error> {
+pub(crate) fn open(settings: &Settings, make: bool) -> Result<Directory, Failure> {
     let disk = settings.disk.as_ref();
     let dir = settings.dir.as_path();
     if make {
@@ -91,10 +97,11 @@ pub(crate) fn open(settings: &Settings, make: bool) -> Result<Directory, Error> 
                     "it has no {MARKER} file but holds {stranger:?}: not a ledger's directory, or \
                      a damaged one; choose an empty directory"
                 ),
-            ));
+            )
+            .into());
         }
         if !make {
-            return Err(refused(settings, "holds no ledger"));
+            return Err(refused(settings, "holds no ledger").into());
         }
     }
     let lock = take_lock(settings)?;
@@ -110,7 +117,7 @@ pub(crate) fn open(settings: &Settings, make: bool) -> Result<Directory, Error> 
     let names = disk.list(dir);
     let mut names = names.map_err(failed(settings, "cannot be listed"))?;
     if !marker.finished && !make {
-        return Err(refused(settings, "was never finished: start the node once"));
+        return Err(refused(settings, "was never finished: start the node once").into());
     }
     let doomed = |name: &String| {
         ring::unfinished(name) || (!marker.finished && (name == DATABASE || ring::slot_of(name).is_some()))
@@ -135,7 +142,7 @@ pub(crate) fn finish(settings: &Settings, store_id: StoreId) -> io::Result<()> {
     write_marker(settings.disk.as_ref(), &settings.dir, marker)
 }
 
-fn take_lock(settings: &Settings) -> Result<Box<dyn Lock>, Error> {
+fn take_lock(settings: &Settings) -> Result<Box<dyn Lock>, Failure> {
     let path = settings.dir.join(LOCK_FILE);
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
@@ -147,7 +154,8 @@ fn take_lock(settings: &Settings) -> Result<Box<dyn Lock>, Error> {
             return Err(refused(
                 settings,
                 "another node has it open: stop that one first, or choose another data directory",
-            ));
+            )
+            .into());
         }
         std::thread::sleep(LOCK_RETRY);
     }
@@ -166,7 +174,7 @@ fn write_marker(disk: &dyn Disk, dir: &Path, marker: Marker) -> io::Result<()> {
     disk.sync_dir(dir)
 }
 
-fn read_marker(settings: &Settings) -> Result<Marker, Error> {
+fn read_marker(settings: &Settings) -> Result<Marker, Failure> {
     let read = || {
         let file = settings.disk.open(&settings.dir.join(MARKER))?;
         let len = usize::try_from(file.len()?.min(1 << 12)).expect("small");
@@ -195,7 +203,8 @@ fn read_marker(settings: &Settings) -> Result<Marker, Error> {
         return Err(refused(
             settings,
             format!("it has format {format}, this program knows up to {FORMAT}: use the newer program"),
-        ));
+        )
+        .into());
     }
-    Err(damaged())
+    Err(damaged().into())
 }

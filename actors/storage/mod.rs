@@ -31,9 +31,14 @@
 //!
 //! - `Recovering`: nothing is served. The threads of the incarnation before are waited for first.
 //! - `Serving`: everything is served.
-//! - `Fenced`: nothing is written any more; there is no way out but a new process, also for a full
-//!   disk: a write that found no room may have been done in part. After a failed read, write or sync
+//! - `Fenced`: nothing is written any more, and there is no way out but a new process, with one exception: a *write*
+//!   that found no room. What was written before it is still to be synced, and what it wrote itself nobody was told
+//!   of, so with room again the actor exits and recovers from disk (`actor`). After a failed read, write or sync
 //!   reads go on, for every row is checked; after data loss nothing is served.
+//!
+//! A lack that passes is no phase: where a file could not be opened for want of a descriptor, it is tried again, with
+//! an alarm while it lasts (`passing`). So is the want of room, as long as it is seen before a write fails: below
+//! [`Settings::free_bytes_min`] proposals are refused, below half of it nothing is committed to the database (`room`).
 //!
 //! A directory that must not be used at all (another node has it open, another format, not a
 //! ledger's) ends the start instead.
@@ -66,8 +71,10 @@ pub mod inspect;
 pub(crate) mod journal;
 mod layout;
 mod overlay;
+mod passing;
 mod read;
 mod recover;
+mod room;
 mod settings;
 mod shared;
 mod tables;
@@ -77,7 +84,9 @@ mod worker;
 pub use disk::{Disk, File, Lock, RealDisk};
 pub use error::{Cause, Error};
 pub use executor::{Executor, Signal, Step, Threads, Worker};
+pub(crate) use handle::RECOVERIES_TIMEOUT;
 pub use handle::Storage;
+pub use room::Room;
 pub use settings::{Random, Settings};
 pub use types::{
     AppliedBatch, Done, EntryKind, Genesis, HardState, LogEntry, OnApplied, Page, Phase, ReadQuery, Recovered, Status,

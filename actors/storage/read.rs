@@ -35,7 +35,7 @@ pub(crate) enum Trouble {
     DataLoss(String),
     /// The database says so.
     Redb(redb::Error),
-    /// The database is closed at the moment.
+    /// The database is closed at the moment, or will be.
     Closed,
 }
 
@@ -43,6 +43,8 @@ impl<E: Into<redb::Error>> From<E> for Trouble {
     fn from(error: E) -> Self {
         match error.into() {
             redb::Error::Corrupted(what) => Trouble::DataLoss(format!("the database: {what}")),
+            // It refuses everything since a failure, and whoever met that one fences for what it was.
+            redb::Error::PreviousIo => Trouble::Closed,
             other => Trouble::Redb(other),
         }
     }
@@ -63,7 +65,7 @@ impl Shared {
         match trouble {
             Trouble::DataLoss(what) => self.data_loss(what),
             Trouble::Redb(error) => self.fence(redb_cause("reading the database", &error)),
-            Trouble::Closed => Error::Unavailable,
+            Trouble::Closed => self.fenced().map_or(Error::Unavailable, |cause| cause.error()),
         }
     }
 

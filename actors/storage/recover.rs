@@ -28,6 +28,7 @@ use super::journal::ring::{self, JournalFile, Maker, Spares};
 use super::journal::scan::{self, Journal, ScanError};
 use super::layout::{self, DATABASE, Directory, refused};
 use super::overlay::{AppliedMark, Overlay};
+use super::passing::passes;
 use super::read::redb_cause;
 use super::settings::Settings;
 use super::shared::Shared;
@@ -46,6 +47,8 @@ pub(crate) enum Failure {
     Refused(Error),
     /// The node runs, fenced.
     Fence(Cause),
+    /// Something is lacking for the moment; nothing was lost, and it may be tried again.
+    Passing(String),
 }
 
 impl From<Error> for Failure {
@@ -72,7 +75,10 @@ pub(crate) fn data_loss(what: impl Into<String>) -> Failure {
 }
 
 pub(crate) fn io_failure<'a>(what: &'a str) -> impl Fn(io::Error) -> Failure + 'a {
-    move |error| Failure::Fence(Cause::of(what, &error))
+    move |error| match passes(&error) {
+        true => Failure::Passing(format!("{what}: {error}")),
+        false => Failure::Fence(Cause::of(what, &error)),
+    }
 }
 
 pub(crate) fn db_failure<E: Into<redb::Error>>(what: &str) -> impl Fn(E) -> Failure + '_ {
@@ -115,6 +121,7 @@ pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf) -> Result<Open
         settings.disk.sync_dir(&settings.dir).map_err(io_failure("syncing the directory"))?;
     }
     if directory.fresh {
+        has_room(settings)?;
         fill(settings, &directory)?;
         (directory.has_database, directory.slots) = (true, vec![FIRST_SLOT]);
     }
@@ -170,6 +177,34 @@ fn maker(settings: &Settings, store_id: StoreId) -> Maker {
         file_bytes: super::journal::record::padded(settings.journal_file_bytes),
         fill_bytes: settings.fill_bytes,
     }
+}
+
+/// A node that could take nothing should not begin.
+fn has_room(settings: &Settings) -> Result<(), Failure> {
+    let free = settings.disk.free(&settings.dir).unwrap_or(u64::MAX);
+    let needed = settings.free_bytes_min;
+    if free >= needed {
+        return Ok(());
+    }
+    let reason = format!(
+        "the disk has no room for a ledger: {free} bytes are free, storage.free_bytes_min = {needed}; make room, or \
+         choose another data directory"
+    );
+    Err(Failure::Refused(refused(settings, reason)))
+}
+
+/// The first start of a process that cannot serve ends with the reason, for there is nothing yet that should go on.
+/// With damage it runs all the same: a supervisor that starts it again and again would help nobody, and the operator
+/// is to see it.
+pub(crate) fn at_first(settings: &Settings, failure: Failure) -> Failure {
+    let reason = match failure {
+        Failure::Fence(Cause::DiskFull { what, error }) => {
+            format!("{what} found no room on the disk: {error}; make room, then start the node again")
+        }
+        Failure::Fence(cause @ Cause::Io { .. }) => cause.to_string(),
+        other => return other,
+    };
+    Failure::Refused(refused(settings, reason))
 }
 
 /// Makes what belongs into a new directory.

@@ -33,6 +33,9 @@ pub struct Settings {
     pub scan_bytes_max: usize,
     /// As much of the log is applied at a time when a start or a recovery finds entries to apply; 4 MiB by default.
     pub apply_bytes: usize,
+    /// Below so many free bytes nothing is proposed here, below half of it nothing is committed to the database. Enough
+    /// for what is in flight: a commit of all that memory holds, and a journal file. 0, the default, asks for nothing.
+    pub free_bytes_min: u64,
     /// As much of the journal is held in memory at a time while it is replayed; 16 MiB by default.
     pub replay_bytes: usize,
     /// A new journal file is filled in writes of so many bytes; 1 MiB by default, at least 1.
@@ -62,6 +65,7 @@ impl Settings {
             redb_cache_bytes: 128 << 20,
             scan_bytes_max: 4 << 20,
             apply_bytes: 4 << 20,
+            free_bytes_min: 0,
             replay_bytes: 16 << 20,
             fill_bytes: 1 << 20,
             shutdown: Duration::from_secs(30),

@@ -6,7 +6,7 @@
 //! anyone who waits for it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use converge_ledger_core::{Boot, LogIndex, Lsn, State, StoreId};
@@ -21,6 +21,8 @@ use super::executor::Signal;
 use super::journal::record::Op;
 use super::journal::ring::Spares;
 use super::overlay::Overlay;
+use super::passing::Sorting;
+use super::room::Lacks;
 use super::settings::Settings;
 use super::types::{Done, HardState, LogEntry, OnApplied, Phase};
 
@@ -128,8 +130,11 @@ pub(crate) struct Shared {
     /// Borrowed for one read; the worker that owns it takes it out to close it.
     pub(crate) db: RwLock<Option<Database>>,
     pub(crate) process: Mutex<Process>,
-    fence: RwLock<Option<Cause>>,
+    pub(super) fence: RwLock<Option<Cause>>,
+    lacks: Mutex<Lacks>,
     latch: Latch,
+    /// The last commit panicked.
+    pub(crate) commit_panicked: AtomicBool,
     pub(crate) durable_lsn: AtomicU64,
     pub(crate) covered_lsn: AtomicU64,
     pub(crate) journal_bytes: AtomicU64,
@@ -144,8 +149,9 @@ impl std::fmt::Debug for Shared {
 
 impl Shared {
     pub(crate) fn new(settings: Settings, on_applied: OnApplied) -> Shared {
+        let disk = Arc::new(Sorting(Arc::clone(&settings.disk)));
         Shared {
-            settings,
+            settings: Settings { disk, ..settings },
             on_applied,
             service: Service::new("storage"),
             lane: RwLock::default(),
@@ -154,7 +160,9 @@ impl Shared {
             db: RwLock::default(),
             process: Mutex::default(),
             fence: RwLock::default(),
+            lacks: Mutex::default(),
             latch: Latch::new("threads of storage"),
+            commit_panicked: AtomicBool::new(false),
             durable_lsn: AtomicU64::new(0),
             covered_lsn: AtomicU64::new(0),
             journal_bytes: AtomicU64::new(0),
@@ -221,15 +229,19 @@ impl Shared {
         fence.clone()
     }
 
-    /// Stops all writing until the process starts anew. The first cause stays, unless it still let
-    /// reads through and this one does not.
+    pub(super) fn lacks(&self) -> MutexGuard<'_, Lacks> {
+        self.lacks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops all writing until the process starts anew, or until a full disk has room again. The first cause stays,
+    /// unless this one is graver.
     pub(crate) fn fence(&self, cause: Cause) -> Error {
         let mut fence = self.fence.write().unwrap_or_else(PoisonError::into_inner);
-        let replace = match fence.as_ref() {
-            None => true,
-            Some(old) => old.can_read() && !cause.can_read(),
-        };
+        let replace = fence.as_ref().is_none_or(|old| old.gravity() < cause.gravity());
         if replace {
+            if matches!(cause, Cause::DiskFull { .. }) {
+                self.found_full();
+            }
             tracing::error!(dir = %self.settings.dir.display(), %cause, "storage fenced itself");
             *fence = Some(cause.clone());
         }

@@ -3,6 +3,7 @@
 //! It owns the database: it opens it, it is the only one that writes to it, and it closes it on its
 //! own thread, after the journal's writer has ended and no reader is left.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -17,13 +18,17 @@ use tokio::time::Instant;
 
 use super::commit::{AppliedRows, WriteSet, commit};
 use super::disk::{File, Lock};
-use super::error::Cause;
+use super::error::{Cause, Error};
 use super::executor::{Signal, Step, Worker};
 use super::journal::Tip;
-use super::journal::ring::Maker;
+use super::journal::ring::{JournalFile, Maker};
+use super::layout::{DATABASE, LOCK_FILE};
 use super::overlay::Generation;
+use super::passing::{lack, passes};
 use super::read::{Trouble, db_log, redb_cause};
 use super::recover::{self, BootOf, Failure, Opened};
+use super::room::{LACK_PAUSE, LOOK_INTERVAL, Room};
+use super::settings::Settings;
 use super::shared::{Lane, Shared};
 use super::types::LogEntry;
 
@@ -60,6 +65,14 @@ impl Committer {
     fn recover(&mut self) -> Result<(Box<Running>, Tip), Failure> {
         let boot = self.shared.process().boot;
         let boot = boot.map_or(BootOf::New, BootOf::Process);
+        let recovered = self.recover_as(boot);
+        recovered.map_err(|failure| match boot {
+            BootOf::New => recover::at_first(&self.shared.settings, failure),
+            _ => failure,
+        })
+    }
+
+    fn recover_as(&mut self, boot: BootOf) -> Result<(Box<Running>, Tip), Failure> {
         let opened = recover::open(&self.shared.settings, true, boot)?;
         self.shared.install(&opened);
         Running::start(&self.shared, &self.lane, opened)
@@ -104,10 +117,15 @@ impl Drop for Committer {
 /// Closes the database once no reader has it.
 pub(crate) fn close(shared: &Shared) {
     let db = shared.db.write().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(db) = db
-        && let Err(error) = db.close()
-    {
-        tracing::warn!(%error, "the database was not closed well; the next start repairs it");
+    let close = || db.map_or(Ok(()), |db| db.close().map_err(redb::Error::from));
+    match catch_unwind(AssertUnwindSafe(close)).unwrap_or(Err(redb::Error::PreviousIo)) {
+        Ok(()) => {}
+        // Whoever met the failure, or the panic, that it remembers has seen to it.
+        Err(error @ redb::Error::PreviousIo) => {
+            tracing::warn!(%error, "the database was not closed well; the next start repairs it");
+        }
+        // The next incarnation must not build on what this one may not have written.
+        Err(error) => drop(shared.fence(redb_cause("closing the database", &error))),
     }
 }
 
@@ -118,10 +136,14 @@ pub(crate) struct Running {
     applied: LogIndex,
     db_file: Arc<dyn File>,
     maker: Maker,
+    /// A journal file was removed that did not fit, and the one in its place is still to be made.
+    owed: bool,
+    /// When the room and the directory were looked at last.
+    looked: Option<Instant>,
     /// Since when something waits for a commit.
     since: Option<Instant>,
     // The directory stays locked until the database is closed.
-    _lock: Box<dyn Lock>,
+    lock: Box<dyn Lock>,
 }
 
 impl Running {
@@ -135,8 +157,10 @@ impl Running {
             set: opened.set,
             db_file: opened.db_file,
             maker: opened.maker,
+            owed: false,
+            looked: None,
             since: None,
-            _lock: opened.lock,
+            lock: opened.lock,
         });
         let caught_up = running.catch_up(shared, lane);
         if caught_up.is_err() {
@@ -159,10 +183,10 @@ impl Running {
             let entries = shared.with_db(read).map_err(failure)?;
             apply_all(shared, lane, &entries).map_err(failure)?;
             if shared.overlay().bytes() >= shared.settings.commit_bytes {
-                self.commit(shared, lane).map_err(Failure::Fence)?;
+                self.commit(shared, lane)?;
             }
         }
-        self.commit(shared, lane).map_err(Failure::Fence)?;
+        self.commit(shared, lane)?;
         self.measure(shared, lane);
         Ok(())
     }
@@ -173,6 +197,7 @@ impl Running {
             let wanted = std::mem::take(&mut durable.wanted);
             (durable.bytes, !durable.records.is_empty(), durable.ended, wanted)
         };
+        self.look(shared);
         if shared.fenced().is_some() {
             return if ended { Step::Done } else { Step::Idle(None) };
         }
@@ -182,21 +207,46 @@ impl Running {
         let pending = waiting || (sound && shared.applied() > self.applied);
         let due = self.due(pending, shared.settings.commit_interval);
         let enough = bytes + active >= shared.settings.commit_bytes;
-        if pending && (enough || wanted || ended || due == Some(Duration::ZERO)) {
-            if let Err(cause) = self.commit(shared, lane) {
-                shared.fence(cause);
-            }
-            return Step::Worked;
+        let room = pending.then(|| shared.look()).unwrap_or_default();
+        let room = if matches!(room, Room::Out { .. }) { None } else { Some(room) };
+        if pending && room.is_some() && (enough || wanted || ended || due == Some(Duration::ZERO)) {
+            return match self.commit(shared, lane) {
+                Ok(()) => Step::Worked,
+                Err(Halt::Fence(cause)) => {
+                    shared.fence(cause);
+                    Step::Worked
+                }
+                Err(Halt::Exit) => Step::Done,
+            };
         }
-        match self.prepare(shared, lane) {
+        let next = match self.prepare(shared, lane) {
+            Ok(Prepared::Made) => return Step::Worked,
+            Ok(Prepared::Nothing) => LOOK_INTERVAL,
+            Ok(Prepared::Lacking) => LACK_PAUSE,
             Err(cause) => {
                 shared.fence(cause);
                 return Step::Worked;
             }
-            Ok(true) => return Step::Worked,
-            Ok(false) => {}
+        };
+        // What is not committed for want of room is in the journal, and the next start finds it there.
+        let due = due.filter(|_| room.is_some()).unwrap_or(next);
+        if ended { Step::Done } else { Step::Idle(Some(due.min(next))) }
+    }
+
+    /// Looks at the room, and whether the directory is still there: files that were removed take writes as before,
+    /// and nobody would ever find them.
+    fn look(&mut self, shared: &Shared) {
+        if self.looked.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
+            return;
         }
-        if ended { Step::Done } else { Step::Idle(due) }
+        self.looked = Some(Instant::now());
+        shared.look();
+        let Settings { dir, .. } = &shared.settings;
+        let gone = |here: io::Result<bool>| matches!(here, Ok(false));
+        if gone(self.db_file.is_at(&dir.join(DATABASE))) || gone(self.lock.is_at(&dir.join(LOCK_FILE))) {
+            let error = "its files are gone from there: it was removed, moved or replaced under the running node";
+            shared.fence(Cause::Io { what: "looking at the data directory".into(), error: error.into() });
+        }
     }
 
     /// How long until a commit is due; none when there is nothing to commit.
@@ -209,7 +259,7 @@ impl Running {
         Some(interval.saturating_sub(since.elapsed()))
     }
 
-    fn commit(&mut self, shared: &Shared, lane: &Lane) -> Result<(), Cause> {
+    fn commit(&mut self, shared: &Shared, lane: &Lane) -> Result<(), Halt> {
         self.since = None;
         // Rows first, records second: what was applied is durable in the journal by then.
         let rows = self.take_rows(shared);
@@ -252,7 +302,7 @@ impl Running {
         Some((state.clone(), generation))
     }
 
-    fn store(&mut self, shared: &Shared, rows: Option<&(State, Arc<Generation>)>) -> Result<(), Cause> {
+    fn store(&mut self, shared: &Shared, rows: Option<&(State, Arc<Generation>)>) -> Result<(), Halt> {
         let applied_rows = rows.map(|(state, rows)| AppliedRows { state, rows });
         let applied = rows.map_or(self.applied, |(state, _)| state.applied);
         let db = shared.db.read().unwrap_or_else(PoisonError::into_inner);
@@ -261,28 +311,34 @@ impl Running {
         match stored {
             Ok(Ok(_)) => {
                 self.applied = applied;
+                shared.commit_panicked.store(false, Ordering::Relaxed);
                 Ok(())
             }
-            Ok(Err(error)) => Err(redb_cause("committing to the database", &error)),
-            Err(panic) => Err(Cause::DataLoss { what: format!("the database: {}", panic_text(panic.as_ref())) }),
+            Ok(Err(error)) => Err(Halt::Fence(redb_cause("committing to the database", &error))),
+            // Whatever it was about is gone after a recovery, unless it is on the disk.
+            Err(_) if !shared.commit_panicked.swap(true, Ordering::Relaxed) => Err(Halt::Exit),
+            Err(panic) => {
+                let what = format!("the database: {}", panic_text(panic.as_ref()));
+                Err(Halt::Fence(Cause::DataLoss { what }))
+            }
         }
     }
 
-    /// Sees to it that the journal's writer finds a next file. Says whether it did anything.
-    fn prepare(&mut self, shared: &Shared, lane: &Lane) -> Result<bool, Cause> {
+    /// Sees to it that the journal's writer finds a next file.
+    fn prepare(&mut self, shared: &Shared, lane: &Lane) -> Result<Prepared, Cause> {
         let covered = self.set.progress().covered;
         let mut spares = lane.spares();
         if spares.ready.is_some() {
-            return Ok(false);
+            return Ok(Prepared::Nothing);
         }
         // S7: only when the database has all of it; and only when a later record is durable, so that
         // the last record there is always stays, and says how old the journal's files are.
         let durable = Lsn(shared.durable_lsn.load(Ordering::Acquire));
         let free = |last: Lsn| (last <= covered && last < durable) || planted::is(Bug::FileReusedEarly);
-        let old = spares.take_oldest(free);
-        if old.is_none() && !spares.retired.is_empty() {
+        let old = if self.owed { None } else { spares.take_oldest(free) };
+        if old.is_none() && !self.owed && !spares.retired.is_empty() {
             // It will be, after the next record and the next commit.
-            return Ok(false);
+            return Ok(Prepared::Nothing);
         }
         spares.generation += 1;
         let generation = spares.generation;
@@ -291,17 +347,39 @@ impl Running {
         let salt = (shared.settings.random)();
         let ready = match old {
             Some(old) if self.maker.fits(&old) => self.maker.renew(old, generation, salt),
-            Some(old) => self.maker.replace(&old, slot, generation, salt),
-            None => self.maker.make(slot, generation, salt),
+            Some(old) => self.maker.remove(&old).and_then(|()| {
+                self.owed = true;
+                self.make(shared, slot, generation, salt)
+            }),
+            None => self.make(shared, slot, generation, salt),
         };
-        let ready = ready.map_err(|error| Cause::of("making a journal file", &error))?;
+        let ready = match ready {
+            Ok(ready) => ready,
+            Err(error) if passes(&error) => {
+                shared.lacking(Some(format!("making a journal file: {error}")));
+                return Ok(Prepared::Lacking);
+            }
+            Err(error) => return Err(Cause::of("making a journal file", &error)),
+        };
+        shared.lacking(None);
+        self.owed = false;
         let mut spares = lane.spares();
         spares.slot = spares.slot.max(ready.slot);
         spares.ready = Some(ready);
         drop(spares);
         self.measure(shared, lane);
         lane.journal_signal.raise();
-        Ok(true)
+        Ok(Prepared::Made)
+    }
+
+    fn make(&self, shared: &Shared, slot: u64, generation: u64, salt: u64) -> io::Result<JournalFile> {
+        if self.owed {
+            self.maker.sync_names()?;
+        }
+        if let Room::Out { free } = shared.look() {
+            return Err(lack(format!("room: {free} bytes are free")));
+        }
+        self.maker.make(slot, generation, salt)
     }
 
     fn measure(&self, shared: &Shared, lane: &Lane) {
@@ -313,6 +391,32 @@ impl Running {
         let bytes = files as u64 * self.maker.file_bytes;
         shared.journal_bytes.store(bytes, Ordering::Relaxed);
     }
+}
+
+/// Why a commit came to no end.
+enum Halt {
+    /// The disk, or what is on it.
+    Fence(Cause),
+    /// It panicked: the incarnation ends, and the next one recovers from disk.
+    Exit,
+}
+
+impl From<Halt> for Failure {
+    fn from(halt: Halt) -> Failure {
+        match halt {
+            Halt::Fence(cause) => Failure::Fence(cause),
+            Halt::Exit => Failure::Refused(Error::Unavailable),
+        }
+    }
+}
+
+/// What came of looking for a next journal file.
+enum Prepared {
+    /// There is one, or none can be had yet.
+    Nothing,
+    Made,
+    /// Something is lacking; it is to be tried again.
+    Lacking,
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
@@ -335,8 +439,7 @@ pub(crate) fn failure(trouble: Trouble) -> Failure {
     match trouble {
         Trouble::DataLoss(what) => Failure::Fence(Cause::DataLoss { what }),
         Trouble::Redb(error) => Failure::Fence(redb_cause("reading the database", &error)),
-        Trouble::Closed => {
-            Failure::Fence(Cause::Io { what: "reading the database".into(), error: "it is closed".into() })
-        }
+        // Its worker is gone, or has met a failure that it will fence for: an exit, after which it is opened again.
+        Trouble::Closed => Failure::Refused(Error::Unavailable),
     }
 }

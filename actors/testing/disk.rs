@@ -217,6 +217,7 @@ impl Disk for SimDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut model = self.model();
+        model.opening()?;
         model.operation()?;
         let in_dir = model.names.keys().filter(|path| path.parent() == Some(dir));
         Ok(in_dir.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
@@ -224,6 +225,7 @@ impl Disk for SimDisk {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let mut model = self.model();
+        model.opening()?;
         model.operation()?;
         let inode = model.names.get(path).copied().ok_or_else(missing)?;
         Ok(self.file(&mut model, inode))
@@ -231,6 +233,7 @@ impl Disk for SimDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let mut model = self.model();
+        model.opening()?;
         model.change(Change::Create)?;
         let inode = model.create(path);
         Ok(self.file(&mut model, inode))
@@ -250,6 +253,7 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut model = self.model();
+        model.opening()?;
         model.change(Change::SyncDir)?;
         model.sync_dir(dir);
         Ok(())
@@ -257,11 +261,16 @@ impl Disk for SimDisk {
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
         let mut model = self.model();
+        model.opening()?;
         model.operation()?;
         if !model.locked.insert(path.to_owned()) {
             return Ok(None);
         }
         Ok(Some(Box::new(SimLock { disk: self.clone(), path: path.to_owned() })))
+    }
+
+    fn free(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(self.model().free())
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Faults {
     pub fail_write: Option<u64>,
     /// These reads fail with an I/O error.
     pub fail_read: Option<Range<u64>>,
+    /// These openings of files fail for lack of a descriptor; nothing is done then.
+    pub fail_open: Option<Range<u64>>,
     /// Bytes that files may take in total. A write that finds no more room may have been done in
     /// part. Holes take no room.
     pub capacity: Option<u64>,
@@ -26,6 +28,8 @@ pub struct Faults {
 pub struct Counters {
     /// Operations of any kind. Asking for a length is none.
     pub ops: u64,
+    /// Files opened or made, directories listed or synced: whatever takes a descriptor.
+    pub opens: u64,
     /// Reads of files.
     pub reads: u64,
     /// Writes to files.

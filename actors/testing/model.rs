@@ -88,6 +88,9 @@ pub(super) struct Model {
     pub(super) moments: Option<Vec<Moment>>,
 }
 
+/// "Too many open files".
+const EMFILE: i32 = 24;
+
 pub(super) fn power_is_off() -> io::Error {
     io::Error::other("the power is off")
 }
@@ -116,6 +119,18 @@ impl Model {
             return Err(power_is_off());
         }
         Ok(())
+    }
+
+    /// Something takes a descriptor. A lack of one is no failure of the disk.
+    pub(super) fn opening(&mut self) -> io::Result<()> {
+        self.counters.opens += 1;
+        let lacks = self.faults.fail_open.as_ref().is_some_and(|opens| opens.contains(&self.counters.opens));
+        if lacks && !self.off { Err(io::Error::from_raw_os_error(EMFILE)) } else { Ok(()) }
+    }
+
+    /// What files may still take.
+    pub(super) fn free(&self) -> u64 {
+        self.faults.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()))
     }
 
     /// Counts an operation that changes something.

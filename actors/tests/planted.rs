@@ -13,7 +13,7 @@ use converge_actors::storage::{Cause, LogEntry, Phase};
 use converge_actors::testing::{Change, Faults, Moment, SimDisk};
 use converge_ledger_core::planted::{self, Bug, Level};
 use storage_support::images::Start;
-use storage_support::{Dice, Leader, Node, killed, one_thread, pile, simulated, write};
+use storage_support::{Dice, Leader, Node, killed, lacks, one_thread, pile, simulated, write};
 
 /// The life in which a bug shows, if that is not life 0.
 const FIRST: &[(Bug, u64)] = &[(Bug::VoteUnsynced, 5), (Bug::VoteUnwritten, 2)];
@@ -82,6 +82,13 @@ fn crash_finds(bug: Bug) -> Option<(u64, String)> {
     // It takes a kill, and then a power cut.
     if bug == Bug::NamesUnsure {
         return Some((0, fault(killed::names_are_durable_before_the_next_process_builds_on_them)?));
+    }
+    // Storage is to go on through what is lacking for a while.
+    if bug == Bug::LackFences {
+        return Some((0, fault(lacks::a_file_that_cannot_be_opened_is_opened_later)?));
+    }
+    if bug == Bug::RoomUnwatched {
+        return Some((0, fault(lacks::nothing_is_written_where_there_is_no_room)?));
     }
     let first = FIRST.iter().find(|(of, _)| *of == bug).map_or(0, |(_, life)| *life);
     (first..=first + LIVES_MORE).find_map(|life| Some((life, fault(|| crashes(life))?)))

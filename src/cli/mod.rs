@@ -13,6 +13,7 @@ mod failure;
 mod files;
 mod get;
 mod inspect;
+mod limits;
 mod lines;
 mod load;
 mod outlet;

@@ -13,7 +13,7 @@ use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
 use super::output::Outlets;
-use super::{Failure, Format, Global, Kind, output, signals};
+use super::{Failure, Format, Global, Kind, limits, output, signals};
 
 /// What a stop may take beyond the drain of the API: the sum of the tree's own bounds, and some more.
 const STOP: Duration = Duration::from_secs(60);
@@ -50,8 +50,9 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
         peer: arguments.peer,
         peers: arguments.peers,
     };
-    let config = Config::load(arguments.config.as_deref(), flags)
+    let mut config = Config::load(arguments.config.as_deref(), flags)
         .map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
+    limits::fit(&mut config);
     let mut signals = signals()?;
     let builder = Node::builder(config.clone()).alarm(|| outlets.stdout.alarm()).alarm(|| outlets.stderr.alarm());
     let node = tokio::select! {

@@ -20,6 +20,8 @@ pub struct Config {
     pub raft: Raft,
     /// Bounds in bytes.
     pub limits: LimitsConfig,
+    /// Room on the disk.
+    pub storage: StorageConfig,
     /// Bounds of the gRPC API.
     pub grpc: GrpcConfig,
     /// Restart intensities of the supervision tree.
@@ -132,12 +134,27 @@ impl Default for LimitsConfig {
     }
 }
 
+/// Room on the disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageConfig {
+    /// Below so many free bytes the node takes no appends, below half of it it stores nothing more; with room again it
+    /// goes on. Enough for two journal files of 64 MiB and a commit of all that waits in memory. 0: not looked at.
+    pub free_bytes_min: u64,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self { free_bytes_min: 256 << 20 }
+    }
+}
+
 /// Bounds of the gRPC API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GrpcConfig {
-    /// Connections open at once; further ones wait in the backlog. Well below the limit of open files (1,024 on many
-    /// systems): links and the journal need some, too, and a journal that cannot open a file fences the node.
+    /// Connections open at once; further ones wait in the backlog. The process cuts it to what the limit of open files
+    /// leaves beside links and journal; an embedding host keeps it well below that limit (1,024 on many systems).
     pub connections: u32,
     /// Calls open at once on one connection.
     pub streams: u32,

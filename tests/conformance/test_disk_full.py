@@ -1,4 +1,4 @@
-"""A full disk: the node fences itself and says so, the cluster goes on, and with room it is back."""
+"""A full disk: the node says so and takes nothing more, the cluster goes on, and with room it is back by itself."""
 
 import subprocess
 
@@ -30,26 +30,26 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", mount], check=True)
 
 
-def test_a_full_disk_fences_one_node_and_stops_nobody_else(tmp_path, small_disk, context):
+def test_a_full_disk_stops_one_node_and_nobody_else(tmp_path, small_disk, context):
     cluster = Cluster(tmp_path)
     small = cluster.nodes[0]
     small.__class__ = OnSmallDisk
+    # By default a node asks for more room than this disk has in all.
+    small.env["CONVERGE_LEDGER__STORAGE__FREE_BYTES_MIN"] = str(32 * MIB)
     try:
         cluster.start()
         clients = [node.client() for node in cluster.nodes]
         acknowledged = [append(clients, context, number) for number in range(ROOM_MIB // 2)]
         status = small.status()
-        assert status["phase"] == "fenced" and "room" in " ".join(status["alarms"]), status
+        assert "room" in " ".join(status["alarms"]), status
         for node in cluster.nodes[1:]:
             assert node.status()["alarms"] == []
             entries = node.client().pages(context, 16)
             assert [entry.id for entry in entries] == acknowledged
-        # What the fenced node still reads is a prefix, and not a byte of it is other.
+        # What the full node still reads is a prefix, and not a byte of it is other.
         stale = clients[0].get(context, limit=16, x_consistency="stale").entries
         assert list(stale) == entries[: len(stale)]
-        small.kill()
         subprocess.run(["mount", "-o", f"remount,size={4 * ROOM_MIB}m", small_disk], check=True)
-        small.start()
         cluster.converged()
         assert small.client().pages(context, 16) == entries
     finally:

@@ -82,9 +82,13 @@ async fn carry_out(world: Arc<World>, fault: Fault) {
         Fault::Full { node, room_bytes, for_ms } => {
             world.set_room(NodeId(node), Some(room_bytes));
             sleep(Duration::from_millis(for_ms)).await;
+            let met = world.is_short_of_room(NodeId(node));
             world.set_room(NodeId(node), None);
-            operator(world, node, 0, kind).await;
+            if met {
+                took(&world);
+            }
         }
+        Fault::Lack { node, nth, many, in_start } => lack(&world, NodeId(node), (nth, many), in_start, kind).await,
         Fault::Rot { node, place_permille, bit } => {
             if world.rot(NodeId(node), place_permille, bit) {
                 took(&world);
@@ -180,6 +184,28 @@ async fn operator(world: Arc<World>, node: u64, after_ms: u64, kind: &'static st
     if world.is_fenced(NodeId(node)) && world.crash(NodeId(node), End::Kill) {
         world.facts.took(kind);
         tokio::spawn(world.start(NodeId(node)));
+    }
+}
+
+/// Has files not be opened, and looks until that happened, or the process is gone.
+async fn lack(world: &Arc<World>, node: NodeId, (nth, many): (u64, u64), in_start: bool, kind: &'static str) {
+    if in_start && !world.crash(node, End::Kill) {
+        return;
+    }
+    let mut first = 0;
+    world.arm(node, |counters, faults| {
+        first = counters.opens + nth;
+        faults.fail_open = Some(first..first + many);
+    });
+    let disk = world.disk(node);
+    if in_start {
+        tokio::spawn(world.clone().start(node));
+    }
+    while !disk.is_off() && disk.counters().opens < first {
+        sleep(Duration::from_millis(50)).await;
+    }
+    if disk.counters().opens >= first {
+        world.facts.took(kind);
     }
 }
 

@@ -85,8 +85,11 @@ pub(super) enum Fault {
     /// Reads fail, from the n-th on so many: from now, or from a start of the process, which then ends now. An operator
     /// starts it anew, who looks once in so long.
     FailRead { node: u64, nth: u64, many: u64, in_start: bool, operator_ms: u64 },
-    /// The disk has so many bytes left, and room again later, when an operator restarts the node.
+    /// The disk has so many bytes left, and room again later: the node goes on by itself.
     Full { node: u64, room_bytes: u64, for_ms: u64 },
+    /// Files cannot be opened for lack of a descriptor, from the n-th on so many: from now, or from a start of the
+    /// process, which then ends now. The node goes on by itself.
+    Lack { node: u64, nth: u64, many: u64, in_start: bool },
     /// One bit of the database's file turns over.
     Rot { node: u64, place_permille: u64, bit: u8 },
     /// One bit of the journal turns over, of those that are durable and mean something; then the machine may fail.
@@ -135,6 +138,7 @@ impl Fault {
             Fault::FailRead { in_start: true, .. } => "read error in a start",
             Fault::FailRead { .. } => "read error",
             Fault::Full { .. } => "disk full",
+            Fault::Lack { .. } => "no descriptor",
             Fault::Rot { .. } => "bit rot",
             Fault::RotJournal { .. } => "bit rot in the journal",
             Fault::RotTail { .. } => "bit rot in the last record",
@@ -346,7 +350,12 @@ impl Draw {
             }
             81..=84 => Fault::FailSync { node, nth: self.between(1, 12), operator_ms: for_ms },
             85..=87 => Fault::FailWrite { node, nth: self.between(1, 30), operator_ms: for_ms },
-            88..=91 => Fault::Full { node, room_bytes: self.between(0, 200 << 10), for_ms },
+            88..=90 => Fault::Full { node, room_bytes: self.between(0, 200 << 10), for_ms },
+            91 => {
+                let in_start = !self.one_in(3);
+                let (nth, many) = (self.between(1, if in_start { 12 } else { 2 }), self.between(1, 5));
+                Fault::Lack { node, nth, many, in_start }
+            }
             92..=94 => match world.rotten {
                 Some((node, rots)) => self.rot(node, rots, down_ms),
                 None => Fault::Kill { node, place: self.0.roll(), panic: false },

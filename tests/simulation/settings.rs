@@ -14,6 +14,8 @@ use crate::environment::Calls;
 
 /// Where a simulated node keeps its data.
 pub(super) const DIRECTORY: &str = "/data";
+/// Below it a node takes nothing new. Some full disks leave less, some more.
+const FREE_BYTES: u64 = 64 << 10;
 /// Restarts within seconds that no plan comes near.
 const GENEROUS: (u32, u64) = (100_000, 1);
 
@@ -115,6 +117,7 @@ pub(super) fn config(id: NodeId, tuning: &Tuning, count: u64) -> Config {
     config.limits.payload_bytes = bounds.payload_bytes;
     config.limits.response_bytes = bounds.response_bytes;
     config.limits.snapshot_bytes = bounds.snapshot_bytes;
+    config.storage.free_bytes_min = FREE_BYTES;
     config.limits.inflight_bytes = tuning.inflight_bytes;
     let intensity = |(restarts, seconds)| IntensityConfig { restarts, seconds };
     let drawn = bounds.supervision.map(|drawn| (drawn.root, drawn.ledger));

@@ -13,7 +13,7 @@ use std::time::Duration;
 use converge_actors::storage::{self, Phase};
 use converge_actors::testing::{Counters, Dice, Faults, SimDisk};
 use converge_ledger_core::NodeId;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::facts::Facts;
@@ -106,6 +106,10 @@ impl Life {
         self.ledger.inner.storage.status()
     }
 
+    fn is_full(&self) -> bool {
+        matches!(self.fenced(), Some(storage::Cause::DiskFull { .. }))
+    }
+
     fn fenced(&self) -> Option<storage::Cause> {
         match self.storage().phase {
             Phase::Fenced { cause } => Some(cause),
@@ -113,6 +117,9 @@ impl Life {
         }
     }
 }
+
+/// Within so long a full disk is left once there is room: longer than storage's longest pause.
+const LEAVE_FULL: Duration = Duration::from_secs(60);
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,6 +278,24 @@ impl World {
         self.life(id).is_some_and(|life| life.fenced().is_some())
     }
 
+    /// Whether the node runs, and says that its disk has no room.
+    pub(super) fn is_short_of_room(&self, id: NodeId) -> bool {
+        self.life(id).is_some_and(|life| life.is_full() || life.ledger.inner.storage.room() != storage::Room::Ample)
+    }
+
+    /// A disk that has room again is left without a restart of the process.
+    async fn leave_full(&self, id: NodeId) {
+        let Some(life) = self.life(id) else { return };
+        let left = timeout(LEAVE_FULL, async {
+            while life.is_full() && !life.over.is_cancelled() {
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        if left.await.is_err() {
+            self.facts.violated(format!("node {id} stays fenced though its disk has room again"));
+        }
+    }
+
     /// No more faults: room, speed and power for all; who is down comes up, who is fenced is started anew.
     pub(super) async fn heal(self: &Arc<Self>) {
         self.network.mend_all();
@@ -282,6 +307,7 @@ impl World {
             });
         }
         for id in self.ids().into_iter().filter(|id| !self.with(*id, |host| host.held_back)) {
+            self.leave_full(id).await;
             if self.is_fenced(id) {
                 self.crash(id, End::Kill);
             }

@@ -14,6 +14,7 @@ use converge_ledger_core::{Lsn, StoreId};
 
 use super::record::{BLOCK, FIRST_RECORD, FileHeader};
 use crate::storage::disk::{Disk, File};
+use crate::storage::passing::is_full;
 
 const PREFIX: &str = "journal-";
 
@@ -89,6 +90,21 @@ impl Maker {
         let name = self.dir.join(file_name(slot));
         let unfinished = self.dir.join(format!("{}.new", file_name(slot)));
         let file = self.disk.create(&unfinished)?;
+        let filled = self.fill(file.as_ref(), generation, salt);
+        let header = filled.inspect_err(|error| {
+            if is_full(error) {
+                // What it takes is what is missing. If it stays, the next start removes it.
+                let _ = self.disk.remove(&unfinished);
+            }
+        })?;
+        self.disk.rename(&unfinished, &name)?;
+        if !planted::is(Bug::NameUnsynced) {
+            self.disk.sync_dir(&self.dir)?;
+        }
+        Ok(JournalFile { slot, file, header })
+    }
+
+    fn fill(&self, file: &dyn File, generation: u64, salt: u64) -> io::Result<FileHeader> {
         let zeros = vec![0; self.fill_bytes];
         let mut at = 0;
         while at < self.file_bytes {
@@ -100,11 +116,7 @@ impl Maker {
         file.write_at(0, &header.encode())?;
         file.write_at(BLOCK, &header.encode())?;
         file.sync_data()?;
-        self.disk.rename(&unfinished, &name)?;
-        if !planted::is(Bug::NameUnsynced) {
-            self.disk.sync_dir(&self.dir)?;
-        }
-        Ok(JournalFile { slot, file, header })
+        Ok(header)
     }
 
     /// Whether a file has the size that the settings ask for. One of another start may not even
@@ -113,12 +125,14 @@ impl Maker {
         file.header.bytes == self.file_bytes
     }
 
-    /// A new file in place of one that does not fit, of which nothing is needed any more.
-    pub(crate) fn replace(&self, old: &JournalFile, slot: u64, generation: u64, salt: u64) -> io::Result<JournalFile> {
-        self.disk.remove(&self.dir.join(file_name(old.slot)))?;
-        // Before any other file is used again: its records would not join those of the others.
-        self.disk.sync_dir(&self.dir)?;
-        self.make(slot, generation, salt)
+    /// Removes a file that does not fit, of which nothing is needed any more. Durable only with [`Maker::sync_names`].
+    pub(crate) fn remove(&self, old: &JournalFile) -> io::Result<()> {
+        self.disk.remove(&self.dir.join(file_name(old.slot)))
+    }
+
+    /// Makes a removal durable, before any other file is used again: its records would not join those of the others.
+    pub(crate) fn sync_names(&self) -> io::Result<()> {
+        self.disk.sync_dir(&self.dir)
     }
 
     /// A new life for a file of which nothing is needed any more.

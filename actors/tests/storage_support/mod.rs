@@ -3,6 +3,7 @@
 
 pub mod images;
 pub mod killed;
+pub mod lacks;
 pub mod pile;
 pub mod workload;
 
@@ -160,7 +161,7 @@ impl Node {
     pub async fn until_serving(&self) {
         let start = std::time::Instant::now();
         while self.storage.status().phase != Phase::Serving {
-            assert!(start.elapsed() < WAIT, "storage does not come back");
+            assert!(start.elapsed() < WAIT, "storage does not come back: {:?}", self.storage.status());
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

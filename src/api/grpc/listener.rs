@@ -125,12 +125,10 @@ impl Actor for Listener {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
-        let socket = args.socket.try_clone()?;
-        socket.set_nonblocking(true)?;
-        let socket = tokio::net::TcpListener::from_std(socket)?;
         let accept = tokio::spawn(async move {
             // Told also when the loop panics.
             let _ended = Ended(myself);
+            let socket = cloned(&args.socket).await;
             accept(socket, args.connections, args.gate).await;
         });
         Ok(State { accept })
@@ -148,6 +146,24 @@ struct Ended(ActorRef<Message>);
 impl Drop for Ended {
     fn drop(&mut self) {
         let _ = self.0.cast(Message::Ended);
+    }
+}
+
+/// The socket, however long it takes until there is a descriptor for it: a lack of one is no reason to die.
+async fn cloned(socket: &TcpListener) -> tokio::net::TcpListener {
+    let clone = || {
+        let socket = socket.try_clone()?;
+        socket.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(socket)
+    };
+    loop {
+        match clone() {
+            Ok(socket) => return socket,
+            Err(error) => {
+                tracing::warn!(%error, "cannot listen for clients: check the limit of open files");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 }
 

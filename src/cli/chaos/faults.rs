@@ -57,7 +57,7 @@ pub(super) enum Fault {
     /// SIGSTOP, then SIGCONT.
     Pause(Who),
     Lose(Loss, Who),
-    /// Its disk takes no more; after it has room, the node is started again, for a full disk fences it.
+    /// Its disk takes no more; after it has room, the node goes on by itself.
     Fill(Who),
 }
 

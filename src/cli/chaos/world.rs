@@ -150,11 +150,10 @@ impl World {
             self.cluster.signal(id, "CONT").await?;
             self.paused.remove(&id);
         }
-        let mut gone = &want.down - &self.have.down;
+        let gone = &want.down - &self.have.down;
         for id in &self.have.full - &want.full {
-            // A full disk fences a node until it is started again.
+            // It goes on by itself, or is started again where it could not start.
             self.disk(id, false).await?;
-            gone.insert(id);
         }
         self.cluster.kill_at_once(&gone.iter().copied().collect::<Vec<_>>()).await?;
         self.running = &self.running - &gone;

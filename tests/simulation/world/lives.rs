@@ -70,7 +70,9 @@ impl World {
     /// A start may only fail where the disk did.
     fn start_failed(&self, id: NodeId, disk: &SimDisk, error: &str) {
         self.trace.note(&[11, id.get()], || format!("node {id} does not start: {error}"));
-        if !disk.has_failed() && !self.is_rotten(id) {
+        // A directory is made only where there is room for more than that.
+        let full = disk.faults().capacity.is_some() && error.contains("no room");
+        if !disk.has_failed() && !full && !self.is_rotten(id) {
             self.facts.violated(format!("node {id} does not start though its disk is well: {error}"));
         }
     }
@@ -147,13 +149,16 @@ impl World {
     }
 
     /// A node is fenced for data loss only where its disk rots, otherwise only where that failed; and for as long as the
-    /// process lives.
+    /// process lives, unless it was for want of room.
     fn judge_fence(&self, life: &Life, disk: &SimDisk, before: Option<storage::Cause>) -> Option<storage::Cause> {
         let now = life.fenced();
         if self.is_restored() && now != before && matches!(now, Some(storage::Cause::DataLoss { .. })) {
             self.facts.fenced_since(life.id);
         }
         match &now {
+            None if matches!(before, Some(storage::Cause::DiskFull { .. })) => {
+                self.facts.took("full disk left");
+            }
             None if before.is_some() => {
                 self.facts.violated(format!("node {} is not fenced any more, within one process: {before:?}", life.id));
             }

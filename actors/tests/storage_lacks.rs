@@ -1,0 +1,84 @@
+//! Storage goes on through what is lacking for a while: descriptors, room, a thread of its own.
+#![allow(missing_docs)]
+
+mod storage_support;
+
+use std::time::Duration;
+
+use converge_actors::storage::{Cause, Settings};
+use converge_actors::testing::SimDisk;
+use storage_support::{Leader, Node, lacks, one_thread, simulated, small, write};
+
+#[test]
+fn a_file_that_cannot_be_opened_is_opened_later() {
+    lacks::a_file_that_cannot_be_opened_is_opened_later();
+}
+
+#[test]
+fn nothing_is_written_where_there_is_no_room() {
+    lacks::nothing_is_written_where_there_is_no_room();
+}
+
+#[test]
+fn a_full_disk_is_left_by_itself() {
+    lacks::a_full_disk_is_left_by_itself();
+}
+
+/// A first start that cannot serve says why, and does not look as if it could.
+#[test]
+fn a_first_start_without_room_is_refused() {
+    for (capacity, mark) in [(1 << 20, 4 << 20), (40 << 10, 0)] {
+        let disk = SimDisk::default();
+        disk.set_capacity(Some(capacity));
+        let settings = Settings { free_bytes_min: mark, ..simulated(&disk, 5, 10_000) };
+        let started = one_thread(async { Node::try_start(settings).await.map(|_| ()) });
+        let error = started.expect_err("it starts without room").to_string();
+        assert!(error.contains("room") && error.contains("/data"), "{error}");
+    }
+}
+
+/// A callback that panics takes the journal's thread with it: the actor exits and recovers, whatever it was at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_a_thread_is_an_exit() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(small(dir.path())).await;
+    let mut leader = Leader::new();
+    let incarnation = |node: &Node| node.tree.find("root/storage").map(|actor| actor.get_id());
+    for round in 0..20 {
+        let before = incarnation(&node);
+        let mut entries: Vec<_> =
+            (0..30).map(|n| leader.batch(&[write(&format!("{round}/{n}"), "k", &[1; 100])])).collect();
+        node.append(entries.clone(), Some(leader.hard_state())).await.expect("is durable");
+        let last = leader.batch(&[write("c", "k", b"acknowledged to nobody")]);
+        let panics = Box::new(|_| panic!("a planted panic"));
+        node.storage.append(vec![last.clone()], Some(leader.hard_state()), panics).expect("is taken");
+        // The database may be closed under it, and the last one may be applied before it is durable, which a commit
+        // panics at.
+        entries.push(last);
+        for entry in entries {
+            let _ = node.storage.apply(vec![entry]);
+            tokio::task::yield_now().await;
+        }
+        while incarnation(&node).is_none_or(|now| Some(now) == before) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        node.until_serving().await;
+        let recovered = node.recover().await;
+        assert_eq!(recovered.last_index.get(), leader.index, "what was written is there");
+    }
+    leader.check(&node);
+    node.stop().await;
+}
+
+/// Files that were removed take writes as before, and nobody would ever find them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_gone_fences() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let node = Node::start(small(&data)).await;
+    Leader::new().write(&node, &[write("c", "k", &[1; 100])]).await;
+    std::fs::remove_dir_all(&data).unwrap();
+    let Cause::Io { error, .. } = node.until_fenced().await else { panic!("another cause") };
+    assert!(error.contains("removed"), "{error}");
+    node.stop().await;
+}

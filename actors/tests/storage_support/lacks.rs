@@ -1,0 +1,118 @@
+//! What passes by itself: descriptors and room that are lacking for a while.
+
+use std::time::{Duration, Instant};
+
+use converge_actors::storage::{Phase, Room, Settings};
+use converge_actors::testing::{Faults, SimDisk};
+
+use super::{Leader, Node, WAIT, one_thread, simulated, write};
+
+const RECORDS: usize = 60;
+
+/// Enough to fill several journal files. Looks at nothing but that all is acknowledged.
+async fn fill(node: &Node, leader: &mut Leader, records: usize) {
+    for n in 0..records {
+        leader.write(node, &[write(&format!("c{}", n % 3), "k", &[n as u8; 3000])]).await;
+    }
+}
+
+async fn until(what: &str, node: &Node, mut there: impl FnMut(&Node) -> bool) {
+    let start = Instant::now();
+    while !there(node) {
+        assert!(start.elapsed() < WAIT, "{what} does not come: {:?}", node.storage.status());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Two starts and what comes between, while these openings fail. Says how many there were.
+async fn live(disk: &SimDisk, fail_open: Option<std::ops::Range<u64>>) -> u64 {
+    disk.set_faults(Faults { fail_open, ..Faults::default() });
+    let mut leader = Leader::new();
+    for start in 0..2 {
+        // The files of another size are replaced, which takes more openings.
+        let journal_file_bytes = (80 + 8 * start) << 10;
+        let node = Node::start(Settings { journal_file_bytes, ..simulated(disk, 5, 20_000) }).await;
+        assert_eq!(node.storage.status().phase, Phase::Serving);
+        fill(&node, &mut leader, RECORDS).await;
+        assert_eq!(node.storage.status().phase, Phase::Serving);
+        leader.check(&node);
+        until("the end of the alarm", &node, |node| node.storage.status().alarms.is_empty()).await;
+        node.stop().await;
+    }
+    disk.counters().opens
+}
+
+/// Whatever cannot be opened for lack of a descriptor is opened later: nothing is fenced, nothing fails.
+pub fn a_file_that_cannot_be_opened_is_opened_later() {
+    let opens = one_thread(live(&SimDisk::default(), None));
+    assert!(opens > 15, "only {opens} openings");
+    for nth in 1..=opens {
+        one_thread(live(&SimDisk::default(), Some(nth..nth + 2)));
+    }
+}
+
+/// Below the mark nothing is begun, below half of it nothing is stored and no file is made; what the journal has is
+/// acknowledged, and with room all goes on. No write ever fails.
+pub fn nothing_is_written_where_there_is_no_room() {
+    const MARK: u64 = 2 << 20;
+    one_thread(async {
+        let disk = SimDisk::default();
+        let settings = Settings { free_bytes_min: MARK, overlay_bytes_max: 64 << 10, ..simulated(&disk, 5, 10_000) };
+        let node = Node::start(settings).await;
+        let mut leader = Leader::new();
+        fill(&node, &mut leader, 2).await;
+        assert_eq!(node.storage.room(), Room::Ample);
+        disk.set_capacity(Some(disk.used() + MARK / 2 - 1));
+        until("the alarm", &node, |node| matches!(node.storage.room(), Room::Out { .. })).await;
+        assert!(node.storage.status().alarms.iter().any(|alarm| alarm.contains("room")));
+        let writes = tokio::time::timeout(Duration::from_secs(2), fill(&node, &mut leader, 1000));
+        assert!(writes.await.is_err(), "memory has no bound");
+        assert_eq!(node.storage.status().phase, Phase::Serving);
+        assert!(!disk.has_failed(), "a write found no room");
+        disk.set_capacity(None);
+        // What waited is taken up by itself: the entry in flight, too, which nobody waits for any more.
+        until("room", &node, |node| node.storage.room() == Room::Ample).await;
+        node.append(Vec::new(), None).await.expect("what was queued is durable");
+        let log = node.log().expect("is readable");
+        assert_eq!(log.len() as u64, leader.index, "an entry is lost");
+        let applied = node.storage.status().applied.get();
+        node.apply(log.into_iter().skip(usize::try_from(applied).unwrap()).collect()).await;
+        leader.check(&node);
+        node.stop().await;
+    });
+}
+
+/// A write that found no room fences, and with room again storage recovers in the same process.
+pub fn a_full_disk_is_left_by_itself() {
+    one_thread(async {
+        let disk = SimDisk::default();
+        let node = Node::start(simulated(&disk, 5, 10_000)).await;
+        let mut leader = Leader::new();
+        fill(&node, &mut leader, 10).await;
+        let before = leader.clone();
+        disk.set_capacity(Some(disk.used()));
+        let filled = tokio::time::timeout(Duration::from_secs(2), async {
+            while node.storage.status().phase == Phase::Serving {
+                let entry = leader.batch(&[write("c0", "k", &[7; 3000])]);
+                if node.append(vec![entry], Some(leader.hard_state())).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let _ = filled.await;
+        node.until_fenced().await;
+        assert!(disk.has_failed());
+        disk.set_capacity(None);
+        node.until_serving().await;
+        let recovered = node.recover().await;
+        assert!(recovered.applied.get() >= before.index);
+        for (context, kept) in &before.contexts {
+            let page = node.all(context).expect("is readable");
+            assert!(page.entries.len() >= kept.len(), "acknowledged entries of {context} are lost");
+        }
+        let mut leader = Leader { index: recovered.last_index.get(), term: 2, counter: 1 << 20, ..Leader::new() };
+        leader.write(&node, &[write("after", "k", b"there is room")]).await;
+        leader.check(&node);
+        node.stop().await;
+    });
+}

@@ -1,0 +1,155 @@
+//! What a real process does where the machine gives it little: few descriptors, short files, a small disk.
+//!
+//! A file system that can be made small needs the right to mount one; where that is missing, those tests say so.
+#![cfg(feature = "cli")]
+#![allow(missing_docs, clippy::print_stderr)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use support::node::{Node, READY};
+use support::until;
+use support::wire::{self, AppendRequest};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+const MIB: usize = 1 << 20;
+
+/// The node under limits of the shell.
+fn limited(node: &mut Node, limit: &str) {
+    node.wrapper = ["sh", "-c", &format!("{limit} && exec \"$@\""), "sh"].map(str::to_owned).to_vec();
+}
+
+async fn append(channel: &Channel, payload: Vec<u8>) -> Result<(), Status> {
+    let request = AppendRequest { context_id: "c".into(), key: "k".into(), payload, ..AppendRequest::default() };
+    wire::append(channel, tonic::Request::new(request)).await.map(|_| ())
+}
+
+async fn alarms(node: &Node) -> Option<String> {
+    let status = node.status().await?;
+    Some(format!("{} {}", status["phase"], status["alarms"]))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_descriptors_and_many_clients_fence_nobody() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = Node::new(root.path(), 1);
+    limited(&mut node, "ulimit -n 256");
+    node.start().await;
+    assert!(node.log().contains("grpc.connections is cut from 512 to"), "{}", node.log_tail());
+    let channel = node.channel();
+    append(&channel, vec![1]).await.unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..512 {
+        idle.push(tokio::time::timeout(READY, tokio::net::TcpStream::connect(&node.grpc)).await.unwrap().unwrap());
+    }
+    // More than two journal files of 64 MiB: a third has to be opened.
+    for number in 0..160 {
+        append(&channel, vec![number; MIB]).await.unwrap();
+    }
+    drop(idle);
+    let alarms = until("an answer", READY, || alarms(&node)).await;
+    assert!(alarms.contains("serving") && alarms.contains("[]"), "{alarms}");
+    assert!(!node.log().contains("fenced"), "{}", node.log_tail());
+    node.kill().await;
+}
+
+#[tokio::test]
+async fn a_limit_of_file_sizes_is_an_error_with_words() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = Node::new(root.path(), 1);
+    limited(&mut node, "ulimit -f 4096");
+    node.spawn();
+    let status = node.exit(READY).await;
+    assert!(status.code().is_some_and(|code| code != 0), "{status}");
+    assert!(node.log().contains("File too large"), "{}", node.log_tail());
+}
+
+/// A file system in memory, unmounted in the end.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(root: &Path, size: &str) -> Option<SmallDisk> {
+        let path = root.join("small");
+        std::fs::create_dir(&path).unwrap();
+        let options = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&path).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(SmallDisk(path)),
+            other => {
+                eprintln!("skipped: a small file system cannot be mounted here: {other:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_first_start_on_a_full_disk_fails_with_the_reason() {
+    let root = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(root.path(), "32m") else { return };
+    for mark in [None, Some(0)] {
+        let mut node = Node::new(root.path(), 1);
+        node.data = disk.0.join("data");
+        if let Some(mark) = mark {
+            node.set("storage.free_bytes_min", mark);
+        }
+        node.spawn();
+        let status = node.exit(READY).await;
+        assert!(status.code().is_some_and(|code| code != 0), "{status}");
+        let log = node.log();
+        assert!(log.contains("room") && log.contains("make room"), "{}", node.log_tail());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_stop_below_the_mark_and_go_on_above_it() {
+    let root = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(root.path(), "400m") else { return };
+    let mut node = Node::new(root.path(), 1);
+    node.data = disk.0.join("data");
+    node.set("storage.free_bytes_min", 64 * MIB);
+    node.start().await;
+    let channel = node.channel();
+    append(&channel, vec![1]).await.unwrap();
+    let ballast = disk.0.join("ballast");
+    let room = |free: usize| {
+        let used =
+            |path: &Path| std::fs::metadata(path).map_or(0, |data| std::os::unix::fs::MetadataExt::blocks(&data) * 512);
+        let files = std::fs::read_dir(&node.data).unwrap().map(|file| used(&file.unwrap().path())).sum::<u64>();
+        std::fs::write(&ballast, vec![0; 400 * MIB - free - usize::try_from(files).unwrap()]).unwrap();
+    };
+    room(40 * MIB);
+    let short = || async { alarms(&node).await.filter(|alarms| alarms.contains("little room")) };
+    until("the alarm", READY, short).await;
+    let refused = append(&channel, vec![1; MIB]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    assert!(refused.message().contains("room"), "{refused:?}");
+    assert_eq!(refused.metadata().get("x-ledger-outcome").unwrap(), "refused");
+    std::fs::remove_file(&ballast).unwrap();
+    until("room again", READY, || async { append(&channel, vec![1; MIB]).await.ok() }).await;
+    let pid = node.pid();
+    // Somebody takes all the room at once, and gives it back.
+    std::fs::write(&ballast, vec![0; 400 * MIB]).unwrap_err();
+    let mut taken = 0;
+    while append(&channel, vec![1; MIB]).await.is_ok() && taken < 200 {
+        taken += 1;
+    }
+    std::fs::remove_file(&ballast).unwrap();
+    until("room again", READY, || async { append(&channel, vec![1; MIB]).await.ok() }).await;
+    let alarms =
+        until("no alarm", READY, || async { alarms(&node).await.filter(|alarms| alarms.contains("[]")) }).await;
+    assert!(alarms.contains("serving"), "{alarms}");
+    assert_eq!(node.pid(), pid, "the same process");
+    assert!(node.terminate(Duration::from_secs(60)).await.success());
+    drop(disk);
+}
