@@ -197,7 +197,7 @@ fn read_marker(settings: &Settings) -> Result<Marker, Failure> {
     }
     if format < FORMAT {
         let reason = format!("it has format {format}, this program knows only {FORMAT}: use the older program");
-        return Err(refused(settings, reason));
+        return Err(refused(settings, reason).into());
     }
     if format > FORMAT {
         return Err(refused(
