@@ -207,7 +207,7 @@ impl Running {
         let pending = waiting || (sound && shared.applied() > self.applied);
         let due = self.due(pending, shared.settings.commit_interval);
         let enough = bytes + active >= shared.settings.commit_bytes;
-        let room = pending.then(|| shared.look()).unwrap_or_default();
+        let room = if pending { shared.look() } else { Room::default() };
         let room = if matches!(room, Room::Out { .. }) { None } else { Some(room) };
         if pending && room.is_some() && (enough || wanted || ended || due == Some(Duration::ZERO)) {
             return match self.commit(shared, lane) {
