@@ -9,7 +9,8 @@
 //! - All below a killed supervisor is killed, and is gone before its successor starts. In Erlang a supervisor below a
 //!   killed one stops its children in order, while the successor may run already.
 //! - `count_children` of a dynamic supervisor counts its children; OTP counts the one template.
-//! - A supervisor that gives up calls off the start of a child that someone asked for; OTP's has started it by then.
+//! - What is being started when a sibling ends is called off where that sibling takes it along; OTP's has started it by
+//!   then. So slow starts are those of the first start of all, which both finish.
 //!
 //! And those of [`model::Manner::Kit`], by which the model goes here: windows are exact, a request to end a child calls its
 //! start off, dynamic children are asked about like all others, and one with nothing to run is forgotten.
@@ -41,7 +42,7 @@ const ALONE: Range = Range {
 };
 /// Several ends at a time. Starts go well, for how many there are is the kit's own affair (see `compare`).
 const TOGETHER: Range = Range { together: Together::Alike, odd: Odd::Never, ..ALONE };
-/// Siblings end while others start, most often for the first time.
+/// Siblings end while others start for the first time.
 const SLOW: Range = Range { slow: 1, odd: Odd::First, ..ALONE };
 /// Calls that wait behind one another.
 const QUEUED: Range = Range { queued: true, odd: Odd::First, ..ALONE };

@@ -28,7 +28,8 @@ pub struct Range {
     pub together: Together,
     /// Starts fail, or are ignored.
     pub odd: Odd,
-    /// Starts are slow, and up to so many siblings end meanwhile. More than one is for those only who finish a start.
+    /// Starts are slow, and up to so many siblings end meanwhile. One: the first start of each that is there
+    /// from the beginning, which all finish alike.
     pub slow: usize,
     /// Calls wait behind one another.
     pub queued: bool,
@@ -175,8 +176,8 @@ fn templates() -> impl Strategy<Value = Template> {
 
 fn worker(range: Range) -> impl Strategy<Value = Shape> {
     let restart = select(&[Restart::Permanent, Restart::Permanent, Restart::Transient, Restart::Temporary][..]);
-    let slow =
-        (prop_oneof![3 => Just(0usize), 1 => 1..3usize], vec((any::<usize>(), whys()), 1..range.slow.max(1) + 1));
+    let attempt = if range.slow > 1 { prop_oneof![3 => Just(0usize), 1 => 1..3usize].boxed() } else { Just(0).boxed() };
+    let slow = (attempt, vec((any::<usize>(), whys()), 1..range.slow.max(1) + 1));
     let slow = if range.slow > 0 { weighted(0.4, slow).boxed() } else { Just(None).boxed() };
     (restart, any::<bool>(), weighted(0.2, Just(())), starts(range), slow).prop_map(
         |(restart, significant, brutal, starts, slow)| Shape {
@@ -222,8 +223,10 @@ fn blows(range: Range) -> impl Strategy<Value = Blow> {
     }
     if range.calls {
         let calls = (any::<usize>(), call, stray()).prop_map(|(target, call, stray)| Blow::Call(target, call, stray));
-        let starts = (any::<usize>(), shapes(range), stray())
-            .prop_map(|(target, shape, stray)| Blow::Start(target, shape, stray));
+        // What is started later is slow for those only who finish each start before they do anything else.
+        let added = shapes(Range { slow: if range.slow > 1 { range.slow } else { 0 }, ..range });
+        let starts =
+            (any::<usize>(), added, stray()).prop_map(|(target, shape, stray)| Blow::Start(target, shape, stray));
         if range.queued {
             let quick = shapes(Range { slow: 0, odd: Odd::First, ..range });
             let starts =

@@ -22,14 +22,14 @@ pub fn difference(script: &Script, model: &Account, told: &Account, teller: Tell
     for (i, expected) in model.iter().enumerate() {
         let (step, before) = (i.checked_sub(1).map(|i| &script.steps[i]), i.checked_sub(1).map(|i| &model[i]));
         let slow = expected.events.iter().any(|event| event.starts_with("meanwhile "));
-        // What ended during the first start of all is restarted when that is through, as by OTP's: one alone in its order.
-        let alone = step.is_none() && expected.verdicts.as_ref().is_some_and(|verdicts| verdicts.len() < 2);
-        let over = |verdict: &String| verdict.contains(" gave up on ") || verdict.contains(" ends with ");
-        let over = expected.verdicts.as_ref().is_none_or(|verdicts| verdicts.iter().any(over));
+        // What ended during the first start of all is restarted when that is through, as by OTP's: one alone in its order, if
+        // the start of another supervisor's child does not fail meanwhile.
+        let alone = step.is_none()
+            && expected.reply == "ok"
+            && expected.verdicts.as_ref().is_some_and(|verdicts| verdicts.len() < 2);
         let slow = match slow {
             false => Slow::None,
             true if alone => Slow::Alone,
-            true if over => Slow::Over,
             true => Slow::Many,
         };
         let mut expected = adapt(expected, step, before, teller, slow);
@@ -53,8 +53,6 @@ enum Slow {
     None,
     Alone,
     Many,
-    /// And a supervisor gave up: the kit's calls off what it starts, OTP's has started it by then.
-    Over,
 }
 
 fn adapt(record: &Record, step: Option<&Step>, before: Option<&Record>, teller: Teller, slow: Slow) -> Record {
@@ -78,10 +76,7 @@ fn adapt(record: &Record, step: Option<&Step>, before: Option<&Record>, teller: 
     if teller == Teller::Kit {
         let together = matches!(step, Some(Step::Exit(ends)) if ends.len() > 1);
         let queued = matches!(step, Some(Step::Queued(..)));
-        if slow == Slow::Over {
-            record.reply.clear();
-        }
-        if together || queued || matches!(slow, Slow::Many | Slow::Over) {
+        if together || queued || slow == Slow::Many {
             record.events.clear();
             record.verdicts = None;
         }
