@@ -13,7 +13,6 @@ const SETTINGS: u8 = 4;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const INITIAL_WINDOW_SIZE: u16 = 4;
-const CONTEXT: &str = "/converge.context.v1.ContextService/";
 
 fn frame(kind: u8, flags: u8, stream: u32, body: &[u8]) -> Vec<u8> {
     let mut frame = u32::try_from(body.len()).unwrap().to_be_bytes()[1..].to_vec();
@@ -37,9 +36,9 @@ fn text(out: &mut Vec<u8>, text: &str) {
 }
 
 /// The headers of a call; its body is still to come.
-pub(crate) fn headers(stream: u32, method: &str) -> Vec<u8> {
+pub(crate) fn headers(stream: u32, path: &str) -> Vec<u8> {
     let mut block = vec![0x83, 0x86, 0x04];
-    text(&mut block, &format!("{CONTEXT}{method}"));
+    text(&mut block, path);
     for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")] {
         block.push(0);
         text(&mut block, name);
@@ -49,12 +48,12 @@ pub(crate) fn headers(stream: u32, method: &str) -> Vec<u8> {
 }
 
 /// A whole call.
-pub(crate) fn call(stream: u32, method: &str, message: &impl Message) -> Vec<u8> {
+pub(crate) fn call(stream: u32, path: &str, message: &impl Message) -> Vec<u8> {
     let message = message.encode_to_vec();
     let mut body = vec![0];
     body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
     body.extend(message);
-    [headers(stream, method), frame(DATA, END_STREAM, stream, &body)].concat()
+    [headers(stream, path), frame(DATA, END_STREAM, stream, &body)].concat()
 }
 
 /// A connection that says this, and then nothing. `None` where the other side does not take it in time.

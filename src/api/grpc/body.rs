@@ -34,20 +34,23 @@ pub(super) struct RequestBody<B> {
     inner: B,
     budget: Budget,
     held: Option<Held>,
+    received: usize,
     call: Arc<Call>,
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> RequestBody<B> {
     pub(super) fn new(inner: B, budget: Budget, call: Arc<Call>) -> Self {
-        RequestBody { inner, budget, held: None, call, patience: None }
+        RequestBody { inner, budget, held: None, received: 0, call, patience: None }
     }
 
+    /// For all that was received: a client may send it byte by byte.
     fn charge(&mut self, bytes: usize) -> bool {
+        self.received += bytes;
         match &mut self.held {
-            Some(held) => held.grow(&self.budget, bytes),
+            Some(held) => held.grow_to(&self.budget, self.received),
             None => {
-                self.held = self.budget.hold(bytes);
+                self.held = self.budget.hold(self.received);
                 self.held.is_some()
             }
         }
@@ -55,10 +58,11 @@ impl<B> RequestBody<B> {
 
     /// Nothing came: only so long.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
-        if self.call.kind == Kind::Reflection {
+        self.call.set_at_work(false);
+        // A conversation: its client asks when it likes, and has no connection to itself for that.
+        if self.call.kind == Kind::Other {
             return Poll::Pending;
         }
-        self.call.set_at_work(false);
         let until = self.call.request_until.min(Instant::now() + STALLED);
         let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         ready!(patience.as_mut().poll(cx));

@@ -99,19 +99,18 @@ impl Drop for Waiting<'_> {
 pub(super) struct Held(OwnedSemaphorePermit);
 
 impl Held {
-    /// Takes more; false where there is none.
-    pub(super) fn grow(&mut self, budget: &Budget, bytes: usize) -> bool {
-        match budget.room.clone().try_acquire_many_owned(units(bytes)) {
+    /// Takes what lacks to room for `bytes` in all; false where there is none. What comes in small parts is rounded
+    /// up once, and not with each part.
+    pub(super) fn grow_to(&mut self, budget: &Budget, bytes: usize) -> bool {
+        let lacking = (units(bytes) as usize).saturating_sub(self.0.num_permits());
+        let lacking = u32::try_from(lacking).unwrap_or(u32::MAX);
+        match budget.room.clone().try_acquire_many_owned(lacking) {
             Ok(more) => {
                 self.0.merge(more);
                 true
             }
             Err(_) => false,
         }
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.0.num_permits() * UNIT_BYTES
     }
 
     /// Keeps room for `bytes`, and gives back the rest.

@@ -34,13 +34,14 @@ pub(super) enum Kind {
     Health,
     /// Long streams of few bytes.
     HealthWatch,
-    Reflection,
+    /// Reflection, and whatever is not served.
+    Other,
 }
 
 impl Kind {
     pub(super) fn of(path: &str) -> Kind {
         let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else {
-            return Kind::Reflection;
+            return Kind::Other;
         };
         match (service, method) {
             (super::CONTEXT_SERVICE, "Append") => Kind::Append,
@@ -51,13 +52,19 @@ impl Kind {
             ("converge.admin.v1.AdminService", _) => Kind::Admin,
             ("grpc.health.v1.Health", "Watch") => Kind::HealthWatch,
             ("grpc.health.v1.Health", _) => Kind::Health,
-            _ => Kind::Reflection,
+            _ => Kind::Other,
         }
     }
 
     /// It belongs to the client contract; the others are the operator's.
     pub(super) fn is_contract(self) -> bool {
         matches!(self, Kind::Append | Kind::Load | Kind::Snapshot | Kind::Read | Kind::Watch)
+    }
+
+    /// But for moments it waits for its client or for a change: no reason to keep its connection when others want its
+    /// place. A watch of the contract waits, too, but it is what the port is for.
+    fn is_idle(self) -> bool {
+        matches!(self, Kind::HealthWatch | Kind::Other)
     }
 
     /// It lasts until its client ends it.
@@ -97,17 +104,18 @@ impl Call {
             None if kind.is_endless() => None,
             None => Some(now + settings.deadline_max),
         };
-        connection.at_work.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Call {
+        let call = Call {
             kind,
             connection: connection.clone(),
             request_until,
             until,
             unread: Mutex::default(),
             changed: Notify::new(),
-            at_work: AtomicBool::new(true),
+            at_work: AtomicBool::new(false),
             drain: drain.clone(),
-        })
+        };
+        call.set_at_work(true);
+        Arc::new(call)
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -116,6 +124,7 @@ impl Call {
 
     /// Whether the node has something to do, or waits for the client.
     pub(super) fn set_at_work(&self, at_work: bool) {
+        let at_work = at_work && !self.kind.is_idle();
         match (self.at_work.swap(at_work, Ordering::Relaxed), at_work) {
             (false, true) => _ = self.connection.at_work.fetch_add(1, Ordering::Relaxed),
             (true, false) => _ = self.connection.at_work.fetch_sub(1, Ordering::Relaxed),

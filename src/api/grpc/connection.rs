@@ -2,7 +2,7 @@
 //!
 //! At the limit of connections the one goes that was quiet for the longest, of those for which the node has nothing to
 //! do: nobody's call is at work there. It waits for its client: for a preface, a call, the rest of a request, or for
-//! an answer to be read.
+//! an answer to be read; or its calls only watch the node's health, or ask what it serves.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;

@@ -105,8 +105,7 @@ impl Context {
             encoded += part.len();
             parts.push(part);
             // The next step has room before it is read.
-            let need = (encoded + STEP_BYTES).saturating_sub(held.bytes());
-            if need > 0 && !pages.is_over() && !held.grow(&self.reads, need) {
+            if !pages.is_over() && !held.grow_to(&self.reads, encoded + STEP_BYTES) {
                 return Ok(None);
             }
         }

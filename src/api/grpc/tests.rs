@@ -1,19 +1,28 @@
 //! What goes over the wire beside messages, and what errors look like there.
 
+use std::pin::Pin;
+use std::task::{Context as Poller, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use converge_ledger_core::Sequence;
+use http_body::{Body, Frame};
+use tokio::sync::{mpsc, oneshot};
 use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 
-use super::budget::Budget;
+use super::body::{Fed, RequestBody};
+use super::budget::{Budget, STEP_BYTES};
+use super::call::{Call, Kind};
+use super::connection::{Connection, Open};
 use super::context::Context;
 use super::metadata::*;
 use super::pb::context::GetRequest;
 use super::pb::context::context_service_server::ContextService as _;
 use super::status::{from_error, overloaded};
+use super::watch::Feed;
 use super::*;
-use crate::{Consistency, Error, Rejection, Written};
+use crate::{Consistency, Error, Rejection, WatchOptions, Written};
 
 fn with(name: &'static str, value: &str) -> MetadataMap {
     let mut metadata = MetadataMap::new();
@@ -221,14 +230,14 @@ async fn a_budget_is_waited_for_in_line_and_by_nobody_who_holds_some() {
     let budget = Budget::new("a test", 10 << 10, &node.ledger());
     let mut held = budget.hold(6 << 10).unwrap();
     assert!(budget.hold(5 << 10).is_none(), "a refusal takes nothing");
-    assert!(held.grow(&budget, 4 << 10) && !held.grow(&budget, 1));
+    assert!(held.grow_to(&budget, 10 << 10) && !held.grow_to(&budget, (10 << 10) + 1));
     held.shrink(6 << 10);
-    assert_eq!(held.bytes(), 6 << 10);
+    assert!(budget.hold(4 << 10).is_some() && budget.hold(5 << 10).is_none(), "what is not needed is given back");
     let (mut whole, mut part) = (Box::pin(budget.wait(usize::MAX)), Box::pin(budget.wait(1)));
-    let mut poll = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut poll = Poller::from_waker(Waker::noop());
     assert!(whole.as_mut().poll(&mut poll).is_pending() && budget.is_contended());
     assert!(part.as_mut().poll(&mut poll).is_pending(), "who came first is first, also for more");
-    assert!(!held.grow(&budget, 1), "and before those who hold some");
+    assert!(!held.grow_to(&budget, 7 << 10), "and before those who hold some");
     drop(held);
     drop(tokio::time::timeout(PATIENCE, whole).await.unwrap());
     drop(tokio::time::timeout(PATIENCE, part).await.unwrap());
@@ -268,5 +277,95 @@ async fn what_is_being_sent_is_bounded_whatever_it_is_made_of() {
     assert!(sent.len() > 8, "{} answers", sent.len());
     sent.truncate(8);
     assert!(get().await.is_ok(), "what was sent makes room");
+    node.stop(PATIENCE).await.unwrap();
+}
+
+fn call(kind: Kind, connection: &std::sync::Arc<Connection>) -> std::sync::Arc<Call> {
+    Call::new(kind, &hyper::HeaderMap::new(), connection, &settings(), &Default::default())
+}
+
+/// A request that comes byte by byte.
+struct Drip;
+
+impl Body for Drip {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Poller<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"a")))))
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_charged_for_its_bytes_however_they_come() {
+    let (node, _directory) = node().await;
+    let budget = Budget::new("a test", 10 << 10, &node.ledger());
+    let mut body = RequestBody::new(Drip, budget.clone(), call(Kind::Append, &Connection::new(false)));
+    let mut poll = Poller::from_waker(Waker::noop());
+    let mut bytes = 0;
+    while let Poll::Ready(Some(Ok(_))) = Pin::new(&mut body).poll_frame(&mut poll) {
+        bytes += 1;
+    }
+    assert_eq!(bytes, 10 << 10);
+    drop(body);
+    assert!(budget.hold(10 << 10).is_some());
+    node.stop(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_whose_calls_only_watch_health_or_may_ask_goes_for_others() {
+    let open = Open::default();
+    let with = |kind: Option<Kind>| {
+        let connection = Connection::new(false);
+        let call = kind.map(|kind| call(kind, &connection));
+        (open.list(connection.clone()), connection, call)
+    };
+    let go = [None, Some(Kind::HealthWatch), Some(Kind::Other)].map(with);
+    let stay = [Kind::Append, Kind::Read, Kind::Watch, Kind::Admin, Kind::Health].map(|kind| with(Some(kind)));
+    for call in [&stay[2].2, &go[1].2, &go[2].2].into_iter().flatten() {
+        // The answer so far was read.
+        call.piece_waits();
+        call.piece_taken();
+    }
+    let gone = async {
+        while !go.iter().all(|(_, connection, _)| connection.leave.is_cancelled()) {
+            open.evict();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    open.evict();
+    assert!(!stay.iter().any(|(_, connection, _)| connection.leave.is_cancelled()));
+}
+
+/// A piece of a watch, and what says that it was taken.
+async fn piece(fed: &mut mpsc::Receiver<Fed>) -> (Bytes, oneshot::Sender<()>) {
+    match tokio::time::timeout(PATIENCE, fed.recv()).await.unwrap() {
+        Some(Fed::Bytes(bytes, taken)) => (bytes, taken),
+        _ => panic!("the watch ended"),
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_is_read_slowly_is_not_read_for_anew_with_each_piece() {
+    let (node, _directory) = node().await;
+    let entry = crate::NewEntry { context_id: "c".into(), payload: vec![7; 1 << 20].into(), ..Default::default() };
+    node.ledger().append(entry, crate::AppendOptions::default()).await.unwrap();
+    let budget = Budget::new("a test", STEP_BYTES, &node.ledger());
+    let watch = node.ledger().watch("c", WatchOptions::default());
+    let feed = Feed::new(watch, Sequence(0), budget.clone(), Default::default(), None);
+    let (sender, mut fed) = mpsc::channel(1);
+    let feed = tokio::spawn(feed.run(sender));
+    let all_the_room = || tokio::time::timeout(PATIENCE, budget.wait(usize::MAX));
+    let (first, taken) = piece(&mut fed).await;
+    drop(all_the_room().await.expect("nobody reads on, and others get the room"));
+    let start = Instant::now();
+    drop(taken);
+    let (second, taken) = piece(&mut fed).await;
+    assert!(first.len() == second.len() && first.len() < 1 << 16, "{}, {}", first.len(), second.len());
+    drop(all_the_room().await.expect("nobody reads on, and others get the room again"));
+    assert!(start.elapsed() >= Duration::from_millis(900), "but not so soon: {:?}", start.elapsed());
+    drop(taken);
+    feed.abort();
     node.stop(PATIENCE).await.unwrap();
 }

@@ -113,7 +113,7 @@ impl Stack {
             Kind::Read | Kind::Snapshot => (&self.places.reads, "grpc.requests (reads)", "reads"),
             Kind::Watch => (&self.places.watches, "grpc.watches", "watches"),
             Kind::Admin => (&self.places.admin, "calls of the operator", "calls of the operator"),
-            Kind::Health | Kind::HealthWatch | Kind::Reflection => {
+            Kind::Health | Kind::HealthWatch | Kind::Other => {
                 (&self.places.rest, "calls of health and reflection", "calls of health and reflection")
             }
         };

@@ -27,6 +27,10 @@ use crate::ledger::size;
 const PIECE_BYTES: usize = 16 << 10;
 /// A piece that was not taken for so long: what waits behind it is let go if others want the room.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// The same for a watch that was read on after it had let go: each time costs a read of a whole page or entry.
+const PATIENCE_AGAIN: Duration = Duration::from_secs(1);
+/// Longer than this nobody holds room that others want, however slowly it is read.
+const HELD_MAX: Duration = Duration::from_secs(10);
 
 /// A subscription, and what ends it.
 pub(super) struct Feed {
@@ -39,6 +43,9 @@ pub(super) struct Feed {
     current: Option<(Sequence, Bytes, usize)>,
     /// For the page and for the current entry.
     held: Option<Held>,
+    /// Since when.
+    since: Instant,
+    patience: Duration,
     /// The last entry that the client got all of, or where it began.
     last: Sequence,
     /// So much of the next entry was sent before it was let go.
@@ -76,8 +83,19 @@ impl Feed {
         timeout: Option<Duration>,
     ) -> Feed {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let (page, current, held) = (VecDeque::new(), None, None);
-        Feed { watch, room: PageRoom(budget), drain, deadline, page, current, held, last: from, skip: 0 }
+        Feed {
+            watch,
+            room: PageRoom(budget),
+            drain,
+            deadline,
+            page: VecDeque::new(),
+            current: None,
+            held: None,
+            since: Instant::now(),
+            patience: PATIENCE,
+            last: from,
+            skip: 0,
+        }
     }
 
     /// Runs it to its end.
@@ -141,6 +159,7 @@ impl Feed {
         };
         self.page = page;
         self.held = Some(held);
+        self.since = Instant::now();
         self.settle();
         Ok(())
     }
@@ -182,22 +201,29 @@ impl Feed {
         loop {
             tokio::select! {
                 biased;
-                _ = &mut taken => return,
-                () = tokio::time::sleep(PATIENCE), if self.held.is_some() => {}
+                _ = &mut taken => break,
+                () = tokio::time::sleep(self.patience), if self.held.is_some() => {}
             }
             if self.room.0.is_contended() {
                 self.let_go();
             }
         }
+        if self.since.elapsed() > HELD_MAX && self.room.0.is_contended() {
+            self.let_go();
+        }
     }
 
     fn let_go(&mut self) {
+        self.held = None;
+        if self.current.is_none() && self.page.is_empty() {
+            return;
+        }
         if let Some((_, _, at)) = self.current.take() {
             self.skip = at;
         }
         self.page.clear();
-        self.held = None;
         self.watch.rewind(self.last);
+        self.patience = PATIENCE_AGAIN;
     }
 }
 
