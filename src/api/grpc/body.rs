@@ -19,6 +19,7 @@ use tonic::{Code, Status};
 
 use super::budget::{Budget, Held};
 use super::call::{Call, Kind, STALLED};
+use super::reflection::QUESTION_BYTES_MAX;
 use super::status::{overloaded, refused};
 use super::transport::Places;
 
@@ -47,6 +48,9 @@ impl<B> RequestBody<B> {
     /// For all that was received: a client may send it byte by byte.
     fn charge(&mut self, bytes: usize) -> bool {
         self.received += bytes;
+        if self.call.kind == Kind::Other {
+            self.received = self.received.min(QUESTION_BYTES_MAX);
+        }
         match &mut self.held {
             Some(held) => held.grow_to(&self.budget, self.received),
             None => {

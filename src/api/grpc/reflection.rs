@@ -14,6 +14,9 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::pb;
 
+/// One question has a name or two in it. Of what a conversation sends nothing more is ever held.
+pub(super) const QUESTION_BYTES_MAX: usize = 64 << 10;
+
 /// What can be asked for.
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -140,7 +143,8 @@ macro_rules! version {
 
             /// The service over an index.
             pub(in super::super) fn service(index: &Arc<Index>) -> ServerReflectionServer<Service> {
-                ServerReflectionServer::new(Service(index.clone()))
+                let service = ServerReflectionServer::new(Service(index.clone()));
+                service.max_decoding_message_size(QUESTION_BYTES_MAX)
             }
 
             #[tonic::async_trait]

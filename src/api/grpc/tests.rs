@@ -309,6 +309,11 @@ async fn a_request_is_charged_for_its_bytes_however_they_come() {
     assert_eq!(bytes, 10 << 10);
     drop(body);
     assert!(budget.hold(10 << 10).is_some());
+    // A conversation has no end: it is charged for one question.
+    let budget = Budget::new("a test", 64 << 10, &node.ledger());
+    let mut body = RequestBody::new(Drip, budget.clone(), call(Kind::Other, &Connection::new(false)));
+    assert!((0..100_000).all(|_| matches!(Pin::new(&mut body).poll_frame(&mut poll), Poll::Ready(Some(Ok(_))))));
+    assert!(budget.hold(1).is_none(), "and for all of that");
     node.stop(PATIENCE).await.unwrap();
 }
 
