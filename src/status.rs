@@ -106,6 +106,12 @@ pub(crate) fn status(node: &Inner) -> Status {
     if node.entries.held_up() {
         alarms.push("appends are refused: as many as may began since the oldest that has not ended".to_owned());
     }
+    if node.entries.is_superseded() {
+        alarms.push(
+            "appends through this node end unknown: its directory was put back from an older copy; start it again"
+                .to_owned(),
+        );
+    }
     alarms.extend(node.reached.alarms());
     let phase = match storage.phase {
         Phase::Recovering => "recovering",

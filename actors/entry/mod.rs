@@ -13,6 +13,7 @@ mod batcher;
 mod origin;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ struct Shared {
     origin: Arc<Origin>,
     credits: Arc<Semaphore>,
     credits_max: usize,
+    /// A later boot of this node is in the log: its appends are not taken, and none of them has an outcome.
+    superseded: AtomicBool,
     /// The node has ended: no actor comes any more.
     ended: watch::Sender<bool>,
 }
@@ -135,6 +138,7 @@ impl Entries {
             origin: Arc::default(),
             credits: Arc::new(Semaphore::new(credits_max)),
             credits_max,
+            superseded: AtomicBool::new(false),
             ended: watch::Sender::new(false),
         };
         Entries { service: Service::new("entry"), shared: Arc::new(shared) }
@@ -181,6 +185,13 @@ impl Entries {
         self.shared.origin.held_up()
     }
 
+    /// The log has a later boot of this node, and with it no append of this one is taken: the directory was put back from
+    /// an older copy. Started again, the node counts its boots from that one on.
+    #[must_use]
+    pub fn is_superseded(&self) -> bool {
+        self.shared.superseded.load(Ordering::Relaxed)
+    }
+
     /// Requests for which a caller waits.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -225,6 +236,9 @@ impl Entries {
             match timeout_at(deadline, answer).await {
                 // Only a newer boot of this node closes an attempt for which a caller waits.
                 Ok(Ok(Done { outcome: Outcome::Refused(Refusal::Superseded), .. })) => {
+                    if Instant::now() < deadline {
+                        self.say_superseded();
+                    }
                     return Err(self.unknown(attempt));
                 }
                 Ok(Ok(done)) => return Ok(done),
@@ -258,6 +272,14 @@ impl Entries {
     /// for handing it over takes the claim first.
     fn give_up(&self, attempt: &Attempt, claim: &Claim) -> Error {
         if claim.abandon() || planted::is(Bug::UnknownAsRefused) { Error::Unavailable } else { self.unknown(attempt) }
+    }
+
+    fn say_superseded(&self) {
+        if !self.shared.superseded.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the log has a later start of this node than this one, so that it takes no append of it: the directory was put back from an older copy; start the node again once it has caught up"
+            );
+        }
     }
 
     fn unknown(&self, attempt: &Attempt) -> Error {

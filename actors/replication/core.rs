@@ -116,10 +116,13 @@ pub(crate) struct Core<L: raft::Storage> {
     /// Readies whose sync has not returned, oldest first, with the messages that wait for it.
     held: VecDeque<Held>,
     timeout: Timeout,
-    stalled: bool,
+    reluctant: bool,
     histories: Histories,
     agreed: Agreed,
 }
+
+/// The longest election time-out is below so many of the shortest: that of a reluctant node.
+const ELECTIONS_MAX: usize = 3;
 
 /// Up to where this node's log is known to be that of the leader of a term.
 #[derive(Default)]
@@ -132,8 +135,8 @@ struct Agreed {
 #[derive(Default)]
 struct Timeout {
     ticks: usize,
-    /// Term, role and leader that it was set for.
-    cause: Option<(u64, StateRole, u64)>,
+    /// Term, role, leader and reluctance that it was set for.
+    cause: Option<(u64, StateRole, u64, bool)>,
     count: u64,
 }
 
@@ -149,6 +152,7 @@ impl<L: raft::Storage> Core<L> {
         let config = Config {
             id: settings.id.get(),
             election_tick: settings.election_ticks,
+            max_election_tick: settings.election_ticks * ELECTIONS_MAX,
             heartbeat_tick: settings.heartbeat_ticks,
             applied: settings.applied.get(),
             max_size_per_msg: settings.bounds.message_bytes_max,
@@ -174,7 +178,7 @@ impl<L: raft::Storage> Core<L> {
             settings,
             held: VecDeque::new(),
             timeout: Timeout::default(),
-            stalled: false,
+            reluctant: false,
             histories: Histories::default(),
             agreed: Agreed::default(),
         };
@@ -190,16 +194,32 @@ impl<L: raft::Storage> Core<L> {
         self.after(out);
     }
 
-    /// Whether the disk is so slow that this leader must not lead: nothing may keep its followers from electing another,
-    /// and nothing is begun that it cannot finish.
-    pub(crate) fn stall(&mut self, stalled: bool) {
-        self.stalled = stalled;
+    /// Whether another should lead if one can: this node waits for a whole election time-out more than they do before it
+    /// campaigns. It votes as ever.
+    pub(crate) fn set_reluctant(&mut self, reluctant: bool) {
+        self.reluctant = reluctant;
+    }
+
+    /// A leader that should not lead becomes a follower of its term, as the crate makes it one where it hears of no
+    /// majority. Merely silent it would keep its office: its lease ignores votes, and with another voter down nobody
+    /// could be elected. Election safety stays the crate's: its vote of the term is kept, and whoever comes next is elected
+    /// in a later one. Alone, there is nobody else.
+    pub(crate) fn step_down(&mut self, out: &mut impl Output) {
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::Leader && !self.settings.single {
+            raft.become_follower(raft.term, raft::INVALID_ID);
+        }
+        self.after(out);
+    }
+
+    /// Leads, and a majority has all that this node has: whoever has that can be elected.
+    pub(crate) fn is_drained_leader(&self) -> bool {
+        let raft = &self.node.raft;
+        raft.state == StateRole::Leader && raft.raft_log.committed == raft.raft_log.last_index()
     }
 
     pub(crate) fn tick(&mut self, out: &mut impl Output) {
-        if !self.stalled {
-            self.node.tick();
-        }
+        self.node.tick();
         self.after(out);
     }
 
@@ -208,11 +228,18 @@ impl<L: raft::Storage> Core<L> {
     ///
     /// # Errors
     /// [`Objection`]: but for a failure of the crate, nothing was done with the message.
-    pub(crate) fn message(&mut self, message: Message, out: &mut impl Output) -> Result<(), Objection> {
+    pub(crate) fn message(&mut self, mut message: Message, out: &mut impl Output) -> Result<(), Objection> {
         let agrees = judge(&self.node.raft, &message, &mut self.histories)?;
-        // It would be answered by a round of heartbeats.
-        if self.stalled && message.get_msg_type() == MessageType::MsgReadIndex {
-            return Ok(());
+        match message.get_msg_type() {
+            // The crate's short way to a commit. A pre-vote would raise it without the term in which it was committed, and
+            // an append that the leader of this node's own term sent before would then look like proof of loss.
+            MessageType::MsgRequestVote
+            | MessageType::MsgRequestPreVote
+            | MessageType::MsgRequestVoteResponse
+            | MessageType::MsgRequestPreVoteResponse => (message.commit, message.commit_term) = (0, 0),
+            // It would lead at once.
+            MessageType::MsgTimeoutNow if self.reluctant => return Err(Objection::Late),
+            _ => {}
         }
         let term = message.term;
         let result = self.node.step(message);
@@ -234,9 +261,6 @@ impl<L: raft::Storage> Core<L> {
         if self.node.raft.state != StateRole::Leader {
             return Err(NotProposed { hint: self.leader() });
         }
-        if self.stalled {
-            return Err(NotProposed { hint: None });
-        }
         let entry = Entry { data, ..Entry::default() };
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
@@ -249,9 +273,7 @@ impl<L: raft::Storage> Core<L> {
     }
 
     pub(crate) fn read_index(&mut self, context: Vec<u8>, out: &mut impl Output) {
-        if !self.stalled {
-            self.node.read_index(context);
-        }
+        self.node.read_index(context);
         self.after(out);
     }
 
@@ -304,7 +326,7 @@ impl<L: raft::Storage> Core<L> {
     pub(crate) fn may_read(&self) -> bool {
         let raft = &self.node.raft;
         let committed = raft.state != StateRole::Leader || raft.commit_to_current_term();
-        !self.stalled && committed && self.leader().is_some()
+        committed && self.leader().is_some()
     }
 
     pub(crate) fn is_voter(&self, id: NodeId) -> bool {
@@ -379,10 +401,11 @@ impl<L: raft::Storage> Core<L> {
     }
 
     /// Replaces whatever the crate drew with what (seed, term, role, count) decides. The crate draws only where one
-    /// of term, role or leader changes, so that is when a new one is due; otherwise the last one is set again.
+    /// of term, role or leader changes, so that is when a new one is due; otherwise the last one is set again. One of a
+    /// reluctant node is longer than any other's.
     fn set_timeout(&mut self) {
         let raft = &mut self.node.raft;
-        let cause = (raft.term, raft.state, raft.leader_id);
+        let cause = (raft.term, raft.state, raft.leader_id, self.reluctant);
         if self.timeout.cause != Some(cause) {
             self.timeout.cause = Some(cause);
             self.timeout.count += 1;
@@ -391,7 +414,8 @@ impl<L: raft::Storage> Core<L> {
                 .fold(self.settings.seed, |state, value| mix(state ^ value));
             let spread = mixed % self.settings.election_ticks as u64;
             let spread = usize::try_from(spread).expect("a tick count is small");
-            self.timeout.ticks = self.settings.election_ticks + spread;
+            let elections = if self.reluctant { ELECTIONS_MAX - 1 } else { 1 };
+            self.timeout.ticks = self.settings.election_ticks * elections + spread;
         }
         raft.set_randomized_election_timeout(self.timeout.ticks);
     }

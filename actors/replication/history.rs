@@ -8,7 +8,7 @@
 //!
 //! It travels in a field that the crate leaves free in these messages; 0 says nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{GetEntriesContext, RaftLog, Storage};
@@ -22,6 +22,8 @@ const EMPTY_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Histories {
     known: BTreeMap<(u64, u64), u64>,
+    /// The same, oldest first: what goes is what was read longest ago, not what is asked for a peer that lags.
+    ages: VecDeque<(u64, u64)>,
 }
 
 impl Histories {
@@ -60,9 +62,12 @@ impl Histories {
     }
 
     fn know(&mut self, index: u64, term: u64, check: u64) -> u64 {
-        self.known.insert((index, term), check);
-        while self.known.len() > KNOWN_MAX {
-            self.known.pop_first();
+        if self.known.insert((index, term), check).is_none() {
+            self.ages.push_back((index, term));
+        }
+        while self.ages.len() > KNOWN_MAX {
+            let oldest = self.ages.pop_front().expect("there are more than none");
+            self.known.remove(&oldest);
         }
         check
     }
@@ -111,4 +116,22 @@ fn finish(hasher: &blake3::Hasher) -> u64 {
     let bytes = hasher.finalize().as_bytes()[..8].try_into().expect("a hash has 32 bytes");
     // 0 says nothing.
     u64::from_le_bytes(bytes).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_check_of_a_peer_that_lags_is_kept_beside_newer_ones() {
+        let entry = |index| Entry { index, term: 1, data: bytes::Bytes::from_static(b"x"), ..Entry::default() };
+        let mut histories = Histories::default();
+        let many = KNOWN_MAX as u64;
+        (100..100 + many).for_each(|index| histories.note(&entry(index)));
+        histories.note(&entry(1));
+        assert_ne!(histories.known(1, 1), 0, "the check just made is gone");
+        assert_ne!(histories.known(100 + many - 1, 1), 0);
+        assert_eq!(histories.known(100, 1), 0, "the oldest goes");
+        assert_eq!(histories.known.len(), KNOWN_MAX);
+    }
 }

@@ -164,7 +164,9 @@ fn agrees<L: Storage>(raft: &Raft<L>, message: &Message, histories: &mut Histori
         }
     }
     // No overflow: an index is bounded above, and so is the number of entries.
-    Ok(Some(message.index + message.entries.len() as u64))
+    let last = message.index + message.entries.len() as u64;
+    // Of one that starts below the commit the crate appends nothing: what is above stays what this node had.
+    Ok(Some(if message.index < commit { last.min(commit) } else { last }))
 }
 
 /// A heartbeat: its commit is never above what this node has acknowledged to its sender.

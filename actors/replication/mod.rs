@@ -73,9 +73,7 @@ pub type Fatal = Arc<dyn Fn(String) + Send + Sync>;
 /// Called once when a proposal was not taken; it was written nowhere.
 pub type Refused = Box<dyn FnOnce(Option<NodeId>) + Send>;
 
-/// A leader without room is silent for so many election time-outs, long enough for another to be elected,
-const OFFICE_PAUSE_ELECTIONS: u32 = 3;
-/// and once in so many.
+/// A leader without room gives up its office once in so many election time-outs.
 const OFFICE_CYCLE_ELECTIONS: u32 = 30;
 
 /// What one incarnation is made of.
@@ -258,10 +256,10 @@ pub(crate) struct State {
     epochs: std::collections::BTreeMap<(NodeId, Lane), u64>,
     /// When each sync that has not returned was asked for, oldest first.
     syncing: std::collections::VecDeque<(u64, Instant)>,
-    /// Whether the disk is so slow, or so full, that this node must not lead.
+    /// Whether the disk is so slow that nothing is to be begun here.
     stalled: bool,
-    /// Since when it leads with little room on its disk.
-    short_since: Option<Instant>,
+    /// When a node with little room on its disk gives up its office next, should it lead then.
+    leaves_at: Option<Instant>,
     strangers: inbound::Strangers,
     outage: Outage,
     _ticker: JoinSet<()>,
@@ -349,7 +347,7 @@ impl State {
             epochs: Default::default(),
             syncing: Default::default(),
             stalled: false,
-            short_since: None,
+            leaves_at: None,
             strangers: Default::default(),
             outage: Outage::default(),
             _ticker: ticker,
@@ -404,10 +402,13 @@ impl State {
         if matches!(self.phase, Phase::Forming(_)) && (self.ticks - 1).is_multiple_of(bounds.genesis_ticks) {
             self.introduce(None);
         }
-        self.check_disk();
-        let stalled = self.stalled;
+        let leaves = self.check_disk();
+        let reluctant = self.stalled || self.leaves_at.is_some();
         self.drive(|core, out| {
-            core.stall(stalled);
+            core.set_reluctant(reluctant);
+            if leaves {
+                core.step_down(out);
+            }
             core.tick(out);
         })?;
         if let Phase::Running(running) = &self.phase {
@@ -447,33 +448,49 @@ impl State {
         }
     }
 
-    /// A leader that cannot sync must stop heartbeating, or it holds office and refuses every write.
-    fn check_disk(&mut self) {
+    /// Whether this node leads and must not: a leader that cannot sync would hold office and refuse every write.
+    fn check_disk(&mut self) -> bool {
         let waited = self.syncing.front().map_or(Duration::ZERO, |(_, since)| since.elapsed());
         let leads = matches!(&self.phase, Phase::Running(r) if r.core.summary().role == StateRole::Leader);
-        let stalled = leads && waited > self.args.election;
-        if stalled && !self.stalled {
-            tracing::warn!(?waited, "a sync takes longer than an election time-out; this leader stops heartbeating");
+        let stalled = waited > self.args.election;
+        if leads && stalled && !self.stalled {
+            tracing::warn!(?waited, "a sync takes longer than an election time-out; another node has to lead");
         }
-        self.stalled = stalled || (leads && self.gives_up_office());
+        self.stalled = stalled;
+        let short = self.gives_up_office(leads);
+        leads && (stalled || short)
     }
 
     /// A leader whose disk has little room lets the others elect one that has more, now and then: where all of them are
-    /// short of it, somebody should lead the reads.
-    fn gives_up_office(&mut self) -> bool {
-        if self.args.voters.len() == 1 || self.args.storage.room() == storage::Room::Ample {
-            self.short_since = None;
+    /// short of it, somebody should lead the reads. It refuses proposals, so that its log is soon with the others.
+    fn gives_up_office(&mut self, leads: bool) -> bool {
+        if self.alone() || self.args.storage.room() == storage::Room::Ample {
+            self.leaves_at = None;
             return false;
         }
+        // One that leads when it becomes short leaves at once. One that is elected later waited longer than the others, and
+        // was the only one that could be.
         let now = Instant::now();
-        let since = *self.short_since.get_or_insert(now);
-        let cycle = self.args.election * OFFICE_CYCLE_ELECTIONS;
-        let into = (now - since).as_nanos() % cycle.as_nanos().max(1);
-        into < (self.args.election * OFFICE_PAUSE_ELECTIONS).as_nanos()
+        let due = self.leaves_at.unwrap_or(now);
+        let drained = matches!(&self.phase, Phase::Running(running) if running.core.is_drained_leader());
+        let leaves = drained && now >= due;
+        if leaves {
+            tracing::warn!(
+                "the disk has little room; this leader gives up its office, so that one that has more leads"
+            );
+        }
+        let stays = leads && !leaves;
+        self.leaves_at = Some(if stays { due } else { now + self.args.election * OFFICE_CYCLE_ELECTIONS });
+        leaves
+    }
+
+    /// There is no other voter.
+    fn alone(&self) -> bool {
+        self.args.voters.len() == 1
     }
 
     fn propose(&mut self, data: Bytes) -> Result<Result<(), Option<NodeId>>, ActorProcessingErr> {
-        if self.args.storage.room() != storage::Room::Ample {
+        if (self.stalled && self.alone()) || self.args.storage.room() != storage::Room::Ample {
             // Refused before anything is written; whoever leads next may have room.
             return Ok(Err(None));
         }

@@ -15,6 +15,7 @@ use raft::eraftpb::{ConfState, Entry, HardState, Message, Snapshot};
 use raft::{GetEntriesContext, RaftState, StateRole, StorageError};
 
 use super::core::{Bounds, Core, Output, Settings};
+use super::judge::Objection;
 
 const NODES: u64 = 3;
 
@@ -233,7 +234,8 @@ impl World {
             85..=94 => self.propose(at),
             95..=96 => self.reset_link(at),
             97 => self.toggle_cut(),
-            _ if self.draw(8) == 0 => self.crash(at),
+            98 => self.lacks(at),
+            _ if self.draw(4) == 0 => self.crash(at),
             _ => {}
         }
     }
@@ -247,7 +249,10 @@ impl World {
         let key = waiting[pick];
         let message = self.links.get_mut(&key).unwrap().pop_front().unwrap();
         let to = usize::try_from(key.1 - 1).unwrap();
-        self.drive(to, |core, out| core.message(message, out).unwrap());
+        self.drive(to, |core, out| match core.message(message, out) {
+            Ok(()) | Err(Objection::Late) => {}
+            Err(objection) => panic!("{objection:?} of a correct node"),
+        });
     }
 
     fn sync(&mut self, at: usize) {
@@ -273,6 +278,15 @@ impl World {
             self.links.remove(&(from, to));
             let end = usize::try_from(from - 1).unwrap();
             self.drive(end, |core, out| core.unreachable(NodeId(to), out));
+        }
+    }
+
+    /// A disk becomes slow, or short of room, or well again.
+    fn lacks(&mut self, at: usize) {
+        let lacks = self.draw(2) == 0;
+        self.nodes[at].core.set_reluctant(lacks);
+        if lacks {
+            self.drive(at, |core, out| core.step_down(out));
         }
     }
 
@@ -371,12 +385,13 @@ fn a_peer_that_comes_back_is_sent_no_more_at_once_than_its_link_takes() {
 }
 
 #[test]
-fn a_leader_that_cannot_sync_says_nothing_that_keeps_it_in_office() {
+fn a_leader_that_cannot_sync_leaves_its_office_to_another() {
     let (mut world, leader) = led(9);
     let other = (leader + 1) % world.nodes.len();
-    world.nodes[leader].core.stall(true);
+    world.nodes[leader].core.set_reluctant(true);
+    world.drive(leader, |core, out| core.step_down(out));
     for round in 0..200_u64 {
-        // Readers on a follower go on asking; the stalled leader's disk does nothing.
+        // Readers on a follower go on asking; the disk of the one that led does nothing.
         world.drive(other, |core, out| core.read_index(round.to_le_bytes().to_vec(), out));
         for at in 0..world.nodes.len() {
             world.drive(at, |core, out| core.tick(out));
@@ -389,4 +404,42 @@ fn a_leader_that_cannot_sync_says_nothing_that_keeps_it_in_office() {
     let leads = |node: &Node| node.core.summary().role == StateRole::Leader;
     let now = world.nodes.iter().enumerate().find(|(at, node)| *at != leader && leads(node));
     assert!(now.is_some(), "the followers elect another, though one of them asks the leader for reads");
+}
+
+/// One voter is down, and the leader has little room on its disk: who has more is elected, and appends go on.
+#[test]
+fn a_leader_short_of_room_gives_up_office_to_the_one_other_that_is_left() {
+    for seed in 0..40 {
+        let (mut world, leader) = led(seed);
+        let (down, other) = ((leader + 1) % 3, (leader + 2) % 3);
+        for peer in [leader, other] {
+            let (a, b) = (down as u64 + 1, peer as u64 + 1);
+            world.cut.extend([((a, b), true), ((b, a), true)]);
+        }
+        world.nodes[leader].core.set_reluctant(true);
+        assert!(world.nodes[leader].core.is_drained_leader());
+        world.drive(leader, |core, out| core.step_down(out));
+        // The longest time-out of the other, in which one that is reluctant never campaigns.
+        for _ in 0..2 * 10 {
+            for at in [leader, other] {
+                world.drive(at, |core, out| core.tick(out));
+            }
+            for _ in 0..4 {
+                (0..3).for_each(|at| world.sync(at));
+                (0..8).for_each(|_| world.deliver());
+            }
+        }
+        assert_eq!(
+            world.nodes[other].core.summary().role,
+            StateRole::Leader,
+            "seed {seed}: who has room is not elected"
+        );
+        let before = world.nodes[other].applied;
+        world.propose(other);
+        for _ in 0..8 {
+            (0..3).for_each(|at| world.sync(at));
+            (0..8).for_each(|_| world.deliver());
+        }
+        assert_eq!(world.nodes[other].applied, before + 1, "seed {seed}: an append does not go on");
+    }
 }

@@ -511,7 +511,7 @@ impl Opened {
             BootOf::Nobody => return Ok(()),
             BootOf::Process(boot) if boot == self.set.progress().boot => return Ok(()),
             BootOf::Process(boot) => boot,
-            BootOf::New => next_boot(self.set.progress().boot, settings),
+            BootOf::New => next_boot(self.set.progress().boot.max(self.applied_boot()), settings),
         };
         let op = Op::Boot(boot);
         let mut builder = Builder::default();
@@ -526,6 +526,14 @@ impl Opened {
         let absorbed = self.set.absorb(self.tip.last, vec![op], weight);
         absorbed.map_err(data_loss)?;
         store(&self.db, &mut self.set, self.state.applied)
+    }
+
+    /// The newest boot of this node whose batches were applied: above those that a directory counts that was put back
+    /// from an older copy, once the log has come to it.
+    fn applied_boot(&self) -> Boot {
+        let voters = self.genesis.iter().flat_map(|genesis| &genesis.voters);
+        let own = voters.filter(|(_, store_id)| **store_id == self.store_id).map(|(id, _)| id);
+        own.filter_map(|id| self.state.origins.get(id)).map(|origin| origin.boot).max().unwrap_or_default()
     }
 
     fn next_file(&mut self, settings: &Settings) -> Result<(), Failure> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use converge_actors::storage::{EntryKind, Error, Genesis, HardState, LogEntry, Phase, ReadQuery, Settings};
-use converge_ledger_core::{Boot, ClusterId, LogIndex, NodeId, Sequence, Term};
+use converge_ledger_core::{Batch, Boot, ClusterId, LogIndex, NodeId, Sequence, StoreId, Term};
 use storage_support::{Dice, Leader, Node, check_context, small, write};
 
 fn plain(index: u64, term: u64) -> LogEntry {
@@ -42,6 +42,35 @@ async fn a_fresh_directory_is_empty_and_stays_the_same_store() {
     let second = node.recover().await;
     assert_eq!(second.store_id, first.store_id);
     assert!(second.boot > first.boot && first.boot > Boot(0));
+    node.stop().await;
+}
+
+/// A directory that was put back from a copy counts boots that the log knows already, of which nothing is taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_counts_on_from_the_boots_of_this_node_that_were_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = small(dir.path());
+    let node = Node::start(settings.clone()).await;
+    let first = node.recover().await;
+    let voters = [(NodeId(1), first.store_id), (NodeId(2), StoreId([2; 16]))].into();
+    node.storage.write_genesis(Genesis { cluster_id: ClusterId([1; 16]), group: 0, voters }).await.unwrap();
+    let of = |node, times| Batch {
+        origin: NodeId(node),
+        boot: Boot(first.boot.get() + (times << 24)),
+        low_water: 1,
+        low_staging: 1,
+        commands: Vec::new(),
+    };
+    let (own, others) = (of(1, 7), of(2, 100));
+    for (index, batch) in (1..).zip([&own, &others]) {
+        let entry = LogEntry { kind: EntryKind::Normal, data: batch.encode(), ..plain(index, 1) };
+        node.append(vec![entry.clone()], Some(hard(1, 1, index))).await.unwrap();
+        node.apply(vec![entry]).await;
+    }
+    node.until_covered().await;
+    let node = reopen(node, &settings).await;
+    let second = node.recover().await.boot;
+    assert!(own.boot < second && second < others.boot, "{second} after {}, of another {}", own.boot, others.boot);
     node.stop().await;
 }
 

@@ -113,6 +113,39 @@ fn an_acknowledgement_claims_no_more_than_was_compared() {
 }
 
 #[test]
+fn what_was_not_appended_is_not_claimed_later() {
+    let mut live = Live::new(State::Restarted);
+    // It starts below the commit: the crate appends nothing, and this node keeps its own last entry.
+    let below = append(TERM + 1, LAST - 2, vec![live.own(LAST - 1).unwrap(), entry(LAST, TERM + 1)]);
+    assert_eq!(acknowledged(&mut live, below), Some(LAST - 1));
+    assert_eq!(live.own(LAST).unwrap().term, TERM);
+    // Once the commit is higher, the crate would answer with that.
+    live.feed(heartbeat(TERM + 1, LAST, 0)).unwrap();
+    assert_eq!(acknowledged(&mut live, append(TERM + 1, 1, vec![entry(2, 1)])), Some(LAST - 1));
+}
+
+#[test]
+fn the_commit_of_a_vote_is_not_taken() {
+    // Of the answer to a candidate, …
+    let mut live = Live::new(State::PreCandidate);
+    let rejected = message(MessageType::MsgRequestPreVoteResponse, PEERS[0], TERM);
+    live.feed(Message { reject: true, commit: LAST, commit_term: TERM, ..rejected }).unwrap();
+    assert_eq!(live.summary().commit.get(), LAST - 1);
+    // … and of one that asks, is behind, and asks for a term that this node does not come to by it: a leader of an
+    // earlier one may still be heard.
+    for kind in [MessageType::MsgRequestPreVote, MessageType::MsgRequestVote] {
+        let mut live = Live::new(State::Follower);
+        live.feed(append(TERM, LAST, vec![entry(LAST + 1, TERM)])).unwrap();
+        (0..12).for_each(|_| live.tick());
+        let (index, log_term) = (LAST, TERM);
+        let asks = message(kind, PEERS[1], TERM + 4);
+        live.feed(Message { index, log_term, commit: LAST, commit_term: TERM, ..asks }).unwrap();
+        assert!(live.sent().iter().any(|message| message.reject), "the candidate's log is behind");
+        assert_eq!(live.summary().commit.get(), LAST - 1, "{kind:?}");
+    }
+}
+
+#[test]
 fn numbers_that_no_node_comes_to_are_refused_in_every_state() {
     let with = |kind, term, change: &dyn Fn(&mut Message)| {
         let mut made = message(kind, PEERS[0], term);
