@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use support::cluster::{Cluster, SETTLED, read_all};
 use support::load::{History, Load};
-use support::node::Node;
+use support::node::{Node, cli};
 use support::until;
 
 const CONTEXT: &str = "restored";
@@ -151,4 +151,36 @@ async fn a_term_comes_again(before: u64, after: u64) -> bool {
     is_fenced(&cluster.nodes[2]).await;
     hold(&cluster, [0, 1], &history).await;
     true
+}
+
+/// The log knows later starts of a node than that of its copy: it takes no append of it, says so, and counts on from those once
+/// it is started again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_counts_its_starts_again_says_so_and_is_well_when_started_again() {
+    let mut cluster = Cluster::new();
+    cluster.start().await;
+    write(&[&cluster.nodes[2]], 5).await;
+    cluster.converged().await;
+    cluster.nodes[2].kill().await;
+    let kept = keep(&cluster.nodes[2]);
+    for _ in 0..3 {
+        cluster.nodes[2].start().await;
+        write(&[&cluster.nodes[2]], 5).await;
+        cluster.nodes[2].kill().await;
+    }
+    // A leader that goes on would see at once that what this node acknowledged is gone.
+    cluster.kill_all().await;
+    put_back(&cluster.nodes[2], &kept);
+    cluster.start().await;
+    cluster.converged().await;
+    let url = cluster.nodes[2].url();
+    let appended = cli(&["append", CONTEXT, "key", "lost", "--endpoint", &url, "--timeout", "3s"]).await;
+    assert!(!appended.status.success());
+    let alarms = cluster.nodes[2].status().await.unwrap()["alarms"].to_string();
+    assert!(alarms.contains("older copy"), "{alarms} {appended:?}\n{}", cluster.nodes[2].log_tail());
+    assert!(cluster.nodes[2].log().contains("start the node again"));
+    cluster.nodes[2].terminate(SETTLED).await;
+    cluster.nodes[2].start().await;
+    let history = write(&[&cluster.nodes[2]], 10).await;
+    hold(&cluster, [0, 1], &history).await;
 }

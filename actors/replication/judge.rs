@@ -11,6 +11,8 @@
 //!   what this node has; otherwise one of the two lost data, as after directories were put back from older copies, and
 //!   it is [`Objection::DataLoss`]. A leader of an earlier term may have entries that were replaced since: it is not
 //!   compared, and the crate does not act on it. Messages of the current leader that come late or twice agree as well.
+//!   That holds while what is committed here was committed in this node's term or an earlier one: so the core takes no
+//!   commit from a vote.
 //!
 //! After such a restoration a term may come a second time, and with it entries of the same index and term, but another
 //! content. So content is compared, too: for entries that this node has already, and for the one in front of them by its

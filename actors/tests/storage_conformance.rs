@@ -54,7 +54,7 @@ async fn a_start_counts_on_from_the_boots_of_this_node_that_were_applied() {
     let first = node.recover().await;
     let voters = [(NodeId(1), first.store_id), (NodeId(2), StoreId([2; 16]))].into();
     node.storage.write_genesis(Genesis { cluster_id: ClusterId([1; 16]), group: 0, voters }).await.unwrap();
-    let of = |node, times| Batch {
+    let of = |node, times: u64| Batch {
         origin: NodeId(node),
         boot: Boot(first.boot.get() + (times << 24)),
         low_water: 1,
