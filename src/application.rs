@@ -70,9 +70,15 @@ pub(crate) fn build(
         distribution: OnceLock::new(),
         observer: environment.observer,
     });
+    // A host may change its working directory; the files stay where they are.
+    let dir = match &environment.network {
+        None => std::path::absolute(&config.node.data_dir).map_err(|error| {
+            StartError::new(format!("node.data_dir = {:?}: {error}; name a directory", config.node.data_dir))
+        })?,
+        Some(_) => config.node.data_dir.clone(),
+    };
     let storage = {
         let wires = wires.clone();
-        let dir = config.node.data_dir.clone();
         let free_bytes_min = config.storage.free_bytes_min;
         let settings = storage::Settings { dir, free_bytes_min, ..environment.storage.clone() };
         Storage::new(settings, Arc::new(move |batch| wires.applied(&batch)))

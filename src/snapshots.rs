@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use converge_actors::entry::Staging;
-use converge_ledger_core::{Command, Head, Load, Outcome, Sequence, Stage, StagedEntry, snapshot as blob};
+use converge_ledger_core::{Command, Head, Limits, Load, Outcome, Sequence, Stage, StagedEntry, snapshot as blob};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -122,7 +122,10 @@ async fn unpack(ledger: &Ledger, context: &str, snapshot: Bytes) -> Result<Blob,
             snapshot.len()
         )));
     }
-    let (context, limits) = (context.to_owned(), ledger.inner.limits.clone());
+    // Its entries were accepted once, maybe under higher limits than today's, which judge what is new.
+    let given = &ledger.inner.limits;
+    let payload_bytes = given.payload_bytes.max(Limits::default().payload_bytes);
+    let (context, limits) = (context.to_owned(), Limits { payload_bytes, ..given.clone() });
     let work = move || {
         let decoded = blob::decode(&snapshot, unpacked).map_err(|error| Error::InvalidSnapshot(error.to_string()))?;
         for entry in decoded.entries(&context, 0..decoded.count()) {

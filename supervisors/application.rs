@@ -248,7 +248,8 @@ impl Running {
         }
     }
 
-    /// Stops it, in reverse order of start, within its stop deadline, and waits for what [`Application::on_end`] set.
+    /// Stops it, in reverse order of start, within its stop deadline, and waits for what [`Application::on_end`] set, for
+    /// as long again at most.
     ///
     /// # Errors
     /// See [`Tree::stop`]. While something is stuck, the end has not come, and is not waited for.
@@ -260,7 +261,10 @@ impl Running {
 async fn stop(tree: &Tree, deadline: Duration, ended: &Gone) -> Result<(), StopError> {
     let stopped = tree.stop(deadline).await;
     if !matches!(stopped, Err(StopError::Stuck(_))) {
-        ended.clone().wait().await;
+        let done = tokio::time::timeout(deadline, ended.clone().wait()).await;
+        if done.is_err() {
+            tracing::error!("what was set to run at the end is not done; it is not waited for any longer");
+        }
     }
     stopped
 }

@@ -234,7 +234,7 @@ impl Entries {
             let asked = actor.get_id();
             drop(actor);
             match timeout_at(deadline, answer).await {
-                // Only a newer boot of this node closes an attempt for which a caller waits.
+                // A newer boot of this node has closed the attempt, or the mark that passes it at its deadline.
                 Ok(Ok(Done { outcome: Outcome::Refused(Refusal::Superseded), .. })) => {
                     if Instant::now() < deadline {
                         self.say_superseded();

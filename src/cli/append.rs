@@ -7,6 +7,7 @@
 //! line that is there already answers such a call with its entry, any other
 //! line is refused. Nobody waits for more input while a line is in hand.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -86,12 +87,23 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     }
 }
 
+/// As in a file: no name of two values wins silently.
+fn metadata(pairs: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Failure> {
+    let mut metadata = BTreeMap::new();
+    for (name, value) in pairs {
+        if metadata.insert(name.clone(), value).is_some() {
+            return Err(Failure::new(Kind::Usage, format!("--metadata has {name:?} twice; give each name once")));
+        }
+    }
+    Ok(metadata)
+}
+
 async fn append_one(format: Format, client: &Client, given: Arguments) -> Result<(), Failure> {
     let message = AppendRequest {
         context_id: given.context,
         key: given.key.unwrap_or_default(),
         payload: given.payload.unwrap_or_default().into(),
-        metadata: given.metadata.into_iter().collect(),
+        metadata: metadata(given.metadata)?,
     };
     // A key of our own makes the client's retries safe.
     let key = given.idempotency_key.unwrap_or_else(random_key);

@@ -11,7 +11,6 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, Kind, output};
 
@@ -19,8 +18,6 @@ use super::{Failure, Kind, output};
 const LINKS_MAX: usize = 40;
 /// Of a file's name in that of its part: names have at most 255 bytes.
 const NAME_SHOWN: usize = 60;
-/// Sent where a file outgrows `ulimit -f`; on Linux it has this number.
-const FILE_SIZE_SIGNAL: i32 = 25;
 
 /// What is done with a file that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +92,6 @@ impl OutputFile {
 
     /// Writes the file. Whoever drops this on the way leaves nothing behind.
     pub(crate) async fn write(&self, bytes: impl AsRef<[u8]> + Send + 'static) -> Result<(), Failure> {
-        // With a handler, a write past `ulimit -f` is an error and not the end of the process.
-        let _handled = signal(SignalKind::from_raw(FILE_SIZE_SIGNAL));
         let written = match &self.place {
             Place::Stdout => return output::bytes(bytes.as_ref()),
             Place::Through { append } => {

@@ -12,12 +12,8 @@ const HANDSHAKES_RESERVED: u64 = 64;
 const PEER_RESERVED: u64 = 6;
 
 /// Raises the limit of open files to what is allowed, and cuts the connections of clients to what that leaves. Says
-/// what was cut. A file past the limit of sizes becomes an error of its write instead of the end of the process.
+/// what was cut.
 pub(super) fn fit(config: &mut Config) {
-    // The handler stays for as long as the process lives.
-    if let Err(error) = signal(SignalKind::from_raw(Signal::XFSZ.as_raw())) {
-        tracing::warn!(%error, "a limit of file sizes (ulimit -f) would end this process without a word");
-    }
     let Some(files) = raise() else { return };
     let wanted = config.grpc.connections;
     let fits = connections(files, config.cluster.peers.len() as u64, wanted);
@@ -28,6 +24,13 @@ pub(super) fn fit(config: &mut Config) {
         );
         config.grpc.connections = fits;
     }
+}
+
+/// A file past the limit of sizes (`ulimit -f`) becomes an error of its write, instead of the end of the process
+/// without a word. The handler stays for as long as the process lives.
+pub(super) fn outlive_file_sizes() {
+    // Where it cannot be set, all is as without it.
+    let _ = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
 }
 
 /// The limit of open files after it was raised; none where there is none.

@@ -159,6 +159,7 @@ pub(crate) fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<(), Failure> {
     let global = cli.global;
+    limits::outlive_file_sizes();
     match cli.command {
         Command::Start(arguments) => start::run(&global, arguments).await,
         Command::Append(arguments) => append::run(&global, arguments).await,

@@ -105,7 +105,8 @@ fn announce(outlets: &Outlets, format: Format, config: &Config, node: &Node) {
 
 /// The log goes to stderr, at the level of `RUST_LOG`.
 fn log_to(outlets: &'static Outlets) -> Result<(), Failure> {
-    const LEVEL: &str = "info";
+    // What h2 says of its peers is said once for each of their connections, however many they are.
+    const LEVEL: &str = "info,h2=error";
     let given = std::env::var_os("RUST_LOG").unwrap_or_default();
     let wrong = |why: String| {
         let shape = "write a level, or targets with levels: RUST_LOG=info, RUST_LOG=warn,converge_actors=debug";
@@ -113,6 +114,7 @@ fn log_to(outlets: &'static Outlets) -> Result<(), Failure> {
     };
     let text = given.to_str().ok_or_else(|| wrong("it is not valid UTF-8".into()))?;
     check_text(text).map_err(wrong)?;
+    check_levels(text).map_err(wrong)?;
     let text = if text.is_empty() { LEVEL } else { text };
     let filter = EnvFilter::builder().parse(text).map_err(|error| wrong(error.to_string()))?;
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
@@ -123,4 +125,37 @@ fn log_to(outlets: &'static Outlets) -> Result<(), Failure> {
         .with_writer(|| outlets.stderr.clone())
         .init();
     Ok(())
+}
+
+/// A word alone is a level. The filter would take one that is none for the name of a target, and nothing but that target
+/// would ever be logged.
+fn check_levels(text: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let level = |word: &str| LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level)) || word.parse::<u8>().is_ok();
+    if text.is_empty() || text.contains(['[', '{']) {
+        return Ok(());
+    }
+    let mut words = text.split(',').map(str::trim).filter(|word| !word.is_empty()).peekable();
+    if words.peek().is_none() {
+        return Err("it has no level".into());
+    }
+    match words.find(|word| !word.contains('=') && !level(word)) {
+        Some(word) => Err(format!("{word:?} is no level")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_levels;
+
+    #[test]
+    fn a_word_alone_is_a_level() {
+        for right in ["", "info", "WARN", "warn,converge_actors=debug", "off", "3", "[span{field=1}]=debug"] {
+            check_levels(right).unwrap();
+        }
+        for wrong in ["inof", "vrbose", ",,", "info,converge_actors", " , "] {
+            check_levels(wrong).unwrap_err();
+        }
+    }
 }

@@ -216,3 +216,13 @@ async fn a_phase_that_stops_the_tree_is_no_start() {
     let started = app(&Log::new()).phase("last", stops).start().await;
     assert!(matches!(started, Err(ApplicationError::Phase { .. })), "{started:?}");
 }
+
+/// What a host set to run at the end may hang: a stop says so and goes on, after as long again as it had.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_does_not_wait_for_ever_for_what_runs_at_the_end() {
+    let (go_on, hangs) = std::sync::mpsc::channel::<()>();
+    let application = app(&Log::new()).stop_deadline(second()).on_end(move || drop(hangs.recv()));
+    let running = application.start().await.unwrap();
+    running.stop().await.unwrap();
+    drop(go_on);
+}
