@@ -194,7 +194,7 @@ fn every_sync_that_fails() {
 fn writes_that_fail() {
     let faults = |nth| Faults { fail_write: Some(nth), ..Faults::default() };
     let fenced = failures(seeds(1000, 2), "writes_that_fail", (Change::Write, 3), faults);
-    report(fenced, 150, "failed writes that fenced a node");
+    report(fenced, 140, "failed writes that fenced a node");
 }
 
 /// A read that fails is no news of what is on the disk: the node is fenced for an operator to look, or its start is

@@ -11,7 +11,6 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-
 use super::{Failure, Kind, output};
 
 /// As systems allow in one path.

@@ -22,6 +22,7 @@ use super::call::{Call, Kind, STALLED};
 use super::reflection::QUESTION_BYTES_MAX;
 use super::status::{overloaded, refused};
 use super::transport::Places;
+use super::whole::Whole;
 
 /// When to come back after a shed request.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -30,19 +31,22 @@ const PIECE_BYTES: usize = 64 << 10;
 /// The trailers go right behind a piece that is not larger than this: one write for the answer to an append.
 const SMALL_BYTES: usize = 4 << 10;
 
-/// A request's body; what arrived of it counts until it was decoded.
+/// A request's body; what arrived of it counts until it was decoded, and is decoded message by message.
 pub(super) struct RequestBody<B> {
     inner: B,
     budget: Budget,
     held: Option<Held>,
     received: usize,
+    whole: Whole,
+    message_bytes_max: usize,
     call: Arc<Call>,
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> RequestBody<B> {
-    pub(super) fn new(inner: B, budget: Budget, call: Arc<Call>) -> Self {
-        RequestBody { inner, budget, held: None, received: 0, call, patience: None }
+    pub(super) fn new(inner: B, budget: Budget, message_bytes_max: usize, call: Arc<Call>) -> Self {
+        let whole = Whole::default();
+        RequestBody { inner, budget, held: None, received: 0, whole, message_bytes_max, call, patience: None }
     }
 
     /// For all that was received: a client may send it byte by byte.
@@ -58,6 +62,18 @@ impl<B> RequestBody<B> {
                 self.held.is_some()
             }
         }
+    }
+
+    /// What came, charged and put to its message.
+    fn take(&mut self, data: Bytes) -> Result<(), Status> {
+        if !data.is_empty() && !self.charge(data.len()) {
+            return Err(overloaded("the node is receiving as many bytes as it may: try again", RETRY_AFTER));
+        }
+        self.whole.push(data, self.message_bytes_max).map_err(|bytes| {
+            let limit = self.message_bytes_max;
+            let message = format!("a message of {bytes} bytes is larger than the limit of {limit} bytes: split it");
+            refused(Code::ResourceExhausted, message)
+        })
     }
 
     /// Nothing came: only so long.
@@ -85,32 +101,43 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
-            Poll::Pending => return this.wait(cx).map(|status| Some(Err(status.into()))),
-            Poll::Ready(frame) => frame,
-        };
-        this.call.set_at_work(true);
-        this.patience = None;
-        let frame = match frame {
-            None => return Poll::Ready(None),
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-            Some(Ok(frame)) => frame,
-        };
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
-        if bytes == 0 || this.charge(bytes) {
-            return Poll::Ready(Some(Ok(frame)));
+        loop {
+            if let Some(piece) = this.whole.pop() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
+                Poll::Pending => return this.wait(cx).map(|status| Some(Err(status.into()))),
+                Poll::Ready(frame) => frame,
+            };
+            this.call.set_at_work(true);
+            this.patience = None;
+            let ends = match frame {
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        if let Err(status) = this.take(data) {
+                            return Poll::Ready(Some(Err(status.into())));
+                        }
+                        continue;
+                    }
+                    Err(trailers) => Some(Ok(trailers)),
+                },
+                None => None,
+            };
+            if this.whole.is_within() {
+                let status = refused(Code::InvalidArgument, "the request ends within its message: send all of it");
+                return Poll::Ready(Some(Err(status.into())));
+            }
+            return Poll::Ready(ends);
         }
-        let message = "the node is receiving as many bytes as it may: try again";
-        let status = overloaded(message, RETRY_AFTER);
-        Poll::Ready(Some(Err(status.into())))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.is_end_stream() && self.whole.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        SizeHint::default()
     }
 }
 

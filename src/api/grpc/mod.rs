@@ -35,6 +35,7 @@ mod status;
 mod tests;
 mod transport;
 mod watch;
+mod whole;
 
 use std::net::TcpListener;
 use std::sync::Arc;

@@ -284,35 +284,55 @@ fn call(kind: Kind, connection: &std::sync::Arc<Connection>) -> std::sync::Arc<C
     Call::new(kind, &hyper::HeaderMap::new(), connection, &settings(), &Default::default())
 }
 
-/// A request that comes byte by byte.
-struct Drip;
+/// A request that comes byte by byte: messages of so many bytes, one after the other, without an end.
+struct Drip {
+    message_bytes: u32,
+    at: usize,
+}
 
 impl Body for Drip {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Poller<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"a")))))
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Poller<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let [a, b, c, d] = self.message_bytes.to_be_bytes();
+        let byte = [0, a, b, c, d].get(self.at % (5 + self.message_bytes as usize)).copied().unwrap_or(7);
+        self.at += 1;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&[byte])))))
     }
 }
 
 #[tokio::test]
 async fn a_request_is_charged_for_its_bytes_however_they_come() {
+    const LIMIT: usize = 1 << 20;
     let (node, _directory) = node().await;
-    let budget = Budget::new("a test", 10 << 10, &node.ledger());
-    let mut body = RequestBody::new(Drip, budget.clone(), call(Kind::Append, &Connection::new(false)));
     let mut poll = Poller::from_waker(Waker::noop());
-    let mut bytes = 0;
-    while let Poll::Ready(Some(Ok(_))) = Pin::new(&mut body).poll_frame(&mut poll) {
-        bytes += 1;
-    }
-    assert_eq!(bytes, 10 << 10);
+    let mut next = |body: &mut RequestBody<Drip>| match Pin::new(body).poll_frame(&mut poll) {
+        Poll::Ready(Some(Ok(frame))) => Ok(frame.into_data().unwrap()),
+        Poll::Ready(Some(Err(error))) => Err(*error.downcast::<Status>().unwrap()),
+        _ => panic!("a drip has no end"),
+    };
+    // What is announced is neither charged nor given to the decoder: only what came is there.
+    let budget = Budget::new("a test", 10 << 10, &node.ledger());
+    let drip = Drip { message_bytes: 1 << 20, at: 0 };
+    let append = || call(Kind::Append, &Connection::new(false));
+    let mut body = RequestBody::new(drip, budget.clone(), LIMIT, append());
+    assert_eq!(next(&mut body).unwrap_err().code(), Code::ResourceExhausted, "all of the budget came, and no message");
     drop(body);
     assert!(budget.hold(10 << 10).is_some());
+    let drip = Drip { message_bytes: 9_000, at: 0 };
+    let mut body = RequestBody::new(drip, budget.clone(), LIMIT, append());
+    let pieces: Vec<Bytes> = std::iter::from_fn(|| next(&mut body).ok()).collect();
+    assert_eq!(pieces.iter().map(Bytes::len).sum::<usize>(), 9_005, "one message, and no part of the second");
+    drop(body);
+    let mut body = RequestBody::new(Drip { message_bytes: 101, at: 0 }, budget.clone(), 100, append());
+    assert_eq!(next(&mut body).unwrap_err().code(), Code::ResourceExhausted, "longer than a message may be");
+    drop(body);
     // A conversation has no end: it is charged for one question.
     let budget = Budget::new("a test", 64 << 10, &node.ledger());
-    let mut body = RequestBody::new(Drip, budget.clone(), call(Kind::Other, &Connection::new(false)));
-    assert!((0..100_000).all(|_| matches!(Pin::new(&mut body).poll_frame(&mut poll), Poll::Ready(Some(Ok(_))))));
+    let drip = Drip { message_bytes: 1, at: 0 };
+    let mut body = RequestBody::new(drip, budget.clone(), LIMIT, call(Kind::Other, &Connection::new(false)));
+    assert!((0..100_000).all(|_| next(&mut body).is_ok()));
     assert!(budget.hold(1).is_none(), "and for all of that");
     node.stop(PATIENCE).await.unwrap();
 }

@@ -27,7 +27,7 @@ use super::context::Context;
 use super::metadata::{Arrived, Begun};
 use super::pb::admin::admin_service_server::AdminServiceServer;
 use super::pb::context::context_service_server::ContextServiceServer;
-use super::reflection::{self, Index};
+use super::reflection::{self, Index, QUESTION_BYTES_MAX};
 use super::status::{outcome, overloaded, refused};
 use super::watch::Slot;
 use super::{Settings, names};
@@ -95,6 +95,17 @@ impl Stack {
             settings: settings.clone(),
             drain: drain.clone(),
             tasks: tasks.clone(),
+        }
+    }
+
+    /// The largest message of a request.
+    fn message_bytes_max(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Append => self.settings.payload_bytes + MESSAGE_OVERHEAD_BYTES,
+            Kind::Load => self.settings.snapshot_bytes + MESSAGE_OVERHEAD_BYTES,
+            // Names and numbers.
+            Kind::Snapshot | Kind::Read | Kind::Watch => MESSAGE_OVERHEAD_BYTES,
+            Kind::Admin | Kind::Health | Kind::HealthWatch | Kind::Other => QUESTION_BYTES_MAX,
         }
     }
 
@@ -169,7 +180,9 @@ impl Stack {
                 return Box::pin(std::future::ready(Ok(Response::from_parts(parts, body))));
             }
         };
-        let mut request = request.map(|body| RequestBody::new(body, self.received.clone(), call.clone()));
+        let message_bytes_max = self.message_bytes_max(kind);
+        let mut request =
+            request.map(|body| RequestBody::new(body, self.received.clone(), message_bytes_max, call.clone()));
         let begun = Begun::default();
         request.extensions_mut().insert(Arrived(Instant::now()));
         request.extensions_mut().insert(begun.clone());
