@@ -221,7 +221,9 @@ async fn a_phase_that_stops_the_tree_is_no_start() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_does_not_wait_for_ever_for_what_runs_at_the_end() {
     let (go_on, hangs) = std::sync::mpsc::channel::<()>();
-    let application = app(&Log::new()).stop_deadline(second()).on_end(move || drop(hangs.recv()));
+    let application = app(&Log::new()).stop_deadline(second()).on_end(move || {
+        let _ = hangs.recv();
+    });
     let running = application.start().await.unwrap();
     running.stop().await.unwrap();
     drop(go_on);
