@@ -79,6 +79,7 @@ async fn a_directory_that_is_gone_fences() {
     Leader::new().write(&node, &[write("c", "k", &[1; 100])]).await;
     std::fs::remove_dir_all(&data).unwrap();
     let Cause::Io { error, .. } = node.until_fenced().await else { panic!("another cause") };
-    assert!(error.contains("removed"), "{error}");
+    // Whoever comes first: the look at the directory, or a journal file that is made ahead.
+    assert!(error.contains("removed") || error.contains("No such file"), "{error}");
     node.stop().await;
 }
