@@ -13,7 +13,7 @@ use converge_ledger_core::NodeId;
 
 use super::client::Copied;
 use super::trace::{Trace, digest};
-use crate::history::{Append, Operation, Outcome, Refused, Time};
+use crate::history::{Append, Consistency, Operation, Outcome, Refused, Time};
 
 /// Shared by everything in a run.
 #[derive(Clone)]
@@ -154,7 +154,13 @@ impl Facts {
     pub(super) fn record(&self, operation: Operation) {
         let mut inner = self.lock();
         let old = start(&operation).is_some_and(|start| inner.before.until.is_some_and(|until| start < until));
-        let kept = if old { weakened(operation) } else { Some(operation) };
+        // A stale read asks nobody: a node that has a newer copy shows what is lost, until it meets a leader and is fenced.
+        let stale = matches!(&operation, Operation::Read(read) if read.consistency == Consistency::Stale);
+        let kept = match old {
+            true => weakened(operation),
+            false if stale && inner.before.until.is_some() => None,
+            false => Some(operation),
+        };
         inner.history.extend(kept);
     }
 

@@ -169,7 +169,8 @@ impl Draw {
             snapshot_bytes: (132 << 10) + self.pick(&[0, 100 << 10, 256 << 20]),
             patience_max_ms: self.between(200, 16_000),
             look_every_ms: self.between(20, 500),
-            attempts: self.pick(&[4, 32, 1 << 17, 1 << 17]),
+            // Fewer than the clients have open at once would refuse them for as long as one of their calls takes.
+            attempts: self.pick(&[64, 256, 1 << 17, 1 << 17]),
             deaths_max: self.pick(&[1, 2, 2, 4]),
             dying_pause_ms: self.between(1, 20),
             elder_grace_ms: self.pick(&[1, 50, 200, 2000]),
