@@ -158,6 +158,9 @@ async fn what_could_not_be_written_is_an_alarm() {
     }
 }
 
+/// What a log says where lines are missing.
+const GAP: &str = "lines of this log could not be written";
+
 /// A log shipper that is restarted: the log goes on, and says what is missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_can_be_written_again_says_what_was_lost() {
@@ -170,17 +173,27 @@ async fn a_log_that_can_be_written_again_says_what_was_lost() {
         status["alarms"].to_string().contains("stderr").then_some(())
     })
     .await;
-    // Somebody reads again.
+    // Somebody reads again, and has come to where lines are missing.
     let (mut reader, writer) = kept.0.pop().unwrap();
     drop(writer);
+    let (tell, told) = tokio::sync::oneshot::channel();
     let text = tokio::task::spawn_blocking(move || {
-        let mut text = Vec::new();
-        reader.read_to_end(&mut text).map(|_| String::from_utf8_lossy(&text).into_owned())
+        let (mut text, mut tell, mut part) = (String::new(), Some(tell), vec![0; PIPE_BYTES]);
+        loop {
+            let count = reader.read(&mut part)?;
+            text.push_str(&String::from_utf8_lossy(&part[..count]));
+            if text.contains(GAP) {
+                tell.take().map(|tell: tokio::sync::oneshot::Sender<()>| tell.send(()));
+            }
+            if count == 0 {
+                return std::io::Result::Ok(text);
+            }
+        }
     });
+    timeout(READY, told).await.expect("the log goes on").expect("it says what is missing");
     signal(child.id().expect("it runs"), &["TERM"]);
     assert!(ended(&mut child).await.success());
     let text = text.await.unwrap().unwrap();
-    assert!(text.contains("lines of this log could not be written"), "{}", &text[PIPE_BYTES..]);
     assert!(text.contains("stopping"), "what came afterwards is missing");
 }
 
