@@ -12,7 +12,7 @@ use converge_ledger_core::planted::{self, Bug};
 use serde_json::Value;
 
 /// Kinds of faults.
-const KINDS: usize = 30;
+const KINDS: usize = 32;
 /// Seeds of the default run; `SIMULATION_SEEDS` asks for more, from `SIMULATION_SEED` on.
 const SEEDS: u64 = 40;
 
