@@ -282,7 +282,7 @@ impl Client {
             Err(error) => return self.judge(life, &error),
         };
         self.latest.insert(context.to_owned(), page.latest.get());
-        self.facts.record(Operation::Read(history::Read {
+        let read = Operation::Read(history::Read {
             client: self.id,
             start,
             end,
@@ -295,7 +295,11 @@ impl Client {
             latest: page.latest,
             entries: page.entries.iter().map(seen).collect(),
             limited: limit != 0,
-        }));
+        });
+        match consistency {
+            Consistency::Stale => self.facts.record_alone(life.id, read),
+            _ => self.facts.record(read),
+        }
     }
 
     /// Copies a context into a new one, all or nothing: once, or as it was and as it is at the same time, so that the
@@ -402,7 +406,8 @@ impl Client {
         });
         let end = Time(self.trace.stamp());
         let (client, context) = (self.id, context.to_owned());
-        self.facts.record(Operation::Watch(history::Watch { client, start, end, context, after, entries }));
+        let watch = Operation::Watch(history::Watch { client, start, end, context, after, entries });
+        self.facts.record_alone(life.id, watch);
     }
 }
 

@@ -13,7 +13,7 @@ use converge_ledger_core::NodeId;
 
 use super::client::Copied;
 use super::trace::{Trace, digest};
-use crate::history::{Append, Consistency, Operation, Outcome, Refused, Time};
+use crate::history::{Append, Operation, Outcome, Refused, Time};
 
 /// Shared by everything in a run.
 #[derive(Clone)]
@@ -27,6 +27,10 @@ struct Inner {
     /// Nodes that applied what nobody had before copies were put back.
     went_on: BTreeSet<NodeId>,
     excused: bool,
+    /// Nodes that were fenced for data loss since copies were put back.
+    fenced: BTreeSet<NodeId>,
+    /// What nodes answered since then without asking anybody.
+    alone: Vec<(NodeId, Operation)>,
     /// What was applied at each index, by whoever applied it first: its term and what came of it.
     log: BTreeMap<u64, (u64, u64)>,
     leaders: BTreeMap<u64, NodeId>,
@@ -144,6 +148,7 @@ impl Facts {
     pub(super) fn fenced_since(&self, node: NodeId) {
         let mut inner = self.lock();
         inner.excused |= inner.went_on.contains(&node);
+        inner.fenced.insert(node);
     }
 
     /// Whether all that was acknowledged has to be there.
@@ -154,18 +159,25 @@ impl Facts {
     pub(super) fn record(&self, operation: Operation) {
         let mut inner = self.lock();
         let old = start(&operation).is_some_and(|start| inner.before.until.is_some_and(|until| start < until));
-        // A stale read asks nobody: a node that has a newer copy shows what is lost, until it meets a leader and is fenced.
-        let stale = matches!(&operation, Operation::Read(read) if read.consistency == Consistency::Stale);
-        let kept = match old {
-            true => weakened(operation),
-            false if stale && inner.before.until.is_some() => None,
-            false => Some(operation),
-        };
+        let kept = if old { weakened(operation) } else { Some(operation) };
         inner.history.extend(kept);
     }
 
+    /// A stale read or a watch, which asks no node but this one.
+    pub(super) fn record_alone(&self, node: NodeId, operation: Operation) {
+        let mut inner = self.lock();
+        if inner.before.until.is_some() && start(&operation) >= inner.before.until {
+            return inner.alone.push((node, operation));
+        }
+        drop(inner);
+        self.record(operation);
+    }
+
+    /// A node with a newer copy shows what is lost until it meets a leader and is fenced: what it showed does not count.
     pub(super) fn history(&self) -> Vec<Operation> {
-        self.lock().history.clone()
+        let inner = self.lock();
+        let alone = inner.alone.iter().filter(|(node, _)| !inner.fenced.contains(node));
+        inner.history.iter().chain(alone.map(|(_, operation)| operation)).cloned().collect()
     }
 
     /// Log entries applied anywhere.
@@ -254,6 +266,8 @@ impl Facts {
         inner.promises.clear();
         inner.leaders.clear();
         inner.copies.clear();
+        inner.alone.clear();
+        inner.fenced.clear();
         inner.before.log.append(&mut inner.log);
         inner.before.digests.append(&mut inner.digests);
         inner.before.until = Some(until);
