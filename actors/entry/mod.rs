@@ -20,10 +20,10 @@ use std::time::Duration;
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{AttemptId, Boot, Command, NodeId, Outcome, Refusal, StagedEntry, Term};
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
-use converge_supervisors::{ChildSpec, Service, Shutdown};
+use converge_supervisors::{CallError, ChildSpec, Service, Shutdown};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 pub use self::batcher::Bounds;
 use self::batcher::{Batcher, Effect};
@@ -215,51 +215,37 @@ impl Entries {
         let _abandon = Abandon(&claim);
         let bytes = weight(&command);
         let mut deaths = 0;
-        let mut dead = None;
-        while let Some(actor) = self.actor(deadline).await {
-            if dead == Some(actor.get_id()) {
-                // Still in its slot while it dies; a request for it would die with it.
-                if Instant::now() >= deadline {
-                    break;
-                }
-                tokio::time::sleep(self.shared.bounds.dying_pause).await;
-                continue;
-            }
-            let (reply, answer) = oneshot::channel();
+        loop {
             let request =
                 Request { command: command.clone(), bytes, claim: claim.clone(), admission: admission.clone() };
-            // One that is refused comes back, and with it the reply: dropped here, or the answer would be awaited.
-            let sent = actor.cast(Message::Submit(Box::new(request), reply)).is_ok();
-            // A reference would keep a request that met the actor's death in its channel, and the reply with it.
-            let asked = actor.get_id();
-            drop(actor);
-            match timeout_at(deadline, answer).await {
+            match self.ask(Box::new(request), deadline).await {
                 // A newer boot of this node has closed the attempt, or the mark that passes it at its deadline.
-                Ok(Ok(Done { outcome: Outcome::Refused(Refusal::Superseded), .. })) => {
+                Ok(Done { outcome: Outcome::Refused(Refusal::Superseded), .. }) => {
                     if Instant::now() < deadline {
                         self.say_superseded();
                     }
                     return Err(self.unknown(attempt));
                 }
-                Ok(Ok(done)) => return Ok(done),
-                Ok(Err(_died)) => dead = Some(asked),
-                Err(_deadline) => break,
+                Ok(done) => return Ok(done),
+                Err(CallError::NotSent | CallError::Deadline) => break,
+                Err(CallError::Unknown) => deaths += 1,
             }
-            deaths += u32::from(sent);
             if deaths >= self.shared.bounds.deaths_max {
                 break;
             }
+            // Its state may go a moment before it is out of its slot: a request for it would die with it.
+            tokio::time::sleep(self.shared.bounds.dying_pause).await;
         }
         Err(self.give_up(attempt, &claim))
     }
 
-    /// The actor, as soon as it is there; none by the deadline, or once the node has ended.
-    async fn actor(&self, deadline: Instant) -> Option<ActorRef<Message>> {
+    /// Asks the actor, or the next one; nobody any more once the node has ended.
+    async fn ask(&self, request: Box<Request>, deadline: Instant) -> Result<Done, CallError> {
         let mut ended = self.shared.ended.subscribe();
         tokio::select! {
             biased;
-            actor = self.service.wait(deadline) => actor,
-            _ = ended.wait_for(|ended| *ended) => None,
+            answer = self.service.call(|reply| Message::Submit(request, reply), deadline) => answer,
+            _ = ended.wait_for(|ended| *ended) => Err(CallError::NotSent),
         }
     }
 

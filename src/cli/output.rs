@@ -38,9 +38,19 @@ pub(crate) fn serve() -> Result<&'static Outlets, Failure> {
         if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
             note(backtrace.to_string());
         }
+        if panicked.payload_as_str() == Some(ABORT) {
+            note(
+                "this process aborts now. Where redb is named above, pages of its file are damaged: \
+                  `converge-ledger inspect verify` tells more",
+            );
+            flush();
+        }
     }));
     Ok(outlets)
 }
+
+/// How the standard library calls a panic in a destructor that runs because of a panic. It aborts the process.
+const ABORT: &str = "panic in a destructor during cleanup";
 
 /// The last thing that a process does: gives its outlets a moment.
 pub(crate) fn flush() {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use converge_ledger::simulation::{Campaign, Outcome, Plan, REPEATS, Shape, Totals, campaign, run as run_plan, shrink};
+use converge_ledger::simulation::{Campaign, Outcome, Plan, REPEATS, Shape, Totals, campaign, run_apart, shrink};
 use serde_json::json;
 
 use super::{Failure, Format, Global, Kind, files, output, parse_duration};
@@ -82,7 +82,7 @@ fn again(arguments: &Arguments, seed: u64) -> String {
 }
 
 fn one(global: &Global, arguments: &Arguments, plan: &Plan, again: &str) -> Result<(), Failure> {
-    let outcome = run_plan(plan, arguments.trace);
+    let outcome = run_apart(plan, arguments.trace);
     let traced = outcome.lines.iter().try_for_each(output::line);
     if let Some(file) = &arguments.history {
         files::replace(file, |mut to| outcome.history.iter().try_for_each(|operation| operation.write(&mut to)))?;
@@ -115,7 +115,12 @@ fn show_one(format: Format, plan: &Plan, outcome: &Outcome) -> Result<(), Failur
             "log_entries": outcome.log_entries,
             "faults": outcome.faults,
             "violations": outcome.violations,
+            "aborted": outcome.aborted,
         }));
+    }
+    if outcome.aborted {
+        output::line(format!("seed {}: redb aborts over rotten pages; no more is known of the run", plan.seed))?;
+        return outcome.violations.iter().try_for_each(|violation| output::line(format!("  {violation}")));
     }
     output::line(format!(
         "seed {}: {} s simulated, {} faults, {acknowledged} appends acknowledged, {unknown} unknown, {refused} refused, {} reads, digest {:016x}",
@@ -207,6 +212,7 @@ fn show_many(format: Format, totals: &Totals) -> Result<(), Failure> {
             "faults_min": totals.faults_min,
             "failed": totals.failed,
             "stuck": totals.stuck,
+            "aborted": totals.aborted,
         }));
     }
     let mut rows = vec![
@@ -228,6 +234,9 @@ fn show_many(format: Format, totals: &Totals) -> Result<(), Failure> {
         ),
     ];
     rows.extend(totals.faults.iter().map(|(kind, count)| (*kind, count.to_string())));
+    if !totals.aborted.is_empty() {
+        rows.push(("seeds that redb aborted, over rotten pages", format!("{:?}", totals.aborted)));
+    }
     rows.push(("seeds that fail", totals.failed.len().to_string()));
     rows.iter().try_for_each(|(name, value)| output::line(format!("{name:<40} {value}")))
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::plan::{Plan, Shape};
-use super::run::{Outcome, run};
+use super::run::{Outcome, run_apart};
 
 /// A run that takes so much real time goes round in circles.
 const STUCK: Duration = Duration::from_secs(300);
@@ -58,11 +58,20 @@ pub struct Totals {
     pub failed: BTreeMap<u64, Vec<String>>,
     /// A seed that did not end, if one did not.
     pub stuck: Option<u64>,
+    /// Seeds in which rotten pages made a node abort its process; nothing else is known of these runs.
+    pub aborted: Vec<u64>,
 }
 
 impl Totals {
     fn add(&mut self, seed: u64, outcome: &Outcome) {
         self.seeds += 1;
+        if outcome.aborted {
+            self.aborted.push(seed);
+            if !outcome.violations.is_empty() {
+                self.failed.insert(seed, outcome.violations.clone());
+            }
+            return;
+        }
         self.simulated_ms += outcome.simulated_ms;
         let (acknowledged, unknown, refused) = outcome.appends;
         self.acknowledged += acknowledged;
@@ -74,7 +83,7 @@ impl Totals {
         self.frames += delivered;
         self.frames_spoiled += lost + doubled + reordered;
         let faults = outcome.faults.values().sum();
-        self.faults_min = if self.seeds == 1 { faults } else { self.faults_min.min(faults) };
+        self.faults_min = if self.faults.is_empty() { faults } else { self.faults_min.min(faults) };
         for (kind, count) in &outcome.faults {
             *self.faults.entry(kind).or_default() += count;
         }
@@ -111,7 +120,7 @@ pub fn campaign(campaign: Campaign, mut seen: impl FnMut(u64, &Outcome, &Totals)
                 }
                 let seed = campaign.first + n;
                 let _ = tell.send(News::Began(thread, seed));
-                let mut outcome = run(&Plan::draw(seed, campaign.shape), false);
+                let mut outcome = run_apart(&Plan::draw(seed, campaign.shape), false);
                 outcome.history.clear();
                 if tell.send(News::Ended(thread, seed, Box::new(outcome))).is_err() {
                     return;

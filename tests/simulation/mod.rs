@@ -35,5 +35,5 @@ mod world;
 
 pub use campaign::{Campaign, Totals, campaign};
 pub use plan::{Plan, Shape};
-pub use run::{Outcome, REPEATS, run};
+pub use run::{Outcome, REPEATS, run, run_apart};
 pub use shrink::shrink;

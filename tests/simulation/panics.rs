@@ -6,7 +6,11 @@ use std::sync::Once;
 
 thread_local! {
     static CAUGHT: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+    static INSTEAD: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
 }
+
+/// How the standard library calls a panic in a destructor that runs because of a panic. It aborts the process.
+const ABORT: &str = "panic in a destructor during cleanup";
 
 /// Panics that faults are expected to cause. An actor that finds its elder gone dies, and recovers from the disk.
 const EXPECTED: [&str; 2] = ["injected fault", "the log cannot be read"];
@@ -28,7 +32,26 @@ pub(super) fn watching<R>(body: impl FnOnce() -> R) -> (Option<R>, Vec<String>) 
     (result, caught)
 }
 
+/// Where this thread's next panics would abort the process, this is done instead, and the thread stands still for ever.
+pub(super) fn instead_of_abort(last: impl FnOnce() + 'static) {
+    INSTEAD.with(|instead| *instead.borrow_mut() = Some(Box::new(last)));
+}
+
+/// Never comes back where it is about to abort the process, and something else is to be done.
+fn stand_still(info: &PanicHookInfo<'_>) {
+    if info.payload_as_str() != Some(ABORT) {
+        return;
+    }
+    if let Some(last) = INSTEAD.with(|instead| instead.take()) {
+        last();
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
 fn catch(info: &PanicHookInfo<'_>) -> bool {
+    stand_still(info);
     CAUGHT.with(|caught| {
         let Ok(mut caught) = caught.try_borrow_mut() else { return false };
         let Some(caught) = caught.as_mut() else { return false };
@@ -39,4 +62,33 @@ fn catch(info: &PanicHookInfo<'_>) -> bool {
         }
         true
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    struct PanicsToo;
+
+    impl Drop for PanicsToo {
+        fn drop(&mut self) {
+            panic!("on the way out");
+        }
+    }
+
+    #[test]
+    fn a_panic_on_the_way_out_of_a_panic_ends_the_run_and_not_the_process() {
+        let (tell, told) = channel();
+        std::thread::spawn(move || {
+            instead_of_abort(move || tell.send(()).unwrap());
+            watching(|| {
+                let _last = PanicsToo;
+                panic!("first");
+            })
+        });
+        told.recv_timeout(Duration::from_secs(60)).unwrap();
+    }
 }

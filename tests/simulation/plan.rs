@@ -166,6 +166,11 @@ impl Default for Shape {
 }
 
 impl Plan {
+    /// Whether pages of a database rot in it. redb does not check those that it keeps for itself: it panics over them.
+    pub(super) fn rots_database(&self) -> bool {
+        self.faults.iter().any(|timed| matches!(timed.fault, Fault::Rot { .. }))
+    }
+
     /// The plan that a seed means.
     #[must_use]
     pub fn draw(seed: u64, shape: Shape) -> Plan {

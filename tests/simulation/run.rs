@@ -1,7 +1,9 @@
 //! One run of a plan, from fresh directories to the verdict.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use converge_actors::testing::Dice;
@@ -12,7 +14,7 @@ use super::client::{Client, Copied, followed, whole};
 use super::facts::Facts;
 use super::links::Counts;
 use super::network::SimNetwork;
-use super::plan::{Fault, Plan};
+use super::plan::Plan;
 use super::trace::{Trace, mix};
 use super::world::{Life, World};
 use super::{faults, panics};
@@ -52,6 +54,40 @@ pub struct Outcome {
     pub lines: Vec<String>,
     /// The clients' history.
     pub history: Vec<Operation>,
+    /// A node's process ended by an abort, and with it the run: redb panicked over rotten pages, and again on its way out
+    /// of that.
+    pub aborted: bool,
+}
+
+/// Runs a plan like [`run`], on a thread of its own: this one goes on where the process would abort.
+#[must_use]
+pub fn run_apart(plan: &Plan, verbose: bool) -> Outcome {
+    let (tell, told) = channel();
+    let plan = plan.clone();
+    std::thread::spawn(move || {
+        TELL.set(Some(tell.clone()));
+        let _ = tell.send(run(&plan, verbose));
+    });
+    told.recv()
+        .unwrap_or_else(|_| Outcome { violations: vec!["the run ended with a panic".into()], ..Outcome::default() })
+}
+
+thread_local! {
+    /// Who waits for this thread's run.
+    static TELL: RefCell<Option<Sender<Outcome>>> = const { RefCell::new(None) };
+}
+
+/// What a run comes to whose process would abort: no more than that is known of it.
+fn tell_of_abort(facts: &Facts, rots: bool) {
+    let Some(tell) = TELL.take() else { return };
+    let facts = facts.clone();
+    panics::instead_of_abort(move || {
+        let mut violations = facts.violations();
+        if !rots {
+            violations.push("a node aborts its process, with no rotten disk".into());
+        }
+        let _ = tell.send(Outcome { violations, aborted: true, ..Outcome::default() });
+    });
 }
 
 /// Runs a plan; `verbose` keeps a line for everything that happens.
@@ -73,7 +109,7 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
     let mut outcome = outcome
         .unwrap_or_else(|| Outcome { violations: vec!["the run ended with a panic".into()], ..Outcome::default() });
     // redb trips over rotten pages; storage catches that, and has to call it data loss.
-    let rots = plan.faults.iter().any(|timed| matches!(timed.fault, Fault::Rot { .. }));
+    let rots = plan.rots_database();
     outcome.violations.extend(panics.into_iter().filter(|panic| !(rots && panic.contains("/redb-"))));
     outcome
 }
@@ -81,6 +117,7 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
 async fn live(plan: &Plan, verbose: bool) -> Outcome {
     let trace = Trace::new(verbose);
     let facts = Facts::new(trace.clone());
+    tell_of_abort(&facts, plan.rots_database());
     let mut dice = Dice(mix(plan.seed ^ 0xc0de));
     let tap = facts.clone();
     let tap = Arc::new(move |from, to, payload: &bytes::Bytes| tap.sent(from, to, payload));
@@ -325,5 +362,6 @@ fn summary(trace: &Trace, facts: &Facts, counts: Counts, history: Vec<Operation>
         frames: (counts.delivered, counts.lost, counts.duplicated, counts.reordered),
         lines: trace.lines(),
         history,
+        aborted: false,
     }
 }
