@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use support::node::{Node, free_address};
 use support::served::{PATIENCE, served, write};
 use support::until;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -132,6 +133,55 @@ async fn a_watch_goes_on_after_the_node_was_killed() {
         assert_eq!(next(&mut lines).await["sequence"], sequence, "each once, in order");
     }
     assert!(tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap().success(), "it ends at its count");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_nobody_reads_any_more_ends() {
+    let served = served().await;
+    served.json(&["append", "orders", "a", "0"]).await;
+    let mut child = served.command(&["watch", "orders"]).spawn().unwrap();
+    let mut lines = watching(&mut child);
+    next(&mut lines).await;
+    drop(lines);
+    let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("no further entry is needed").unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_answers_is_heard_above_one_that_is_not_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut alone = Node::new(directory.path(), 1);
+    alone.peers = Some(format!("1={},2={},3={}", alone.peer, free_address(), free_address()));
+    alone.start().await;
+    let nobody = "http://127.0.0.1:1";
+    for endpoints in [[alone.url(), nobody.to_owned()], [nobody.to_owned(), alone.url()]] {
+        let mut command = tokio::process::Command::new(support::node::BINARY);
+        command.args(["append", "orders", "a", "0", "--timeout", "4s", "--endpoint", &endpoints.join(",")]);
+        let output = command.output().await.unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{error}");
+        assert!(error.contains("not formed yet") && !error.contains("check that the node runs"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_variable_that_nobody_reads_is_named() {
+    let served = served().await;
+    let mut command = served.command(&["get", "orders"]);
+    let output = command.env("CONVERGE_LEDGER_ENDPOINTS", "http://127.0.0.1:1").output().await.unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("the nearest one is CONVERGE_LEDGER_ENDPOINT"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_snapshot_is_not_read_to_its_end() {
+    let served = served().await;
+    // It has none.
+    let output = served.run(&["load", "orders", "--file", "/dev/zero"]).await;
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("not a Converge Ledger snapshot"), "{error}");
+    assert_eq!(output.status.code(), Some(5), "{error}");
 }
 
 /// A connection to this port of loopback is open: what the system says, for nobody else does.

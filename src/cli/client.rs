@@ -156,6 +156,8 @@ impl Client {
     {
         let mut patience = Patience::new(self.timeout);
         let mut maybe_done = false;
+        // What a node said last, and which: more than that another one could not be reached.
+        let mut said = None;
         loop {
             let at = self.preferred.load(Ordering::Relaxed);
             let mut request = Request::new(message.clone());
@@ -166,13 +168,21 @@ impl Client {
                 Ok(response) => return Ok(response),
                 Err(status) => status,
             };
+            let is_said = status.metadata().get(names::OUTCOME).is_some();
             if may_retry(&status) {
                 self.turn_from(at);
+                if is_said {
+                    said = Some((at, status.clone()));
+                }
                 if patience.pause(retry_after(&status)).await {
                     maybe_done |= status.metadata().get(names::OUTCOME).is_none_or(|outcome| outcome != names::REFUSED);
                     continue;
                 }
             }
+            let (at, status) = match said {
+                Some(said) if !is_said => said,
+                _ => (at, status),
+            };
             return Err(Failure::from_status(what, &self.nodes[at].endpoint, &status).after(maybe_done));
         }
     }

@@ -69,7 +69,10 @@ impl Failure {
 
     /// A node's answer, or the lack of one, while doing `what` at `endpoint`.
     pub(crate) fn from_status(what: &str, endpoint: &str, status: &Status) -> Self {
+        let is_said = status.metadata().get(names::OUTCOME).is_some();
         let (kind, next) = match status.code() {
+            // A node says itself what to do.
+            Code::Unavailable if is_said => (Kind::Unavailable, ""),
             Code::Unavailable => (Kind::Unavailable, "; check that the node runs, or name others with --endpoint"),
             Code::DeadlineExceeded | Code::Cancelled => {
                 (Kind::Unavailable, "; look at `converge-ledger status`, or give it more --timeout")
@@ -79,7 +82,9 @@ impl Failure {
                 (Kind::Integrity, "; look at the node's alarms with `converge-ledger status`, ask another node")
             }
             Code::ResourceExhausted if is_overload(status) => (Kind::Unavailable, "; try again later"),
-            Code::Unimplemented => (Kind::Error, "; is there a converge-ledger of this version at that address?"),
+            Code::Unimplemented | Code::Unknown | Code::Internal if !is_said => {
+                (Kind::Error, "; is there a converge-ledger of this version at that address?")
+            }
             _ => (Kind::Error, ""),
         };
         let cause = match status.message() {

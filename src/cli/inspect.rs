@@ -57,8 +57,17 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> 
 fn failed(dir: &Path, error: &Error) -> Failure {
     match error {
         Error::DataLoss(_) => Failure::new(Kind::Integrity, format!("data directory {}: {error}", dir.display())),
+        Error::Refused { .. } if is_read_only(dir) => Failure::error(format!(
+            "{error}. What a look shows is what a start would find, so it writes as a start does: look into a copy \
+             (cp -a) of a directory that must not change"
+        )),
         _ => Failure::error(error.to_string()),
     }
+}
+
+/// Whether nothing can be made in this directory, which is there.
+fn is_read_only(dir: &Path) -> bool {
+    dir.is_dir() && rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_err()
 }
 
 fn show(format: Format, summary: &Summary) -> Result<(), Failure> {

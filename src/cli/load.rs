@@ -1,10 +1,11 @@
 //! `load`: a context from a blob, all of it or nothing.
 
-use std::io::Read as _;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use converge_ledger::api::grpc::pb::context::LoadRequest;
+use converge_ledger_core::snapshot::MAGIC;
 use serde_json::json;
 use tonic::Code;
 use tonic::metadata::MetadataMap;
@@ -78,12 +79,18 @@ fn explained(failure: Failure) -> Failure {
 }
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    match path.as_os_str() == "-" {
+        true => read_from(std::io::stdin().lock()),
+        false => read_from(std::fs::File::open(path)?),
+    }
+}
+
+/// Reads no more than its beginning where that is not a snapshot's: it may be anything, of any size.
+fn read_from(mut source: impl Read) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let limit = BLOB_BYTES_MAX + 1;
-    if path.as_os_str() == "-" {
-        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)?;
-    } else {
-        std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    source.by_ref().take(MAGIC.len() as u64).read_to_end(&mut bytes)?;
+    if bytes == MAGIC {
+        source.take(BLOB_BYTES_MAX + 1 - bytes.len() as u64).read_to_end(&mut bytes)?;
     }
     Ok(bytes)
 }

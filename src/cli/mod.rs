@@ -35,6 +35,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use converge_ledger::Config;
 use converge_ledger::supervisors::Signals;
 
 use client::Client;
@@ -91,6 +92,7 @@ fn default_endpoint() -> &'static OsStr {
 
 impl Global {
     fn client(&self) -> Result<Client, Failure> {
+        Config::check_environment().map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
         Client::new(&self.endpoint, self.timeout)
     }
 }

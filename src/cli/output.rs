@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use super::outlet::Outlet;
@@ -68,6 +69,22 @@ const TEXT_SHOWN: usize = 60;
 pub(crate) fn line(text: impl AsRef<str>) -> Result<(), Failure> {
     bytes(text.as_ref().as_bytes())?;
     bytes(b"\n")
+}
+
+/// How often somebody looks whether stdout is still read.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Waits until nobody can read stdout any more. Who waits for something to show would else find out with the next line,
+/// which may never come.
+pub(crate) async fn unread() {
+    let stdout = io::stdout();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let mut look = [PollFd::new(&stdout, PollFlags::empty())];
+        if poll(&mut look, Some(&Timespec::default())).is_ok() && look[0].revents().contains(PollFlags::ERR) {
+            return;
+        }
+    }
 }
 
 /// Writes bytes to stdout, as [`line`] does.

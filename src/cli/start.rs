@@ -41,6 +41,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+    // First of all, for what comes before it would end the process without an ordered stop.
+    let mut signals = signals()?;
     let outlets = output::serve()?;
     log_to(outlets)?;
     let flags = Overrides {
@@ -53,7 +55,6 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     let mut config = Config::load(arguments.config.as_deref(), flags)
         .map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
     limits::fit(&mut config);
-    let mut signals = signals()?;
     let builder = Node::builder(config.clone()).alarm(|| outlets.stdout.alarm()).alarm(|| outlets.stderr.alarm());
     let node = tokio::select! {
         node = builder.start() => node.map_err(|error| Failure::error(error.to_string()))?,

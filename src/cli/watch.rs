@@ -36,6 +36,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     tokio::select! {
         outcome = follow(global, arguments) => outcome,
         _ = tokio::signal::ctrl_c() => Ok(()),
+        () = output::unread() => Ok(()),
     }
 }
 

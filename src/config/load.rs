@@ -7,7 +7,7 @@ use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use super::environment::{Settings, is_ours, split};
+use super::environment::{GRPC_PORT, Settings, is_ours, split};
 use super::{Config, ConfigError, parse_peer};
 
 /// A configuration file larger than this is not one.
@@ -31,19 +31,32 @@ pub struct Overrides {
     pub peers: Option<Vec<String>>,
 }
 
+/// This process's variables that are for us.
+fn variables() -> Result<Vec<(String, String)>, ConfigError> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, _)| is_ours(name))
+        .map(|(name, value)| match value.into_string() {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(malformed(format!("{name} is not valid UTF-8"))),
+        })
+        .collect()
+}
+
 impl Config {
     /// Reads the file, where there is one, this process's environment and the
     /// flags, and checks the result.
     pub fn load(file: Option<&Path>, flags: Overrides) -> Result<Config, ConfigError> {
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-            .filter(|(name, _)| is_ours(name))
-            .map(|(name, value)| match value.into_string() {
-                Ok(value) => Ok((name, value)),
-                Err(_) => Err(malformed(format!("{name} is not valid UTF-8"))),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        Config::load_from(file, environment, flags)
+        Config::load_from(file, variables()?, flags)
+    }
+
+    /// Checks the names of this process's variables, for a command that takes none of a node's settings from them: one
+    /// that is misspelt would change nothing, and say nothing.
+    ///
+    /// # Errors
+    /// Names the variable that is not known, and the one that was meant.
+    pub fn check_environment() -> Result<(), ConfigError> {
+        split(variables()?.into_iter().filter(|(name, _)| name != GRPC_PORT)).map(drop)
     }
 
     /// As [`Config::load`], with the environment given.

@@ -27,6 +27,10 @@ struct Inner {
     /// Nodes that applied what nobody had before copies were put back.
     went_on: BTreeSet<NodeId>,
     excused: bool,
+    /// The first log entry that is another one since copies were put back, and its term.
+    forked: Option<(u64, u64)>,
+    /// Up to where nodes applied, since then, what was so before.
+    kept: BTreeMap<NodeId, u64>,
     /// Nodes that were fenced for data loss since copies were put back.
     fenced: BTreeSet<NodeId>,
     /// What nodes answered since then without asking anybody.
@@ -43,6 +47,22 @@ struct Inner {
     copies: Vec<Copied>,
     /// Faults that did something, by kind.
     took: BTreeMap<&'static str, u64>,
+}
+
+impl Inner {
+    /// Whether something acknowledged may be lost, after copies were put back.
+    fn is_excused(&self) -> bool {
+        self.excused || self.newer_copy_led()
+    }
+
+    /// A node with a newer copy led, after the others had gone on without it. It wins the vote of those that have older
+    /// terms, and what they have acknowledged since goes. A node that still knows that it was committed is fenced; one that
+    /// was started again since does not know, for what is committed is not made durable with each entry.
+    fn newer_copy_led(&self) -> bool {
+        let Some((fork, term)) = self.forked else { return false };
+        let has_newer = |node| self.kept.get(node).is_some_and(|kept| *kept >= fork);
+        self.leaders.iter().any(|(led, node)| *led > term && has_newer(node))
+    }
 }
 
 /// The world before copies were put back.
@@ -130,7 +150,7 @@ impl Facts {
 
     pub(super) fn violations(&self) -> Vec<String> {
         let inner = self.lock();
-        let disputed = inner.disputed.iter().filter(|_| !inner.excused);
+        let disputed = inner.disputed.iter().filter(|_| !inner.is_excused());
         inner.violations.iter().chain(disputed).cloned().collect()
     }
 
@@ -153,7 +173,7 @@ impl Facts {
 
     /// Whether all that was acknowledged has to be there.
     pub(super) fn is_excused(&self) -> bool {
-        self.lock().excused
+        self.lock().is_excused()
     }
 
     pub(super) fn record(&self, operation: Operation) {
@@ -268,6 +288,8 @@ impl Facts {
         inner.copies.clear();
         inner.alone.clear();
         inner.fenced.clear();
+        inner.forked = None;
+        inner.kept.clear();
         inner.before.log.append(&mut inner.log);
         inner.before.digests.append(&mut inner.digests);
         inner.before.until = Some(until);
@@ -308,8 +330,17 @@ impl Facts {
         let mut locked = self.lock();
         let inner = &mut *locked;
         let same = agrees(&mut inner.log, &inner.before.log, index, (term, came));
-        if inner.before.until.is_some() && inner.before.log.get(&index) != Some(&(term, came)) {
-            inner.went_on.insert(node);
+        if inner.before.until.is_some() {
+            let before = inner.before.log.get(&index);
+            if before == Some(&(term, came)) {
+                inner.kept.insert(node, index);
+            } else {
+                inner.went_on.insert(node);
+            }
+            if before.is_some_and(|before| *before != (term, came)) {
+                let earliest = inner.forked.map_or((index, term), |forked| forked.min((index, term)));
+                inner.forked = Some(earliest);
+            }
         }
         let promises = inner.promises.entry(node).or_default();
         let before = promises.applied;

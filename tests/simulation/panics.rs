@@ -33,6 +33,7 @@ pub(super) fn watching<R>(body: impl FnOnce() -> R) -> (Option<R>, Vec<String>) 
 }
 
 /// Where this thread's next panics would abort the process, this is done instead, and the thread stands still for ever.
+/// It stands in the hook, so from then on nobody in the process can set another one.
 pub(super) fn instead_of_abort(last: impl FnOnce() + 'static) {
     INSTEAD.with(|instead| *instead.borrow_mut() = Some(Box::new(last)));
 }
@@ -79,8 +80,17 @@ mod tests {
         }
     }
 
+    const CHILD: &str = "CONVERGE_TEST_STANDS_STILL";
+
     #[test]
     fn a_panic_on_the_way_out_of_a_panic_ends_the_run_and_not_the_process() {
+        if std::env::var_os(CHILD).is_none() {
+            let name = "a_panic_on_the_way_out_of_a_panic_ends_the_run_and_not_the_process";
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = child.args([name, "--nocapture"]).env(CHILD, "1").output().unwrap();
+            assert_eq!(output.status.code(), Some(17), "{output:?}");
+            return;
+        }
         let (tell, told) = channel();
         std::thread::spawn(move || {
             instead_of_abort(move || tell.send(()).unwrap());
@@ -90,5 +100,6 @@ mod tests {
             })
         });
         told.recv_timeout(Duration::from_secs(60)).unwrap();
+        std::process::exit(17);
     }
 }

@@ -34,7 +34,8 @@ pub use unpack::{Decoded, decode};
 /// The newest snapshot format, and the one that is written.
 pub const VERSION: u32 = 1;
 
-const MAGIC: &[u8; 8] = b"CVLEDSNP";
+/// What every snapshot begins with.
+pub const MAGIC: &[u8; 8] = b"CVLEDSNP";
 /// Where the header starts.
 const PREAMBLE_BYTES: usize = MAGIC.len() + mem::size_of::<u32>();
 /// Memory of an entry besides its content: where that starts, and its link of the [`chain`].
