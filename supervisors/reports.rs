@@ -41,7 +41,8 @@ pub enum News {
     Exited {
         /// Why.
         reason: String,
-        /// A transient child is restarted only when this is false.
+        /// It ended by itself and with no error, or as its supervisor wanted it to: also by a kill, where its specification
+        /// asks for that. A transient child is restarted only when this is false.
         normal: bool,
     },
     /// It did not start, and nothing of it is left.

@@ -444,6 +444,11 @@ impl Machine {
         }
     }
 
+    /// It was told to stop.
+    pub(crate) fn is_stopping(&self, i: Place) -> bool {
+        self.children.get(&i).is_some_and(|child| child.slot == Slot::Stopping)
+    }
+
     /// Its stop is out, or would have been next: a sibling on its way down is no failure.
     fn is_being_stopped(&mut self, i: Place) -> bool {
         let group = matches!(self.phase, Phase::Stopping { from, .. } if i >= from);

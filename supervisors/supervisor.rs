@@ -385,7 +385,9 @@ impl State {
                 if post.spec.significant && !self.machine.is_exiting() {
                     self.last_significant = Some(post.node.path.clone());
                 }
-                self.tell(child, News::Exited { reason: exit.reason.clone(), normal: exit.normal });
+                // Its specification wants it killed.
+                let as_told = post.spec.shutdown == Shutdown::BrutalKill && self.machine.is_stopping(child);
+                self.tell(child, News::Exited { reason: exit.reason.clone(), normal: exit.normal || as_told });
                 Event::Gone(child, exit)
             }
             Report::Stuck(reason) => {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use support::node::{Node, READY};
+use support::node::{BINARY, Node, READY};
 use support::until;
 use support::wire::{self, AppendRequest};
 use tonic::transport::Channel;
@@ -86,6 +86,34 @@ impl SmallDisk {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_cannot_be_written_can_be_inspected() {
+    let root = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(root.path(), "400m") else { return };
+    let mut node = Node::new(root.path(), 1);
+    node.data = disk.0.join("data");
+    node.start().await;
+    append(&node.channel(), vec![1]).await.unwrap();
+    assert!(node.terminate(READY).await.success());
+    assert!(Command::new("mount").args(["-o", "remount,ro"]).arg(&disk.0).status().unwrap().success());
+    let copies = tempfile::tempdir().unwrap();
+    let inspect = |what: &str| {
+        let mut command = Command::new(BINARY);
+        command.args(["inspect", what, "--output", "json", "--data-dir"]).arg(&node.data);
+        command.env("TMPDIR", copies.path()).output().unwrap()
+    };
+    for what in ["summary", "verify"] {
+        let output = inspect(what);
+        assert!(output.status.success(), "{output:?}");
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(shown["entries"], 1, "{shown}");
+        assert_eq!(std::fs::read_dir(copies.path()).unwrap().count(), 0, "the copy is gone");
+    }
+    let refused = inspect("rebuild-index");
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("make it writable"), "{refused:?}");
 }
 
 impl Drop for SmallDisk {

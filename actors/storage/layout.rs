@@ -27,7 +27,8 @@ use super::recover::Failure;
 use super::settings::Settings;
 
 /// Held while the directory is in use.
-pub(crate) const LOCK_FILE: &str = "LOCK";
+/// The file in a data directory that whoever has it open holds a lock on.
+pub const LOCK_FILE: &str = "LOCK";
 const MARKER: &str = "STORE";
 const MARKER_NEW: &str = "STORE.new";
 const MARKER_MAGIC: &[u8; 8] = b"CLSTORE\n";

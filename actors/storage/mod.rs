@@ -86,6 +86,7 @@ pub use error::{Cause, Error};
 pub use executor::{Executor, Signal, Step, Threads, Worker};
 pub(crate) use handle::RECOVERIES_TIMEOUT;
 pub use handle::Storage;
+pub use layout::LOCK_FILE;
 pub use room::Room;
 pub use settings::{Random, Settings};
 pub use types::{
