@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use crate::dynamic::Charter;
-use crate::exit::{Exit, SHUTDOWN};
+use crate::exit::{Exit, KILLED, SHUTDOWN};
 use crate::gone::Alive;
 use crate::minder::{AbortOnDrop, Minder, Report};
 use crate::node::{Berth, Node};
@@ -386,7 +386,9 @@ impl State {
                     self.last_significant = Some(post.node.path.clone());
                 }
                 // Its specification wants it killed.
-                let as_told = post.spec.shutdown == Shutdown::BrutalKill && self.machine.is_stopping(child);
+                let as_told = exit.reason == KILLED
+                    && post.spec.shutdown == Shutdown::BrutalKill
+                    && self.machine.is_stopping(child);
                 self.tell(child, News::Exited { reason: exit.reason.clone(), normal: exit.normal || as_told });
                 Event::Gone(child, exit)
             }

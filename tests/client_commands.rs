@@ -161,6 +161,8 @@ async fn a_node_that_answers_is_heard_above_one_that_is_not_there() {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(3), "{error}");
         assert!(error.contains("not formed yet") && !error.contains("check that the node runs"), "{error}");
+        let lost = "another attempt got no answer, and may have been carried out: http://127.0.0.1:1";
+        assert!(error.contains(lost), "what is not known is not told as refused: {error}");
     }
 }
 

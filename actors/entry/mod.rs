@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{AttemptId, Boot, Command, NodeId, Outcome, Refusal, StagedEntry, Term};
-use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
+use converge_supervisors::ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
 use converge_supervisors::{CallError, ChildSpec, Service, Shutdown};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
@@ -218,6 +218,7 @@ impl Entries {
         loop {
             let request =
                 Request { command: command.clone(), bytes, claim: claim.clone(), admission: admission.clone() };
+            let asked = self.holder();
             match self.ask(Box::new(request), deadline).await {
                 // A newer boot of this node has closed the attempt, or the mark that passes it at its deadline.
                 Ok(Done { outcome: Outcome::Refused(Refusal::Superseded), .. }) => {
@@ -233,10 +234,17 @@ impl Entries {
             if deaths >= self.shared.bounds.deaths_max {
                 break;
             }
-            // Its state may go a moment before it is out of its slot: a request for it would die with it.
-            tokio::time::sleep(self.shared.bounds.dying_pause).await;
+            // Its state goes a moment before it is out of its slot: a request for it would die with it.
+            while asked.is_some() && self.holder() == asked && Instant::now() < deadline {
+                tokio::time::sleep(self.shared.bounds.dying_pause).await;
+            }
         }
         Err(self.give_up(attempt, &claim))
+    }
+
+    /// The actor that is there now.
+    fn holder(&self) -> Option<ActorId> {
+        self.service.get().map(|actor| actor.get_id())
     }
 
     /// Asks the actor, or the next one; nobody any more once the node has ended.

@@ -26,7 +26,6 @@ use super::passing::passes;
 use super::recover::Failure;
 use super::settings::Settings;
 
-/// Held while the directory is in use.
 /// The file in a data directory that whoever has it open holds a lock on.
 pub const LOCK_FILE: &str = "LOCK";
 const MARKER: &str = "STORE";

@@ -14,6 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 use super::Failure;
+use super::failure::cause;
 use super::retry::Patience;
 
 /// The largest message a node may answer with.
@@ -158,6 +159,8 @@ impl Client {
         let mut maybe_done = false;
         // What a node said last, and which: more than that another one could not be reached.
         let mut said = None;
+        // The last attempt that got no answer, which is not to be told as one that was refused.
+        let mut unanswered = None;
         loop {
             let at = self.preferred.load(Ordering::Relaxed);
             let mut request = Request::new(message.clone());
@@ -168,11 +171,12 @@ impl Client {
                 Ok(response) => return Ok(response),
                 Err(status) => status,
             };
-            let is_said = status.metadata().get(names::OUTCOME).is_some();
+            let is_said = said_by_node(&status);
             if may_retry(&status) {
                 self.turn_from(at);
-                if is_said {
-                    said = Some((at, status.clone()));
+                match is_said {
+                    true => said = Some((at, status.clone())),
+                    false => unanswered = Some(format!("{}: {}", self.nodes[at].endpoint, cause(&status))),
                 }
                 if patience.pause(retry_after(&status)).await {
                     maybe_done |= status.metadata().get(names::OUTCOME).is_none_or(|outcome| outcome != names::REFUSED);
@@ -180,10 +184,12 @@ impl Client {
                 }
             }
             let (at, status) = match said {
-                Some(said) if !is_said => said,
+                Some(said) if !is_said && may_retry(&status) => said,
                 _ => (at, status),
             };
-            return Err(Failure::from_status(what, &self.nodes[at].endpoint, &status).after(maybe_done));
+            let unanswered = unanswered.filter(|_| said_by_node(&status) && may_retry(&status));
+            let failure = Failure::from_status(what, &self.nodes[at].endpoint, &status).after(maybe_done);
+            return Err(failure.beside(unanswered));
         }
     }
 
@@ -214,6 +220,11 @@ impl Node {
             admin: AdminServiceClient::new(channel),
         })
     }
+}
+
+/// Whether a node of ours says this, and not what is between it and us.
+pub(crate) fn said_by_node(status: &Status) -> bool {
+    status.metadata().get(names::OUTCOME).is_some()
 }
 
 /// Another attempt, under the same key, may fare better.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use converge_ledger::api::grpc::names;
 use tonic::{Code, Status};
 
-use super::client::{is_overload, number};
+use super::client::{is_overload, number, said_by_node};
 
 /// The exit codes. Usage, 2, is also what clap exits with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,13 +63,21 @@ impl Failure {
         Failure { maybe_done, ..self }
     }
 
+    /// With what is known of another attempt.
+    pub(crate) fn beside(self, unanswered: Option<String>) -> Self {
+        let Some(unanswered) = unanswered else { return self };
+        let message =
+            format!("{}; another attempt got no answer, and may have been carried out: {unanswered}", self.message);
+        Failure { message, ..self }
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.kind as u8)
     }
 
     /// A node's answer, or the lack of one, while doing `what` at `endpoint`.
     pub(crate) fn from_status(what: &str, endpoint: &str, status: &Status) -> Self {
-        let is_said = status.metadata().get(names::OUTCOME).is_some();
+        let is_said = said_by_node(status);
         let (kind, next) = match status.code() {
             // A node says itself what to do.
             Code::Unavailable if is_said => (Kind::Unavailable, ""),
@@ -82,15 +90,13 @@ impl Failure {
                 (Kind::Integrity, "; look at the node's alarms with `converge-ledger status`, ask another node")
             }
             Code::ResourceExhausted if is_overload(status) => (Kind::Unavailable, "; try again later"),
-            Code::Unimplemented | Code::Unknown | Code::Internal if !is_said => {
-                (Kind::Error, "; is there a converge-ledger of this version at that address?")
+            Code::Unimplemented => (Kind::Error, "; is there a converge-ledger of this version at that address?"),
+            Code::Unknown | Code::Internal if !is_said => {
+                (Kind::Error, "; the connection broke, or there is no converge-ledger at that address")
             }
             _ => (Kind::Error, ""),
         };
-        let cause = match status.message() {
-            "" => format!("{:?}", status.code()),
-            message => with_source(message, status),
-        };
+        let cause = cause(status);
         Failure {
             kind,
             message: format!("{what}: {endpoint}: {cause}{next}"),
@@ -98,6 +104,14 @@ impl Failure {
             actual: number(status.metadata(), names::ACTUAL_SEQUENCE),
             maybe_done: false,
         }
+    }
+}
+
+/// What a status says.
+pub(crate) fn cause(status: &Status) -> String {
+    match status.message() {
+        "" => format!("{:?}", status.code()),
+        message => with_source(message, status),
     }
 }
 

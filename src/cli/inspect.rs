@@ -1,8 +1,8 @@
 //! `inspect`: into the data directory of a node that is not running.
 
-use std::fs::{DirBuilder, File, Permissions};
+use std::fs::{File, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -11,6 +11,7 @@ use converge_actors::storage::{EntryKind, Error, LOCK_FILE};
 use converge_ledger_core::LogIndex;
 use serde_json::json;
 
+use super::processes::Directory;
 use super::{Failure, Format, Global, Kind, output};
 
 #[derive(Debug, Args)]
@@ -45,10 +46,10 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> 
     let given = arguments.data_dir.as_path();
     let copy = match arguments.what {
         What::RebuildIndex => None,
-        _ if is_read_only(given) => Some(Copied::of(given)?),
+        _ if is_read_only(given) => Some(copy(given)?),
         _ => None,
     };
-    let dir = copy.as_ref().map_or(given, |copy| copy.0.as_path());
+    let dir = copy.as_ref().map_or(given, Directory::path);
     let format = global.output;
     match arguments.what {
         What::Summary => show(format, &inspect::summary(dir).map_err(|error| failed(dir, &error))?),
@@ -75,42 +76,37 @@ fn is_read_only(dir: &Path) -> bool {
     dir.is_dir() && rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_err()
 }
 
-/// A copy of a directory that cannot be written, for a look writes as a start does. It goes with this.
-struct Copied(PathBuf);
-
-impl Copied {
-    fn of(dir: &Path) -> Result<Copied, Failure> {
-        let failed =
-            |error: io::Error| Failure::error(format!("data directory {}: cannot be copied: {error}", dir.display()));
-        // Held until all is copied: no node starts on it meanwhile.
-        let lock = File::open(dir.join(LOCK_FILE)).map_err(failed)?;
-        lock.try_lock_shared().map_err(|error| failed(error.into()))?;
-        let copy = Copied(std::env::temp_dir().join(format!("converge-ledger-inspect-{}", std::process::id())));
-        DirBuilder::new().mode(0o700).create(&copy.0).map_err(failed)?;
-        output::note(format!(
-            "{} cannot be written: this looks into a copy of it in {}",
-            dir.display(),
-            copy.0.display()
-        ));
-        for file in std::fs::read_dir(dir).map_err(failed)? {
-            let file = file.map_err(failed)?;
-            if !file.file_type().map_err(failed)?.is_file() {
-                continue;
-            }
-            let to = copy.0.join(file.file_name());
-            std::fs::copy(file.path(), &to).map_err(failed)?;
-            std::fs::set_permissions(&to, Permissions::from_mode(0o600)).map_err(failed)?;
+/// A copy of a directory that cannot be written, for a look writes as a start does. It goes with what is given back.
+fn copy(dir: &Path) -> Result<Directory, Failure> {
+    let refused = |why: String| Failure::error(format!("data directory {}: {why}", dir.display()));
+    let failed = |error: io::Error| refused(format!("cannot be copied: {error}"));
+    // Held until all is copied: no node starts on it meanwhile.
+    let lock = match File::open(dir.join(LOCK_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(refused("it holds no ledger: check --data-dir".into()));
         }
-        Ok(copy)
-    }
-}
-
-impl Drop for Copied {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            output::note(format!("cannot remove {}: {error}", self.0.display()));
+        opened => opened.map_err(failed)?,
+    };
+    match lock.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {
+            return Err(refused("another node has it open: stop that one first".into()));
         }
+        locked => locked.map_err(|error| failed(error.into()))?,
     }
+    let copy = Directory::new("inspect", None, "TMPDIR")?;
+    let path = copy.path();
+    std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
+    output::note(format!("{} cannot be written: this looks into a copy of it, {}", dir.display(), path.display()));
+    for file in std::fs::read_dir(dir).map_err(failed)? {
+        let file = file.map_err(failed)?;
+        if !file.file_type().map_err(failed)?.is_file() {
+            continue;
+        }
+        let to = path.join(file.file_name());
+        std::fs::copy(file.path(), &to).map_err(failed)?;
+        std::fs::set_permissions(&to, Permissions::from_mode(0o600)).map_err(failed)?;
+    }
+    Ok(copy)
 }
 
 fn show(format: Format, summary: &Summary) -> Result<(), Failure> {

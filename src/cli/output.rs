@@ -41,8 +41,8 @@ pub(crate) fn serve() -> Result<&'static Outlets, Failure> {
         }
         if panicked.payload_as_str() == Some(ABORT) {
             note(
-                "this process aborts now. Where redb is named above, pages of its file are damaged: \
-                  `converge-ledger inspect verify` tells more",
+                "this process aborts now. Where redb is named above, pages of its file are damaged, and the next start \
+                  may end like this one",
             );
             flush();
         }

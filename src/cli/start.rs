@@ -52,8 +52,15 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
         peer: arguments.peer,
         peers: arguments.peers,
     };
-    let mut config = Config::load(arguments.config.as_deref(), flags)
-        .map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
+    // A file may be one that nobody ever writes to.
+    let load = tokio::task::spawn_blocking(move || Config::load(arguments.config.as_deref(), flags));
+    let mut config = tokio::select! {
+        loaded = load => match loaded {
+            Ok(loaded) => loaded.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        },
+        () = signals.next() => return Ok(()),
+    };
     limits::fit(&mut config);
     let builder = Node::builder(config.clone()).alarm(|| outlets.stdout.alarm()).alarm(|| outlets.stderr.alarm());
     let node = tokio::select! {

@@ -50,11 +50,11 @@ impl Config {
         Config::load_from(file, variables()?, flags)
     }
 
-    /// Checks the names of this process's variables, for a command that takes none of a node's settings from them: one
+    /// Checks this process's variables as a start would, for a command that takes none of a node's settings from them: one
     /// that is misspelt would change nothing, and say nothing.
     ///
     /// # Errors
-    /// Names the variable that is not known, and the one that was meant.
+    /// Names the variable that is not known and the one that was meant, or that has a value that cannot be read.
     pub fn check_environment() -> Result<(), ConfigError> {
         split(variables()?.into_iter().filter(|(name, _)| name != GRPC_PORT)).map(drop)
     }

@@ -83,7 +83,8 @@ impl Totals {
         self.frames += delivered;
         self.frames_spoiled += lost + doubled + reordered;
         let faults = outcome.faults.values().sum();
-        self.faults_min = if self.faults.is_empty() { faults } else { self.faults_min.min(faults) };
+        self.faults_min =
+            if self.seeds - self.aborted.len() as u64 == 1 { faults } else { self.faults_min.min(faults) };
         for (kind, count) in &outcome.faults {
             *self.faults.entry(kind).or_default() += count;
         }

@@ -29,8 +29,8 @@ struct Inner {
     excused: bool,
     /// The first log entry that is another one since copies were put back, and its term.
     forked: Option<(u64, u64)>,
-    /// Up to where nodes applied, since then, what was so before.
-    kept: BTreeMap<NodeId, u64>,
+    /// The last log entry that a node applied since then, where that was so before: its term and index.
+    kept: BTreeMap<NodeId, (u64, u64)>,
     /// Nodes that were fenced for data loss since copies were put back.
     fenced: BTreeSet<NodeId>,
     /// What nodes answered since then without asking anybody.
@@ -60,7 +60,8 @@ impl Inner {
     /// was started again since does not know, for what is committed is not made durable with each entry.
     fn newer_copy_led(&self) -> bool {
         let Some((fork, term)) = self.forked else { return false };
-        let has_newer = |node| self.kept.get(node).is_some_and(|kept| *kept >= fork);
+        // As voters compare logs: by the last term, then by the last index.
+        let has_newer = |node| self.kept.get(node).is_some_and(|kept| *kept >= (term, fork) && kept.1 >= fork);
         self.leaders.iter().any(|(led, node)| *led > term && has_newer(node))
     }
 }
@@ -333,9 +334,13 @@ impl Facts {
         if inner.before.until.is_some() {
             let before = inner.before.log.get(&index);
             if before == Some(&(term, came)) {
-                inner.kept.insert(node, index);
+                inner.kept.insert(node, (term, index));
             } else {
                 inner.went_on.insert(node);
+                // What it had behind this is not there any more.
+                if inner.kept.get(&node).is_some_and(|kept| kept.1 >= index) {
+                    inner.kept.remove(&node);
+                }
             }
             if before.is_some_and(|before| *before != (term, came)) {
                 let earliest = inner.forked.map_or((index, term), |forked| forked.min((index, term)));

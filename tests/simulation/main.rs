@@ -38,6 +38,7 @@ fn no_seed_loses_an_acknowledged_write() {
     assert_eq!(totals.stuck, None, "a seed does not end");
     assert!(totals.failed.is_empty(), "seeds fail: {:?}", totals.failed.keys());
     assert_eq!(totals.seeds, seeds);
+    assert!(totals.aborted.len() as u64 <= 1 + seeds / 100, "redb aborts too often: {:?}", totals.aborted);
     assert!(totals.faults_min >= 50, "a run had only {} faults that did something", totals.faults_min);
     assert!(totals.acknowledged > seeds * 100, "the runs did work");
     // What never happens is never shown to be survived.
@@ -57,10 +58,11 @@ fn after_copies_of_different_age_were_put_back_all_holds_or_nodes_are_fenced() {
     for (seed, plan) in plans.take(number("PUT_BACK_SEEDS", 4) as usize).chain([draw(NEWER_COPY_LEADS)]) {
         let outcome = run(&plan, false);
         assert_eq!(outcome.violations, Vec::<String>::new(), "again: converge-ledger sim --seed {seed} --trace");
-        done += u64::from(outcome.faults.contains_key("copies put back"));
+        done += u64::from(outcome.faults.contains_key("copies put back") && !outcome.excused);
+        assert!(seed != NEWER_COPY_LEADS || outcome.excused, "that seed goes another way now: look for another one");
         eprintln!("seed {seed}: {} appends acknowledged", outcome.appends.0);
     }
-    assert!(done > 0, "no seed had a copy to put back");
+    assert!(done > 0, "no seed with copies put back was judged");
 }
 
 /// What a run came to, and the digest of everything that happened in it; from a process of its own.

@@ -32,6 +32,16 @@ pub(super) fn watching<R>(body: impl FnOnce() -> R) -> (Option<R>, Vec<String>) 
     (result, caught)
 }
 
+/// The panics of this thread's run so far that no fault explains.
+pub(super) fn so_far() -> Vec<String> {
+    CAUGHT.with(|caught| caught.borrow().clone()).unwrap_or_default()
+}
+
+/// Whether redb panicked there.
+pub(super) fn is_of_redb(panic: &str) -> bool {
+    panic.contains("/redb-")
+}
+
 /// Where this thread's next panics would abort the process, this is done instead, and the thread stands still for ever.
 /// It stands in the hook, so from then on nobody in the process can set another one.
 pub(super) fn instead_of_abort(last: impl FnOnce() + 'static) {

@@ -54,6 +54,8 @@ pub struct Outcome {
     pub lines: Vec<String>,
     /// The clients' history.
     pub history: Vec<Operation>,
+    /// Something acknowledged may be lost, because copies of different age were put back: its history is not judged.
+    pub excused: bool,
     /// A node's process ended by an abort, and with it the run: redb panicked over rotten pages, and again on its way out
     /// of that.
     pub aborted: bool,
@@ -82,9 +84,12 @@ fn tell_of_abort(facts: &Facts, rots: bool) {
     let Some(tell) = TELL.take() else { return };
     let facts = facts.clone();
     panics::instead_of_abort(move || {
+        let (of_redb, others): (Vec<_>, Vec<_>) = panics::so_far().into_iter().partition(|p| panics::is_of_redb(p));
+        let is_rotten = rots && facts.effects().contains_key("bit rot");
         let mut violations = facts.violations();
-        if !rots {
-            violations.push("a node aborts its process, with no rotten disk".into());
+        violations.extend(others);
+        if of_redb.is_empty() || !is_rotten {
+            violations.push(format!("a node aborts its process, and not over rotten pages: {of_redb:?}"));
         }
         let _ = tell.send(Outcome { violations, aborted: true, ..Outcome::default() });
     });
@@ -110,7 +115,7 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
         .unwrap_or_else(|| Outcome { violations: vec!["the run ended with a panic".into()], ..Outcome::default() });
     // redb trips over rotten pages; storage catches that, and has to call it data loss.
     let rots = plan.rots_database();
-    outcome.violations.extend(panics.into_iter().filter(|panic| !(rots && panic.contains("/redb-"))));
+    outcome.violations.extend(panics.into_iter().filter(|panic| !(rots && panics::is_of_redb(panic))));
     outcome
 }
 
@@ -362,6 +367,7 @@ fn summary(trace: &Trace, facts: &Facts, counts: Counts, history: Vec<Operation>
         frames: (counts.delivered, counts.lost, counts.duplicated, counts.reordered),
         lines: trace.lines(),
         history,
+        excused: facts.is_excused(),
         aborted: false,
     }
 }

@@ -1,7 +1,7 @@
 //! Cuts a failing plan down to the faults that matter.
 
 use super::plan::Plan;
-use super::run::run;
+use super::run::run_apart;
 
 /// Leaves out as many faults as it can with the plan still failing, first in large pieces, then one by one, in at most
 /// `runs` runs. Says how many it took.
@@ -9,7 +9,7 @@ use super::run::run;
 pub fn shrink(plan: &Plan, runs: u64, mut progress: impl FnMut(&Plan)) -> (Plan, u64) {
     let mut best = plan.clone();
     let mut taken = 0;
-    let fails = |plan: &Plan| !run(plan, false).violations.is_empty();
+    let fails = |plan: &Plan| !run_apart(plan, false).violations.is_empty();
     let mut piece = best.faults.len().div_ceil(2).max(1);
     while taken < runs {
         let mut at = 0;
