@@ -66,6 +66,11 @@ macro_rules! error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    /// The count is the process's: one test at a time.
+    static COUNTED: Mutex<()> = Mutex::new(());
+
     struct Bomb;
 
     impl Drop for Bomb {
@@ -76,6 +81,7 @@ mod tests {
 
     #[test]
     fn no_panic_escapes() {
+        let _counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
         let before = crate::lost();
         crate::tell(|| panic!("a subscriber's"));
         crate::tell(|| std::panic::panic_any(Bomb));
@@ -92,6 +98,7 @@ mod tests {
                 crate::tell(|| panic!("a subscriber's"));
             }
         }
+        let _counted = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
         let panicked = std::panic::catch_unwind(|| {
             let _teller = Teller;
             panic!("an actor's");
