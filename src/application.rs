@@ -13,7 +13,8 @@
 //! batches to whoever needs them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -128,7 +129,7 @@ pub(crate) fn build(
         bounds: environment.raft,
         fatal: {
             let (verdict, dir) = (verdict.clone(), config.node.data_dir.clone());
-            Arc::new(move |reason| verdict.give(format!("data directory {}: {reason}", dir.display())))
+            Arc::new(move |reason| verdict.give(format!("data directory {dir:?}: {reason}")))
         },
     };
     let submission = entry::Args {
@@ -246,13 +247,30 @@ fn cluster_id(name: &str, voters: &[NodeId]) -> ClusterId {
 }
 
 fn bind(key: &str, address: &str) -> Result<TcpListener, StartError> {
-    let socket = TcpListener::bind(address).map_err(|error| {
-        StartError::new(format!(
-            "cannot listen on {key} = {address}: {error}; choose another address or stop what uses it"
-        ))
-    })?;
-    socket.set_nonblocking(true).map_err(|error| StartError::new(format!("{key} = {address}: {error}")))?;
-    Ok(socket)
+    let failed = |error: io::Error, next: &str| {
+        StartError::new(format!("cannot listen on {key} = {address:?}: {error}; {next}"))
+    };
+    let unresolved = "name an address of this machine, or a name that stands for one here";
+    let addresses: Vec<_> = address.to_socket_addrs().map_err(|error| failed(error, unresolved))?.collect();
+    let socket = TcpListener::bind(&addresses[..]).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    socket.map_err(|error| {
+        let next = next_step(error.kind());
+        failed(error, next)
+    })
+}
+
+/// What to do about an address that nothing can listen on.
+fn next_step(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::AddrInUse => "stop what listens there, or choose another port (0: one that is free)",
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine does not have that address: choose one of its own, or 0.0.0.0 for all of them"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "this user may not: choose a port from 1024 on, or allow it (CAP_NET_BIND_SERVICE on Linux)"
+        }
+        _ => "choose another address",
+    }
 }
 
 /// A machine's own name may stand for 127.0.1.1 on it, and for something else everywhere else.

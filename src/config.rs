@@ -2,8 +2,8 @@
 //!
 //! Owns the reading of configuration: one TOML file, then the environment
 //! (`CONVERGE_LEDGER__SECTION__KEY`), then flags, each winning over those
-//! before it. An empty variable is one that is not set. Unknown keys and impossible values are errors that name the key
-//! and the bound. Deliberately does not open, bind or resolve anything: whether
+//! before it. An empty variable is one that is not set. Unknown keys and impossible values are errors that name the key,
+//! what gave the value, and the bound. Deliberately does not open, bind or resolve anything: whether
 //! a port is free or a directory usable is found out by the start.
 
 mod address;
@@ -27,7 +27,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum ConfigError {
     /// The configuration file cannot be read.
-    #[error("cannot read the configuration file {}: {source}; check --config", path.display())]
+    #[error("cannot read the configuration file {path:?}: {source}; check --config")]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -41,7 +41,7 @@ pub enum ConfigError {
         message: String,
     },
     /// A value is outside its bound.
-    #[error("configuration: {key} = {value:?}: {bound}")]
+    #[error("configuration: {key} = {value:?}{}: {bound}", shown(given_in.as_deref()))]
     Impossible {
         /// The key, `section.name`.
         key: &'static str,
@@ -49,5 +49,11 @@ pub enum ConfigError {
         value: String,
         /// What is possible.
         bound: String,
+        /// What gave the value: a file, a variable or a flag. None where only the value is known.
+        given_in: Option<String>,
     },
+}
+
+fn shown(given_in: Option<&str>) -> String {
+    given_in.map(|place| format!(" ({place})")).unwrap_or_default()
 }

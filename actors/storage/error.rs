@@ -10,7 +10,7 @@ use converge_ledger_core::LogIndex;
 pub enum Error {
     /// The data directory cannot be used as it is; nothing in it was changed. Start-up ends with
     /// this, and says what to do.
-    #[error("data directory {}: {reason}", dir.display())]
+    #[error("data directory {dir:?}: {reason}")]
     Refused {
         /// The data directory.
         dir: PathBuf,

@@ -64,11 +64,14 @@ pub(crate) fn refused(settings: &Settings, reason: impl Into<String>) -> Error {
 fn failed<'a>(settings: &'a Settings, what: &'a str) -> impl Fn(io::Error) -> Failure + 'a {
     move |error| {
         if passes(&error) {
-            return Failure::Passing(format!("{}: {what}: {error}", settings.dir.display()));
+            return Failure::Passing(format!("{:?}: {what}: {error}", settings.dir));
         }
         let advice = match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 "make it writable for this user, or choose another data directory"
+            }
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                "something there is no directory: choose another data directory"
             }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on the disk",
             _ => "check the disk, or choose another data directory",

@@ -12,7 +12,7 @@ use converge_ledger_core::LogIndex;
 use serde_json::json;
 
 use super::processes::Directory;
-use super::{Failure, Format, Global, Kind, output};
+use super::{Failure, Format, Global, Kind, any_number, output};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -30,10 +30,10 @@ enum What {
     /// The entries of the replicated log.
     Log {
         /// The first log index shown.
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, default_value_t = 1, value_parser = any_number, allow_negative_numbers = true)]
         from: u64,
         /// At most this many log entries; 0 for all.
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = any_number, allow_negative_numbers = true)]
         limit: u64,
     },
     /// Read everything against its checksums, and the index against the log.
@@ -66,7 +66,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> 
 /// Storage's own errors name the cause and the next step.
 fn failed(dir: &Path, error: &Error) -> Failure {
     match error {
-        Error::DataLoss(_) => Failure::new(Kind::Integrity, format!("data directory {}: {error}", dir.display())),
+        Error::DataLoss(_) => Failure::new(Kind::Integrity, format!("data directory {dir:?}: {error}")),
         _ => Failure::error(error.to_string()),
     }
 }
@@ -78,7 +78,7 @@ fn is_read_only(dir: &Path) -> bool {
 
 /// A copy of a directory that cannot be written, for a look writes as a start does. It goes with what is given back.
 fn copy(dir: &Path) -> Result<Directory, Failure> {
-    let refused = |why: String| Failure::error(format!("data directory {}: {why}", dir.display()));
+    let refused = |why: String| Failure::error(format!("data directory {dir:?}: {why}"));
     let failed = |error: io::Error| refused(format!("cannot be copied: {error}"));
     // Held until all is copied: no node starts on it meanwhile.
     let lock = match File::open(dir.join(LOCK_FILE)) {

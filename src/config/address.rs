@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV6};
 /// The longest host name, and the longest part of one (RFC 1035).
 const NAME_BYTES_MAX: usize = 253;
 const LABEL_BYTES_MAX: usize = 63;
+const NO_HOST: &str = "it has no host";
 
 /// An address as it is written: `host:port` or `[IPv6]:port`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,30 +25,17 @@ impl<'a> Address<'a> {
     /// # Errors
     /// What is wrong, and the right form.
     pub fn parse(text: &'a str, port_min: u16) -> Result<Address<'a>, String> {
-        let wrong = |why: &str| {
-            Err(format!("{why}; an address is written host:port or [IPv6]:port, with a port from {port_min} to 65535"))
+        let parsed = match something_else(text) {
+            None => split(text).and_then(|(host, port)| Ok(Address { host, port: self::port(port, port_min)? })),
+            Some(why) => Err(why),
         };
-        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return wrong("there is white space in it");
-        }
-        if text.contains("://") {
-            return wrong("it is a URL");
-        }
-        let Some((host, port)) = text.rsplit_once(':') else { return wrong("it has no port") };
-        let host = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
-            // With the port, because only so may it name an interface.
-            Some(Some(inside)) if text.parse::<SocketAddrV6>().is_ok() => inside,
-            Some(_) => return wrong("what stands in brackets is no IPv6 address"),
-            None if host.is_empty() => return wrong("it has no host (0.0.0.0 is every one of this machine)"),
-            None if host.contains(':') => return wrong("an IPv6 address stands in brackets, before the port"),
-            None if !is_host(host) => return wrong("its host is neither a name nor an IP address"),
-            None => host,
-        };
-        let digits = (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit());
-        match port.parse::<u16>() {
-            Ok(port) if digits && port >= port_min => Ok(Address { host, port }),
-            _ => wrong("its port is not possible"),
-        }
+        parsed.map_err(|why| {
+            // An address to listen at may have the port 0.
+            let every = if why == NO_HOST && port_min == 0 { " (0.0.0.0 is every one of this machine)" } else { "" };
+            format!(
+                "{why}{every}; an address is written host:port or [IPv6]:port, with a port from {port_min} to 65535"
+            )
+        })
     }
 
     /// Listens on every address, which is nothing to connect to.
@@ -56,16 +44,77 @@ impl<'a> Address<'a> {
     }
 }
 
-fn is_host(host: &str) -> bool {
+/// What is written in place of one address.
+fn something_else(text: &str) -> Option<&'static str> {
+    let blank = |c: char| c.is_whitespace() || c.is_control();
+    match () {
+        () if text.is_empty() => Some("it is empty"),
+        () if text.contains(';') => Some("there is a ; in it, and a list is separated by commas"),
+        () if text.contains(',') => Some("there is a comma in it, and this is one address"),
+        () if text.trim_matches(blank).contains(blank) => {
+            Some("there is white space in it, and a list is separated by commas")
+        }
+        () if text.contains(blank) => Some("there is white space around it"),
+        () if text.contains("://") => Some("it is a URL"),
+        () if text.contains(['/', '?', '#']) => Some("there is a path in it, or a part of one"),
+        () if text.contains('@') => Some("there is a user's name in it"),
+        () if text.contains('=') => Some("there is a = in it, and only a peer of the list has an id"),
+        () => None,
+    }
+}
+
+/// The host and the port, which may be none yet.
+fn split(text: &str) -> Result<(&str, &str), &'static str> {
+    const NO_PORT: &str = "it has no port";
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, port) = rest.split_once(']').ok_or("its bracket is not closed")?;
+        // With a port, because only so may it name an interface.
+        if format!("[{host}]:0").parse::<SocketAddrV6>().is_err() {
+            return Err("what stands in brackets is no IPv6 address (an interface has a number: [fe80::1%2]:port)");
+        }
+        return port.strip_prefix(':').filter(|port| !port.is_empty()).map(|port| (host, port)).ok_or(NO_PORT);
+    }
+    let (host, port) = text.rsplit_once(':').ok_or(NO_PORT)?;
+    match () {
+        () if host.contains(':') => Err("there is more than one : in it, and an IPv6 address stands in brackets"),
+        () if host.is_empty() => Err(NO_HOST),
+        () if port.is_empty() => Err(NO_PORT),
+        () => is_host(host).map(|()| (host, port)),
+    }
+}
+
+fn port(text: &str, min: u16) -> Result<u16, &'static str> {
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("its port is no number");
+    }
+    let port = text.parse::<u16>().ok().filter(|port| *port >= min && text.len() <= 5);
+    port.ok_or("its port is not possible")
+}
+
+fn is_host(host: &str) -> Result<(), &'static str> {
     let labels = host.strip_suffix('.').unwrap_or(host);
     let is_label = |label: &str| {
         (1..=LABEL_BYTES_MAX).contains(&label.len())
             && !label.starts_with('-')
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
-    // No top-level name is a number, so this is meant to be an IPv4 address.
-    let is_number = labels.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
-    host.len() <= NAME_BYTES_MAX && labels.split('.').all(is_label) && (!is_number || host.parse::<Ipv4Addr>().is_ok())
+    // No top-level name is a number, so this is meant to be an IPv4 address. Resolvers take more forms of one than the
+    // four numbers, each its own way.
+    if labels.rsplit('.').next().is_some_and(is_number) {
+        let parsed = host.parse::<Ipv4Addr>();
+        return parsed.map(drop).map_err(|_| "its host is no IPv4 address, which is four numbers from 0 to 255");
+    }
+    match host.len() <= NAME_BYTES_MAX && labels.split('.').all(is_label) {
+        true => Ok(()),
+        false => Err("its host is neither a name nor an IP address"),
+    }
+}
+
+/// Decimal or hexadecimal, as in the hosts of URLs.
+fn is_number(label: &str) -> bool {
+    let hexadecimal = label.strip_prefix("0x").or(label.strip_prefix("0X"));
+    hexadecimal.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        || !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Checks that a text is what was meant: nothing around it that a shell or a reader of files would have taken off.

@@ -30,8 +30,46 @@ pub(super) fn is_ours(name: &str) -> bool {
     name == GRPC_PORT || name.get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS))
 }
 
-/// The environment's settings as (`section.key`, value), and the value of `GRPC_PORT`. An empty value is one that is
+/// The variable that sets a key.
+pub(super) fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
+}
+
+/// What a variable is for.
+enum Purpose {
+    /// Nothing that a node is set by.
+    Other,
+    GrpcPort,
+    /// The setting of this key.
+    Setting(String),
+}
+
+/// Finds out what a variable is for; one that is not known was meant to be another one. An empty value is one that is
 /// not set.
+fn purpose(name: &str, value: &str, keys: &BTreeSet<String>) -> Result<Purpose, ConfigError> {
+    if value.is_empty() || !is_ours(name) || COMMAND_LINE.contains(&name) {
+        return Ok(Purpose::Other);
+    }
+    if name == GRPC_PORT {
+        return Ok(Purpose::GrpcPort);
+    }
+    let Some(key) = name.strip_prefix(PREFIX) else {
+        return if is_service_link(name, value) { Ok(Purpose::Other) } else { Err(unknown(name, keys)) };
+    };
+    let key = key.to_lowercase().replace("__", ".");
+    if key.split('.').any(str::is_empty) {
+        return Err(malformed(format!("{name} names no key; a variable is called {PREFIX}SECTION__KEY")));
+    }
+    if keys.contains(&key) { Ok(Purpose::Setting(key)) } else { Err(unknown(name, keys)) }
+}
+
+/// Checks the names alone.
+pub(super) fn check_names(environment: impl IntoIterator<Item = (String, String)>) -> Result<(), ConfigError> {
+    let keys = keys();
+    environment.into_iter().try_for_each(|(name, value)| purpose(&name, &value, &keys).map(drop))
+}
+
+/// The environment's settings as (`section.key`, value), and the value of `GRPC_PORT`.
 pub(super) fn split(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<(Settings, Option<u16>), ConfigError> {
@@ -39,27 +77,17 @@ pub(super) fn split(
     let mut port = None;
     let keys = keys();
     for (name, value) in environment {
-        if value.is_empty() || !is_ours(&name) || COMMAND_LINE.contains(&name.as_str()) {
-            continue;
-        }
-        let Some(key) = name.strip_prefix(PREFIX) else {
-            if name == GRPC_PORT {
+        let key = match purpose(&name, &value, &keys)? {
+            Purpose::Other => continue,
+            Purpose::GrpcPort => {
                 port = Some(grpc_port(value)?);
-            } else if !is_service_link(&name, &value) {
-                return Err(unknown(&name, &keys));
+                continue;
             }
-            continue;
+            Purpose::Setting(key) => key,
         };
-        let key = key.to_lowercase().replace("__", ".");
-        if key.split('.').any(str::is_empty) {
-            return Err(malformed(format!("{name} names no key; a variable is called {PREFIX}SECTION__KEY")));
-        }
-        if !keys.contains(&key) {
-            return Err(unknown(&name, &keys));
-        }
-        check_text(&value).map_err(|why| malformed(format!("{name} ({key}) = {value:?}: {why}")))?;
+        check_text(&value).map_err(|why| malformed(format!("{key} = {value:?} (variable {name}): {why}")))?;
         if is_parsed(&key, &value) && value.bytes().filter(|b| matches!(b, b'[' | b'{')).count() > NESTING_MAX {
-            return Err(malformed(format!("{key} in the environment holds more lists and tables than any setting")));
+            return Err(malformed(format!("{key} (variable {name}) holds more lists and tables than any setting")));
         }
         settings.push((key, value));
     }
@@ -73,6 +101,7 @@ fn grpc_port(value: String) -> Result<u16, ConfigError> {
         key: GRPC_PORT,
         value,
         bound: "a port is a number from 0 to 65535".into(),
+        given_in: None,
     })
 }
 
@@ -112,7 +141,7 @@ fn collect(dict: &Dict, section: &str, keys: &mut BTreeSet<String>) {
 
 /// Names the variable that was meant.
 fn unknown(name: &str, keys: &BTreeSet<String>) -> ConfigError {
-    let named = keys.iter().map(|key| format!("{PREFIX}{}", key.replace('.', "__").to_uppercase()));
+    let named = keys.iter().map(|key| variable(key));
     let known = named.chain(COMMAND_LINE.map(str::to_owned));
     let given = plain(name);
     let nearest = known.map(|known| (distance(&given, &plain(&known)), known)).min();

@@ -1,13 +1,15 @@
 //! File, environment, flags: where settings come from, and who wins.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use figment::error::Kind;
+use figment::error::{Actual, Kind};
 use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use super::environment::{GRPC_PORT, Settings, is_ours, split};
+use super::environment::{GRPC_PORT, Settings, check_names, is_ours, split, variable};
+use super::validate::possible;
 use super::{Config, ConfigError, parse_peer};
 
 /// A configuration file larger than this is not one.
@@ -15,6 +17,9 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Settings whose text must stay text, whatever it looks like.
 const TEXTS: [&str; 5] = ["node.data_dir", "listen.grpc", "listen.peer", "cluster.name", "cluster.peers"];
+
+/// How figment calls the source that variables are.
+const ENVIRONMENT: &str = "the environment";
 
 /// Settings given as flags; they win over everything else.
 #[derive(Clone, Debug, Default)]
@@ -32,31 +37,30 @@ pub struct Overrides {
 }
 
 /// This process's variables that are for us.
-fn variables() -> Result<Vec<(String, String)>, ConfigError> {
+fn variables() -> impl Iterator<Item = (String, OsString)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
         .filter(|(name, _)| is_ours(name))
-        .map(|(name, value)| match value.into_string() {
-            Ok(value) => Ok((name, value)),
-            Err(_) => Err(malformed(format!("{name} is not valid UTF-8"))),
-        })
-        .collect()
 }
 
 impl Config {
     /// Reads the file, where there is one, this process's environment and the
     /// flags, and checks the result.
     pub fn load(file: Option<&Path>, flags: Overrides) -> Result<Config, ConfigError> {
-        Config::load_from(file, variables()?, flags)
+        let read = |(name, value): (String, OsString)| match value.into_string() {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(malformed(format!("variable {name} is not valid UTF-8"))),
+        };
+        Config::load_from(file, variables().map(read).collect::<Result<Vec<_>, _>>()?, flags)
     }
 
-    /// Checks this process's variables as a start would, for a command that takes none of a node's settings from them: one
-    /// that is misspelt would change nothing, and say nothing.
+    /// Checks the names of this process's variables as a start would: one that is misspelt would change nothing, and
+    /// say nothing. What their values are is all the same to a command that takes none of a node's settings from them.
     ///
     /// # Errors
-    /// Names the variable that is not known and the one that was meant, or that has a value that cannot be read.
+    /// Names the variable that is not known and the one that was meant.
     pub fn check_environment() -> Result<(), ConfigError> {
-        split(variables()?.into_iter().filter(|(name, _)| name != GRPC_PORT)).map(drop)
+        check_names(variables().map(|(name, value)| (name, value.to_string_lossy().into_owned())))
     }
 
     /// As [`Config::load`], with the environment given.
@@ -65,7 +69,7 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         flags: Overrides,
     ) -> Result<Config, ConfigError> {
-        let file = file.map(|path| Ok((format!("file {}", path.display()), read(path)?))).transpose()?;
+        let file = file.map(|path| Ok((format!("file {path:?}"), read(path)?))).transpose()?;
         Config::from_sources(file, environment, flags)
     }
 
@@ -76,16 +80,16 @@ impl Config {
         flags: Overrides,
     ) -> Result<Config, ConfigError> {
         let (settings, port) = split(environment)?;
-        let grpc_is_explicit = flags.grpc.is_some() || settings.iter().any(|(key, _)| key == "listen.grpc");
-
-        let mut given = Figment::new();
+        let mut from_file = Figment::new();
         if let Some((name, text)) = file {
-            given = given.merge(Named { name, inner: Toml::string(&text) });
+            from_file = from_file.merge(Named { name, inner: Toml::string(&text) });
         }
-        given = given.merge(Environment(settings));
+        let sources = Sources { given: from_file.merge(Environment(settings.clone())), settings, port, flags };
+        let Sources { given, flags, .. } = &sources;
+        let grpc_is_explicit = flags.grpc.is_some() || sources.settings.iter().any(|(key, _)| key == "listen.grpc");
         let peer_is_given = flags.peer.is_some() || given.find_value("listen.peer").is_ok();
-        let figment = Figment::from(Serialized::defaults(Config::default())).merge(given);
-        let mut config: Config = figment.extract().map_err(|error| explain(&error))?;
+        let figment = Figment::from(Serialized::defaults(Config::default())).merge(given.clone());
+        let mut config: Config = figment.extract().map_err(|error| sources.explain(&error))?;
         flags.apply(&mut config);
         if !peer_is_given {
             config.listen_as_listed();
@@ -95,12 +99,10 @@ impl Config {
         {
             config.listen.set_grpc_port(port);
         }
-        config.validate()?;
+        config.validate().map_err(|error| sources.place(error))?;
         Ok(config)
     }
-}
 
-impl Config {
     /// Listens where the list of peers says that the others find this node.
     fn listen_as_listed(&mut self) {
         let listed = self.cluster.peers.iter().filter_map(|peer| parse_peer(peer).ok());
@@ -111,21 +113,34 @@ impl Config {
 }
 
 impl Overrides {
-    fn apply(self, config: &mut Config) {
-        if let Some(id) = self.node_id {
+    fn apply(&self, config: &mut Config) {
+        let Overrides { node_id, data_dir, grpc, peer, peers } = self.clone();
+        if let Some(id) = node_id {
             config.node.id = id;
         }
-        if let Some(dir) = self.data_dir {
+        if let Some(dir) = data_dir {
             config.node.data_dir = dir;
         }
-        if let Some(grpc) = self.grpc {
+        if let Some(grpc) = grpc {
             config.listen.grpc = grpc;
         }
-        if let Some(peer) = self.peer {
+        if let Some(peer) = peer {
             config.listen.peer = peer;
         }
-        if let Some(peers) = self.peers {
+        if let Some(peers) = peers {
             config.cluster.peers = peers;
+        }
+    }
+
+    /// The flag that set a key.
+    fn flag(&self, key: &str) -> Option<&'static str> {
+        match key {
+            "node.id" => self.node_id.map(|_| "--node-id"),
+            "node.data_dir" => self.data_dir.as_ref().map(|_| "--data-dir"),
+            "listen.grpc" => self.grpc.as_ref().map(|_| "--grpc"),
+            "listen.peer" => self.peer.as_ref().map(|_| "--peer"),
+            "cluster.peers" => self.peers.as_ref().map(|_| "--peers"),
+            _ => None,
         }
     }
 }
@@ -143,8 +158,7 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > FILE_BYTES_MAX {
         return Err(malformed(format!(
-            "{} has {size} bytes, more than the {FILE_BYTES_MAX} of any configuration file",
-            path.display()
+            "file {path:?} has {size} bytes, more than the {FILE_BYTES_MAX} of any configuration file; check --config"
         )));
     }
     std::fs::read_to_string(path).map_err(unreadable)
@@ -162,7 +176,7 @@ struct Environment(Settings);
 
 impl Provider for Environment {
     fn metadata(&self) -> Metadata {
-        Metadata::named("the environment")
+        Metadata::named(ENVIRONMENT)
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
@@ -210,24 +224,103 @@ impl<P: Provider> Provider for Named<P> {
     }
 }
 
-/// figment's first complaint, with the whole key and the source.
-fn explain(error: &figment::Error) -> ConfigError {
-    let section = error.path.join(".");
-    let source = error.metadata.as_ref().map(|source| format!(" in {}", source.name)).unwrap_or_default();
-    malformed(match &error.kind {
-        Kind::UnknownField(field, known) => {
-            let key = if section.is_empty() {
-                field.clone()
-            } else if error.path.last() == Some(field) {
-                section
-            } else {
-                format!("{section}.{field}")
-            };
-            format!("unknown key {key}{source}; known here: {}", known.join(", "))
+/// Everything that gave a setting; what comes later here wins.
+struct Sources {
+    /// File and environment.
+    given: Figment,
+    settings: Settings,
+    port: Option<u16>,
+    flags: Overrides,
+}
+
+impl Sources {
+    /// With what gave the value.
+    fn place(&self, error: ConfigError) -> ConfigError {
+        match error {
+            ConfigError::Impossible { key, value, bound, .. } => {
+                ConfigError::Impossible { key, value, bound, given_in: Some(self.of(key)) }
+            }
+            other => other,
         }
-        kind if section.is_empty() => format!("{kind}{source}"),
-        kind => format!("{section}: {kind}{source}"),
-    })
+    }
+
+    /// What gave the value of a key.
+    fn of(&self, key: &str) -> String {
+        if let Some(flag) = self.flags.flag(key) {
+            return format!("flag {flag}");
+        }
+        if let Some((key, _)) = self.variable(key) {
+            return format!("variable {}", variable(key));
+        }
+        if key == "listen.grpc" && self.port.is_some() {
+            return format!("variable {GRPC_PORT}");
+        }
+        let source = self.given.find_metadata(key).map(|source| source.name.to_string());
+        source.unwrap_or_else(|| "the default".to_owned())
+    }
+
+    /// The key that a variable sets, this one or its section, and the variable's value; where that is what counts.
+    fn variable(&self, key: &str) -> Option<&(String, String)> {
+        let sets = |of: &str| key.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        self.given.find_metadata(key).filter(|source| source.name == ENVIRONMENT)?;
+        self.settings.iter().rfind(|(of, _)| sets(of))
+    }
+
+    /// figment's first complaint: the key, the value, what gave it, and what is possible.
+    fn explain(&self, error: &figment::Error) -> ConfigError {
+        let key = error.path.join(".");
+        if let Kind::UnknownField(field, known) = &error.kind {
+            let key = match error.path.last() {
+                None => field.clone(),
+                Some(last) if last == field => key,
+                Some(_) => format!("{key}.{field}"),
+            };
+            let place = self.of(&key);
+            return malformed(format!("unknown key {key} ({place}); known here: {}", known.join(", ")));
+        }
+        if key.is_empty() {
+            let source = error.metadata.as_ref().map(|source| format!("{}: ", source.name)).unwrap_or_default();
+            return malformed(format!("{source}{}", error.kind.to_string().trim_end()));
+        }
+        let (given, expected) = match &error.kind {
+            Kind::InvalidType(given, expected) | Kind::InvalidValue(given, expected) => {
+                (Some(shown(given)), wanted(&key, expected))
+            }
+            kind => (None, kind.to_string()),
+        };
+        let given = self.variable(&key).map(|(_, value)| format!("{value:?}")).or(given);
+        let given = given.map(|given| format!(" = {given}")).unwrap_or_default();
+        malformed(format!("{key}{given} ({}): {expected}", self.of(&key)))
+    }
+}
+
+/// A value of the wrong kind, as it was written.
+fn shown(given: &Actual) -> String {
+    match given {
+        Actual::Str(text) => format!("{text:?}"),
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(value) => value.to_string(),
+        Actual::Signed(value) => value.to_string(),
+        Actual::Float(value) => value.to_string(),
+        Actual::Seq => "[…]".to_owned(),
+        Actual::Map => "{…}".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// What a setting takes, for people.
+fn wanted(key: &str, expected: &str) -> String {
+    match (possible(key), expected) {
+        (Some(possible), _) => format!("expected a whole number without a unit, {possible}"),
+        (None, "struct IntensityConfig") => "expected a table such as { restarts = 3, seconds = 60 }".to_owned(),
+        (None, expected) if expected.starts_with("struct") => "expected a table of settings".to_owned(),
+        (None, "a string" | "path string") => match key {
+            "listen.grpc" => "expected a text, host:port or off, in quotes".to_owned(),
+            "listen.peer" => "expected a text, host:port, in quotes".to_owned(),
+            _ => "expected a text, in quotes".to_owned(),
+        },
+        (None, expected) => format!("expected {expected}"),
+    }
 }
 
 fn malformed(message: String) -> ConfigError {

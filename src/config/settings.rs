@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use converge_supervisors::Intensity;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Everything that can be set. The default is a node alone on loopback.
@@ -243,15 +244,20 @@ impl Default for Supervision {
 /// A list, or one text of comma-separated items.
 fn text_or_list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a list of \"id=host:port\", or one comma-separated text")]
+    #[serde(untagged, expecting = "expected a list of \"id=host:port\", or one comma-separated text")]
     enum Peers {
         Text(String),
         List(Vec<String>),
     }
-    Ok(match Peers::deserialize(from)? {
-        Peers::List(list) => list,
-        Peers::Text(text) => split_list(&text),
-    })
+    let text = match Peers::deserialize(from)? {
+        Peers::List(list) => return Ok(list),
+        Peers::Text(text) => text,
+    };
+    let list = split_list(&text);
+    if list.is_empty() && !text.trim().is_empty() {
+        return Err(D::Error::custom("there is no peer in it: name all voters, or leave it out for a node alone"));
+    }
+    Ok(list)
 }
 
 /// The items of a comma-separated text; an empty text has none.

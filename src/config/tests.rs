@@ -98,7 +98,7 @@ const BAD_FILES: &[(&str, &[&str])] = &[
     ("[cluster]\npeers = [\"2=a:1\",\"3=a:2\",\"4=a:3\"]", &["cluster.peers", "node.id = 1"]),
     ("[cluster]\npeers = [\"1=a:1\",\"1=a:2\",\"3=a:3\"]", &["1=a:2", "id", "twice"]),
     ("[cluster]\npeers = [\"1=a:1\",\"2=a:1\",\"3=a:3\"]", &["2=a:1", "address", "twice"]),
-    ("[cluster]\npeers = [\"0=a:1\"]", &["0=a:1", "at least 1"]),
+    ("[cluster]\npeers = [\"0=a:1\"]", &["0=a:1", "an id from 1"]),
     ("[cluster]\npeers = [\"a:1\"]", &["a:1", "id=host:port"]),
     ("[cluster]\npeers = [\"1=a:0\"]", &["cluster.peers", "from 1 to 65535"]),
     ("[cluster]\npeers = 7", &["cluster.peers"]),
@@ -132,6 +132,80 @@ fn a_bad_file_is_refused_by_key_and_bound() {
             assert!(error.contains(word), "{text}\n-> {error}\nlacks {word}");
         }
     }
+}
+
+/// What was given, where, and what is possible instead.
+#[test]
+fn a_bad_value_is_told_with_what_gave_it() {
+    let said = |text: &str, pairs: &[(&str, &str)], flags| load(text, pairs, flags).unwrap_err().to_string();
+    let none = Overrides::default;
+    let number = "expected a whole number without a unit, 1 to 4194304";
+    for (text, wanted) in [
+        ("[limits]\npayload_bytes = \"4MiB\"", format!("limits.payload_bytes = \"4MiB\" (FILE): {number}")),
+        ("[limits]\npayload_bytes = -5", format!("limits.payload_bytes = -5 (FILE): {number}")),
+        ("[limits]\npayload_bytes = [1]", format!("limits.payload_bytes = […] (FILE): {number}")),
+        ("[limits]\npayload_bytes = 0", "limits.payload_bytes = \"0\" (FILE): possible is 1 to 4194304".to_owned()),
+        ("[listen]\ngrpc = 50051", "listen.grpc = 50051 (FILE): expected a text, host:port or off".to_owned()),
+        ("[node]\ndata_dir = 1", "node.data_dir = 1 (FILE): expected a text".to_owned()),
+        ("raft = 1", "raft = 1 (FILE): expected a table of settings".to_owned()),
+        ("[supervision]\napi = 3", "supervision.api = 3 (FILE): expected a table such as { restarts".to_owned()),
+        ("[cluster]\npeers = [1]", "cluster.peers (FILE): expected a list of \"id=host:port\"".to_owned()),
+        ("[node]\nids = 1", "unknown key node.ids (FILE); known here: id, data_dir".to_owned()),
+        ("[node]\nid = 99999999999999999999", "FILE: TOML parse error at line 2, column 6".to_owned()),
+        (
+            "[raft]\nheartbeat_ms = 1000",
+            "raft.election_ms = \"1000\" (the default): possible is 3000 to 60000: at least 3 times raft.heartbeat_ms"
+                .to_owned(),
+        ),
+        (
+            "[grpc]\ndeadline_max_ms = 5",
+            "grpc.deadline_default_ms = \"10000\" (the default): possible is 1 to 5: at most grpc.deadline_max_ms"
+                .to_owned(),
+        ),
+    ] {
+        let file = file(text);
+        let error = Config::load_from(Some(file.path()), [], none()).unwrap_err().to_string();
+        let wanted = wanted.replace("FILE", &format!("file {:?}", file.path()));
+        assert!(error.starts_with(&format!("configuration: {wanted}")), "{text}\n-> {error}");
+    }
+    for (key, value, wanted) in [
+        ("LIMITS__PAYLOAD_BYTES", "4MiB", format!("limits.payload_bytes = \"4MiB\" (VARIABLE): {number}")),
+        ("LIMITS__PAYLOAD_BYTES", "0", "limits.payload_bytes = \"0\" (VARIABLE): possible is 1 to 4194304".to_owned()),
+        (
+            "NODE__ID",
+            "1.50",
+            "node.id = \"1.50\" (VARIABLE): expected a whole number without a unit, 1 to 184".to_owned(),
+        ),
+        ("CLUSTER__PEERS", ",", "cluster.peers = \",\" (VARIABLE): there is no peer in it".to_owned()),
+        (
+            "CLUSTER__PEERS",
+            "[\"1=a:1\",2]",
+            "cluster.peers = \"[\\\"1=a:1\\\",2]\" (VARIABLE): expected a list".to_owned(),
+        ),
+        (
+            "CLUSTER__NAME",
+            "a\r",
+            "cluster.name = \"a\\r\" (variable CONVERGE_LEDGER__CLUSTER__NAME): there is".to_owned(),
+        ),
+        ("RAFT", "{heartbeat_ms=5}", "raft.heartbeat_ms = \"5\" (VARIABLE): possible is 10 to 10000".to_owned()),
+    ] {
+        let name = format!("CONVERGE_LEDGER__{key}");
+        let error = said("[raft]\nelection_ms = 1000", &[(&name, value)], none());
+        let wanted = wanted.replace("VARIABLE", &format!("variable {name}"));
+        assert!(error.starts_with(&format!("configuration: {wanted}")), "{name}={value}\n-> {error}");
+    }
+    // The last one to say it did.
+    let flags = Overrides { grpc: Some("a".into()), ..none() };
+    let both = [("CONVERGE_LEDGER__LISTEN__GRPC", "b")];
+    assert!(said("[listen]\ngrpc = \"c\"", &both, flags).contains("listen.grpc = \"a\" (flag --grpc)"));
+    let variable = "listen.grpc = \"b\" (variable CONVERGE_LEDGER__LISTEN__GRPC)";
+    assert!(said("[listen]\ngrpc = \"c\"", &both, none()).contains(variable));
+    let port = said("", &[("GRPC_PORT", "66000")], none());
+    assert!(port.contains("GRPC_PORT = \"66000\": a port is a number from 0 to 65535"), "{port}");
+    // Whoever has no more than the configuration is told no more.
+    let config = Config { raft: Raft { heartbeat_ms: 1, election_ms: 1000 }, ..Config::default() };
+    let error = config.validate().unwrap_err().to_string();
+    assert_eq!(error, "configuration: raft.heartbeat_ms = \"1\": possible is 10 to 10000");
 }
 
 #[test]
@@ -240,57 +314,99 @@ fn without_a_peer_address_a_node_listens_where_it_is_listed() {
     assert_eq!(Config::load_from(None, [], Overrides::default()).unwrap().listen.peer, "127.0.0.1:7001");
 }
 
+/// What is no address, and what is said of it.
+const BAD_ADDRESSES: &[(&str, &str)] = &[
+    ("", "it is empty"),
+    ("a", "it has no port"),
+    ("a:", "it has no port"),
+    ("[::1]", "it has no port"),
+    ("[::1]7", "it has no port"),
+    ("[::1]:", "it has no port"),
+    (":1", "it has no host"),
+    ("a:x", "its port is no number"),
+    ("a:+1", "its port is no number"),
+    ("a:-1", "its port is no number"),
+    ("a:0", "its port is not possible"),
+    ("a:65536", "its port is not possible"),
+    ("a:000001", "its port is not possible"),
+    ("[::1]:65536", "its port is not possible"),
+    ("http://a:1", "it is a URL"),
+    ("a:1/", "there is a path in it"),
+    ("a:1/x", "there is a path in it"),
+    ("a:1?x", "there is a path in it"),
+    ("user@a:1", "there is a user's name in it"),
+    ("1=a:1", "there is a = in it"),
+    ("a:1;b:2", "there is a ; in it, and a list is separated by commas"),
+    ("1=a:1;2=b:2", "there is a ; in it, and a list is separated by commas"),
+    ("a:1,b:2", "there is a comma in it"),
+    ("a:1 b:2", "there is white space in it, and a list is separated by commas"),
+    ("host two:1", "there is white space in it"),
+    ("a\0:1", "there is white space in it"),
+    (" a:1", "there is white space around it"),
+    ("a:1 ", "there is white space around it"),
+    ("a:1\r", "there is white space around it"),
+    ("::1:7002", "there is more than one : in it, and an IPv6 address stands in brackets"),
+    ("::1", "there is more than one : in it"),
+    ("a:1:2", "there is more than one : in it"),
+    ("[a]:1", "what stands in brackets is no IPv6 address"),
+    ("[]:1", "what stands in brackets is no IPv6 address"),
+    ("[fe80::1%eth0]:1", "what stands in brackets is no IPv6 address (an interface has a number"),
+    ("[::1:7", "its bracket is not closed"),
+    ("127.0.0.256:1", "its host is no IPv4 address"),
+    ("1.2.3:1", "its host is no IPv4 address"),
+    ("2130706433:1", "its host is no IPv4 address"),
+    ("0x7f000001:1", "its host is no IPv4 address"),
+    ("0X7F.0x1:1", "its host is no IPv4 address"),
+    ("127.0.0.0x1:1", "its host is no IPv4 address"),
+    ("0177.0.0.1:1", "its host is no IPv4 address"),
+    ("127.0.0.1.:1", "its host is no IPv4 address"),
+    ("-a:1", "its host is neither a name nor an IP address"),
+    ("a..b:1", "its host is neither a name nor an IP address"),
+    (".:1", "its host is neither a name nor an IP address"),
+    ("é:1", "its host is neither a name nor an IP address"),
+];
+
 #[test]
 fn an_address_has_one_shape() {
-    for good in
-        ["a:1", "127.0.0.1:65535", "[::1]:5", "[fe80::1%3]:7", "a-b_c.example.:80", "0.0.0.0:1", "3com.example:1"]
-    {
+    for good in [
+        "a:1",
+        "127.0.0.1:65535",
+        "[::1]:5",
+        "[fe80::1%3]:7",
+        "a-b_c.example.:80",
+        "0.0.0.0:1",
+        "3com.example:1",
+        "0x7g:1",
+        "0xa.b:1",
+    ] {
         Address::parse(good, 1).unwrap();
     }
     assert_eq!(Address::parse("[::1]:5", 0).unwrap(), Address { host: "::1", port: 5 });
-    for bad in [
-        "",
-        "a",
-        ":1",
-        "a:",
-        "a:x",
-        "a:0",
-        "a:65536",
-        "a:+1",
-        "a:-1",
-        "a:000001",
-        "http://a:1",
-        "a:1/",
-        "::1:7002",
-        "[::1]",
-        "[::1]7",
-        "[a]:1",
-        "[]:1",
-        "host two:1",
-        " a:1",
-        "a:1 ",
-        "a:1\r",
-        "127.0.0.256:1",
-        "1.2.3:1",
-        "-a:1",
-        "a..b:1",
-        ".:1",
-        "user@a:1",
-        "é:1",
-        "a\0:1",
-    ] {
+    for (bad, word) in BAD_ADDRESSES {
         let why = Address::parse(bad, 1).expect_err(bad);
-        assert!(why.contains("host:port or [IPv6]:port"), "{bad}: {why}");
-        load("", &[], Overrides { grpc: Some(bad.to_owned()), ..Overrides::default() }).map(drop).unwrap_or_else(
+        assert!(
+            why.starts_with(word) && why.contains("; an address is written host:port or [IPv6]:port"),
+            "{bad}: {why}"
+        );
+        load("", &[], Overrides { grpc: Some((*bad).to_owned()), ..Overrides::default() }).map(drop).unwrap_or_else(
             |error| {
                 let error = error.to_string();
-                assert!(error.contains("listen.grpc") && error.contains(&format!("{bad:?}")), "{error}");
+                assert!(error.contains(&format!("listen.grpc = {bad:?} (flag --grpc): {word}")), "{error}");
             },
         );
     }
-    for (bad, word) in
-        [("1=0.0.0.0:7", "listen.peer"), ("1=[::]:7", "listen.peer"), ("+1=a:7", "id=host:port"), ("1= a:1", "white")]
-    {
+    let every = Address::parse(":1", 0).unwrap_err();
+    assert!(every.starts_with("it has no host (0.0.0.0 is every one of this machine); an address"), "{every}");
+    for (bad, word) in [
+        ("1=0.0.0.0:7", "listen.peer"),
+        ("1=[::]:7", "listen.peer"),
+        ("+1=a:7", "id=host:port"),
+        ("1= a:1", "white"),
+        ("18446744073709551616=a:1", "an id from 1 to 18446744073709551615"),
+        ("1=a:1;2=b:2", "commas"),
+        ("1=0x7f000001:1", "IPv4"),
+        ("1=a:1/x", "path"),
+    ] {
         let error = parse_peer(bad).unwrap_err().to_string();
         assert!(error.contains("cluster.peers") && error.contains(word), "{error}");
     }

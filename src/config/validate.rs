@@ -7,7 +7,7 @@ use converge_ledger_core::NodeId;
 
 use super::ConfigError;
 use super::address::{Address, check_directory, check_text};
-use super::settings::{Config, GrpcConfig, IntensityConfig, LimitsConfig, Raft};
+use super::settings::{Config, GrpcConfig, IntensityConfig, LimitsConfig, Raft, Supervision};
 
 /// The most voters that a cluster may have.
 pub const MAX_VOTERS: usize = 5;
@@ -28,9 +28,7 @@ const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 impl Config {
     /// Checks every bound. The error names the key and what is possible.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if self.node.id == 0 {
-            return impossible("node.id", 0, "a node's id is at least 1");
-        }
+        self.numbers().iter().try_for_each(Number::check)?;
         // A path that is no text was not made by a mistake in one.
         if let Some(dir) = self.node.data_dir.to_str() {
             check_directory(dir).or_else(|why| impossible("node.data_dir", dir, why))?;
@@ -44,17 +42,21 @@ impl Config {
             return impossible("cluster.name", name, "1 to 255 bytes");
         }
         check_text(name).or_else(|why| impossible("cluster.name", name, why))?;
-        self.voters()?;
-        self.raft.validate()?;
-        self.limits.validate()?;
-        self.grpc.validate(&self.limits)?;
-        let supervision = &self.supervision;
-        intensity("supervision.root", supervision.root)?;
-        intensity("supervision.telemetry", supervision.telemetry)?;
-        intensity("supervision.ledger", supervision.ledger)?;
-        intensity("supervision.distribution", supervision.distribution)?;
-        intensity("supervision.links", supervision.links)?;
-        intensity("supervision.api", supervision.api)
+        self.voters().map(drop)
+    }
+
+    /// Every number that can be set. Those that others are measured by come before them.
+    fn numbers(&self) -> Vec<Number> {
+        let Config { node, raft, limits, storage, grpc, supervision, .. } = self;
+        let mut numbers = vec![
+            number("node.id", node.id, 1..=u64::MAX, "a node's id is at least 1"),
+            number("storage.free_bytes_min", storage.free_bytes_min, 0..=u64::MAX, ""),
+        ];
+        numbers.extend(raft.numbers());
+        numbers.extend(limits.numbers());
+        numbers.extend(grpc.numbers(limits));
+        numbers.extend(supervision.numbers());
+        numbers
     }
 
     /// The configured voters with their addresses, this node among them; a
@@ -95,7 +97,7 @@ impl Config {
 /// Splits `id=host:port`.
 pub fn parse_peer(text: &str) -> Result<(NodeId, String), ConfigError> {
     const KEY: &str = "cluster.peers";
-    const SHAPE: &str = "a peer is written id=host:port, with an id of at least 1";
+    const SHAPE: &str = "a peer is written id=host:port, with an id from 1 to 18446744073709551615";
     // In a list on one line, a space may follow a comma.
     let text = text.trim_matches(' ');
     let Some((id, addr)) = text.split_once('=') else {
@@ -119,59 +121,106 @@ fn address(key: &'static str, text: &str, port_min: u16) -> Result<(), ConfigErr
     Address::parse(text, port_min).map(drop).or_else(|why| impossible(key, text, why))
 }
 
-impl Raft {
-    fn validate(&self) -> Result<(), ConfigError> {
-        within("raft.heartbeat_ms", self.heartbeat_ms, 10..=10_000)?;
-        let min = self.heartbeat_ms * HEARTBEATS_PER_ELECTION;
-        if self.election_ms < min {
-            let bound = format!("at least {HEARTBEATS_PER_ELECTION} times raft.heartbeat_ms, that is {min}");
-            return impossible("raft.election_ms", self.election_ms, bound);
+/// A number that is set, and what is possible.
+struct Number {
+    key: &'static str,
+    value: u64,
+    range: RangeInclusive<u64>,
+    /// Why just that, where another setting says so.
+    because: &'static str,
+}
+
+fn number(key: &'static str, value: impl Into<u64>, range: RangeInclusive<u64>, because: &'static str) -> Number {
+    Number { key, value: value.into(), range, because }
+}
+
+impl Number {
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.range.contains(&self.value) {
+            return Ok(());
         }
-        within("raft.election_ms", self.election_ms, min..=60_000)
+        impossible(self.key, self.value, format!("possible is {}", self.possible()))
+    }
+
+    fn possible(&self) -> String {
+        let (start, end) = (self.range.start(), self.range.end());
+        match self.because {
+            "" => format!("{start} to {end}"),
+            because => format!("{start} to {end}: {because}"),
+        }
+    }
+}
+
+/// What is possible for a number, where all others have their defaults.
+pub(super) fn possible(key: &str) -> Option<String> {
+    let numbers = Config::default().numbers();
+    numbers.iter().find(|number| number.key == key).map(Number::possible)
+}
+
+impl Raft {
+    fn numbers(&self) -> [Number; 2] {
+        let min = self.heartbeat_ms.saturating_mul(HEARTBEATS_PER_ELECTION);
+        [
+            number("raft.heartbeat_ms", self.heartbeat_ms, 10..=10_000, ""),
+            number("raft.election_ms", self.election_ms, min..=60_000, "at least 3 times raft.heartbeat_ms"),
+        ]
     }
 }
 
 impl LimitsConfig {
-    fn validate(&self) -> Result<(), ConfigError> {
-        within("limits.payload_bytes", self.payload_bytes, 1..=PAYLOAD_BYTES_MAX)?;
+    fn numbers(&self) -> [Number; 5] {
+        const ENTRY: &str = "at least limits.payload_bytes, and 131072 more";
         // Less room than one entry takes, and a legal call could never pass.
-        let entry = self.payload_bytes + ENTRY_OVERHEAD_BYTES;
-        within("limits.inflight_bytes", self.inflight_bytes, entry..=64 << 30)?;
-        within("limits.response_bytes", self.response_bytes, entry..=MESSAGE_BYTES_MAX)?;
-        within("limits.snapshot_bytes", self.snapshot_bytes, entry..=MESSAGE_BYTES_MAX)?;
-        within("limits.answer_bytes", self.answer_bytes, 1 << 20..=64 << 30)
+        let entry = self.payload_bytes.saturating_add(ENTRY_OVERHEAD_BYTES);
+        [
+            number("limits.payload_bytes", self.payload_bytes, 1..=PAYLOAD_BYTES_MAX, ""),
+            number("limits.inflight_bytes", self.inflight_bytes, entry..=64 << 30, ENTRY),
+            number("limits.response_bytes", self.response_bytes, entry..=MESSAGE_BYTES_MAX, ENTRY),
+            number("limits.snapshot_bytes", self.snapshot_bytes, entry..=MESSAGE_BYTES_MAX, ENTRY),
+            number("limits.answer_bytes", self.answer_bytes, 1 << 20..=64 << 30, ""),
+        ]
     }
 }
 
 impl GrpcConfig {
-    fn validate(&self, limits: &LimitsConfig) -> Result<(), ConfigError> {
-        within("grpc.connections", self.connections.into(), 1..=1 << 20)?;
-        within("grpc.streams", self.streams.into(), 1..=1 << 16)?;
-        within("grpc.requests", self.requests.into(), 1..=1 << 20)?;
-        within("grpc.watches", self.watches.into(), 1..=1 << 20)?;
-        let message = limits.snapshot_bytes + ENTRY_OVERHEAD_BYTES;
-        within("grpc.request_bytes", self.request_bytes, message..=64 << 30)?;
-        within("grpc.deadline_max_ms", self.deadline_max_ms, 1..=86_400_000)?;
+    fn numbers(&self, limits: &LimitsConfig) -> [Number; 8] {
+        const MESSAGE: &str = "at least limits.snapshot_bytes, and 131072 more";
+        let message = limits.snapshot_bytes.saturating_add(ENTRY_OVERHEAD_BYTES);
         let cap = 1..=self.deadline_max_ms;
-        within("grpc.deadline_default_ms", self.deadline_default_ms, cap)?;
-        within("grpc.drain_ms", self.drain_ms, 0..=600_000)
+        [
+            number("grpc.connections", self.connections, 1..=1 << 20, ""),
+            number("grpc.streams", self.streams, 1..=1 << 16, ""),
+            number("grpc.requests", self.requests, 1..=1 << 20, ""),
+            number("grpc.watches", self.watches, 1..=1 << 20, ""),
+            number("grpc.request_bytes", self.request_bytes, message..=64 << 30, MESSAGE),
+            number("grpc.deadline_max_ms", self.deadline_max_ms, 1..=86_400_000, ""),
+            number("grpc.deadline_default_ms", self.deadline_default_ms, cap, "at most grpc.deadline_max_ms"),
+            number("grpc.drain_ms", self.drain_ms, 0..=600_000, ""),
+        ]
     }
 }
 
-fn intensity(key: &'static str, value: IntensityConfig) -> Result<(), ConfigError> {
-    if (1..=86_400).contains(&value.seconds) {
-        return Ok(());
+impl Supervision {
+    fn numbers(&self) -> [Number; 12] {
+        let restarts = |key, of: IntensityConfig| number(key, of.restarts, 0..=u32::MAX.into(), "");
+        let seconds = |key, of: IntensityConfig| number(key, of.seconds, 1..=86_400, "");
+        [
+            restarts("supervision.root.restarts", self.root),
+            seconds("supervision.root.seconds", self.root),
+            restarts("supervision.telemetry.restarts", self.telemetry),
+            seconds("supervision.telemetry.seconds", self.telemetry),
+            restarts("supervision.ledger.restarts", self.ledger),
+            seconds("supervision.ledger.seconds", self.ledger),
+            restarts("supervision.distribution.restarts", self.distribution),
+            seconds("supervision.distribution.seconds", self.distribution),
+            restarts("supervision.links.restarts", self.links),
+            seconds("supervision.links.seconds", self.links),
+            restarts("supervision.api.restarts", self.api),
+            seconds("supervision.api.seconds", self.api),
+        ]
     }
-    impossible(key, format!("seconds {}", value.seconds), "1 to 86400 seconds")
-}
-
-fn within(key: &'static str, value: u64, range: RangeInclusive<u64>) -> Result<(), ConfigError> {
-    if range.contains(&value) {
-        return Ok(());
-    }
-    impossible(key, value, format!("possible is {} to {}", range.start(), range.end()))
 }
 
 fn impossible<T>(key: &'static str, value: impl ToString, bound: impl Into<String>) -> Result<T, ConfigError> {
-    Err(ConfigError::Impossible { key, value: value.to_string(), bound: bound.into() })
+    Err(ConfigError::Impossible { key, value: value.to_string(), bound: bound.into(), given_in: None })
 }
