@@ -57,14 +57,15 @@ async fn a_bad_line_stops_the_file_before_it_and_can_be_corrected() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(error.contains("events.jsonl:30") && error.contains("again"), "{error}");
+    assert!(error.contains("its first 29 entries are acknowledged"), "{error}");
     assert_eq!(served.payloads("orders").await.len(), 29, "nothing after the bad line was sent");
-    // What the node refuses is treated alike.
+    // What no node takes is treated alike.
     let long = "k".repeat(1025);
     write(&path, (0..40).map(|n| if n == 29 { format!("{{\"key\":\"{long}\",\"payload\":\"\"}}") } else { line(n) }));
     let output = served.run(&from).await;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("events.jsonl:30"), "{output:?}");
-    assert_eq!(counts(&serde_json::from_slice(&output.stdout).unwrap()), (0, 29, 1));
+    assert_eq!(counts(&serde_json::from_slice(&output.stdout).unwrap()), (0, 29, 0));
     write(&path, (0..40).map(line));
     assert_eq!(counts(&served.json(&from).await), (11, 29, 0));
     assert_eq!(served.payloads("orders").await, (0..40).map(payload).collect::<Vec<_>>());
@@ -174,6 +175,38 @@ async fn a_variable_that_nobody_reads_is_named() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{error}");
     assert!(error.contains("the nearest one is CONVERGE_LEDGER_ENDPOINT"), "{error}");
+}
+
+/// A variable of a node's is nothing to whoever does not run one; one that is nobody's is misspelt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_cares_for_the_variables_that_it_reads() {
+    let served = served().await;
+    let url = served.node.url();
+    let run = async |arguments: &[&str], name: &str, value: &str| {
+        let mut command = tokio::process::Command::new(support::node::BINARY);
+        let output = command.args(arguments).env(name, value).env("RUST_LOG", "").output().await.unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let get = ["get", "orders", "--endpoint", &url];
+    for (name, value) in [
+        ("CONVERGE_LEDGER__NODE__ID", "one\r"),
+        ("CONVERGE_LEDGER__LIMITS__PAYLOAD_BYTES", "4MiB"),
+        ("GRPC_PORT", "66000"),
+        ("CONVERGE_LEDGER_ENDPOINT", "not what --endpoint says"),
+    ] {
+        assert_eq!(run(&get, name, value).await, (Some(0), String::new()), "{name}");
+    }
+    let (code, error) = run(&["get", "orders"], "CONVERGE_LEDGER_ENDPOINT", "127.0.0.1:1;127.0.0.1:2").await;
+    assert_eq!(code, Some(2), "{error}");
+    let words = ["CONVERGE_LEDGER_ENDPOINT has \"127.0.0.1:1;127.0.0.1:2\"", "separated by commas"];
+    assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    let (code, error) = run(&["check-history", "/dev/null"], "CONVERGE_LEDGER_ENDPOINT", "nowhere").await;
+    assert_eq!(code, Some(0), "{error}");
+    for command in [&get[..], &["check-history", "/dev/null"], &["inspect", "summary"], &["start"], &["sim"]] {
+        let (code, error) = run(command, "CONVERGE_LEDGER_NODE_ID", "1").await;
+        assert_eq!(code, Some(2), "{command:?}: {error}");
+        assert!(error.contains("the nearest one is CONVERGE_LEDGER__NODE__ID"), "{command:?}: {error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -177,6 +177,26 @@ async fn a_read_larger_than_an_answer_pages_by_itself() {
     assert_eq!(empty.to_string(), "{\"context_id\":\"nothing\",\"entries\":[],\"latest_sequence\":0}");
 }
 
+/// A node may be set to take less than any node may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_that_the_node_refuses_is_to_be_corrected() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut node = Node::new(directory.path(), 1);
+    node.set("limits.payload_bytes", 4096);
+    node.start().await;
+    let served = Served { node, directory };
+    let long = format!("{{\"payload\":\"1\"}}\n{{\"payload\":\"2\"}}\n{{\"payload\":\"{}\"}}\n", "x".repeat(4097));
+    let refused = served.import("orders", long.as_bytes(), &[]).await;
+    let error = text(&refused.stderr);
+    let words = ["import.jsonl:3: ", "4097 bytes", "correct it and run the command again", "its first 2 entries are"];
+    assert!(refused.status.code() == Some(1) && words.iter().all(|word| error.contains(word)), "{error}");
+    let counts: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!((&counts["appended"], &counts["refused"]), (&2.into(), &1.into()));
+    // What an import prints is no entry.
+    let told = served.import("orders", &refused.stdout, &[]).await;
+    assert!(text(&told.stderr).contains("unknown field `already_there`"), "{told:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn equal_entries_of_another_source_are_others() {
     let served = served().await;

@@ -100,7 +100,8 @@ impl Limits {
     /// # Errors
     /// The first limit it is past.
     pub fn check(&self, entry: &NewEntry) -> Result<(), LimitError> {
-        self.check_content(&entry.context_id, &entry.key, &entry.payload, &entry.metadata)
+        self.check_context_id(&entry.context_id)?;
+        self.check_content(&entry.key, &entry.payload, &entry.metadata)
     }
 
     /// Checks an entry that comes out of a snapshot: it was made under other settings, perhaps by
@@ -109,17 +110,20 @@ impl Limits {
     /// # Errors
     /// The first limit it is past.
     pub fn check_entry(&self, entry: &Entry) -> Result<(), LimitError> {
-        self.check_content(&entry.context_id, &entry.key, &entry.payload, &entry.metadata)
+        self.check_context_id(&entry.context_id)?;
+        self.check_content(&entry.key, &entry.payload, &entry.metadata)
     }
 
-    fn check_content(
+    /// Checks what an entry is made of, without its context.
+    ///
+    /// # Errors
+    /// The first limit it is past.
+    pub fn check_content(
         &self,
-        context_id: &str,
         key: &str,
         payload: &[u8],
         metadata: &BTreeMap<String, String>,
     ) -> Result<(), LimitError> {
-        self.check_context_id(context_id)?;
         self.check_key(key)?;
         self.check_metadata(metadata)?;
         let (bytes, limit) = (payload.len(), self.payload_bytes);

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use converge_ledger::api::grpc::pb::context::AppendRequest;
+use converge_ledger_core::Limits;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -21,7 +22,7 @@ use tonic::Code;
 use super::client::{Appended, Client};
 use super::lines::entry::entry_json;
 use super::lines::{Line, Lines};
-use super::{Failure, Format, Global, Kind, output};
+use super::{Failure, Format, Global, Kind, any_number, output};
 
 /// Lines looked for at once, at most.
 const PROBES_MAX: usize = 64;
@@ -40,8 +41,8 @@ pub(crate) struct Arguments {
     #[arg(required_unless_present = "from", conflicts_with = "from")]
     payload: Option<String>,
     /// JSON lines: `key`, `payload` or `payload_base64`, `metadata`, or what
-    /// `get`, `watch` and `append` print as JSON; `-` is stdin. Run it again
-    /// after a crash: it appends only what is missing.
+    /// `get`, `watch` and the append of one entry print as JSON; `-` is stdin.
+    /// Run it again after a crash: it appends only what is missing.
     #[arg(long, value_name = "FILE|-")]
     from: Option<PathBuf>,
     /// The file was begun before: append nothing if the context has entries
@@ -59,7 +60,7 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "from", value_parser = parse_key)]
     idempotency_key: Option<String>,
     /// Append only when this is the context's latest sequence.
-    #[arg(long, conflicts_with = "from")]
+    #[arg(long, conflicts_with = "from", value_parser = any_number, allow_negative_numbers = true)]
     expected_sequence: Option<u64>,
 }
 
@@ -77,6 +78,8 @@ fn parse_key(text: &str) -> Result<String, String> {
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
     let client = global.client()?;
+    let checked = Limits::default().check_context_id(&arguments.context);
+    checked.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
     match &arguments.from {
         Some(path) => {
             let lines = Lines::open(path, &arguments.context).await?.of(arguments.source);
@@ -199,7 +202,7 @@ impl Import {
         bar.finish_and_clear();
         self.tally.explain(self.lines.name());
         self.tally.report(format, self.lines.name())?;
-        outcome
+        outcome.map_err(|failure| failure.with(self.tally.reached()))
     }
 
     /// Appends the lines one after the other. Where the last one was there, many are looked for at once.
@@ -303,7 +306,12 @@ async fn take(lines: &mut Lines, count: usize) -> (Vec<Line>, Then) {
 }
 
 fn of_line(failure: &Failure, line: &Line) -> Failure {
-    let next = "nothing after this line was sent; run the command again to go on from here";
+    let next = match failure.code() {
+        Some(Code::InvalidArgument | Code::ResourceExhausted) if failure.kind() == Kind::Error => {
+            "nothing after this line was sent: correct it and run the command again, which appends only what is missing"
+        }
+        _ => "nothing after this line was sent; run the command again to go on from here",
+    };
     Failure::new(failure.kind(), format!("{}: {failure}; {next}", line.place))
 }
 
@@ -343,6 +351,15 @@ fn show(bar: &ProgressBar, tally: &Tally, line: &Line) {
 }
 
 impl Tally {
+    /// How far the file has come.
+    fn reached(&self) -> String {
+        match self.appended + self.already_there {
+            0 => "no entry of it is acknowledged".to_owned(),
+            1 => "its first entry is acknowledged".to_owned(),
+            entries => format!("its first {entries} entries are acknowledged"),
+        }
+    }
+
     /// What a reader of the numbers might not expect.
     fn explain(&self, file: &str) {
         if let Some(before @ 1..) = self.before

@@ -51,16 +51,13 @@ fn read(arguments: &Arguments) -> Result<(String, Vec<Operation>), Failure> {
     let (name, outcome) = if path.as_os_str() == "-" {
         ("stdin".to_owned(), history::read(io::stdin().lock()))
     } else {
-        let name = path.display().to_string();
-        let file = File::open(path).map_err(|error| {
-            Failure::error(format!("cannot read {name}: {error}; name a file with a history, or -"))
-        })?;
-        (name, history::read(BufReader::with_capacity(BUFFER_BYTES, file)))
+        let file = File::open(path).map_err(|error| cannot_read(&format!("{path:?}"), &error))?;
+        (output::harmless(&path.display().to_string()), history::read(BufReader::with_capacity(BUFFER_BYTES, file)))
     };
     match outcome {
         Ok(operations) => Ok((name, operations)),
         Err(ReadError { line, cause: ReadCause::Io(error) }) => {
-            Err(Failure::error(format!("cannot read {name} behind line {}: {error}; check the file", line - 1)))
+            Err(cannot_read(&format!("line {line} of {name:?}"), &error))
         }
         Err(ReadError { line, cause: ReadCause::Json(error) }) => {
             let (column, cause) = (error.column(), lines::entry::cause(&error));
@@ -68,6 +65,10 @@ fn read(arguments: &Arguments) -> Result<(String, Vec<Operation>), Failure> {
         }
         Err(ReadError { line, cause }) => Err(Failure::error(format!("{name}:{line}: {cause}; {NEXT}"))),
     }
+}
+
+fn cannot_read(what: &str, error: &io::Error) -> Failure {
+    Failure::error(format!("cannot read {what}: {error}; name a file with a history, or -"))
 }
 
 fn show(verdict: &Verdict) -> Result<(), Failure> {

@@ -54,17 +54,20 @@ pub(crate) struct Appended {
 
 /// Checks an endpoint's shape; a bare `host:port` is taken as http.
 pub(crate) fn parse_endpoint(text: &str) -> Result<String, String> {
+    const SHAPE: &str = "an endpoint is written http://host:port";
     let text = text.trim();
-    let url = match text.contains("://") {
-        true => text.to_owned(),
-        false => format!("http://{text}"),
+    let is_scheme = |scheme: &str| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    let rest = match text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) {
+        None => text,
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+        Some(("https", _)) => return Err(format!("nodes speak no TLS; {SHAPE}")),
+        Some(_) => return Err(format!("only http:// endpoints are served; {SHAPE}")),
     };
-    let rest = url.strip_prefix("http://").ok_or("only http:// endpoints are served")?;
-    let authority = rest.trim_end_matches('/');
-    Address::parse(authority, 1).map_err(|why| format!("{why}; an endpoint is written http://host:port"))?;
-    let endpoint = Endpoint::from_shared(format!("http://{authority}"));
-    endpoint.map_err(|error| error.to_string())?;
-    Ok(format!("http://{authority}"))
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    Address::parse(authority, 1).map_err(|why| format!("{why}; {SHAPE}"))?;
+    let endpoint = format!("http://{authority}");
+    Endpoint::from_shared(endpoint.clone()).map_err(|error| error.to_string())?;
+    Ok(endpoint)
 }
 
 impl Client {

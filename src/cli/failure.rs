@@ -71,6 +71,11 @@ impl Failure {
         Failure { message, ..self }
     }
 
+    /// Says something more at the end.
+    pub(crate) fn with(self, more: impl fmt::Display) -> Self {
+        Failure { message: format!("{}; {more}", self.message), ..self }
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.kind as u8)
     }

@@ -11,7 +11,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use super::client::Client;
 use super::lines::entry::entry_json;
 use super::retry::Patience;
-use super::{Failure, Format, Global, Kind, output};
+use super::{Failure, Format, Global, Kind, any_number, number, output};
 
 /// Entries of the first page; the next ones are as large as fits best.
 const PAGE_FIRST: u32 = 1_000;
@@ -27,10 +27,10 @@ pub(crate) struct Arguments {
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     context: String,
     /// Only entries after this sequence.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = any_number, allow_negative_numbers = true)]
     after: u64,
     /// At most this many entries; 0 for all.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = number::<u32>(0..=u32::MAX.into()), allow_negative_numbers = true)]
     limit: u32,
     /// Only entries with this key.
     #[arg(long, default_value = "")]

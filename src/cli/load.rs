@@ -29,11 +29,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
-    let file = arguments.file.display().to_string();
+    let file = arguments.file.as_path();
     let snapshot =
-        read(&arguments.file).map_err(|error| Failure::error(format!("cannot read {file}: {error}; check --file")))?;
+        read(file).map_err(|error| Failure::error(format!("cannot read {file:?}: {error}; check --file")))?;
     if snapshot.len() as u64 > BLOB_BYTES_MAX {
-        let message = format!("{file} is larger than the {BLOB_BYTES_MAX} bytes of any snapshot");
+        let message = format!("{file:?} is larger than the {BLOB_BYTES_MAX} bytes of any snapshot");
         return Err(Failure::new(Kind::Usage, message));
     }
     let request = LoadRequest {
@@ -47,7 +47,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
         .slow()
         .call("load", &none, &request, |mut node, request| async move { node.context.load(request).await })
         .await
-        .map_err(explained)?
+        .map_err(|failure| explained(failure, file))?
         .into_inner();
     let (restored, latest) = (response.entries_restored, response.latest_sequence);
     match global.output {
@@ -64,7 +64,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
 }
 
 /// The only argument that can be wrong here is the blob; and what stands in the way may be what we loaded ourselves.
-fn explained(failure: Failure) -> Failure {
+fn explained(failure: Failure, file: &Path) -> Failure {
     match failure.code() {
         Some(Code::AlreadyExists) if failure.maybe_done() => Failure::new(
             Kind::Unavailable,
@@ -73,7 +73,9 @@ fn explained(failure: Failure) -> Failure {
                  --fail-if-exists, which changes nothing where the entries are the same"
             ),
         ),
-        Some(Code::InvalidArgument) => Failure::new(Kind::Integrity, format!("{failure}; make another snapshot")),
+        Some(Code::InvalidArgument) => {
+            Failure::new(Kind::Integrity, format!("{file:?}: {failure}; make another snapshot"))
+        }
         _ => failure,
     }
 }

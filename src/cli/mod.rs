@@ -29,9 +29,9 @@ mod tests;
 mod tree;
 mod watch;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -40,6 +40,10 @@ use converge_ledger::supervisors::Signals;
 
 use client::Client;
 pub(crate) use failure::{Failure, Kind};
+
+/// Names the nodes to talk to where `--endpoint` does not.
+const ENDPOINT_VARIABLE: &str = "CONVERGE_LEDGER_ENDPOINT";
+const ENDPOINT: &str = "http://127.0.0.1:50051";
 
 /// An append-only, replicated ledger that never loses an acknowledged write.
 #[derive(Debug, Parser)]
@@ -59,14 +63,9 @@ struct Cli {
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
 struct Global {
-    /// Nodes to talk to; repeat it, or separate them with commas. Without it: the variable CONVERGE_LEDGER_ENDPOINT.
-    #[arg(
-        long,
-        global = true,
-        value_delimiter = ',',
-        default_value = default_endpoint(),
-        value_parser = client::parse_endpoint
-    )]
+    /// Nodes to talk to; repeat it, or separate them with commas. Without it: the variable CONVERGE_LEDGER_ENDPOINT,
+    /// or else http://127.0.0.1:50051.
+    #[arg(long, global = true, value_delimiter = ',', value_parser = client::parse_endpoint)]
     endpoint: Vec<String>,
     /// Tables for people, JSON for programs.
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
@@ -81,19 +80,19 @@ fn signals() -> Result<Signals, Failure> {
     Signals::install().map_err(|error| Failure::error(format!("cannot handle signals: {error}")))
 }
 
-/// An empty variable is one that is not set, which clap's own reading does not know.
-fn default_endpoint() -> &'static OsStr {
-    static DEFAULT: LazyLock<OsString> = LazyLock::new(|| {
-        let given = std::env::var_os("CONVERGE_LEDGER_ENDPOINT").filter(|given| !given.is_empty());
-        given.unwrap_or_else(|| "http://127.0.0.1:50051".into())
-    });
-    &DEFAULT
-}
-
 impl Global {
     fn client(&self) -> Result<Client, Failure> {
-        Config::check_environment().map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
-        Client::new(&self.endpoint, self.timeout)
+        if !self.endpoint.is_empty() {
+            return Client::new(&self.endpoint, self.timeout);
+        }
+        // Not clap's to read: commands without a client do not care what it holds, and an empty one is not set.
+        let given = std::env::var_os(ENDPOINT_VARIABLE).filter(|given| !given.is_empty());
+        let text = given.as_deref().map_or(ENDPOINT.into(), OsStr::to_string_lossy);
+        let endpoint = |text: &str| {
+            let wrong = |why: String| Failure::new(Kind::Usage, format!("{ENDPOINT_VARIABLE} has {text:?}: {why}"));
+            client::parse_endpoint(text).map_err(wrong)
+        };
+        Client::new(&text.split(',').map(endpoint).collect::<Result<Vec<_>, _>>()?, self.timeout)
     }
 }
 
@@ -162,6 +161,7 @@ pub(crate) fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<(), Failure> {
     let global = cli.global;
     limits::outlive_file_sizes();
+    Config::check_environment().map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
     match cli.command {
         Command::Start(arguments) => start::run(&global, arguments).await,
         Command::Append(arguments) => append::run(&global, arguments).await,
@@ -195,4 +195,18 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         Some(ms @ 1..=86_400_000) => Ok(Duration::from_millis(ms)),
         _ => Err(SHAPE.into()),
     }
+}
+
+/// Parses a number, and says what is possible where it is none; what is Rust's to say of that is nothing for a user.
+fn number<T: TryFrom<u64>>(possible: RangeInclusive<u64>) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let number = text.parse::<u64>().ok().filter(|number| possible.contains(number));
+        let number = number.and_then(|number| T::try_from(number).ok());
+        number.ok_or_else(|| format!("possible is a whole number from {} to {}", possible.start(), possible.end()))
+    }
+}
+
+/// See [`number`].
+fn any_number(text: &str) -> Result<u64, String> {
+    number(0..=u64::MAX)(text)
 }

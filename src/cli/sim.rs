@@ -8,7 +8,7 @@ use clap::Args;
 use converge_ledger::simulation::{Campaign, Outcome, Plan, REPEATS, Shape, Totals, campaign, run_apart, shrink};
 use serde_json::json;
 
-use super::{Failure, Format, Global, Kind, files, output, parse_duration};
+use super::{Failure, Format, Global, Kind, any_number, files, number, output, parse_duration};
 
 /// Runs that looking for a shorter plan may take.
 const SHRINK_RUNS: u64 = 200;
@@ -16,22 +16,22 @@ const SHRINK_RUNS: u64 = 200;
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The first seed.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = any_number, allow_negative_numbers = true)]
     seed: u64,
     /// How many seeds, one after the other.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = any_number, allow_negative_numbers = true)]
     seeds: u64,
     /// Go on with further seeds for so long: 60s, 480m. Then `--seeds` does not count.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
     time: Option<Duration>,
     /// Faults in each run.
-    #[arg(long, default_value_t = Shape::default().faults)]
+    #[arg(long, default_value_t = Shape::default().faults, value_parser = any_number, allow_negative_numbers = true)]
     faults: u64,
     /// Simulated time in which they come.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
     faults_for: Duration,
     /// Threads; each runs a seed of its own.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = number::<usize>(1..=1024), allow_negative_numbers = true)]
     threads: usize,
     /// Run the plan in this file instead of a seed's.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "time"])]
@@ -153,7 +153,7 @@ fn many(global: &Global, arguments: &Arguments, shape: Shape) -> Result<(), Fail
         first: arguments.seed,
         seeds: if arguments.time.is_some() { u64::MAX - arguments.seed } else { arguments.seeds },
         time: arguments.time,
-        threads: arguments.threads.max(1),
+        threads: arguments.threads,
         shape,
     };
     let totals = campaign(what, |seed, outcome, totals| {
@@ -242,5 +242,5 @@ fn show_many(format: Format, totals: &Totals) -> Result<(), Failure> {
 }
 
 fn cannot(what: &str, file: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::error(format!("cannot {what} {}: {error}", file.display()))
+    Failure::error(format!("cannot {what} {file:?}: {error}; name another file"))
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
 use super::output::Outlets;
-use super::{Failure, Format, Global, Kind, limits, output, signals};
+use super::{Failure, Format, Global, Kind, limits, number, output, signals};
 
 /// What a stop may take beyond the drain of the API: the sum of the tree's own bounds, and some more.
 const STOP: Duration = Duration::from_secs(60);
@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Unique in the cluster, at least 1.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = number::<u64>(1..=u64::MAX), allow_negative_numbers = true)]
     node_id: Option<u64>,
     /// Where the node keeps its data.
     #[arg(long, value_name = "DIR")]

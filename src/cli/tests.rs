@@ -63,6 +63,8 @@ fn bad_usage_is_exit_code_2() {
         "l get",
         "l get orders --limit 4294967296",
         "l get orders --after x",
+        "l get orders --after -1",
+        "l watch orders --from 18446744073709551616",
         "l get orders --consistency eventual",
         "l get orders --timeout 0",
         "l get orders --timeout 25h",
@@ -85,6 +87,24 @@ fn bad_usage_is_exit_code_2() {
 }
 
 #[test]
+fn a_number_that_is_none_is_told_what_is_possible() {
+    for (bad, possible) in [
+        ("l start --node-id 18446744073709551616", "1 to 18446744073709551615"),
+        ("l start --node-id 0", "1 to 18446744073709551615"),
+        ("l get orders --limit 4294967296", "0 to 4294967295"),
+        ("l get orders --after -1", "0 to 18446744073709551615"),
+        ("l watch orders --count x", "1 to 18446744073709551615"),
+        ("l append orders facts hello --expected-sequence 1.5", "0 to 18446744073709551615"),
+        ("l demo --clients 257", "1 to 256"),
+        ("l chaos --nodes 2", "3 to 7"),
+        ("l sim --seed s", "0 to 18446744073709551615"),
+    ] {
+        let error = parse(bad).map(|_| ()).expect_err(bad).to_string();
+        assert!(error.contains(&format!("possible is a whole number from {possible}")), "{bad}: {error}");
+    }
+}
+
+#[test]
 fn durations_have_a_unit() {
     for (text, ms) in [("10", 10_000), ("10s", 10_000), ("500ms", 500), ("2m", 120_000), ("24h", 86_400_000)] {
         assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)));
@@ -99,8 +119,28 @@ fn durations_have_a_unit() {
 fn endpoints_are_urls_or_addresses() {
     assert_eq!(parse_endpoint("127.0.0.1:1").unwrap(), "http://127.0.0.1:1");
     assert_eq!(parse_endpoint("http://[::1]:5/").unwrap(), "http://[::1]:5");
-    for bad in ["", "http://", "http://a", "a:b", "ftp://a:1", "http://a b:1", ":1"] {
-        assert!(parse_endpoint(bad).is_err(), "{bad}");
+    assert_eq!(parse_endpoint("HTTP://a:1").unwrap(), "http://a:1");
+    for (bad, why) in [
+        ("", "it is empty"),
+        ("http://", "it is empty"),
+        ("http://a", "it has no port"),
+        ("a:b", "its port is no number"),
+        ("ftp://a:1", "only http://"),
+        ("https://a:1", "no TLS"),
+        ("http://a b:1", "white space"),
+        (":1", "it has no host; an address"),
+        ("a:1;b:2", "a list is separated by commas"),
+        ("http://a:1;http://b:2", "a list is separated by commas"),
+        ("a;http://b:2", "a list is separated by commas"),
+        ("http://h:1/x", "path"),
+        ("http://h:1//", "path"),
+        ("http:/h:1", "path"),
+        ("http://h:1?a=b", "path"),
+        ("http://me@h:1", "user"),
+        ("http://0x7f000001:1", "IPv4"),
+    ] {
+        let error = parse_endpoint(bad).expect_err(bad);
+        assert!(error.contains(why) && error.ends_with("an endpoint is written http://host:port"), "{bad}: {error}");
     }
 }
 
@@ -174,17 +214,31 @@ async fn a_bad_line_is_named_with_its_place_and_the_next_step() {
     for (bad, column, why) in [
         (&b"not json"[..], 1, "expected a JSON object"),
         (b"  [\"key\",\"payload\",null,{}]", 3, "expected a JSON object"),
-        (b"{\"payload\":1}", 12, "expected a string"),
+        (b"{\"payload\":1}", 12, "payload: invalid type: integer `1`, expected a string"),
+        (b"{\"payload\":{\"a\":1}}", 11, "payload: invalid type: map"),
+        (b"{\"key\":[1],\"payload\":\"x\"}", 7, "key: invalid type: sequence"),
+        (b"{\"payload\":\"x\",\"metadata\":{\"n\":1}}", 32, "metadata: invalid type: integer `1`"),
+        (b"{\"payload\":\"x\",\"metadata\":{\"a:\":\"{,\"},\"term\":-1}", 47, "term: invalid value"),
+        (b"[{\"payload\":\"x\"},", 1, "one on each line"),
+        (b"{", 1, "an entry stands on one line"),
         (b"{\"payload\":null}", 15, "expected a string"),
         (b"{\"key\":\"k\"}", 11, "neither payload nor payload_base64"),
         (b"{\"payload\":\"x\",\"payload_base64\":\"\"}", 35, "both"),
         (b"{\"payload_base64\":\"*\"}", 22, "payload_base64"),
         (b"{\"payload\":\"x\",\"colour\":1}", 23, "unknown field `colour`"),
         (b"{\"payload\":\"x\",\"payload\":\"y\"}", 24, "duplicate field `payload`"),
-        ("{\"payload\":\"ü\",\"metadata\":{\"ö\":\"1\",\"ö\":\"2\"}}".as_bytes(), 38, "metadata has `ö` twice"),
-        (b"{\"payload\":\"x\",\"sequence\":\"1\"}", 29, "expected u64"),
+        (
+            "{\"payload\":\"ü\",\"metadata\":{\"ö\":\"1\",\"ö\":\"2\"}}".as_bytes(),
+            38,
+            "metadata: `ö` stands there twice",
+        ),
+        (
+            b"{\"payload\":\"x\",\"sequence\":\"1\"}",
+            29,
+            "sequence: invalid type: string \"1\", expected a whole number",
+        ),
         (b"{\"payload\":\"\xff\"}", 13, "unicode"),
-        (b"{\"payload\":\"x\"", 14, "EOF"),
+        (b"{\"payload\":\"x\"", 14, "an entry stands on one line"),
         (b"{\"payload\":\"x\"} {}", 17, "trailing"),
         (b"{\"entries\":[{\"payload\":\"x\"},{\"payload\":2}]}", 40, "expected a string"),
         (b"{\"entries\":[{\"payload\":\"x\"}{}]}", 28, "comma"),
@@ -204,6 +258,31 @@ async fn a_bad_line_is_named_with_its_place_and_the_next_step() {
         assert!(text.starts_with(&format!("file:3:{column}: ")) && text.contains(why), "{column} {why}: {text}");
         assert!(text.contains("again") && !text.contains("at line 1"), "{text}");
         assert_eq!(failure.kind(), Kind::Error);
+    }
+}
+
+/// What no node takes is not sent to one.
+#[tokio::test]
+async fn a_line_past_a_limit_is_named_before_it_is_sent() {
+    let payload = |bytes: usize| format!("{{\"payload\":\"{}\"}}", "x".repeat(bytes));
+    let key = |bytes: usize| format!("{{\"payload\":\"\",\"key\":\"{}\"}}", "x".repeat(bytes));
+    let pairs = |count: usize, bytes: usize| {
+        let pairs: Vec<_> = (0..count).map(|n| format!("\"{n:02}\":\"{}\"", "x".repeat(bytes))).collect();
+        format!("{{\"payload\":\"\",\"metadata\":{{{}}}}}", pairs.join(","))
+    };
+    for good in [payload(4 << 20), key(1024), pairs(64, 1022)] {
+        assert_eq!(all(good.leak().as_bytes()).await.unwrap().len(), 1);
+    }
+    for (bad, why) in [
+        (payload((4 << 20) + 1), "payload is 4194305 bytes, the limit is 4194304: split it"),
+        (key(1025), "key is 1025 bytes, the limit is 1024: shorten it"),
+        (pairs(65, 1), "metadata has 65 pairs, the limit is 64"),
+        (pairs(64, 1023), "metadata is 65600 bytes of names and values, the limit is 65536"),
+    ] {
+        let text = format!("{{\"payload\":\"x\"}}\n{bad}\n");
+        let failure = all(text.leak().as_bytes()).await.unwrap_err().to_string();
+        assert!(failure.starts_with("file:2:") && failure.contains(why), "{why}: {failure}");
+        assert!(failure.contains("nothing from here on was sent"), "{failure}");
     }
 }
 

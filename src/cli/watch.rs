@@ -11,7 +11,7 @@ use tonic::Status;
 use super::client::{Node, may_retry, retry_after};
 use super::lines::entry::entry_json;
 use super::retry::Patience;
-use super::{Failure, Format, Global, output};
+use super::{Failure, Format, Global, any_number, number, output};
 
 /// A stream that was open for this long, or brought an entry, got on: one that a node takes and ends at once did not.
 const LIVED: Duration = Duration::from_millis(200);
@@ -22,13 +22,13 @@ pub(crate) struct Arguments {
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     context: String,
     /// Only entries after this sequence; 0 begins with all history.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = any_number, allow_negative_numbers = true)]
     from: u64,
     /// Only entries with this key.
     #[arg(long, default_value = "")]
     key: String,
     /// End after this many entries.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_parser = number::<u64>(1..=u64::MAX), allow_negative_numbers = true)]
     count: Option<u64>,
 }
 

@@ -25,7 +25,7 @@ impl Disks {
     pub(super) async fn mount<'p>(data: impl IntoIterator<Item = &'p Path>) -> Result<Disks, String> {
         let mut paths = Vec::new();
         for path in data {
-            std::fs::create_dir_all(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            std::fs::create_dir_all(path).map_err(|error| format!("{path:?}: {error}"))?;
             let target = path.to_str().ok_or("a path is not text")?;
             system::run(&["mount", "-t", "tmpfs", "-o", &format!("size={SIZE}"), "tmpfs", target]).await?;
             paths.push(path.to_owned());

@@ -26,9 +26,9 @@ const HIDDEN: &str = "/run";
 /// How `unshare` makes the namespaces here.
 pub(super) async fn flags(paths: &[&Path]) -> Result<Vec<&'static str>, String> {
     for path in paths {
-        let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let path = std::path::absolute(path).map_err(|error| format!("{path:?}: {error}"))?;
         if path.starts_with(HIDDEN) {
-            return Err(format!("{} is below {HIDDEN}, which is hidden inside", path.display()));
+            return Err(format!("{path:?} is below {HIDDEN}, which is hidden inside"));
         }
     }
     let as_root = NAMESPACES.to_vec();

@@ -33,7 +33,7 @@ use tokio::time::{Instant, interval};
 
 use super::client::Client;
 use super::processes::Directory;
-use super::{Failure, Global, Kind, files, output, parse_duration, signals};
+use super::{Failure, Global, Kind, any_number, files, number, output, parse_duration, signals};
 use clients::Worker;
 use record::Record;
 use report::Report;
@@ -50,13 +50,13 @@ pub(crate) struct Arguments {
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
     time: Duration,
     /// Nodes of the cluster.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(3..=7))]
+    #[arg(long, default_value_t = 3, value_parser = number::<u64>(3..=7), allow_negative_numbers = true)]
     nodes: u64,
     /// Clients that work at the same time.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=256))]
+    #[arg(long, default_value_t = 16, value_parser = number::<u64>(1..=256), allow_negative_numbers = true)]
     clients: u64,
     /// Draws the faults; one is made up and printed where none is given.
-    #[arg(long)]
+    #[arg(long, value_parser = any_number, allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Write what the clients saw to this file; `check-history` reads it.
     #[arg(long, value_name = "FILE")]

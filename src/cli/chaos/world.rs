@@ -127,7 +127,7 @@ impl World {
         let ns = self.record.now().0;
         let file = OpenOptions::new().create(true).append(true).open(&self.diary);
         let written = file.and_then(|mut file| writeln!(file, "{:9.3} s: {what}", ns as f64 / 1e9));
-        written.map_err(|error| Failure::error(format!("cannot write {}: {error}", self.diary.display())))
+        written.map_err(|error| Failure::error(format!("cannot write {:?}: {error}", self.diary)))
     }
 
     /// Undoes every fault.

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::client::Client;
 use super::processes::look::{self, statuses};
 use super::processes::{Cluster, Directory, on_loopback};
-use super::{Failure, Format, Global, Kind, output, signals};
+use super::{Failure, Format, Global, Kind, number, output, signals};
 use audit::Audit;
 use events::Appends;
 
@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(5);
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Clients that append at the same time.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=256))]
+    #[arg(long, default_value_t = 16, value_parser = number::<u64>(1..=256), allow_negative_numbers = true)]
     clients: u64,
     /// Keep the nodes' data and logs in this directory.
     #[arg(long, value_name = "DIR")]

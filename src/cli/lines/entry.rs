@@ -10,9 +10,12 @@ use std::fmt;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use converge_ledger::api::grpc::pb::context::{AppendRequest, Entry};
+use converge_ledger_core::Limits;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, de};
 use serde_json::{Map, Value, json};
+
+use super::scan::name_at_end;
 
 /// An entry for programs: a payload that is text stands under `payload`, any other under `payload_base64`.
 pub(crate) fn entry_json(context_id: &str, entry: &Entry) -> Map<String, Value> {
@@ -81,7 +84,7 @@ fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> 
 
 fn decoded<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8>>, D::Error> {
     let bytes = BASE64_STANDARD.decode(String::deserialize(from)?);
-    bytes.map(Some).map_err(|error| D::Error::custom(format_args!("payload_base64: {error}")))
+    bytes.map(Some).map_err(|error| D::Error::custom(format_args!("{error}")))
 }
 
 fn pairs<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
@@ -98,7 +101,7 @@ fn pairs<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>,
             let mut pairs = BTreeMap::new();
             while let Some(name) = map.next_key::<String>()? {
                 if pairs.contains_key(&name) {
-                    return Err(de::Error::custom(format_args!("metadata has `{name}` twice")));
+                    return Err(de::Error::custom(format_args!("`{name}` stands there twice")));
                 }
                 pairs.insert(name, map.next_value()?);
             }
@@ -126,6 +129,10 @@ pub(super) fn parse(text: &[u8], context_id: &str) -> Result<AppendRequest, Bad>
         (None, None) => return Err(bad("the entry has neither payload nor payload_base64")),
         (Some(_), Some(_)) => return Err(bad("the entry has both payload and payload_base64")),
     };
+    // Those of the contract: no node takes more, and one may be set to take less.
+    let limits = Limits::default();
+    let checked = limits.check_content(&fields.key, &payload, &fields.metadata);
+    checked.map_err(|error| bad(&error.to_string()))?;
     Ok(AppendRequest {
         context_id: context_id.to_owned(),
         key: fields.key,
@@ -147,10 +154,28 @@ fn object<'t, T: Deserialize<'t>>(text: &'t [u8]) -> Result<T, Bad> {
     let start = text.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(text.len());
     // serde would also take an array of a type's fields.
     if text.get(start) != Some(&b'{') {
-        let why = "expected a JSON object such as {\"key\":\"k\",\"payload\":\"text\"}";
-        return Err(Bad { byte: start + 1, why: why.to_owned() });
+        let array = match text.get(start) {
+            Some(b'[') => ", one on each line, as `jq -c '.[]'` writes an array",
+            _ => "",
+        };
+        let why = format!("expected a JSON object such as {{\"key\":\"k\",\"payload\":\"text\"}}{array}");
+        return Err(Bad { byte: start + 1, why });
     }
-    serde_json::from_slice(text).map_err(|error| Bad { byte: error.column(), why: cause(&error) })
+    serde_json::from_slice(text).map_err(|error| Bad { byte: error.column(), why: explained(&error, text) })
+}
+
+/// With the name whose value is wrong, and the usual reason.
+fn explained(error: &serde_json::Error, text: &[u8]) -> String {
+    let cause = cause(error).replace("expected u64", "expected a whole number");
+    if error.is_eof() {
+        return format!("{cause}: an entry stands on one line, as `jq -c .` writes it");
+    }
+    let name = text.get(..error.column()).and_then(name_at_end).filter(|_| error.is_data());
+    match name {
+        Some("payload") => format!("payload: {cause}: JSON in it is written as a text, its quotes escaped"),
+        Some(name) => format!("{name}: {cause}"),
+        None => cause,
+    }
 }
 
 /// What serde says, without a place: the text is one line of many.

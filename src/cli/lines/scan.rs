@@ -2,7 +2,7 @@
 //! soon as it is complete. Knows no more of JSON than strings and brackets; what it cuts out is parsed by others.
 
 /// The longest entry: a payload at its limit, every byte escaped, and some more.
-pub(super) const ENTRY_BYTES_MAX: usize = 32 << 20;
+const ENTRY_BYTES_MAX: usize = 32 << 20;
 /// Some editors begin a file with it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -146,7 +146,7 @@ impl Scan {
 
     fn take(&mut self, byte: u8) -> Result<Option<Cut>, String> {
         if self.text.len() >= ENTRY_BYTES_MAX {
-            return Err(format!("the entry is longer than {ENTRY_BYTES_MAX} bytes"));
+            return Err(format!("the entry is longer than {ENTRY_BYTES_MAX} bytes: split it"));
         }
         self.text.push(byte);
         match self.place {
@@ -182,9 +182,9 @@ struct Nesting {
     is_escaped: bool,
     /// Where the last string stands, its quotes included.
     string: (usize, usize),
-    /// The value to come is that of `entries` in the outermost object.
-    is_entries: bool,
-    /// It is an array, and this is its bracket.
+    /// Where the name stands whose value in the outermost object this is, its quotes included.
+    name: Option<(usize, usize)>,
+    /// The value is that of `entries`, an array, and this is its bracket.
     begins_entries: bool,
 }
 
@@ -208,16 +208,27 @@ impl Nesting {
                 self.in_string = true;
                 self.string = (text.len() - 1, text.len());
             }
-            b':' if self.depth == 1 => self.is_entries = &text[self.string.0..self.string.1] == b"\"entries\"",
-            b',' if self.depth == 1 => self.is_entries = false,
+            b':' if self.depth == 1 => self.name = Some(self.string),
+            b',' if self.depth == 1 => self.name = None,
             b'{' | b'[' => {
-                self.begins_entries = byte == b'[' && self.depth == 1 && self.is_entries;
+                let is_entries = self.name.is_some_and(|(start, end)| &text[start..end] == b"\"entries\"");
+                self.begins_entries = byte == b'[' && self.depth == 1 && is_entries;
                 self.depth += 1;
             }
             b'}' | b']' => self.depth = self.depth.saturating_sub(1),
             _ => {}
         }
     }
+}
+
+/// The name in the outermost object of whose value this text is the beginning.
+pub(super) fn name_at_end(text: &[u8]) -> Option<&str> {
+    let mut nesting = Nesting::default();
+    for (at, byte) in text.iter().enumerate() {
+        nesting.push(&text[..=at], *byte);
+    }
+    let (start, end) = nesting.name?;
+    std::str::from_utf8(text.get(start + 1..end.checked_sub(1)?)?).ok()
 }
 
 /// Of UTF-8: every other byte goes on with a character.

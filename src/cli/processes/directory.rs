@@ -32,7 +32,7 @@ impl Directory {
         };
         let checked = path.to_str().map_or(Ok(()), check_directory);
         checked.map_err(|why| Failure::new(Kind::Usage, format!("{flag} {path:?}: {why}")))?;
-        let failed = |why: String| Failure::error(format!("{}: {why}; name another one with {flag}", path.display()));
+        let failed = |why: String| Failure::error(format!("{path:?}: {why}; name another one with {flag}"));
         std::fs::create_dir_all(&path).map_err(|error| failed(error.to_string()))?;
         let mut files = std::fs::read_dir(&path).map_err(|error| failed(error.to_string()))?;
         match files.next() {
