@@ -115,13 +115,14 @@ impl Builder {
     async fn run(self, parent: Option<ActorCell>) -> Result<Node, StartError> {
         let Parts { spec, ledger, verdict, grpc, peer } = self.build()?;
         let (publish, of, judge) = (ledger.clone(), ledger.clone(), verdict.clone());
+        verdict.starting();
         let mut application = Application::new(ROOT, spec)
             .stop_deadline(DROP_DEADLINE)
             .phase("publish the tree", |tree| async move {
                 let _ = publish.inner.tree.set(tree);
                 Ok(())
             })
-            .phase("verdict", |_| async move { judge.reason().map_or(Ok(()), |reason| Err(reason.into())) })
+            .phase("verdict", |_| async move { judge.started().map_err(Into::into) })
             // However it ends, and whether or not anyone waits for it.
             .on_end(move || of.ended());
         if let Some(parent) = parent {

@@ -2,7 +2,8 @@
 //!
 //! Owns nothing. Once a verdict is there it fails, and fails again at every restart, until the root gives up with
 //! that reason: the one way in which every kind of node ends, as a process, embedded, or under a host's
-//! supervisor.
+//! supervisor. A verdict while the node starts ([`Verdict::starting`]) waits for the end of the start, which returns it
+//! to whoever asked for the node: nothing has failed yet.
 
 use converge_supervisors::ChildSpec;
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -11,21 +12,50 @@ use tokio::task::JoinSet;
 
 /// Why the node must not run; the first reason stays.
 #[derive(Debug, Clone)]
-pub(crate) struct Verdict(watch::Sender<Option<String>>);
+pub(crate) struct Verdict(watch::Sender<Judgement>);
+
+#[derive(Debug, Default)]
+struct Judgement {
+    reason: Option<String>,
+    is_starting: bool,
+}
+
+impl Judgement {
+    /// The reason to fail with.
+    fn due(&self) -> Option<&String> {
+        self.reason.as_ref().filter(|_| !self.is_starting)
+    }
+}
 
 impl Verdict {
     pub(crate) fn new() -> Verdict {
-        Verdict(watch::Sender::new(None))
+        Verdict(watch::Sender::new(Judgement::default()))
+    }
+
+    /// The node starts, and [`Verdict::started`] will be asked.
+    pub(crate) fn starting(&self) {
+        self.0.send_modify(|judgement| judgement.is_starting = true);
+    }
+
+    /// All of it is up.
+    ///
+    /// # Errors
+    /// Why it must not run.
+    pub(crate) fn started(&self) -> Result<(), String> {
+        self.0.send_modify(|judgement| judgement.is_starting = judgement.reason.is_some());
+        self.reason().map_or(Ok(()), Err)
     }
 
     /// Says that this node must not run.
     pub(crate) fn give(&self, reason: String) {
-        tracing::error!(reason, "this node must not run");
-        self.0.send_if_modified(|verdict| verdict.is_none() && verdict.replace(reason).is_none());
+        if !self.0.borrow().is_starting {
+            tracing::error!(reason, "this node must not run");
+        }
+        self.0.send_if_modified(|judgement| judgement.reason.is_none() && judgement.reason.replace(reason).is_none());
     }
 
     pub(crate) fn reason(&self) -> Option<String> {
-        self.0.borrow().clone()
+        self.0.borrow().reason.clone()
     }
 
     pub(crate) fn child_spec(&self) -> ChildSpec {
@@ -42,14 +72,14 @@ impl Actor for Sentinel {
     type Arguments = Verdict;
 
     async fn pre_start(&self, myself: ActorRef<String>, verdict: Verdict) -> Result<JoinSet<()>, ActorProcessingErr> {
-        if let Some(reason) = verdict.reason() {
-            return Err(reason.into());
+        if let Some(reason) = verdict.0.borrow().due() {
+            return Err(reason.clone().into());
         }
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut verdict = verdict.0.subscribe();
-            if let Ok(reason) = verdict.wait_for(Option::is_some).await {
-                let _ = myself.cast(reason.clone().unwrap_or_default());
+            if let Ok(judgement) = verdict.wait_for(|judgement| judgement.due().is_some()).await {
+                let _ = myself.cast(judgement.due().cloned().unwrap_or_default());
             }
         });
         Ok(tasks)

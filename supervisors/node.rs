@@ -16,7 +16,7 @@ use tokio::time::{Duration, Instant};
 use crate::exit::{Exit, SHUTDOWN};
 use crate::gone::Gone;
 use crate::linked::Linked;
-use crate::reports::{Bus, News};
+use crate::reports::{Bus, Loudness, News};
 use crate::requests::Counts;
 use crate::spec::{Body, ChildSpec};
 use crate::strategy::{Failure, Place};
@@ -290,6 +290,11 @@ impl Node {
         }
     }
 
+    /// Some incarnation was up.
+    pub(crate) fn came_up(&self) -> bool {
+        self.facts().starts > 0
+    }
+
     /// The incarnation was asked to stop.
     pub(crate) fn stopping(&self, incarnation: u64) {
         let mut facts = self.facts();
@@ -492,8 +497,12 @@ impl Node {
 
     /// Tells what happened to the current (or last) incarnation here.
     pub(crate) fn tell(&self, news: News) {
+        self.tell_as(news, Loudness::Usual);
+    }
+
+    pub(crate) fn tell_as(&self, news: News, loudness: Loudness) {
         let incarnation = self.facts().incarnation;
-        self.bus.tell(self, incarnation, news);
+        self.bus.tell(self, incarnation, news, loudness);
     }
 }
 

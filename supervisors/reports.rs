@@ -1,6 +1,8 @@
 //! Crash and progress reports: what supervisors tell the world.
 //!
-//! One report is one structured `tracing` event, and one item of every stream that [`Tree::reports`] has handed out.
+//! One report is one structured `tracing` event, and one item of every stream that [`Tree::reports`] has handed out. A
+//! start that fails is a warning of the supervisor that goes on after it; where a supervisor fails to start because of
+//! it, that one's own failure says so, and where a whole tree does, whoever started it has the reason.
 //! Owns the bus of a tree. A report never waits for a reader: who reads too slowly is told how many were missed.
 
 use tokio::sync::broadcast;
@@ -147,14 +149,26 @@ impl Bus {
     }
 
     /// Tells what happened to this incarnation of a place.
-    pub(crate) fn tell(&self, node: &Node, incarnation: u64, news: News) {
-        log(node, incarnation, &news);
+    pub(crate) fn tell(&self, node: &Node, incarnation: u64, news: News, loudness: Loudness) {
+        match loudness {
+            Loudness::Usual => log(node, incarnation, &news),
+            Loudness::Aside => tracing::debug!(path = node.path, child = node.id, incarnation, ?news, "did not start"),
+        }
         if self.0.receiver_count() > 0 {
             let (path, id) = (node.path.clone(), node.id.clone());
             // That the last reader has just gone is no error.
             let _ = self.0.send(Report { at: Instant::now(), path, id, incarnation, news });
         }
     }
+}
+
+/// How a report is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loudness {
+    Usual,
+    /// A start failed, and whoever asked for it gets the reason: to say it as well would be to say it again, once for
+    /// each supervisor in between.
+    Aside,
 }
 
 fn log(node: &Node, incarnation: u64, news: &News) {

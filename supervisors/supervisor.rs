@@ -23,7 +23,7 @@ use crate::exit::{Exit, KILLED, SHUTDOWN};
 use crate::gone::Alive;
 use crate::minder::{AbortOnDrop, Minder, Report};
 use crate::node::{Berth, Node};
-use crate::reports::News;
+use crate::reports::{Loudness, News};
 use crate::requests::Control;
 use crate::spec::{Body, ChildSpec, Restart, Shutdown, Strategy, SupervisorSpec};
 use crate::strategy::{Effect, Event, Failure, Machine, Place, Rules, Verdict};
@@ -376,7 +376,9 @@ impl State {
             }
             Report::StartFailed(failure) => {
                 let Failure { reason, path } = failure.clone();
-                self.tell(child, News::StartFailed { reason, at: path });
+                // Where this one is starting itself, it fails with the same reason.
+                let loudness = if self.boot.is_some() { Loudness::Aside } else { Loudness::Usual };
+                self.posts[&child].node.tell_as(News::StartFailed { reason, at: path }, loudness);
                 Event::StartFailed(child, failure)
             }
             Report::Gone(fallback) => {

@@ -14,7 +14,7 @@ use tokio::time::{Duration, timeout};
 use crate::exit::{Exit, KILLED, SHUTDOWN};
 use crate::minder::{KILL_WAIT, describe};
 use crate::node::{Berth, Live, Node, TreeSnapshot};
-use crate::reports::{Bus, News};
+use crate::reports::{Bus, Loudness, News};
 use crate::requests::SupervisorRef;
 use crate::spec::{SpecError, SupervisorSpec, check_id};
 use crate::strategy::Failure;
@@ -226,7 +226,11 @@ async fn keep(
     node.kill_subtree();
     // Something that blocks its thread must not keep the verdict from those who could end the process.
     let _ = timeout(KILL_WAIT, node.subtree_gone()).await;
-    let (exit, verdict) = match node.conclusion() {
+    let conclusion = node.conclusion();
+    // Its start returns the reason.
+    let refused = matches!(conclusion, Some(Err(_))) && !node.came_up();
+    let loudness = if refused { Loudness::Aside } else { Loudness::Usual };
+    let (exit, verdict) = match conclusion {
         Some(Err(Failure { path, reason })) => (Exit::abnormal(reason.clone()), Err(Escalated { path, reason })),
         None if !stopping.load(Ordering::SeqCst) => {
             let killed = Escalated { path: node.path.clone(), reason: KILLED.to_owned() };
@@ -235,7 +239,7 @@ async fn keep(
         None | Some(Ok(())) => (Exit::from_reason(Some(SHUTDOWN.to_owned())), Ok(())),
     };
     node.ended(berth.incarnation, &exit);
-    node.tell(News::Exited { reason: exit.reason, normal: exit.normal });
+    node.tell_as(News::Exited { reason: exit.reason, normal: exit.normal }, loudness);
     drop(live);
     publish.send_replace(Some(verdict));
 }

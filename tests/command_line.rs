@@ -61,6 +61,17 @@ fn names(output: &Output, words: &[&str]) {
     assert!(!error.contains("panicked"), "a refusal is not a panic: {error}");
 }
 
+/// As [`names`], and nobody says it twice.
+#[track_caller]
+fn names_once(output: &Output, words: &[&str]) {
+    names(output, words);
+    let error = String::from_utf8_lossy(&output.stderr);
+    let last = error.lines().last().unwrap_or_default();
+    assert!(last.starts_with("error: ") && words.iter().all(|word| last.contains(word)), "not at the end: {error}");
+    let again = error.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).count();
+    assert_eq!(again, 0, "said more than once: {error}");
+}
+
 #[test]
 fn impossible_settings_name_their_key() {
     let directory = tempfile::tempdir().unwrap();
@@ -151,6 +162,21 @@ fn what_was_not_meant_is_refused_and_quoted() {
     assert_eq!(left, 0, "a refused start leaves nothing behind");
 }
 
+/// The key, what was given, what gave it, and what is possible.
+#[test]
+fn a_setting_of_the_wrong_kind_is_named_with_its_source() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("bad.toml");
+    std::fs::write(&file, "[limits]\npayload_bytes = \"4MiB\"\n").unwrap();
+    let said = "limits.payload_bytes = \"4MiB\"";
+    let possible = "expected a whole number without a unit, 1 to 4194304";
+    names_once(&start(directory.path(), &["--config", "bad.toml"], &[]), &[said, "(file \"bad.toml\")", possible]);
+    let variable = "CONVERGE_LEDGER__LIMITS__PAYLOAD_BYTES";
+    let given = [(variable, "4MiB")];
+    names_once(&start(directory.path(), &[], &given), &[said, &format!("(variable {variable})"), possible]);
+    names_once(&start(directory.path(), &["--grpc", "h"], &[]), &["listen.grpc = \"h\" (flag --grpc): it has no port"]);
+}
+
 #[test]
 fn unknown_keys_are_named() {
     let directory = tempfile::tempdir().unwrap();
@@ -174,7 +200,7 @@ fn unknown_keys_are_named() {
 fn a_configuration_file_that_cannot_be_used_is_named() {
     let directory = tempfile::tempdir().unwrap();
     names(&start(directory.path(), &["--config", "absent.toml"], &[]), &["absent.toml", "--config"]);
-    names(&start(directory.path(), &["--config", "."], &[]), &["configuration file"]);
+    names(&start(directory.path(), &["--config", "."], &[]), &["configuration file \".\"", "directory", "--config"]);
     let file = directory.path().join("broken.toml");
     for broken in [&b"[node\nid = 1"[..], b"\xff\xfe", b"id == 1"] {
         std::fs::write(&file, broken).unwrap();
@@ -189,14 +215,33 @@ fn an_address_that_cannot_be_bound_names_its_key() {
     let directory = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    names(&start(directory.path(), &["--grpc", &address], &[]), &["listen.grpc", &address]);
+    names_once(&start(directory.path(), &["--grpc", &address], &[]), &["listen.grpc", &address, "stop what listens"]);
     let list = format!("1={address},2=127.0.0.1:7002,3=127.0.0.1:7003");
     let flags = ["--grpc", "127.0.0.1:0", "--peer", &address, "--peers", &list];
     let output = start(directory.path(), &flags, &[]);
     names(&output, &["listen.peer", &address]);
     // TEST-NET-1: an address that this machine does not have.
     let output = start(directory.path(), &["--grpc", "192.0.2.1:50051"], &[]);
-    names(&output, &["listen.grpc", "192.0.2.1:50051"]);
+    names_once(&output, &["listen.grpc = \"192.0.2.1:50051\"", "this machine does not have that address"]);
+    // A name that is nobody's (RFC 6761).
+    let output = start(directory.path(), &["--grpc", "nobody.invalid:50051"], &[]);
+    names_once(&output, &["listen.grpc = \"nobody.invalid:50051\"", "a name that stands for one here"]);
+}
+
+#[test]
+fn a_port_that_this_user_may_not_have_is_told() {
+    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    let directory = tempfile::tempdir().unwrap();
+    if first.trim() != "1024" {
+        return eprintln!("skipped: ports from {first:?} on are for everybody");
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-net_bind_service", BINARY, "start", "--grpc", "127.0.0.1:1"]);
+    let output = match command.current_dir(directory.path()).output() {
+        Ok(output) if !output.stderr.starts_with(b"setpriv") => output,
+        other => return eprintln!("skipped: no right can be taken away here: {other:?}"),
+    };
+    names_once(&output, &["listen.grpc = \"127.0.0.1:1\"", "Permission denied", "a port from 1024 on"]);
 }
 
 #[test]
@@ -205,15 +250,15 @@ fn a_data_directory_that_cannot_be_used_is_named() {
     let file = directory.path().join("file");
     std::fs::write(&file, "not a directory").unwrap();
     let grpc = ["--grpc", "127.0.0.1:0", "--data-dir"];
-    names(&start(directory.path(), &[&grpc[..], &["file"]].concat(), &[]), &["file"]);
+    names_once(&start(directory.path(), &[&grpc[..], &["file"]].concat(), &[]), &["file\":", "is no directory"]);
     assert_eq!(std::fs::read(&file).unwrap(), b"not a directory");
     let output = start(directory.path(), &[&grpc[..], &["/proc/none"]].concat(), &[]);
-    names(&output, &["/proc/none"]);
+    names_once(&output, &["\"/proc/none\""]);
     // A directory with someone else's files is not made into a node's.
     let foreign = directory.path().join("foreign");
     std::fs::create_dir(&foreign).unwrap();
     std::fs::write(foreign.join("thesis.txt"), "years of work").unwrap();
-    names(&start(directory.path(), &[&grpc[..], &["foreign"]].concat(), &[]), &["foreign"]);
+    names_once(&start(directory.path(), &[&grpc[..], &["foreign"]].concat(), &[]), &["foreign"]);
     let count = std::fs::read_dir(&foreign).unwrap().count();
     assert_eq!(count, 1, "a refused start leaves nothing behind");
 }
@@ -265,8 +310,16 @@ async fn port_0_and_a_second_node_on_one_directory() {
     // The directory is taken while its owner lives, and free when it was killed.
     let data = served.node.data.display().to_string();
     let output = start(served.directory.path(), &["--grpc", "127.0.0.1:0", "--data-dir", &data], &[]);
-    names(&output, &[&data]);
+    names_once(&output, &[&data, "another node has it open"]);
     served.node.kill().await;
+    // It is another node's, or of another cluster.
+    let of_another =
+        start(served.directory.path(), &["--grpc", "127.0.0.1:0", "--data-dir", &data, "--node-id", "2"], &[]);
+    names_once(&of_another, &[&data, "it belongs to node 1, but node.id = 2"]);
+    let peers = "1=127.0.0.1:7001,2=127.0.0.1:7002,3=127.0.0.1:7003";
+    let of_another =
+        start(served.directory.path(), &["--grpc", "127.0.0.1:0", "--data-dir", &data, "--peers", peers], &[]);
+    names_once(&of_another, &[&data, "its voters are [1]"]);
     served.node.grpc = "127.0.0.1:0".to_owned();
     served.node.start().await;
     let line = served.node.ready_line.clone();
@@ -377,8 +430,11 @@ async fn exit_codes_say_what_happened() {
     std::fs::write(&blob, "garbage").unwrap();
     let (integrity, error) = code(served.run(&["load", "fresh", "--file", &blob]).await);
     assert_eq!(integrity, Some(INTEGRITY), "{error}");
+    assert!(error.contains(&blob), "{error}");
     let (absent, error) = code(served.run(&["load", "fresh", "--file", "/no/such/file"]).await);
-    assert!(absent == Some(1) && error.contains("/no/such/file"), "{absent:?} {error}");
+    assert!(absent == Some(1) && error.contains("\"/no/such/file\""), "{absent:?} {error}");
+    let (directory, error) = code(served.run(&["load", "fresh", "--file", "."]).await);
+    assert!(directory == Some(1) && error.contains("cannot read \".\"") && error.contains("--file"), "{error}");
     let (empty, error) = code(cli(&["append", "", "facts", "x", "--endpoint", &url]).await);
     assert!(empty.is_some_and(|code| code != 0), "an empty context is refused: {error}");
 }
