@@ -123,7 +123,11 @@ fn explained(error: &ConfigError, file: &str, environment: &[(String, String)]) 
     let message = error.to_string();
     match error {
         ConfigError::Unreadable { .. } => panic!("nothing is read here: {message}"),
-        ConfigError::Impossible { key, .. } => assert!(message.contains(key), "no key is named: {message}"),
+        ConfigError::Impossible { key, given_in, .. } => {
+            assert!(message.contains(key), "no key is named: {message}");
+            // That of a variable of its own is its source.
+            assert!(given_in.is_some() || key.chars().all(|c| !c.is_lowercase()), "no source is named: {message}");
+        }
         ConfigError::Malformed { .. } => {
             let mut names = BTreeSet::new();
             match Toml::string(file).data() {

@@ -198,7 +198,7 @@ async fn a_command_cares_for_the_variables_that_it_reads() {
     }
     let (code, error) = run(&["get", "orders"], "CONVERGE_LEDGER_ENDPOINT", "127.0.0.1:1;127.0.0.1:2").await;
     assert_eq!(code, Some(2), "{error}");
-    let words = ["CONVERGE_LEDGER_ENDPOINT has \"127.0.0.1:1;127.0.0.1:2\"", "separated by commas"];
+    let words = ["CONVERGE_LEDGER_ENDPOINT = \"127.0.0.1:1;127.0.0.1:2\"", "separated by commas"];
     assert!(words.iter().all(|word| error.contains(word)), "{error}");
     let (code, error) = run(&["check-history", "/dev/null"], "CONVERGE_LEDGER_ENDPOINT", "nowhere").await;
     assert_eq!(code, Some(0), "{error}");

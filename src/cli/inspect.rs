@@ -96,7 +96,7 @@ fn copy(dir: &Path) -> Result<Directory, Failure> {
     let copy = Directory::new("inspect", None, "TMPDIR")?;
     let path = copy.path();
     std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
-    output::note(format!("{} cannot be written: this looks into a copy of it, {}", dir.display(), path.display()));
+    output::note(format!("{dir:?} cannot be written: this looks into a copy of it, {path:?}"));
     for file in std::fs::read_dir(dir).map_err(failed)? {
         let file = file.map_err(failed)?;
         if !file.file_type().map_err(failed)?.is_file() {

@@ -89,7 +89,7 @@ impl Global {
         let given = std::env::var_os(ENDPOINT_VARIABLE).filter(|given| !given.is_empty());
         let text = given.as_deref().map_or(ENDPOINT.into(), OsStr::to_string_lossy);
         let endpoint = |text: &str| {
-            let wrong = |why: String| Failure::new(Kind::Usage, format!("{ENDPOINT_VARIABLE} has {text:?}: {why}"));
+            let wrong = |why: String| Failure::new(Kind::Usage, format!("{ENDPOINT_VARIABLE} = {text:?}: {why}"));
             client::parse_endpoint(text).map_err(wrong)
         };
         Client::new(&text.split(',').map(endpoint).collect::<Result<Vec<_>, _>>()?, self.timeout)

@@ -89,6 +89,10 @@ const BAD_FILES: &[(&str, &[&str])] = &[
     ("[listen]\ngrpc = \"nowhere\"", &["listen.grpc", "host:port"]),
     ("[listen]\ngrpc = \"127.0.0.1:65536\"", &["listen.grpc", "65535"]),
     ("[listen]\npeer = \"off\"", &["listen.peer", "host:port"]),
+    (
+        "[listen]\ngrpc = \"a:1\"\n[cluster]\npeers = [\"1=a:1\"]",
+        &["listen.grpc = \"a:1\"", "listen.peer", "port of its own"],
+    ),
     ("[cluster]\nname = \"\"", &["cluster.name"]),
     ("[cluster]\npeers = [\"1=a:1\", \"2=b:2\"]", &["cluster.peers", "2 voters", "1, 3 or 5"]),
     (
@@ -200,6 +204,8 @@ fn a_bad_value_is_told_with_what_gave_it() {
     assert!(said("[listen]\ngrpc = \"c\"", &both, flags).contains("listen.grpc = \"a\" (flag --grpc)"));
     let variable = "listen.grpc = \"b\" (variable CONVERGE_LEDGER__LISTEN__GRPC)";
     assert!(said("[listen]\ngrpc = \"c\"", &both, none()).contains(variable));
+    let off = said("[listen]\ngrpc = \"none\"", &[], none());
+    assert!(off.ends_with("from 0 to 65535; off serves no clients"), "{off}");
     let port = said("", &[("GRPC_PORT", "66000")], none());
     assert!(port.contains("GRPC_PORT = \"66000\": a port is a number from 0 to 65535"), "{port}");
     // Whoever has no more than the configuration is told no more.

@@ -34,9 +34,16 @@ impl Config {
             check_directory(dir).or_else(|why| impossible("node.data_dir", dir, why))?;
         }
         if let Some(grpc) = self.listen.grpc_addr() {
-            address("listen.grpc", grpc, 0)?;
+            let or_off = |why: String| format!("{why}; off serves no clients");
+            Address::parse(grpc, 0).map(drop).or_else(|why| impossible("listen.grpc", grpc, or_off(why)))?;
         }
-        address("listen.peer", &self.listen.peer, 0)?;
+        let peer = &self.listen.peer;
+        let port =
+            Address::parse(peer, 0).map(|address| address.port).or_else(|why| impossible("listen.peer", peer, why))?;
+        // A node alone does not listen for others.
+        if !self.cluster.peers.is_empty() && port != 0 && self.listen.grpc_addr() == Some(peer) {
+            return impossible("listen.grpc", peer, "listen.peer is this address, too: give each a port of its own");
+        }
         let name = &self.cluster.name;
         if name.is_empty() || name.len() > 255 {
             return impossible("cluster.name", name, "1 to 255 bytes");
@@ -115,10 +122,6 @@ pub fn parse_peer(text: &str) -> Result<(NodeId, String), ConfigError> {
         Ok(_) => Ok((NodeId(id), addr.to_owned())),
         Err(why) => impossible(KEY, text, format!("{why}, after id=")),
     }
-}
-
-fn address(key: &'static str, text: &str, port_min: u16) -> Result<(), ConfigError> {
-    Address::parse(text, port_min).map(drop).or_else(|why| impossible(key, text, why))
 }
 
 /// A number that is set, and what is possible.
