@@ -155,7 +155,8 @@ impl Default for StorageConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct GrpcConfig {
     /// Connections open at once; further ones wait in the backlog. The process cuts it to what the limit of open files
-    /// leaves beside links and journal; an embedding host keeps it well below that limit (1,024 on many systems).
+    /// leaves beside links and journal; an embedding host keeps it well below that limit (1,024 on many systems). Three of
+    /// four may have watches of contexts, which may stay for ever.
     pub connections: u32,
     /// Calls open at once on one connection.
     pub streams: u32,

@@ -10,7 +10,10 @@ mod raw;
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use support::node::Node;
@@ -217,7 +220,7 @@ async fn watches_that_nobody_reads_take_little() {
 }
 
 /// What a socket says before it falls silent.
-fn sorts() -> Vec<(&'static str, Vec<u8>)> {
+fn silent() -> Vec<(&'static str, Vec<u8>)> {
     let unread = |window| [raw::hello(window), raw::call(1, GET, &get("large"))].concat();
     vec![
         ("silent", Vec::new()),
@@ -230,12 +233,123 @@ fn sorts() -> Vec<(&'static str, Vec<u8>)> {
         ("an answer whose window is one byte", unread(1)),
         ("a small answer whose window is one byte", [raw::hello(1), raw::call(1, GET, &get("none"))].concat()),
         ("a watch that is not read", [raw::hello(0), raw::call(1, WATCH, &watch("large"))].concat()),
+        ("a watch that waits", [raw::hello(65_535), raw::call(1, WATCH, &watch("none"))].concat()),
         // Of these, nothing but the want of others ends any.
         ("a watch of health", [raw::hello(65_535), raw::call(1, HEALTH_WATCH, &())].concat()),
         ("reflection that is asked nothing", [raw::hello(65_535), raw::headers(1, REFLECTION)].concat()),
         ("TLS client hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
         ("HTTP/1", b"GET / HTTP/1.1\r\nHost: ledger\r\n\r\n".to_vec()),
     ]
+}
+
+/// A name, what a socket says, and what it then says again and again.
+type Sort = (&'static str, Vec<u8>, Vec<Vec<u8>>);
+
+/// What a socket says, and then says bit by bit without ever falling silent or coming to an end.
+fn slow() -> Vec<Sort> {
+    let with = |more: &[u8]| [&raw::hello(65_535), more].concat();
+    // Longer than it may take.
+    let preface = raw::PREFACE.iter().flat_map(|byte| [vec![*byte], Vec::new(), Vec::new()]).collect();
+    let called = |more: &[u8]| with(&[&raw::headers(1, APPEND), more].concat());
+    vec![
+        ("a slow preface", Vec::new(), preface),
+        ("slow headers", with(&raw::endless_headers(1, APPEND)), vec![b"v".to_vec()]),
+        ("a slow frame", called(&raw::data_head(1)), vec![vec![7]]),
+        ("a slow body", called(&raw::data(1, &[0, 0, 0, 3, 232])), vec![raw::data(1, &[7])]),
+    ]
+}
+
+/// How often a slow client says something.
+const DRIP: Duration = Duration::from_millis(100);
+
+/// Says the next bit on each of these sockets, again and again, until it is told to end.
+fn drip(held: &Mutex<Vec<TcpStream>>, bits: &[Vec<u8>], ended: &AtomicBool) {
+    for bit in bits.iter().cycle() {
+        if ended.load(Ordering::Relaxed) {
+            return;
+        }
+        for socket in held.lock().unwrap().iter_mut() {
+            let _ = socket.write_all(bit);
+        }
+        std::thread::sleep(DRIP);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_begins_it_ends_in_time() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = node(&root);
+    node.start().await;
+    put(&node.channel(), "c", 1).await;
+    let threads: Vec<_> = slow()
+        .into_iter()
+        .map(|(sort, said, bits)| {
+            let address = node.grpc.clone();
+            std::thread::spawn(move || {
+                let mut socket = raw::silent_after(&address, &said).unwrap();
+                let (start, mut received) = (Instant::now(), Vec::new());
+                for bit in bits.iter().cycle() {
+                    let _ = socket.write_all(bit);
+                    std::thread::sleep(DRIP);
+                    if raw::is_over(&mut socket, &mut received) {
+                        break;
+                    }
+                    assert!(start.elapsed() < PATIENCE, "{sort} has no end");
+                }
+                eprintln!("{sort}: over after {:?}", start.elapsed());
+            })
+        })
+        .collect();
+    tokio::task::spawn_blocking(|| threads.into_iter().for_each(|thread| thread.join().unwrap())).await.unwrap();
+    assert!(node.is_running());
+}
+
+/// Requests that come bit by bit have as much time as they ask for, but not in place of others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_without_an_end_keep_no_others_out() {
+    const REQUESTS: usize = 16;
+    let root = tempfile::tempdir().unwrap();
+    let mut node = node(&root);
+    node.set("grpc.requests", REQUESTS);
+    node.start().await;
+    put(&node.channel(), "c", 1).await;
+    let said = [raw::hello(65_535), raw::patient_headers(1, APPEND), raw::data(1, &[0, 0, 0, 3, 232])].concat();
+    let held: Vec<_> = (0..2 * REQUESTS).filter_map(|_| raw::silent_after(&node.grpc, &said)).collect();
+    let (held, ended) = (Arc::new(Mutex::new(held)), Arc::new(AtomicBool::new(false)));
+    let (dripped, end) = (held.clone(), ended.clone());
+    let dripper = std::thread::spawn(move || drip(&dripped, &[raw::data(1, &[7])], &end));
+    let alarm = || async {
+        let alarms = node.status().await?["alarms"].to_string();
+        alarms.contains("grpc.requests (appends)").then_some(())
+    };
+    until("an alarm", SERVED, alarm).await;
+    put(&node.channel(), "c", 1).await;
+    ended.store(true, Ordering::Relaxed);
+    dripper.join().unwrap();
+}
+
+/// Every sort of socket there is.
+fn sorts() -> Vec<Sort> {
+    let pings = ("pings", raw::hello(65_535), vec![raw::ping()]);
+    let silent = silent().into_iter().map(|(sort, said)| (sort, said, Vec::new()));
+    silent.chain(slow()).chain([pings]).collect()
+}
+
+/// A watch that brings its first entry.
+async fn watched(channel: &Channel) -> Result<(), Status> {
+    let mut events = wire::watch(channel, watch("large")).await?;
+    let first = tokio::time::timeout(PATIENCE, events.message()).await.expect("an entry is there");
+    first.map(|event| assert_eq!(event.unwrap().entry.unwrap().sequence, 1))
+}
+
+/// Watches that wait keep their places for as long as they like: it is said that there is none, and by what bound.
+async fn watches_are_bounded(node: &Node) {
+    let refused = until("no place for a watch", SERVED, || async { watched(&node.channel()).await.err() }).await;
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.message().contains("grpc.connections"), "{refused:?}");
+    assert_eq!(refused.metadata().get(OUTCOME).unwrap(), "refused", "{refused:?}");
+    let status = until("a status", SERVED, || node.status()).await;
+    assert!(status["alarms"].to_string().contains("grpc.connections (with watches)"), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -249,17 +363,21 @@ async fn no_sort_of_socket_keeps_others_out() {
     }
     node.start().await;
     put(&node.channel(), "large", 2 << 20).await;
-    for (sort, said) in sorts().into_iter().filter(|(sort, _)| only.as_ref().is_none_or(|only| only == sort)) {
+    for (sort, said, bits) in sorts().into_iter().filter(|(sort, ..)| only.as_ref().is_none_or(|only| only == sort)) {
         let address = node.grpc.clone();
-        let held = std::sync::Arc::new(std::sync::Mutex::new(Vec::<TcpStream>::new()));
+        let held = Arc::new(Mutex::new(Vec::<TcpStream>::new()));
         let (count, hold) = (sockets, held.clone());
+        let (dripped, ended) = (held.clone(), Arc::new(AtomicBool::new(false)));
+        let end = ended.clone();
+        let dripper = std::thread::spawn(move || drip(&dripped, &bits, &end));
         let mut crowd = tokio::task::spawn_blocking(move || {
             let threads: Vec<_> = (0..8)
                 .map(|_| {
                     let (address, said, held) = (address.clone(), said.clone(), held.clone());
                     std::thread::spawn(move || {
                         for _ in 0..count / 8 {
-                            held.lock().unwrap().extend(raw::silent_after(&address, &said));
+                            let socket = raw::silent_after(&address, &said);
+                            held.lock().unwrap().extend(socket);
                         }
                     })
                 })
@@ -277,6 +395,13 @@ async fn no_sort_of_socket_keeps_others_out() {
             Ok(crowd) => crowd.unwrap(),
             Err(_) => crowd.await.unwrap(),
         }
+        match sort {
+            "a watch that is not read" => until(sort, SERVED, || async { watched(&node.channel()).await.ok() }).await,
+            "a watch that waits" => watches_are_bounded(&node).await,
+            _ => {}
+        }
+        ended.store(true, Ordering::Relaxed);
+        dripper.join().unwrap();
     }
     assert!(node.is_running());
 }

@@ -1,6 +1,6 @@
 //! HTTP/2 by hand, for clients that no library would be.
 
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -9,7 +9,11 @@ use prost::Message;
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const INITIAL_WINDOW_SIZE: u16 = 4;
@@ -35,8 +39,45 @@ fn text(out: &mut Vec<u8>, text: &str) {
     out.extend(text.as_bytes());
 }
 
+pub(crate) fn ping() -> Vec<u8> {
+    frame(PING, 0, 0, &[7; 8])
+}
+
+/// A part of a request's body.
+pub(crate) fn data(stream: u32, body: &[u8]) -> Vec<u8> {
+    frame(DATA, 0, stream, body)
+}
+
+/// The beginning of a frame of a request's body, of which 1,000 bytes are to come.
+pub(crate) fn data_head(stream: u32) -> Vec<u8> {
+    data(stream, &[0; 1000])[..9].to_vec()
+}
+
+/// Headers of a call, but for their last value: 1,024 bytes, which are to come in a frame that has begun.
+pub(crate) fn endless_headers(stream: u32, path: &str) -> Vec<u8> {
+    let mut block = block(path);
+    block.push(0);
+    text(&mut block, "x-slow");
+    // The length, as HPACK writes it.
+    block.extend([0x7f, 0x81, 0x07]);
+    [&frame(HEADERS, 0, stream, &block), &frame(CONTINUATION, END_HEADERS, stream, &[0; 1024])[..9]].concat()
+}
+
 /// The headers of a call; its body is still to come.
 pub(crate) fn headers(stream: u32, path: &str) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS, stream, &block(path))
+}
+
+/// The headers of a call that has as much time as it may.
+pub(crate) fn patient_headers(stream: u32, path: &str) -> Vec<u8> {
+    let mut block = block(path);
+    block.push(0);
+    text(&mut block, "grpc-timeout");
+    text(&mut block, "9H");
+    frame(HEADERS, END_HEADERS, stream, &block)
+}
+
+fn block(path: &str) -> Vec<u8> {
     let mut block = vec![0x83, 0x86, 0x04];
     text(&mut block, path);
     for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")] {
@@ -44,7 +85,7 @@ pub(crate) fn headers(stream: u32, path: &str) -> Vec<u8> {
         text(&mut block, name);
         text(&mut block, value);
     }
-    frame(HEADERS, END_HEADERS, stream, &block)
+    block
 }
 
 /// A whole call.
@@ -54,6 +95,29 @@ pub(crate) fn call(stream: u32, path: &str, message: &impl Message) -> Vec<u8> {
     body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
     body.extend(message);
     [headers(stream, path), frame(DATA, END_STREAM, stream, &body)].concat()
+}
+
+/// Whether the other side has ended the connection or the call on it, by an answer too. Takes what it sent until then.
+pub(crate) fn is_over(socket: &mut TcpStream, received: &mut Vec<u8>) -> bool {
+    socket.set_nonblocking(true).unwrap();
+    let mut bytes = [0; 4096];
+    let closed = loop {
+        match socket.read(&mut bytes) {
+            Ok(0) => break true,
+            Ok(count) => received.extend(&bytes[..count]),
+            Err(error) => break error.kind() != ErrorKind::WouldBlock,
+        }
+    };
+    let mut rest = &received[..];
+    while let [a, b, c, kind, _, _, _, _, _, after @ ..] = rest {
+        if [HEADERS, RST_STREAM, GOAWAY].contains(kind) {
+            return true;
+        }
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        let Some(next) = after.get(length..) else { break };
+        rest = next;
+    }
+    closed
 }
 
 /// A connection that says this, and then nothing. `None` where the other side does not take it in time.

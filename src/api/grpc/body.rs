@@ -19,15 +19,17 @@ use tonic::{Code, Status};
 
 use super::budget::{Budget, Held};
 use super::call::{Call, Kind, STALLED};
+use super::places::Places;
 use super::reflection::QUESTION_BYTES_MAX;
 use super::status::{overloaded, refused};
-use super::transport::Places;
 use super::whole::Whole;
 
 /// When to come back after a shed request.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// An answer goes into HTTP/2 in pieces of at most so many bytes.
 const PIECE_BYTES: usize = 64 << 10;
+/// Of a request that is not whole, so much is a sign that its client goes on.
+const PROGRESS_BYTES: usize = 16 << 10;
 /// The trailers go right behind a piece that is not larger than this: one write for the answer to an append.
 const SMALL_BYTES: usize = 4 << 10;
 
@@ -37,6 +39,8 @@ pub(super) struct RequestBody<B> {
     budget: Budget,
     held: Option<Held>,
     received: usize,
+    /// Bytes since the last sign that its client goes on, and whether a message was whole.
+    progress: (usize, bool),
     whole: Whole,
     message_bytes_max: usize,
     call: Arc<Call>,
@@ -45,8 +49,8 @@ pub(super) struct RequestBody<B> {
 
 impl<B> RequestBody<B> {
     pub(super) fn new(inner: B, budget: Budget, message_bytes_max: usize, call: Arc<Call>) -> Self {
-        let whole = Whole::default();
-        RequestBody { inner, budget, held: None, received: 0, whole, message_bytes_max, call, patience: None }
+        let (held, received, progress, whole, patience) = (None, 0, (0, false), Whole::default(), None);
+        RequestBody { inner, budget, held, received, progress, whole, message_bytes_max, call, patience }
     }
 
     /// For all that was received: a client may send it byte by byte.
@@ -69,11 +73,26 @@ impl<B> RequestBody<B> {
         if !data.is_empty() && !self.charge(data.len()) {
             return Err(overloaded("the node is receiving as many bytes as it may: try again", RETRY_AFTER));
         }
+        let bytes = data.len();
         self.whole.push(data, self.message_bytes_max).map_err(|bytes| {
             let limit = self.message_bytes_max;
             let message = format!("a message of {bytes} bytes is larger than the limit of {limit} bytes: split it");
             refused(Code::ResourceExhausted, message)
-        })
+        })?;
+        self.progress(bytes);
+        Ok(())
+    }
+
+    /// A message that is whole is a sign that the client goes on, once; after that, and before, so are many bytes.
+    fn progress(&mut self, came: usize) {
+        let (bytes, was_whole) = self.progress;
+        let bytes = bytes + came;
+        let is_whole = was_whole || (came > 0 && !self.whole.is_within());
+        let moves = is_whole != was_whole || bytes >= PROGRESS_BYTES;
+        self.progress = (if moves { 0 } else { bytes }, is_whole);
+        if moves {
+            self.call.moved();
+        }
     }
 
     /// Nothing came: only so long.

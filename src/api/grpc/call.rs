@@ -1,7 +1,7 @@
 //! One call, from its headers to the last byte of its answer: what kind it is, when it has to be over, and whether it
 //! is the node or the client that the other waits for.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
-use super::connection::Connection;
+use super::connection::{Connection, now_ms};
 use super::metadata::grpc_timeout;
 
 /// Of a call whose client has to send or to read, the client moves at least so often.
@@ -78,12 +78,18 @@ pub(super) struct Call {
     connection: Arc<Connection>,
     /// A request that is still arriving then is refused.
     pub(super) request_until: Instant,
+    /// When its first byte arrived.
+    pub(super) arrived: Instant,
     /// Nothing of it is left behind this; none for a watch whose client gave no deadline.
     until: Option<Instant>,
     /// Pieces of the answer that wait to be taken, and since when none was.
     unread: Mutex<(usize, Option<Instant>)>,
     changed: Notify,
     at_work: AtomicBool,
+    /// When its client last did something for it, on the clock of [`now_ms`].
+    moved_ms: AtomicU64,
+    /// It has to make room for others.
+    crowded_out: AtomicBool,
     drain: CancellationToken,
 }
 
@@ -97,7 +103,9 @@ impl Call {
     ) -> Arc<Self> {
         let given = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
         let given = given.map(|given| given.min(settings.deadline_max));
+        // One deadline from its first byte to the last of its answer.
         let now = Instant::now();
+        let now = now.checked_sub(connection.headers_took()).unwrap_or(now);
         let request_until = now + given.unwrap_or(settings.deadline_default);
         let until = match given {
             Some(given) => Some(now + given),
@@ -108,10 +116,13 @@ impl Call {
             kind,
             connection: connection.clone(),
             request_until,
+            arrived: now,
             until,
             unread: Mutex::default(),
             changed: Notify::new(),
             at_work: AtomicBool::new(false),
+            moved_ms: AtomicU64::new(now_ms()),
+            crowded_out: AtomicBool::new(false),
             drain: drain.clone(),
         };
         call.set_at_work(true);
@@ -130,6 +141,26 @@ impl Call {
             (true, false) => _ = self.connection.at_work.fetch_sub(1, Ordering::Relaxed),
             _ => {}
         }
+    }
+
+    /// Its client did something for it: sent all of a message, or much of one, or read some of the answer.
+    pub(super) fn moved(&self) {
+        self.moved_ms.store(now_ms(), Ordering::Relaxed);
+        self.connection.moved();
+    }
+
+    /// For how long it has waited for its client in vain, in milliseconds; none while the node has something to do for it.
+    pub(super) fn waits_ms(&self) -> Option<u64> {
+        let waits = !self.at_work.load(Ordering::Relaxed) && !self.crowded_out.load(Ordering::Relaxed);
+        // A watch of health waits for the node, unless it is not read.
+        let waits = waits && (self.kind != Kind::HealthWatch || self.unread().0 > 0);
+        waits.then(|| now_ms().saturating_sub(self.moved_ms.load(Ordering::Relaxed)))
+    }
+
+    /// Ends it, for others want its place.
+    pub(super) fn crowd_out(&self) {
+        self.crowded_out.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
     }
 
     fn unread(&self) -> MutexGuard<'_, (usize, Option<Instant>)> {
@@ -153,7 +184,7 @@ impl Call {
         *unread = (count, (count > 0).then(Instant::now));
         self.set_at_work(count == 0);
         drop(unread);
-        self.connection.moved();
+        self.moved();
     }
 
     /// When it is over, as things stand.
@@ -174,6 +205,9 @@ impl Call {
     pub(super) async fn over(&self) {
         loop {
             let changed = self.changed.notified();
+            if self.crowded_out.load(Ordering::Relaxed) {
+                return;
+            }
             let limit = self.limit();
             let time = async {
                 match limit {

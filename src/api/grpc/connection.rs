@@ -2,19 +2,26 @@
 //!
 //! At the limit of connections the one goes that was quiet for the longest, of those for which the node has nothing to
 //! do: nobody's call is at work there. It waits for its client: for a preface, a call, the rest of a request, or for
-//! an answer to be read; or its calls only watch the node's health, or ask what it serves.
+//! an answer to be read; or its calls only watch the node's health, or ask what it serves. Bytes alone are no sign of life:
+//! a client may send one now and then for as long as it likes. A connection moves when a request is whole, or much of it
+//! has come, and when an answer is read. What a client begins to say it has to end in time, see [`super::frames`].
+//!
+//! A watch of the contract may stay as long as it likes, and its connection with it. So there are fewer places for
+//! connections with watches than for connections.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::call::Call;
+use super::call::{Call, STALLED};
+use super::frames::Frames;
 
 /// A connection has this long for the HTTP/2 preface and the frame that has to follow.
 const HELLO: Duration = Duration::from_secs(5);
@@ -22,21 +29,34 @@ const HELLO: Duration = Duration::from_secs(5);
 const HELLO_BYTES: u64 = 24 + 9;
 /// The end of a small answer, which its call does not wait for, is read within twice this.
 const UNREAD: Duration = Duration::from_secs(10);
+/// What a client begins to say is whole within this: a frame, and a block of headers whatever its frames are.
+const WHOLE: Duration = STALLED;
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 /// A connection that moved within this time is not closed in favour of another.
 const QUIET_MIN: Duration = Duration::from_millis(250);
-/// This part of all connections is closed at once, so that a crowd is not worked off one by one.
-const EVICTED_PART: usize = 8;
+/// This part of all connections, or of all calls of a kind, is ended at once, so that a crowd is not worked off one by one.
+pub(super) const EVICTED_PART: usize = 8;
+
+/// No time on the clock of this process.
+const NEVER: u64 = u64::MAX;
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) struct Connection {
     received: AtomicU64,
-    /// When bytes came or an answer went, on a clock of this process.
+    /// When a request was whole or an answer went, on a clock of this process.
     moved_ms: AtomicU64,
+    /// When what has not come as a whole began, on the same clock; [`NEVER`] where there is no such thing.
+    began_ms: AtomicU64,
+    /// How long the headers of the next call took.
+    headers_ms: AtomicU64,
+    /// Watches of the contract, and the place that a connection has for having any.
+    watches: Mutex<(usize, Option<OwnedSemaphorePermit>)>,
     /// Calls for which the node has something to do.
     pub(super) at_work: AtomicUsize,
     /// Ends of small answers that are not read, by turn.
@@ -55,6 +75,9 @@ impl Connection {
         Arc::new(Connection {
             received: AtomicU64::new(0),
             moved_ms: AtomicU64::new(now_ms()),
+            began_ms: AtomicU64::new(NEVER),
+            headers_ms: AtomicU64::new(0),
+            watches: Mutex::default(),
             at_work: AtomicUsize::new(0),
             unread: Default::default(),
             turn: AtomicUsize::new(0),
@@ -68,9 +91,32 @@ impl Connection {
         self.moved_ms.store(now_ms(), Ordering::Relaxed);
     }
 
-    fn received(&self, bytes: usize) {
-        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.moved();
+    fn received(&self, bytes: &[u8], frames: &mut Frames) {
+        self.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if let Some(took) = frames.push(bytes, now_ms()) {
+            self.headers_ms.fetch_max(took, Ordering::Relaxed);
+        }
+        self.began_ms.store(frames.began().unwrap_or(NEVER), Ordering::Relaxed);
+    }
+
+    /// How long ago the first byte of the call came whose headers are whole now.
+    pub(super) fn headers_took(&self) -> Duration {
+        Duration::from_millis(self.headers_ms.swap(0, Ordering::Relaxed))
+    }
+
+    /// One more watch of the contract. The first one takes one of the places that there are for connections with
+    /// watches; none where there is none left.
+    pub(super) fn watch(self: &Arc<Self>, places: &Arc<Semaphore>) -> Option<Watching> {
+        let mut watches = self.watches();
+        if watches.1.is_none() {
+            watches.1 = Some(places.clone().try_acquire_owned().ok()?);
+        }
+        watches.0 += 1;
+        Some(Watching(self.clone()))
+    }
+
+    fn watches(&self) -> MutexGuard<'_, (usize, Option<OwnedSemaphorePermit>)> {
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn begins(&self, call: &Arc<Call>) {
@@ -98,13 +144,35 @@ impl Connection {
         if self.received.load(Ordering::Relaxed) < HELLO_BYTES {
             return "no HTTP/2 preface in time";
         }
+        let mut turned = Instant::now();
         loop {
-            tokio::time::sleep(UNREAD).await;
+            tokio::time::sleep(LOOK).await;
+            let began = self.began_ms.load(Ordering::Relaxed);
+            if now_ms().saturating_sub(began) > WHOLE.as_millis() as u64 {
+                return "a frame or a block of headers did not arrive in time";
+            }
+            if turned.elapsed() < UNREAD {
+                continue;
+            }
+            turned = Instant::now();
             let next = (self.turn.load(Ordering::Relaxed) + 1) % 2;
             if self.unread[next].load(Ordering::Relaxed) > 0 {
                 return "an answer is not read";
             }
             self.turn.store(next, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A watch of the contract, until it is dropped.
+pub(super) struct Watching(Arc<Connection>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let mut watches = self.0.watches();
+        watches.0 -= 1;
+        if watches.0 == 0 {
+            watches.1 = None;
         }
     }
 }
@@ -159,16 +227,24 @@ impl Drop for Entry {
 
 /// A socket that tells its connection what arrives.
 pub(super) struct Metered<S> {
-    pub(super) inner: S,
-    pub(super) connection: Arc<Connection>,
+    inner: S,
+    connection: Arc<Connection>,
+    frames: Frames,
+}
+
+impl<S> Metered<S> {
+    pub(super) fn new(inner: S, connection: Arc<Connection>) -> Self {
+        Metered { inner, connection, frames: Frames::new() }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.connection.received(buf.filled().len() - before);
+        let Metered { inner, connection, frames } = &mut *self;
+        let read = Pin::new(inner).poll_read(cx, buf);
+        if let came @ [_, ..] = &buf.filled()[before..] {
+            connection.received(came, frames);
         }
         read
     }

@@ -215,7 +215,7 @@ async fn serve(
     let connection = Connection::new(place.is_operators());
     let _listed = open.list(connection.clone());
     let calls = Calls { tasks, connection: connection.clone() };
-    let io = Metered { inner: stream, connection: connection.clone() };
+    let io = Metered::new(stream, connection.clone());
     let http = http2::Builder::new(calls)
         .timer(TokioTimer::new())
         // No wall clock in an answer: one that cannot be written as a date would panic there.

@@ -7,7 +7,7 @@
 //! up `UNAVAILABLE` themselves when a connection breaks.
 //!
 //! What it holds is bounded, each kind of call by itself so that none leaves the
-//! others no place: connections and streams, calls (`call`), bytes of requests
+//! others no place: connections and streams, calls (`places`), bytes of requests
 //! being received, and every byte of an answer from before it is read until it
 //! is in the socket (`budget`, `body`). Every call is over by its deadline, also
 //! where its client neither sends nor reads. A limit that is reached is an alarm.
@@ -24,11 +24,13 @@ mod connections;
 mod context;
 mod convert;
 mod encode;
+mod frames;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod health;
 mod listener;
 mod metadata;
+mod places;
 mod reflection;
 mod status;
 #[cfg(test)]

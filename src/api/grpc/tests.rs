@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use converge_ledger_core::Sequence;
 use http_body::{Body, Frame};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Request, Status};
@@ -14,11 +15,12 @@ use tonic::{Code, Request, Status};
 use super::body::{Fed, RequestBody};
 use super::budget::{Budget, STEP_BYTES};
 use super::call::{Call, Kind};
-use super::connection::{Connection, Open};
+use super::connection::{Connection, Metered, Open};
 use super::context::Context;
 use super::metadata::*;
 use super::pb::context::GetRequest;
 use super::pb::context::context_service_server::ContextService as _;
+use super::places::Pool;
 use super::status::{from_error, overloaded};
 use super::watch::Feed;
 use super::*;
@@ -288,6 +290,15 @@ fn call(kind: Kind, connection: &std::sync::Arc<Connection>) -> std::sync::Arc<C
 struct Drip {
     message_bytes: u32,
     at: usize,
+    /// Nothing comes for a while before each byte.
+    pauses: bool,
+    paused: bool,
+}
+
+impl Drip {
+    fn new(message_bytes: u32, pauses: bool) -> Drip {
+        Drip { message_bytes, at: 0, pauses, paused: false }
+    }
 }
 
 impl Body for Drip {
@@ -295,6 +306,10 @@ impl Body for Drip {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Poller<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.paused = self.pauses && !self.paused;
+        if self.paused {
+            return Poll::Pending;
+        }
         let [a, b, c, d] = self.message_bytes.to_be_bytes();
         let byte = [0, a, b, c, d].get(self.at % (5 + self.message_bytes as usize)).copied().unwrap_or(7);
         self.at += 1;
@@ -314,23 +329,23 @@ async fn a_request_is_charged_for_its_bytes_however_they_come() {
     };
     // What is announced is neither charged nor given to the decoder: only what came is there.
     let budget = Budget::new("a test", 10 << 10, &node.ledger());
-    let drip = Drip { message_bytes: 1 << 20, at: 0 };
+    let drip = Drip::new(1 << 20, false);
     let append = || call(Kind::Append, &Connection::new(false));
     let mut body = RequestBody::new(drip, budget.clone(), LIMIT, append());
     assert_eq!(next(&mut body).unwrap_err().code(), Code::ResourceExhausted, "all of the budget came, and no message");
     drop(body);
     assert!(budget.hold(10 << 10).is_some());
-    let drip = Drip { message_bytes: 9_000, at: 0 };
+    let drip = Drip::new(9_000, false);
     let mut body = RequestBody::new(drip, budget.clone(), LIMIT, append());
     let pieces: Vec<Bytes> = std::iter::from_fn(|| next(&mut body).ok()).collect();
     assert_eq!(pieces.iter().map(Bytes::len).sum::<usize>(), 9_005, "one message, and no part of the second");
     drop(body);
-    let mut body = RequestBody::new(Drip { message_bytes: 101, at: 0 }, budget.clone(), 100, append());
+    let mut body = RequestBody::new(Drip::new(101, false), budget.clone(), 100, append());
     assert_eq!(next(&mut body).unwrap_err().code(), Code::ResourceExhausted, "longer than a message may be");
     drop(body);
     // A conversation has no end: it is charged for one question.
     let budget = Budget::new("a test", 64 << 10, &node.ledger());
-    let drip = Drip { message_bytes: 1, at: 0 };
+    let drip = Drip::new(1, false);
     let mut body = RequestBody::new(drip, budget.clone(), LIMIT, call(Kind::Other, &Connection::new(false)));
     assert!((0..100_000).all(|_| next(&mut body).is_ok()));
     assert!(budget.hold(1).is_none(), "and for all of that");
@@ -361,6 +376,89 @@ async fn a_connection_whose_calls_only_watch_health_or_may_ask_goes_for_others()
     tokio::time::timeout(PATIENCE, gone).await.unwrap();
     open.evict();
     assert!(!stay.iter().any(|(_, connection, _)| connection.leave.is_cancelled()));
+}
+
+#[tokio::test]
+async fn the_time_of_a_call_counts_from_its_first_byte() {
+    const SLOW: Duration = Duration::from_millis(50);
+    const HEADERS: &[u8] = b"\x00\x00\x02\x01\x04\x00\x00\x00\x01\x83\x86";
+    let connection = Connection::new(false);
+    let (mut client, server) = tokio::io::duplex(1 << 10);
+    let mut server = Metered::new(server, connection.clone());
+    let mut came = [0; 64];
+    for (part, pause) in
+        [(&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], SLOW), (&HEADERS[..4], SLOW), (&HEADERS[4..], SLOW)]
+    {
+        client.write_all(part).await.unwrap();
+        assert_eq!(server.read(&mut came).await.unwrap(), part.len());
+        tokio::time::sleep(pause).await;
+    }
+    let now = tokio::time::Instant::now();
+    let (slow, next) = (call(Kind::Append, &connection), call(Kind::Append, &connection));
+    assert!(slow.arrived + SLOW <= now && slow.arrived + settings().deadline_default == slow.request_until);
+    assert!(next.arrived >= now, "the next call is not late for it");
+}
+
+/// Bytes that come bit by bit are no reason to stay: only a message that is whole, once, or much of one.
+#[tokio::test]
+async fn a_request_that_drips_does_not_keep_its_connection() {
+    let (node, _directory) = node().await;
+    let budget = Budget::new("a test", 1 << 20, &node.ledger());
+    let open = Open::default();
+    let of = |message_bytes: u32| {
+        let connection = Connection::new(false);
+        let call = call(Kind::Append, &connection);
+        let body = RequestBody::new(Drip::new(message_bytes, true), budget.clone(), 1 << 20, call);
+        (open.list(connection.clone()), connection, body)
+    };
+    let mut drips = [of(1 << 20), of(0)];
+    let mut poll = Poller::from_waker(Waker::noop());
+    let gone = async {
+        while !drips.iter().all(|(_, connection, _)| connection.leave.is_cancelled()) {
+            for (_, _, body) in &mut drips {
+                let _ = Pin::new(body).poll_frame(&mut poll);
+            }
+            open.evict();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    node.stop(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_their_clients_go_when_others_want_their_places() {
+    let (pool, connection) = (Pool::new(3), Connection::new(false));
+    let [works, waits, is_unread, next] = [Kind::Append; 4].map(|kind| call(kind, &connection));
+    let _places = [&works, &waits, &is_unread].map(|call| pool.take(call).unwrap());
+    waits.set_at_work(false);
+    is_unread.piece_waits();
+    let crowd = async {
+        loop {
+            assert!(pool.take(&next).is_none() && pool.count() == 3, "their places are free when they are gone");
+            // Others on the same connection keep none of them.
+            connection.moved();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = crowd => {}
+        both = tokio::time::timeout(PATIENCE, async { tokio::join!(waits.over(), is_unread.over()) }) => drop(both.unwrap()),
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(50), works.over()).await.is_err());
+}
+
+#[test]
+fn a_connection_takes_one_place_for_all_its_watches() {
+    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
+    let (one, other) = (Connection::new(false), Connection::new(false));
+    let (first, second) = (one.watch(&places), one.watch(&places));
+    assert!(first.is_some() && second.is_some());
+    assert!(other.watch(&places).is_none());
+    drop(first);
+    assert!(other.watch(&places).is_none(), "it still has one");
+    drop(second);
+    assert!(other.watch(&places).is_some());
 }
 
 /// A piece of a watch, and what says that it was taken.

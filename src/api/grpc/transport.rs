@@ -5,12 +5,12 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body::Body;
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Request, Response};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
@@ -21,12 +21,13 @@ use super::admin::Admin;
 use super::body::{Charged, Encoded, RequestBody, ResponseBody, Source};
 use super::budget::Budget;
 use super::call::{Call, Kind};
-use super::connection::Connection;
+use super::connection::{Connection, Watching};
 use super::connections::Tasks;
 use super::context::Context;
 use super::metadata::{Arrived, Begun};
 use super::pb::admin::admin_service_server::AdminServiceServer;
 use super::pb::context::context_service_server::ContextServiceServer;
+use super::places::{AllPlaces, Places};
 use super::reflection::{self, Index, QUESTION_BYTES_MAX};
 use super::status::{outcome, overloaded, refused};
 use super::watch::Slot;
@@ -35,13 +36,6 @@ use crate::{Ledger, Written};
 
 /// What a message may take beside its payload: names, metadata, framing.
 const MESSAGE_OVERHEAD_BYTES: usize = 256 << 10;
-/// Snapshots being made or loaded at once. Each may hold a whole blob, which is
-/// why their number is small, and why further ones are shed.
-const BULK_AT_ONCE: usize = 4;
-/// Health checks, watches of health, reflection, at once. A health watch stays open through a drain.
-const REST_AT_ONCE: usize = 1024;
-/// Calls of the operator at once.
-const ADMIN_AT_ONCE: usize = 64;
 /// Metadata of one call, counted as HTTP/2 does.
 const METADATA_BYTES_MAX: usize = 16 << 10;
 /// What HTTP/2 counts for a header besides its texts.
@@ -111,32 +105,46 @@ impl Stack {
 
     /// Calls that are open and have something to lose: an append its answer, a read its time. A watch goes on elsewhere.
     pub(super) fn open_calls(&self) -> usize {
-        2 * self.settings.requests - self.places.appends.available_permits() - self.places.reads.available_permits()
+        self.places.appends.count() + self.places.reads.count()
     }
 
     /// The call's places; an answer holds them until it was sent.
-    fn admit(&self, kind: Kind, operator: bool) -> Result<Places, Status> {
-        if operator && kind.is_contract() {
+    fn admit(&self, call: &Arc<Call>, connection: &Arc<Connection>) -> Result<Places, Status> {
+        if connection.operator && call.kind.is_contract() {
             return Err(self.shed("grpc.connections", "connections", "connect again"));
         }
-        let (places, limit, what) = match kind {
-            Kind::Append | Kind::Load => (&self.places.appends, "grpc.requests (appends)", "appends"),
-            Kind::Read | Kind::Snapshot => (&self.places.reads, "grpc.requests (reads)", "reads"),
-            Kind::Watch => (&self.places.watches, "grpc.watches", "watches"),
-            Kind::Admin => (&self.places.admin, "calls of the operator", "calls of the operator"),
+        let places = &self.places;
+        let watching = match call.kind {
+            Kind::Watch => Some(self.watching(connection)?),
+            _ => None,
+        };
+        let (pool, limit, what) = match call.kind {
+            Kind::Append | Kind::Load => (&places.appends, "grpc.requests (appends)", "appends"),
+            Kind::Read | Kind::Snapshot => (&places.reads, "grpc.requests (reads)", "reads"),
+            Kind::Watch => (&places.watches, "grpc.watches", "watches"),
+            Kind::Admin => (&places.admin, "calls of the operator", "calls of the operator"),
             Kind::Health | Kind::HealthWatch | Kind::Other => {
-                (&self.places.rest, "calls of health and reflection", "calls of health and reflection")
+                (&places.rest, "calls of health and reflection", "calls of health and reflection")
             }
         };
-        let call = places.clone().try_acquire_owned().map_err(|_| self.shed(limit, what, "try again"))?;
-        let bulk = match kind {
+        let place = pool.take(call).ok_or_else(|| self.shed(limit, what, "try again"))?;
+        let bulk = match call.kind {
             Kind::Load | Kind::Snapshot => {
-                let bulk = self.places.bulk.clone().try_acquire_owned();
-                Some(bulk.map_err(|_| self.shed("snapshots made or loaded at once", "snapshots", "try again"))?)
+                let bulk = places.bulk.take(call);
+                Some(bulk.ok_or_else(|| self.shed("snapshots made or loaded at once", "snapshots", "try again"))?)
             }
             _ => None,
         };
-        Ok(Places { call, bulk })
+        Ok(Places { place, bulk, watching })
+    }
+
+    /// The connection's place among those with watches.
+    fn watching(&self, connection: &Arc<Connection>) -> Result<Watching, Status> {
+        connection.watch(&self.places.watching).ok_or_else(|| {
+            self.places.watches.crowd_out();
+            let advice = "watch over fewer connections, or raise grpc.connections";
+            self.shed("grpc.connections (with watches)", "connections with watches", advice)
+        })
     }
 
     fn shed(&self, limit: &'static str, what: &str, advice: &str) -> Status {
@@ -168,7 +176,7 @@ impl Stack {
         let kind = Kind::of(request.uri().path());
         let call = Call::new(kind, request.headers(), connection, &self.settings, &self.drain);
         connection.begins(&call);
-        let places = metadata_fits(request.headers()).and_then(|()| self.admit(kind, connection.operator));
+        let places = metadata_fits(request.headers()).and_then(|()| self.admit(&call, connection));
         let places = match places {
             Ok(places) => places,
             Err(status) => {
@@ -184,7 +192,7 @@ impl Stack {
         let mut request =
             request.map(|body| RequestBody::new(body, self.received.clone(), message_bytes_max, call.clone()));
         let begun = Begun::default();
-        request.extensions_mut().insert(Arrived(Instant::now()));
+        request.extensions_mut().insert(Arrived(call.arrived.into_std()));
         request.extensions_mut().insert(begun.clone());
         let answer = self.dispatch(kind, request);
         let tasks = self.tasks.clone();
@@ -215,38 +223,6 @@ fn metadata_fits(headers: &HeaderMap) -> Result<(), Status> {
     }
     let message = format!("the call's metadata is {bytes} bytes, the limit is {METADATA_BYTES_MAX}: send less of it");
     Err(refused(Code::ResourceExhausted, message))
-}
-
-/// Places of each kind of call; none leaves another without.
-struct AllPlaces {
-    appends: Arc<Semaphore>,
-    reads: Arc<Semaphore>,
-    watches: Arc<Semaphore>,
-    bulk: Arc<Semaphore>,
-    admin: Arc<Semaphore>,
-    rest: Arc<Semaphore>,
-}
-
-impl AllPlaces {
-    fn new(settings: &Settings) -> Self {
-        let places = |count| Arc::new(Semaphore::new(count));
-        AllPlaces {
-            appends: places(settings.requests),
-            reads: places(settings.requests),
-            watches: places(settings.watches),
-            bulk: places(BULK_AT_ONCE),
-            admin: places(ADMIN_AT_ONCE),
-            rest: places(REST_AT_ONCE),
-        }
-    }
-}
-
-/// A call's places among the open ones.
-pub(super) struct Places {
-    #[allow(dead_code, reason = "held for its drop")]
-    call: OwnedSemaphorePermit,
-    #[allow(dead_code, reason = "held for its drop")]
-    bulk: Option<OwnedSemaphorePermit>,
 }
 
 fn with_reflection(routes: Routes) -> Routes {

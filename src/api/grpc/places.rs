@@ -1,0 +1,136 @@
+//! Places of each kind of call; none leaves another without.
+//!
+//! Where there is no place, calls of the same kind that wait for their clients end, those first that have waited for the
+//! longest: for the rest of a request, or for an answer to be read. So a client cannot keep others out by calls that it
+//! does not go on with, on however few connections.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Settings;
+use super::call::Call;
+use super::connection::{EVICTED_PART, Watching, now_ms};
+
+/// Snapshots being made or loaded at once. Each may hold a whole blob, which is
+/// why their number is small, and why further ones are shed.
+const BULK_AT_ONCE: usize = 4;
+/// Health checks, watches of health, reflection, at once. A health watch stays open through a drain.
+const REST_AT_ONCE: usize = 1024;
+/// Calls of the operator at once.
+const ADMIN_AT_ONCE: usize = 64;
+/// Of all connections, one in so many is kept for those without a watch: a watch stays as long as its client likes.
+const WATCHLESS_PART: usize = 4;
+/// A crowd is looked through once in so many milliseconds at most.
+const LOOK_MS: u64 = 100;
+/// A call that has waited for its client for less than so many milliseconds does not end in favour of another.
+const WAITS_MS_MIN: u64 = 1000;
+
+/// The places for calls.
+pub(super) struct AllPlaces {
+    pub(super) appends: Arc<Pool>,
+    pub(super) reads: Arc<Pool>,
+    pub(super) watches: Arc<Pool>,
+    /// Of connections that have any.
+    pub(super) watching: Arc<Semaphore>,
+    pub(super) bulk: Arc<Pool>,
+    pub(super) admin: Arc<Pool>,
+    pub(super) rest: Arc<Pool>,
+}
+
+impl AllPlaces {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let watchless = settings.connections.div_ceil(WATCHLESS_PART);
+        AllPlaces {
+            appends: Pool::new(settings.requests),
+            reads: Pool::new(settings.requests),
+            watches: Pool::new(settings.watches),
+            watching: Arc::new(Semaphore::new((settings.connections - watchless).max(1))),
+            bulk: Pool::new(BULK_AT_ONCE),
+            admin: Pool::new(ADMIN_AT_ONCE),
+            rest: Pool::new(REST_AT_ONCE),
+        }
+    }
+}
+
+/// Places for calls that are open at once.
+pub(super) struct Pool {
+    places: Arc<Semaphore>,
+    open: Mutex<Listed>,
+}
+
+#[derive(Default)]
+struct Listed {
+    next: u64,
+    calls: BTreeMap<u64, Arc<Call>>,
+    looked_ms: u64,
+}
+
+impl Pool {
+    pub(super) fn new(places: usize) -> Arc<Pool> {
+        Arc::new(Pool { places: Arc::new(Semaphore::new(places)), open: Mutex::default() })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Listed> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls that are open.
+    pub(super) fn count(&self) -> usize {
+        self.open().calls.len()
+    }
+
+    /// A place for this call; none where there is none, but then there may be soon.
+    pub(super) fn take(self: &Arc<Self>, call: &Arc<Call>) -> Option<Place> {
+        let Ok(permit) = self.places.clone().try_acquire_owned() else {
+            self.crowd_out();
+            return None;
+        };
+        let mut open = self.open();
+        open.next += 1;
+        let id = open.next;
+        open.calls.insert(id, call.clone());
+        drop(open);
+        Some(Place { pool: self.clone(), id, _permit: permit })
+    }
+
+    /// Ends some of the calls that wait for their clients.
+    pub(super) fn crowd_out(&self) {
+        let mut open = self.open();
+        let now = now_ms();
+        if now < open.looked_ms + LOOK_MS {
+            return;
+        }
+        open.looked_ms = now;
+        let waits = |call: &Arc<Call>| call.waits_ms().filter(|waits| *waits >= WAITS_MS_MIN);
+        let mut waiting: Vec<_> = open.calls.values().filter_map(|call| Some((waits(call)?, call.clone()))).collect();
+        let count = (open.calls.len() / EVICTED_PART).max(1);
+        drop(open);
+        waiting.sort_by_key(|(waits, _)| std::cmp::Reverse(*waits));
+        waiting.into_iter().take(count).for_each(|(_, call)| call.crowd_out());
+    }
+}
+
+/// A place in a pool, until it is dropped.
+pub(super) struct Place {
+    pool: Arc<Pool>,
+    id: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let call = self.pool.open().calls.remove(&self.id);
+        // After the lock: it may be the last of it.
+        drop(call);
+    }
+}
+
+/// A call's places among the open ones.
+#[allow(dead_code, reason = "held for their drop")]
+pub(super) struct Places {
+    pub(super) place: Place,
+    pub(super) bulk: Option<Place>,
+    pub(super) watching: Option<Watching>,
+}
