@@ -140,6 +140,49 @@ async fn a_first_start_on_a_full_disk_fails_with_the_reason() {
     }
 }
 
+/// All that was acknowledged is in the journal; what recovery and a new start have to store finds no room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_started_on_a_full_disk_goes_on_when_there_is_room() {
+    let root = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(root.path(), "400m") else { return };
+    let mut node = Node::new(root.path(), 1);
+    node.data = disk.0.join("data");
+    node.set("storage.free_bytes_min", 64 * MIB);
+    let ballast = disk.0.join("ballast");
+    let mut appended = 0;
+    for kills in [true, false] {
+        node.start().await;
+        let channel = node.channel();
+        until("an append", READY, || async { append(&channel, vec![1; MIB]).await.ok() }).await;
+        for _ in 1..10 {
+            append(&channel, vec![1; MIB]).await.unwrap();
+        }
+        appended += 10;
+        if kills {
+            node.kill().await;
+        } else {
+            assert!(node.terminate(READY).await.success());
+        }
+        std::fs::write(&ballast, vec![0; 400 * MIB]).unwrap_err();
+        node.start().await;
+        let pid = node.pid();
+        let full = || async { alarms(&node).await.filter(|alarms| alarms.contains("room")) };
+        let alarm = until("the alarm", READY, full).await;
+        eprintln!("killed: {kills}, {alarm}");
+        let refused = append(&node.channel(), vec![1]).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+        std::fs::remove_file(&ballast).unwrap();
+        let channel = node.channel();
+        until("room again", READY, || async { append(&channel, vec![1; MIB]).await.ok() }).await;
+        appended += 1;
+        assert_eq!(node.pid(), pid, "the same process");
+        let status = until("a status", READY, || node.status()).await;
+        assert!(status["last_position"].as_u64() >= Some(appended), "{status}");
+        assert!(node.terminate(Duration::from_secs(60)).await.success());
+    }
+    drop(disk);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn appends_stop_below_the_mark_and_go_on_above_it() {
     let root = tempfile::tempdir().unwrap();

@@ -89,7 +89,7 @@ pub struct Verified {
 
 fn open(dir: &Path) -> Result<(Settings, Opened), Error> {
     let settings = Settings::new(dir);
-    let opened = recover::open(&settings, false, BootOf::Nobody).map_err(error)?;
+    let opened = recover::open(&settings, false, BootOf::Nobody, &mut false).map_err(error)?;
     Ok((settings, opened))
 }
 

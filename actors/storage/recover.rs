@@ -112,7 +112,10 @@ pub(crate) struct Opened {
 
 /// Opens a directory, replays its journal and makes the outcome durable. The number
 /// of a starting process is durable in journal and database when this returns.
-pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf) -> Result<Opened, Failure> {
+///
+/// `formed` says in the end, also of a failure, whether this is a member of a cluster; where the failure is that the database
+/// cannot even be opened, whether it may be.
+pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf, formed: &mut bool) -> Result<Opened, Failure> {
     check_settings(settings)?;
     let mut directory = layout::open(settings, make)?;
     if make && !planted::is(Bug::NamesUnsure) {
@@ -125,8 +128,10 @@ pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf) -> Result<Open
         fill(settings, &directory)?;
         (directory.has_database, directory.slots) = (true, vec![FIRST_SLOT]);
     }
+    *formed = !directory.fresh;
     let (db, db_file) = open_database(settings, &directory)?;
     let stored = load(&db, &directory, settings)?;
+    *formed = stored.genesis.is_some();
     let maker = maker(settings, directory.store_id);
     let files = open_files(settings, &directory)?;
     if files.is_empty() {
@@ -139,7 +144,9 @@ pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf) -> Result<Open
     }
     let mut set = WriteSet::new(stored.progress);
     let mut genesis = stored.genesis;
-    replay(&db, &mut set, &journal, (stored.state.applied, settings.replay_bytes), &mut genesis)?;
+    let replayed = replay(&db, &mut set, &journal, (stored.state.applied, settings.replay_bytes), &mut genesis);
+    *formed = genesis.is_some();
+    replayed?;
     let (tip, spares) = take_up(journal, &maker);
     let mut opened = Opened {
         db,
@@ -195,9 +202,11 @@ fn has_room(settings: &Settings) -> Result<(), Failure> {
 
 /// The first start of a process that cannot serve ends with the reason, for there is nothing yet that should go on.
 /// With damage it runs all the same: a supervisor that starts it again and again would help nobody, and the operator
-/// is to see it.
-pub(crate) fn at_first(settings: &Settings, failure: Failure) -> Failure {
+/// is to see it. So does a member of a cluster whose disk is full: it recovers as soon as there is room, as it would have
+/// if it had not been started again.
+pub(crate) fn at_first(settings: &Settings, failure: Failure, formed: bool) -> Failure {
     let reason = match failure {
+        Failure::Fence(Cause::DiskFull { .. }) if formed => return failure,
         Failure::Fence(Cause::DiskFull { what, error }) => {
             format!("{what} found no room on the disk: {error}; make room, then start the node again")
         }

@@ -65,15 +65,16 @@ impl Committer {
     fn recover(&mut self) -> Result<(Box<Running>, Tip), Failure> {
         let boot = self.shared.process().boot;
         let boot = boot.map_or(BootOf::New, BootOf::Process);
-        let recovered = self.recover_as(boot);
+        let mut formed = false;
+        let recovered = self.recover_as(boot, &mut formed);
         recovered.map_err(|failure| match boot {
-            BootOf::New => recover::at_first(&self.shared.settings, failure),
+            BootOf::New => recover::at_first(&self.shared.settings, failure, formed),
             _ => failure,
         })
     }
 
-    fn recover_as(&mut self, boot: BootOf) -> Result<(Box<Running>, Tip), Failure> {
-        let opened = recover::open(&self.shared.settings, true, boot)?;
+    fn recover_as(&mut self, boot: BootOf, formed: &mut bool) -> Result<(Box<Running>, Tip), Failure> {
+        let opened = recover::open(&self.shared.settings, true, boot, formed)?;
         self.shared.install(&opened);
         Running::start(&self.shared, &self.lane, opened)
     }
