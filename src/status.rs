@@ -98,6 +98,13 @@ pub(crate) fn status(node: &Inner) -> Status {
         let seconds = lasted.as_secs();
         alarms.push(format!("no leader for {seconds} s: a majority of the voters has to be reached; see its peers"));
     }
+    alarms.extend(node.replication.unheard().into_iter().map(|(voter, since)| {
+        let seconds = since.elapsed().as_secs();
+        format!(
+            "voter {voter} has not been heard of for {seconds} s: see that its node runs, what its log and alarms say, and \
+             the network to it"
+        )
+    }));
     alarms.extend(node.alarms.iter().filter_map(|alarm| {
         let said = catch_unwind(AssertUnwindSafe(|| alarm()));
         said.unwrap_or_else(|_| Some("an alarm of the host's panicked".into()))

@@ -72,8 +72,40 @@ async fn a_node_without_a_leader_says_so_until_there_is_one() {
     cluster.nodes[2].start().await;
     let left = &cluster.nodes[1];
     becomes(left, ServingStatus::Serving).await;
-    is_quiet(left).await;
     said(left, &["INFO", "there is a leader again"]).await;
+    cluster.nodes[0].start().await;
+    for node in &cluster.nodes {
+        is_quiet(node).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_names_the_voter_that_it_does_not_hear_of() {
+    let mut cluster = Cluster::new();
+    cluster.start().await;
+    let leader = cluster.leader().await;
+    let lost = (leader + 1) % 3;
+    cluster.nodes[lost].kill().await;
+    let named = format!("voter {} has not been heard of", lost + 1);
+    let left = || (0..3).filter(|index| *index != lost).map(|index| &cluster.nodes[index]);
+    // On a busy machine another may lead by now.
+    let leading = until("an alarm of whoever leads", SETTLED, || async {
+        for node in left() {
+            let alarms = node.status().await?["alarms"].to_string();
+            if alarms.contains(&named) && alarms.contains("see that its node runs") {
+                return Some(node);
+            }
+        }
+        None
+    })
+    .await;
+    said(leading, &["WARN", "a voter is not heard of", &format!("voter={}", lost + 1)]).await;
+    // It can be done without.
+    becomes(leading, ServingStatus::Serving).await;
+    cluster.nodes[lost].start().await;
+    for node in &cluster.nodes {
+        is_quiet(node).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

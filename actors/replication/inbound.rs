@@ -124,6 +124,7 @@ impl State {
             self.reject(link, "a Raft message names other nodes than its link, or came on the wrong lane");
             return Ok(());
         }
+        self.others.heard(link.from, self.started.elapsed());
         match self.drive(|core, out| core.message(message, out))? {
             None | Some(Ok(()) | Err(Objection::Late)) => {}
             Some(Err(Objection::Bad(reason))) => self.reject(link, reason),

@@ -38,6 +38,7 @@ mod shell;
 mod simulation;
 mod start;
 mod view;
+mod voters;
 pub mod wire;
 
 use std::sync::Arc;
@@ -62,6 +63,7 @@ use self::reads::Reads;
 use self::shell::Shell;
 use self::view::Shared;
 pub use self::view::{Role, View};
+use self::voters::{UNHEARD_ELECTIONS, Voters};
 use crate::distribution::{Distribution, Inbound, Lane, LinkEvent};
 use crate::storage::{self, Genesis, Random, Recovered, Storage};
 
@@ -236,6 +238,12 @@ impl Replication {
     pub fn matched(&self) -> Vec<(NodeId, LogIndex)> {
         self.shared.matched()
     }
+
+    /// The voters that this node leads and has not heard of for five election time-outs, and since when.
+    #[must_use]
+    pub fn unheard(&self) -> Vec<(NodeId, Instant)> {
+        self.shared.unheard()
+    }
 }
 
 /// The actor.
@@ -262,6 +270,7 @@ pub(crate) struct State {
     leaves_at: Option<Instant>,
     strangers: inbound::Strangers,
     outage: Outage,
+    others: Voters,
     _ticker: JoinSet<()>,
 }
 
@@ -350,6 +359,7 @@ impl State {
             leaves_at: None,
             strangers: Default::default(),
             outage: Outage::default(),
+            others: Voters::default(),
             _ticker: ticker,
             args,
             shared,
@@ -415,7 +425,31 @@ impl State {
             self.shared.set_matched(running.core.matched());
         }
         self.complain();
+        self.miss();
         self.open_reads()
+    }
+
+    /// Says which voters this leader does not hear of, when that lasts, and when they are back.
+    fn miss(&mut self) {
+        let leads = self.leads();
+        let others = self.args.voters.iter().copied().filter(|id| *id != self.args.id);
+        let patience = self.args.election * UNHEARD_ELECTIONS;
+        for say in self.others.look(leads, others, self.started.elapsed(), patience) {
+            match say {
+                voters::Say::Unheard(voter, lasted) => tracing::warn!(
+                    %voter,
+                    ?lasted,
+                    "a voter is not heard of: see that its node runs, what its log and alarms say, and the network to it"
+                ),
+                voters::Say::Back(voter, lasted) => tracing::info!(%voter, ?lasted, "a voter is heard of again"),
+            }
+        }
+        let since = |(voter, since)| (voter, self.started + since);
+        self.shared.set_unheard(self.others.unheard().map(since).collect());
+    }
+
+    fn leads(&self) -> bool {
+        matches!(&self.phase, Phase::Running(running) if running.core.summary().role == StateRole::Leader)
     }
 
     /// Says that nobody can be served here, when that lasts, and when it is over.
@@ -451,7 +485,7 @@ impl State {
     /// Whether this node leads and must not: a leader that cannot sync would hold office and refuse every write.
     fn check_disk(&mut self) -> bool {
         let waited = self.syncing.front().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-        let leads = matches!(&self.phase, Phase::Running(r) if r.core.summary().role == StateRole::Leader);
+        let leads = self.leads();
         let stalled = waited > self.args.election;
         if leads && stalled && !self.stalled {
             tracing::warn!(?waited, "a sync takes longer than an election time-out; another node has to lead");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use converge_ledger_core::NodeId;
 
 /// The same trouble is said again after this.
-const AGAIN: Duration = Duration::from_secs(30);
+pub(super) const AGAIN: Duration = Duration::from_secs(30);
 
 /// Why a node that is well cannot serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -60,6 +60,7 @@ pub(crate) struct Shared {
     commit: AtomicU64,
     applied: AtomicU64,
     matched: Mutex<Vec<(NodeId, LogIndex)>>,
+    unheard: Mutex<Vec<(NodeId, Instant)>>,
     ticking: AtomicBool,
     tag: AtomicU64,
 }
@@ -129,6 +130,14 @@ impl Shared {
 
     pub(crate) fn set_matched(&self, matched: Vec<(NodeId, LogIndex)>) {
         *self.matched.lock().expect("no code panics while it holds this lock") = matched;
+    }
+
+    pub(crate) fn unheard(&self) -> Vec<(NodeId, Instant)> {
+        self.unheard.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    pub(crate) fn set_unheard(&self, unheard: Vec<(NodeId, Instant)>) {
+        *self.unheard.lock().expect("no code panics while it holds this lock") = unheard;
     }
 
     /// Whether the last tick was handled, so that another may be sent.

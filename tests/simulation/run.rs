@@ -228,11 +228,14 @@ async fn converge(world: &Arc<World>) {
         let last = statuses.iter().map(|status| status.commit_index).max().unwrap_or(0);
         let same = statuses.iter().all(|s| s.applied_index == last && s.leader_id != 0);
         let digests: BTreeSet<_> = statuses.iter().map(|status| &status.digest).collect();
-        let everybody = lives.len() == whole_ids(world).len();
+        let whole = whole_ids(world);
+        let everybody = lives.len() == whole.len();
+        let heard = lives.iter().all(|life| !life.unheard().iter().any(|voter| whole.contains(voter)));
         if acknowledged
             && same
             && digests.len() == 1
             && everybody
+            && heard
             && (last == world.facts.applied_max() || world.is_restored())
         {
             return;
@@ -249,8 +252,14 @@ async fn converge(world: &Arc<World>) {
     let status = |life: &Arc<Life>| {
         let s = life.ledger().status();
         format!(
-            "node {} {} leader {} term {} commit {} applied {}",
-            life.id, s.role, s.leader_id, s.term, s.commit_index, s.applied_index
+            "node {} {} leader {} term {} commit {} applied {} does not hear {:?}",
+            life.id,
+            s.role,
+            s.leader_id,
+            s.term,
+            s.commit_index,
+            s.applied_index,
+            life.unheard()
         )
     };
     let lives: Vec<String> = whole_lives(world).iter().map(status).collect();

@@ -106,6 +106,11 @@ impl Life {
         self.ledger.inner.storage.status()
     }
 
+    /// Voters that it leads and does not hear of.
+    pub(super) fn unheard(&self) -> Vec<NodeId> {
+        self.ledger.inner.replication.unheard().into_iter().map(|(voter, _)| voter).collect()
+    }
+
     fn is_full(&self) -> bool {
         matches!(self.fenced(), Some(storage::Cause::DiskFull { .. }))
     }
