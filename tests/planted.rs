@@ -1,7 +1,7 @@
 //! Planted bugs: whoever has to find one finds it, and where none is planted nothing is found.
 //!
 //! What storage alone finds is in `actors/tests/planted.rs`. Here are the pure core beside its model, whole nodes in
-//! the simulated world, the clients' history of that, and the system calls of a real process.
+//! the simulated world, the clients' history of that, the system calls of a real process, and real processes under chaos.
 //!
 //! Each bug has the seed that finds it. A change of what seeds mean may move it: then the search goes on for
 //! [`SEEDS_MORE`] seeds, and says which one to write down. `PLANTED=<name>` looks at one bug alone.
@@ -22,7 +22,7 @@ use converge_actors::testing::Dice;
 use converge_ledger::simulation::{Outcome, Plan, Shape, run};
 use converge_ledger::{fuzzing, history};
 use converge_ledger_core::planted::{self, Bug, Level};
-use serde_json::json;
+use serde_json::{Value, json};
 use support::node::{BINARY, Node};
 use support::strace::{Recorded, marker, parse, violations, wrapper};
 use support::wire::{self, AppendRequest};
@@ -393,5 +393,39 @@ async fn system_calls_give_their_bugs_away() {
         }
         eprintln!("{:>18} system calls: {:?}", bug.name(), found.first());
         assert!(!found.is_empty(), "{} is not seen in the system calls", bug.name());
+    }
+}
+
+// Real processes and clients under faults.
+
+/// Draws a log that nobody reads among its first faults.
+const CHAOS: [&str; 8] = ["chaos", "--for", "4s", "--seed", CHAOS_SEED, "--clients", "4", "--output=json"];
+const CHAOS_SEED: &str = "4";
+
+/// What is wrong after a run of process chaos.
+fn process_chaos(bug: Option<Bug>) -> Vec<String> {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(CHAOS).env("TMPDIR", temporary.path()).stdin(Stdio::null());
+    if let Some(bug) = bug {
+        command.env(planted::VARIABLE, bug.name());
+    }
+    let output = command.output().unwrap();
+    let verdict: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let unread = |kind: &String| kind.starts_with("log that nobody reads");
+    assert!(verdict["faults"].as_object().unwrap().keys().any(unread), "another seed: {verdict}");
+    assert_eq!(verdict["ok"] == true, output.status.success(), "{output:?}");
+    let violations = verdict["violations"].as_array().unwrap();
+    violations.iter().map(|violation| violation.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn process_chaos_finds_its_bugs() {
+    assert!(has_switch(), "{BINARY} was built without planted bugs, by another build than this test's");
+    assert_eq!(process_chaos(None), Vec::<String>::new(), "without a bug");
+    for bug in of_level(Level::Chaos) {
+        let found = process_chaos(Some(bug));
+        eprintln!("{:>18} chaos: {:?}", bug.name(), found.first());
+        assert!(!found.is_empty(), "{} is not seen by chaos", bug.name());
     }
 }

@@ -56,6 +56,8 @@ pub enum Level {
     History,
     /// The system calls of a real process.
     Syscalls,
+    /// Real processes and clients under faults.
+    Chaos,
 }
 
 bugs! {
@@ -100,6 +102,9 @@ bugs! {
     TornTaken "torn-taken" "the checksum of a journal record is not compared" [Crash, Flips, Simulation]
     LackFences "lack-fences" "a lack of descriptors is taken for a broken disk" [Crash, Simulation]
     RoomUnwatched "room-unwatched" "the room on the disk is not looked at before it is used" [Crash]
+    LogKills "log-kills" "a log that cannot be written ends the node" [Chaos]
+    SilentStays "silent-stays" "a connection on which nothing is sent keeps its place" [Chaos]
+    BudgetUnbounded "budget-unbounded" "what waits for clients is not bounded" [Chaos]
     RowUnchecked "row-unchecked" "the checksum of a row is not compared when it is read" [Flips]
 }
 

@@ -34,7 +34,7 @@ pub(super) fn outlive_file_sizes() {
 }
 
 /// The limit of open files after it was raised; none where there is none.
-fn raise() -> Option<u64> {
+pub(super) fn raise() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let soft = current?;
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });

@@ -12,6 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use converge_ledger_core::planted::{self, Bug};
+
 /// Lines that wait to be written take at most so many bytes.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
 /// Before a descriptor that somebody made non-blocking is tried again.
@@ -128,6 +130,9 @@ impl Shared {
             let written = write(&mut file, &lines);
             let mut state = self.lock();
             if let Err((at, error)) = written {
+                if planted::is(Bug::LogKills) {
+                    std::process::exit(1);
+                }
                 torn = at > 0 && lines[at - 1] != b'\n';
                 state.lose(&lines[at..], error);
             }

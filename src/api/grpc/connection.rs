@@ -16,6 +16,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use converge_ledger_core::planted::{self, Bug};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -141,7 +142,7 @@ impl Connection {
     /// Returns when the client has done too little for too long, and says what.
     pub(super) async fn outstays(&self) -> &'static str {
         tokio::time::sleep(HELLO).await;
-        if self.received.load(Ordering::Relaxed) < HELLO_BYTES {
+        if self.received.load(Ordering::Relaxed) < HELLO_BYTES && !planted::is(Bug::SilentStays) {
             return "no HTTP/2 preface in time";
         }
         let mut turned = Instant::now();
@@ -199,6 +200,9 @@ impl Open {
 
     /// Closes those that were quiet for the longest and have no call at work.
     pub(super) fn evict(&self) {
+        if planted::is(Bug::SilentStays) {
+            return;
+        }
         let now = now_ms();
         let listed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = |connection: &&Arc<Connection>| {

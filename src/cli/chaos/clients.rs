@@ -14,6 +14,7 @@ use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 use tonic::{Code, Request, Response, Status};
 
 use super::super::client::{Client, number};
+use super::crowd;
 use super::record::Record;
 
 /// Contexts that the clients share: few, so that they meet, and several, so that the ledger's order counts, too.
@@ -34,7 +35,7 @@ const WATCH_MS: u64 = 4_000;
 
 /// What the final states are read of.
 pub(super) fn contexts() -> impl Iterator<Item = String> {
-    (0..CONTEXTS).map(|number| format!("context-{number}"))
+    (0..CONTEXTS).map(|number| format!("context-{number}")).chain([crowd::CONTEXT.to_owned()])
 }
 
 /// The longest time that a client thinks.

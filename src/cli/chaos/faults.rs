@@ -59,6 +59,10 @@ pub(super) enum Fault {
     Lose(Loss, Who),
     /// Its disk takes no more; after it has room, the node goes on by itself.
     Fill(Who),
+    /// Clients that take its places and give nothing back ([`super::crowd`]).
+    Crowd(Who),
+    /// SIGKILL; started again with a log whose reader is gone.
+    Unread(Who),
 }
 
 /// A fault in time.
@@ -113,11 +117,13 @@ impl Fault {
                 4 => Loss::OneWay,
                 _ => Loss::Unanswered,
             };
-            match dice.below(12) {
+            match dice.below(15) {
                 0..=3 => return Fault::Kill(if dice.one_in(6) { Who::All } else { who }),
                 4..=6 => return Fault::Pause(if dice.one_in(10) { Who::All } else { who }),
                 7..=10 if abilities.partitions => return Fault::Lose(loss, who),
                 11 if abilities.disks => return Fault::Fill(who),
+                12 => return Fault::Crowd(who),
+                13 => return Fault::Unread(who),
                 _ => {}
             }
         }
@@ -130,13 +136,14 @@ impl Fault {
             Fault::Kill(_) => dice.below(2_000),
             Fault::Pause(_) => 50 + dice.below(2_000),
             Fault::Lose(..) => 200 + dice.below(4_000),
-            Fault::Fill(_) => 500 + dice.below(3_000),
+            Fault::Fill(_) | Fault::Crowd(_) | Fault::Unread(_) => 500 + dice.below(3_000),
         }
     }
 
     pub(super) fn who(self) -> Who {
         match self {
-            Fault::Kill(who) | Fault::Pause(who) | Fault::Lose(_, who) | Fault::Fill(who) => who,
+            Fault::Kill(who) | Fault::Pause(who) | Fault::Lose(_, who) => who,
+            Fault::Fill(who) | Fault::Crowd(who) | Fault::Unread(who) => who,
         }
     }
 
@@ -151,6 +158,8 @@ impl Fault {
             Fault::Lose(Loss::OneWay, _) => "not heard by one other",
             Fault::Lose(Loss::Unanswered, _) => "clients hear no answer",
             Fault::Fill(_) => "disk full",
+            Fault::Crowd(_) => "crowd of clients that do nothing",
+            Fault::Unread(_) => "log that nobody reads",
         };
         let whom = match self.who() {
             Who::Node(_) => "a node",
@@ -168,6 +177,8 @@ impl Fault {
                 Fault::Kill(_) => drop(want.down.insert(victim)),
                 Fault::Pause(_) => drop(want.paused.insert(victim)),
                 Fault::Fill(_) => drop(want.full.insert(victim)),
+                Fault::Crowd(_) => drop(want.crowded.insert(victim)),
+                Fault::Unread(_) => drop(want.unread.insert(victim)),
                 Fault::Lose(loss, _) => want.lost.extend(loss.links(victim, nodes)),
             }
         }
@@ -195,6 +206,8 @@ pub(super) struct Want {
     pub(super) down: BTreeSet<u64>,
     pub(super) paused: BTreeSet<u64>,
     pub(super) full: BTreeSet<u64>,
+    pub(super) crowded: BTreeSet<u64>,
+    pub(super) unread: BTreeSet<u64>,
     pub(super) lost: BTreeSet<(u64, u64)>,
 }
 
@@ -206,6 +219,8 @@ impl Want {
             union.down.extend(&want.down);
             union.paused.extend(&want.paused);
             union.full.extend(&want.full);
+            union.crowded.extend(&want.crowded);
+            union.unread.extend(&want.unread);
             union.lost.extend(&want.lost);
         }
         union

@@ -8,6 +8,7 @@
 //! faults and what clients intend; what comes of them is up to the kernel's scheduling.
 
 mod clients;
+mod crowd;
 mod disk;
 mod faults;
 mod isolate;
@@ -33,7 +34,7 @@ use tokio::time::{Instant, interval};
 
 use super::client::Client;
 use super::processes::Directory;
-use super::{Failure, Global, Kind, any_number, files, number, output, parse_duration, signals};
+use super::{Failure, Global, Kind, any_number, files, limits, number, output, parse_duration, signals};
 use clients::Worker;
 use record::Record;
 use report::Report;
@@ -71,6 +72,8 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
     let mut signals = signals()?;
+    // A crowd is more than many systems let a process have by default.
+    let _ = limits::raise();
     if let Some(directory) = &arguments.inside {
         return tokio::select! {
             outcome = chaos(global, &arguments, directory, Ok(())) => outcome,
@@ -121,6 +124,7 @@ async fn chaos(
     let mut world = World::start(directory, arguments.nodes, isolated.is_ok(), record.clone(), &mut skipped).await?;
     let endpoints = world.cluster.endpoints();
     let client = Client::new(&endpoints, CALL)?;
+    crowd::prepare(&client, &record).await?;
     let mut workers = work(arguments, seed, &endpoints, &record)?;
     let plan = faults::draw(seed, arguments.time, arguments.nodes, world.abilities());
     output::note("the nodes serve, and clients work");
@@ -131,6 +135,7 @@ async fn chaos(
     }
     output::note("no more faults: waiting for the nodes to be equal, and reading all of them");
     settle::settle(&mut world, &client, &mut workers, &record).await?;
+    world.crowd().await?;
     settle::panics(directory, arguments.nodes, &record);
 
     let operations = record.operations();

@@ -30,8 +30,8 @@ fn a_seed_draws_the_same_faults_again_and_another_one_others() {
 #[test]
 fn an_hour_has_every_kind_of_fault_and_every_node_is_hit() {
     let plan = draw(1, 60 * MINUTE, 3, ALL);
-    // Two roles for each of eight kinds, and all nodes for two of them.
-    assert_eq!(kinds(&plan).len(), 18, "{:?}", kinds(&plan));
+    // Two roles for each of ten kinds, and all nodes for two of them.
+    assert_eq!(kinds(&plan).len(), 22, "{:?}", kinds(&plan));
     let only = |who| if let Who::Node(id) = who { Some(id) } else { None };
     let nodes: BTreeSet<u64> = plan.iter().filter_map(|timed| only(timed.fault.who())).collect();
     assert_eq!(nodes, BTreeSet::from([1, 2, 3]));
@@ -39,9 +39,9 @@ fn an_hour_has_every_kind_of_fault_and_every_node_is_hit() {
 }
 
 #[test]
-fn a_machine_that_allows_signals_only_gets_signals_only() {
+fn a_machine_that_allows_no_more_gets_no_partition_and_no_full_disk() {
     let plan = draw(1, 10 * MINUTE, 3, Abilities::default());
-    assert!(plan.iter().all(|timed| matches!(timed.fault, Fault::Kill(_) | Fault::Pause(_))));
+    assert!(plan.iter().all(|timed| !matches!(timed.fault, Fault::Lose(..) | Fault::Fill(_))));
     assert!(plan.len() > 100);
 }
 

@@ -13,6 +13,7 @@ use super::super::client::Client;
 use super::super::processes::look::{leader, statuses};
 use super::super::processes::{Cluster, on_loopback};
 use super::super::{Failure, output};
+use super::crowd::{self, Crowd};
 use super::disk::Disks;
 use super::faults::{Abilities, Timed, Turn, Want, Who, turns};
 use super::network::Network;
@@ -35,6 +36,7 @@ pub(super) struct World {
     have: Want,
     running: BTreeSet<u64>,
     paused: BTreeSet<u64>,
+    crowds: BTreeMap<u64, Crowd>,
     /// Their disk was full in this life, which may end it.
     starved: BTreeSet<u64>,
     /// By the number of their fault in the plan.
@@ -82,6 +84,7 @@ impl World {
             nodes,
             have: Want::default(),
             paused: BTreeSet::new(),
+            crowds: BTreeMap::new(),
             starved: BTreeSet::new(),
             in_force: BTreeMap::new(),
             faults: BTreeMap::new(),
@@ -150,7 +153,7 @@ impl World {
             self.cluster.signal(id, "CONT").await?;
             self.paused.remove(&id);
         }
-        let gone = &want.down - &self.have.down;
+        let gone = &(&want.down - &self.have.down) | &(&want.unread - &self.have.unread);
         for id in &self.have.full - &want.full {
             // It goes on by itself, or is started again where it could not start.
             self.disk(id, false).await?;
@@ -167,6 +170,10 @@ impl World {
         }
         for id in &want.full - &self.have.full {
             self.disk(id, true).await?;
+        }
+        self.crowds.retain(|id, _| want.crowded.contains(id));
+        for id in &want.crowded - &self.have.crowded {
+            self.crowds.insert(id, Crowd::gather(&self.endpoint(id)).await);
         }
         self.have = want;
         self.look_after().await?;
@@ -192,12 +199,32 @@ impl World {
         }
         for id in self.cluster.ids() {
             if !self.running.contains(&id) && !self.have.down.contains(&id) {
-                self.cluster.spawn(id)?;
+                match self.have.unread.contains(&id) {
+                    true => self.cluster.spawn_unread(id)?,
+                    false => self.cluster.spawn(id)?,
+                }
                 self.running.insert(id);
                 self.starved.remove(&id);
                 if self.have.full.contains(&id) {
                     self.starved.insert(id);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn endpoint(&self, id: u64) -> String {
+        self.cluster.endpoints()[id as usize - 1].clone()
+    }
+
+    /// A crowd at one node after the other, in the end, when nothing else is wrong with them; the first that suffers is
+    /// enough.
+    pub(super) async fn crowd(&mut self) -> Result<(), Failure> {
+        for id in self.cluster.ids() {
+            let Some(pid) = self.cluster.pid(id)? else { continue };
+            if let Some(trouble) = crowd::trouble(&self.endpoint(id), pid).await {
+                self.record.trouble(format!("node {id}: {trouble}"));
+                break;
             }
         }
         Ok(())

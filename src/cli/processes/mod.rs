@@ -126,11 +126,15 @@ impl Cluster {
 
     /// Sends a signal by name, such as `STOP`.
     pub(crate) async fn signal(&mut self, id: u64, signal: &str) -> Result<(), Failure> {
-        let at = self.find(id)?;
-        let Some(pid) = self.nodes[at].child.as_ref().and_then(Child::id) else { return Ok(()) };
+        let Some(pid) = self.pid(id)? else { return Ok(()) };
         let kill = Command::new("kill").args(["-s", signal, &pid.to_string()]).stderr(Stdio::null()).status().await;
         // It fails for one that is just gone: whoever looks at the processes sees that.
         kill.map(drop).map_err(|error| Failure::error(format!("cannot run `kill`: {error}; install it")))
+    }
+
+    /// Of its process, if it runs.
+    pub(crate) fn pid(&self, id: u64) -> Result<Option<u32>, Failure> {
+        Ok(self.nodes[self.find(id)?].child.as_ref().and_then(Child::id))
     }
 
     /// How a node ended that nobody killed; it is forgotten then.
@@ -162,9 +166,19 @@ impl Cluster {
 
     /// Starts a node, anew on the same data, and does not wait for it.
     pub(crate) fn spawn(&mut self, id: u64) -> Result<(), Failure> {
+        let log = OpenOptions::new().create(true).append(true).open(self.log(id));
+        self.spawn_to(id, log.map(Stdio::from))
+    }
+
+    /// Likewise; the reader of its log is gone before it says anything.
+    pub(crate) fn spawn_unread(&mut self, id: u64) -> Result<(), Failure> {
+        self.spawn_to(id, std::io::pipe().map(|(_gone, log)| Stdio::from(log)))
+    }
+
+    fn spawn_to(&mut self, id: u64, log: std::io::Result<Stdio>) -> Result<(), Failure> {
         let at = self.find(id)?;
         let failed = |error: std::io::Error| Failure::error(format!("cannot start node {id}: {error}"));
-        let log = OpenOptions::new().create(true).append(true).open(self.log(id)).map_err(failed)?;
+        let log = log.map_err(failed)?;
         let node = &mut self.nodes[at];
         let program = std::env::current_exe().map_err(failed)?;
         let mut command = match node.site.through.split_first() {
