@@ -114,6 +114,15 @@ impl<M: Message> Service<M> {
         self.other_than(None, deadline).await.map(|holder| holder.actor)
     }
 
+    /// Waits until this actor is out of the slot: whoever calls then reaches nobody, or its successor. What an actor owns
+    /// goes a moment earlier, so that a caller who learns of its end by that alone could still send to it. False when it
+    /// is there at the deadline.
+    pub async fn left(&self, actor: ActorId, deadline: Instant) -> bool {
+        let mut slot = self.slot.actor.subscribe();
+        let left = slot.wait_for(|slot| slot.as_ref().is_none_or(|holder| holder.actor.get_id() != actor));
+        timeout_at(deadline, left).await.is_ok()
+    }
+
     /// Waits for the service, sends it a request, and waits for the answer, all before `deadline`.
     ///
     /// # Errors
@@ -270,6 +279,8 @@ impl<M: Message> Drop for SlotGuard<M> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use ractor::{Actor, ActorProcessingErr};
 
     use super::*;
@@ -298,7 +309,13 @@ mod tests {
         old.fill(first.clone()).unwrap();
         new.fill(second.clone()).unwrap_err();
         assert_eq!(service.get(), Some(first.clone()), "who comes second does not push the first out");
+        assert!(!service.left(first.get_id(), Instant::now()).await, "it is there");
+        let waits = tokio::spawn({
+            let (service, first) = (service.clone(), first.get_id());
+            async move { service.left(first, Instant::now() + Duration::from_secs(60)).await }
+        });
         old.vacate();
+        assert!(waits.await.unwrap(), "who waits for its leaving hears of it");
         new.fill(second.clone()).unwrap();
         drop(old);
         assert_eq!(service.get(), Some(second.clone()), "a late guard leaves its successor alone");

@@ -42,8 +42,6 @@ pub struct Bounds {
     pub attempts_max: u64,
     /// A request that was in flight at so many deaths of the actor is not submitted again; 2 by default.
     pub deaths_max: u32,
-    /// A pause while a dead actor leaves its slot; 1 ms by default.
-    pub dying_pause: Duration,
     /// The actor is killed when it takes longer than this to stop; 5 s by default.
     pub shutdown: Duration,
 }
@@ -59,7 +57,6 @@ impl Default for Bounds {
             look_every: Duration::from_millis(100),
             attempts_max: 1 << 17,
             deaths_max: 2,
-            dying_pause: Duration::from_millis(1),
             shutdown: Duration::from_secs(5),
         }
     }

@@ -235,8 +235,8 @@ impl Entries {
                 break;
             }
             // Its state goes a moment before it is out of its slot: a request for it would die with it.
-            while asked.is_some() && self.holder() == asked && Instant::now() < deadline {
-                tokio::time::sleep(self.shared.bounds.dying_pause).await;
+            if let Some(asked) = asked {
+                self.service.left(asked, deadline).await;
             }
         }
         Err(self.give_up(attempt, &claim))

@@ -251,6 +251,12 @@ impl Draw {
         self.0.one_in(n)
     }
 
+    /// A draw that nothing takes any more. Without it, each seed would be another run than before.
+    pub(super) fn skip(&mut self) -> &mut Self {
+        self.0.roll();
+        self
+    }
+
     pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[usize::try_from(self.0.below(of.len() as u64)).expect("small")]
     }

@@ -71,7 +71,6 @@ pub(super) fn entry_bounds(tuning: &Tuning) -> entry::Bounds {
         look_every: Duration::from_millis(bounds.look_every_ms),
         attempts_max: bounds.attempts,
         deaths_max: bounds.deaths_max,
-        dying_pause: Duration::from_millis(bounds.dying_pause_ms),
         shutdown: Duration::from_millis(bounds.shutdown_ms[0]),
     }
 }
