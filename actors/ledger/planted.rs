@@ -105,6 +105,7 @@ bugs! {
     LogKills "log-kills" "a log that cannot be written ends the node" [Chaos]
     SilentStays "silent-stays" "a connection on which nothing is sent keeps its place" [Chaos]
     BudgetUnbounded "budget-unbounded" "what waits for clients is not bounded" [Chaos]
+    FullEnds "full-ends" "a node that has served ends when it is started on a full disk" [Crash]
     RowUnchecked "row-unchecked" "the checksum of a row is not compared when it is read" [Flips]
 }
 

@@ -203,10 +203,11 @@ fn has_room(settings: &Settings) -> Result<(), Failure> {
 /// The first start of a process that cannot serve ends with the reason, for there is nothing yet that should go on.
 /// With damage it runs all the same: a supervisor that starts it again and again would help nobody, and the operator
 /// is to see it. So does a member of a cluster whose disk is full: it recovers as soon as there is room, as it would have
-/// if it had not been started again.
+/// if it had not been started again. That touches S2: a sync that failed is no full disk, and until a recovery has made
+/// durable what it found, nothing is acknowledged.
 pub(crate) fn at_first(settings: &Settings, failure: Failure, formed: bool) -> Failure {
     let reason = match failure {
-        Failure::Fence(Cause::DiskFull { .. }) if formed => return failure,
+        Failure::Fence(Cause::DiskFull { .. }) if formed && !planted::is(Bug::FullEnds) => return failure,
         Failure::Fence(Cause::DiskFull { what, error }) => {
             format!("{what} found no room on the disk: {error}; make room, then start the node again")
         }

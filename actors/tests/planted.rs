@@ -90,6 +90,9 @@ fn crash_finds(bug: Bug) -> Option<(u64, String)> {
     if bug == Bug::RoomUnwatched {
         return Some((0, fault(lacks::nothing_is_written_where_there_is_no_room)?));
     }
+    if bug == Bug::FullEnds {
+        return Some((0, fault(lacks::a_member_that_is_started_on_a_full_disk_goes_on_when_there_is_room)?));
+    }
     let first = FIRST.iter().find(|(of, _)| *of == bug).map_or(0, |(_, life)| *life);
     (first..=first + LIVES_MORE).find_map(|life| Some((life, fault(|| crashes(life))?)))
 }

@@ -5,9 +5,8 @@ mod storage_support;
 
 use std::time::Duration;
 
-use converge_actors::storage::{Cause, Genesis, Settings};
+use converge_actors::storage::{Cause, Settings};
 use converge_actors::testing::SimDisk;
-use converge_ledger_core::{ClusterId, NodeId};
 use storage_support::{Leader, Node, lacks, one_thread, simulated, small, write};
 
 #[test]
@@ -38,45 +37,9 @@ fn a_first_start_without_room_is_refused() {
     }
 }
 
-/// A member that is started on a full disk, where recovery needs room, waits for it as one does whose disk fills up
-/// while it runs. Whoever is no member yet has nothing to wait for.
 #[test]
 fn a_member_that_is_started_on_a_full_disk_goes_on_when_there_is_room() {
-    for member in [true, false] {
-        one_thread(async {
-            let disk = SimDisk::default();
-            let (settings, mut leader) = (|disk: &SimDisk| simulated(disk, 5, 1 << 30), Leader::new());
-            let node = Node::start(settings(&disk)).await;
-            if member {
-                let store_id = node.storage.status().store_id.expect("it serves");
-                let genesis =
-                    Genesis { cluster_id: ClusterId([1; 16]), group: 0, voters: [(NodeId(1), store_id)].into() };
-                node.storage.write_genesis(genesis).await.unwrap();
-            }
-            for _ in 0..50 {
-                leader.write(&node, &[write("c", "k", &[7; 3000])]).await;
-            }
-            // What it wrote is in the journal alone.
-            let left = disk.killed();
-            disk.cut();
-            drop(node);
-            left.set_capacity(Some(left.used()));
-            let node = match (member, Node::try_start(settings(&left)).await) {
-                (true, node) => node.expect("it comes up"),
-                (false, Ok(_)) => panic!("it looks as if it could serve"),
-                (false, Err(error)) => return assert!(error.to_string().contains("make room"), "{error}"),
-            };
-            let Cause::DiskFull { .. } = node.until_fenced().await else { panic!("another cause") };
-            assert!(node.storage.status().alarms.iter().any(|alarm| alarm.contains("Make room, and the node goes on")));
-            left.set_capacity(None);
-            node.until_serving().await;
-            assert_eq!(node.recover().await.last_index.get(), leader.index);
-            leader.check(&node);
-            leader.write(&node, &[write("c", "k", b"there is room")]).await;
-            leader.check(&node);
-            node.stop().await;
-        });
-    }
+    lacks::a_member_that_is_started_on_a_full_disk_goes_on_when_there_is_room();
 }
 
 /// A callback that panics takes the journal's thread with it: the actor exits and recovers, whatever it was at.
