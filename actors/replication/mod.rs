@@ -63,7 +63,7 @@ use self::reads::Reads;
 use self::shell::Shell;
 use self::view::Shared;
 pub use self::view::{Role, View};
-use self::voters::{UNHEARD_ELECTIONS, Voters};
+use self::voters::Voters;
 use crate::distribution::{Distribution, Inbound, Lane, LinkEvent};
 use crate::storage::{self, Genesis, Random, Recovered, Storage};
 
@@ -433,8 +433,7 @@ impl State {
     fn miss(&mut self) {
         let leads = self.leads();
         let others = self.args.voters.iter().copied().filter(|id| *id != self.args.id);
-        let patience = self.args.election * UNHEARD_ELECTIONS;
-        for say in self.others.look(leads, others, self.started.elapsed(), patience) {
+        for say in self.others.look(leads, others, self.started.elapsed(), self.args.election) {
             match say {
                 voters::Say::Unheard(voter, lasted) => tracing::warn!(
                     %voter,

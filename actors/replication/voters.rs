@@ -13,7 +13,7 @@ use converge_ledger_core::NodeId;
 use super::outage::AGAIN;
 
 /// A leader that has not heard of a voter for so many election time-outs says so.
-pub(super) const UNHEARD_ELECTIONS: u32 = 5;
+const UNHEARD_ELECTIONS: u32 = 5;
 
 /// What is to be said of a voter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub(super) enum Say {
 /// When voters were heard of. Times count from any moment.
 #[derive(Debug, Default)]
 pub(super) struct Voters {
-    /// Since when this node leads, if it does.
-    leads: Option<Duration>,
+    /// Since when others owe this node answers, if it leads, and when it last looked.
+    leads: Option<(Duration, Duration)>,
     heard: BTreeMap<NodeId, Duration>,
     /// Those that are not heard of: since when, and when that was last said.
     unheard: BTreeMap<NodeId, (Duration, Duration)>,
@@ -39,31 +39,39 @@ impl Voters {
         self.heard.insert(voter, now);
     }
 
-    /// Looks at who was heard of. A silence counts from when this node began to lead, for before nobody owed it an answer.
+    /// Looks at who was heard of. A silence counts from when this node began to lead, for before nobody owed it an answer;
+    /// and from when it looks again after it did not for an election time-out: it was stopped itself, and has not read
+    /// what came meanwhile.
     pub(super) fn look(
         &mut self,
         leads: bool,
         others: impl Iterator<Item = NodeId>,
         now: Duration,
-        patience: Duration,
+        election: Duration,
     ) -> Vec<Say> {
         if !leads {
             (self.leads, self.unheard) = Default::default();
             return Vec::new();
         }
-        let leads = *self.leads.get_or_insert(now);
-        others.filter_map(|voter| self.look_at(voter, leads, now, patience)).collect()
+        let since = match self.leads {
+            Some((since, looked)) if now <= looked + election => since,
+            _ => now,
+        };
+        self.leads = Some((since, now));
+        let patience = election * UNHEARD_ELECTIONS;
+        others.filter_map(|voter| self.look_at(voter, since, now, patience)).collect()
     }
 
-    fn look_at(&mut self, voter: NodeId, leads: Duration, now: Duration, patience: Duration) -> Option<Say> {
-        let since = self.heard.get(&voter).copied().unwrap_or_default().max(leads);
-        let lasted = now.saturating_sub(since);
-        if lasted < patience {
-            let (since, _) = self.unheard.remove(&voter)?;
+    fn look_at(&mut self, voter: NodeId, owes: Duration, now: Duration, patience: Duration) -> Option<Say> {
+        let heard = self.heard.get(&voter).copied().unwrap_or_default();
+        let known = self.unheard.get(&voter).copied();
+        if let Some((since, _)) = known.filter(|(since, _)| heard > *since) {
+            self.unheard.remove(&voter);
             return Some(Say::Back(voter, now.saturating_sub(since)));
         }
-        let said = self.unheard.get(&voter).map(|(_, said)| *said);
-        if said.is_some_and(|said| now < said + AGAIN) {
+        let since = known.map_or(heard.max(owes), |(since, _)| since);
+        let lasted = now.saturating_sub(since);
+        if lasted < patience || known.is_some_and(|(_, said)| now < said + AGAIN) {
             return None;
         }
         self.unheard.insert(voter, (since, now));
@@ -88,7 +96,7 @@ mod tests {
     }
 
     fn look(voters: &mut Voters, leads: bool, second: u64) -> Vec<Say> {
-        voters.look(leads, [TWO, THREE].into_iter(), at(second), at(5))
+        voters.look(leads, [TWO, THREE].into_iter(), at(second), at(1))
     }
 
     #[test]
@@ -115,12 +123,32 @@ mod tests {
         let mut voters = Voters::default();
         voters.heard(TWO, at(1));
         assert_eq!(look(&mut voters, false, 50), []);
-        assert_eq!(look(&mut voters, true, 60), []);
-        assert_eq!(look(&mut voters, true, 64), []);
+        for second in 60..=64 {
+            assert_eq!(look(&mut voters, true, second), []);
+        }
         let both = [TWO, THREE].map(|voter| Say::Unheard(voter, at(5)));
         assert_eq!(look(&mut voters, true, 65), both);
         assert_eq!(look(&mut voters, false, 66), []);
         assert_eq!(voters.unheard().count(), 0);
         assert_eq!(look(&mut voters, true, 67), [], "it counts from here");
+    }
+
+    #[test]
+    fn a_pause_of_this_node_is_not_the_silence_of_others() {
+        let mut voters = Voters::default();
+        for second in 100..=105 {
+            voters.heard(TWO, at(second));
+            look(&mut voters, true, second);
+        }
+        assert_eq!(voters.unheard().collect::<Vec<_>>(), [(THREE, at(100))]);
+        // It looks before it reads.
+        for second in 200..=204 {
+            assert_eq!(look(&mut voters, true, second), [], "at {second}");
+        }
+        assert_eq!(voters.unheard().collect::<Vec<_>>(), [(THREE, at(100))], "and it still is, for all that is known");
+        let both = [Say::Unheard(TWO, at(5)), Say::Unheard(THREE, at(105))];
+        assert_eq!(look(&mut voters, true, 205), both);
+        voters.heard(THREE, at(206));
+        assert_eq!(look(&mut voters, true, 206), [Say::Back(THREE, at(106))]);
     }
 }
