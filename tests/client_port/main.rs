@@ -29,6 +29,7 @@ const OUTCOME: &str = "x-ledger-outcome";
 const APPEND: &str = "/converge.context.v1.ContextService/Append";
 const GET: &str = "/converge.context.v1.ContextService/Get";
 const WATCH: &str = "/converge.context.v1.ContextService/Watch";
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const SNAPSHOT: &str = "/converge.context.v1.ContextService/Snapshot";
@@ -262,14 +263,15 @@ fn slow() -> Vec<Sort> {
 /// How often a slow client says something.
 const DRIP: Duration = Duration::from_millis(100);
 
+/// Sockets, and what each says next, as a position among the bits.
+type Dripping = Mutex<Vec<(TcpStream, usize)>>;
+
 /// Says the next bit on each of these sockets, again and again, until it is told to end.
-fn drip(held: &Mutex<Vec<TcpStream>>, bits: &[Vec<u8>], ended: &AtomicBool) {
-    for bit in bits.iter().cycle() {
-        if ended.load(Ordering::Relaxed) {
-            return;
-        }
-        for socket in held.lock().unwrap().iter_mut() {
-            let _ = socket.write_all(bit);
+fn drip(held: &Dripping, bits: &[Vec<u8>], ended: &AtomicBool) {
+    while !bits.is_empty() && !ended.load(Ordering::Relaxed) {
+        for (socket, at) in held.lock().unwrap().iter_mut() {
+            let _ = socket.write_all(&bits[*at % bits.len()]);
+            *at += 1;
         }
         std::thread::sleep(DRIP);
     }
@@ -314,7 +316,7 @@ async fn requests_without_an_end_keep_no_others_out() {
     node.start().await;
     put(&node.channel(), "c", 1).await;
     let said = [raw::hello(65_535), raw::patient_headers(1, APPEND), raw::data(1, &[0, 0, 0, 3, 232])].concat();
-    let held: Vec<_> = (0..2 * REQUESTS).filter_map(|_| raw::silent_after(&node.grpc, &said)).collect();
+    let held = (0..2 * REQUESTS).filter_map(|_| Some((raw::silent_after(&node.grpc, &said)?, 0))).collect();
     let (held, ended) = (Arc::new(Mutex::new(held)), Arc::new(AtomicBool::new(false)));
     let (dripped, end) = (held.clone(), ended.clone());
     let dripper = std::thread::spawn(move || drip(&dripped, &[raw::data(1, &[7])], &end));
@@ -326,6 +328,101 @@ async fn requests_without_an_end_keep_no_others_out() {
     put(&node.channel(), "c", 1).await;
     ended.store(true, Ordering::Relaxed);
     dripper.join().unwrap();
+    // Who made room has an answer: a call is not just gone.
+    let mut ends: Vec<_> = held.lock().unwrap().iter_mut().map(|(socket, _)| raw::first_of_call(socket)).collect();
+    ends.retain(Option::is_some);
+    assert!(ends.len() > REQUESTS && ends.iter().all(|kind| *kind == Some(raw::HEADERS)), "{ends:?}");
+}
+
+/// One connection has as many watches of health as it may have calls, and asks as often for what it does not go on with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_of_health_keep_no_check_out() {
+    const CALLS: u32 = 1024;
+    let root = tempfile::tempdir().unwrap();
+    let mut node = node(&root);
+    node.start().await;
+    let check = || async {
+        let answer = wire::unary::<(), ()>(&node.channel(), HEALTH_CHECK, Request::new(())).await;
+        answer.map(drop)
+    };
+    for (what, of_one) in [("watches", raw::call(1, HEALTH_WATCH, &())), ("checks", raw::headers(1, HEALTH_CHECK))] {
+        let mut said = raw::hello(65_535);
+        for number in 0..CALLS {
+            let mut frames = of_one.clone();
+            raw::set_stream(&mut frames, 2 * number + 1);
+            said.extend(frames);
+        }
+        let mut socket = raw::silent_after(&node.grpc, &said).expect("all of it is taken");
+        // Checks that are not gone on with have no answer.
+        let (start, mut received) = (Instant::now(), Vec::new());
+        while what == "watches" && !raw::is_over(&mut socket, &mut received) {
+            assert!(start.elapsed() < SERVED, "no watch is answered");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for _ in 0..20 {
+            check().await.unwrap_or_else(|status| panic!("beside {CALLS} {what}: {status:?}"));
+        }
+        let mut watch = tonic::client::Grpc::new(node.channel());
+        watch.ready().await.unwrap();
+        let path = tonic::codegen::http::uri::PathAndQuery::from_static(HEALTH_WATCH);
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        let mut watch = watch.server_streaming(Request::new(()), path, codec).await.unwrap().into_inner();
+        tokio::time::timeout(PATIENCE, watch.message()).await.unwrap().unwrap().expect("a state");
+    }
+}
+
+/// 16 KiB a second are an upload that goes on, whoever else wants its connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_upload_outlives_a_crowd_that_says_nothing() {
+    const PIECE: usize = 4 << 10;
+    const PIECES: usize = 32;
+    const PACE: Duration = Duration::from_millis(250);
+    let root = tempfile::tempdir().unwrap();
+    let mut node = node(&root);
+    node.set("grpc.connections", 16);
+    node.start().await;
+    put(&node.channel(), "c", 1).await;
+    let ended = Arc::new(AtomicBool::new(false));
+    let crowd: Vec<_> = (0..32)
+        .map(|_| {
+            let (address, ended) = (node.grpc.clone(), ended.clone());
+            std::thread::spawn(move || {
+                let mut closed = 0;
+                while !ended.load(Ordering::Relaxed) {
+                    let Some(mut socket) = raw::silent_after(&address, &[]) else { continue };
+                    while !ended.load(Ordering::Relaxed) && !raw::is_over(&mut socket, &mut Vec::new()) {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                    closed += 1;
+                }
+                closed
+            })
+        })
+        .collect();
+    let address = node.grpc.clone();
+    let upload = tokio::task::spawn_blocking(move || {
+        let message = prost::Message::encode_to_vec(&new("c", PIECE * PIECES));
+        let body = [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), &message].concat();
+        let said = [raw::hello(65_535), raw::patient_headers(1, APPEND)].concat();
+        let mut socket = raw::silent_after(&address, &said).unwrap();
+        let mut received = Vec::new();
+        while received.is_empty() {
+            assert!(!raw::is_over(&mut socket, &mut received), "cut before it began");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // The node's window is what its settings say.
+        socket.write_all(&raw::agreed()).unwrap();
+        for (number, piece) in body.chunks(PIECE).enumerate() {
+            assert!(!raw::is_over(&mut socket, &mut received), "cut after {number} pieces");
+            let _ = socket.write_all(&raw::data(1, piece));
+            std::thread::sleep(PACE);
+        }
+    });
+    let uploaded = upload.await;
+    ended.store(true, Ordering::Relaxed);
+    let closed: usize = crowd.into_iter().map(|thread| thread.join().unwrap()).sum();
+    uploaded.unwrap();
+    assert!(closed > 20, "a crowd wants its place: {closed} were closed");
 }
 
 /// Every sort of socket there is.
@@ -365,7 +462,7 @@ async fn no_sort_of_socket_keeps_others_out() {
     put(&node.channel(), "large", 2 << 20).await;
     for (sort, said, bits) in sorts().into_iter().filter(|(sort, ..)| only.as_ref().is_none_or(|only| only == sort)) {
         let address = node.grpc.clone();
-        let held = Arc::new(Mutex::new(Vec::<TcpStream>::new()));
+        let held = Arc::new(Dripping::default());
         let (count, hold) = (sockets, held.clone());
         let (dripped, ended) = (held.clone(), Arc::new(AtomicBool::new(false)));
         let end = ended.clone();
@@ -377,7 +474,7 @@ async fn no_sort_of_socket_keeps_others_out() {
                     std::thread::spawn(move || {
                         for _ in 0..count / 8 {
                             let socket = raw::silent_after(&address, &said);
-                            held.lock().unwrap().extend(socket);
+                            held.lock().unwrap().extend(socket.map(|socket| (socket, 0)));
                         }
                     })
                 })

@@ -8,7 +8,7 @@ use prost::Message;
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(crate) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
@@ -31,6 +31,12 @@ pub(crate) fn hello(window: u32) -> Vec<u8> {
     let mut settings = INITIAL_WINDOW_SIZE.to_be_bytes().to_vec();
     settings.extend(window.to_be_bytes());
     [PREFACE, &frame(SETTINGS, 0, 0, &settings)].concat()
+}
+
+/// The other side's settings hold.
+pub(crate) fn agreed() -> Vec<u8> {
+    const ACK: u8 = 1;
+    frame(SETTINGS, ACK, 0, &[])
 }
 
 fn text(out: &mut Vec<u8>, text: &str) {
@@ -118,6 +124,30 @@ pub(crate) fn is_over(socket: &mut TcpStream, received: &mut Vec<u8>) -> bool {
         rest = next;
     }
     closed
+}
+
+/// Whether the first call of a connection was answered with headers or reset: the kind of the first such frame, of which
+/// the other side has sent any.
+pub(crate) fn first_of_call(socket: &mut TcpStream) -> Option<u8> {
+    let mut received = Vec::new();
+    is_over(socket, &mut received);
+    let mut rest = &received[..];
+    while let [a, b, c, kind, _, _, _, _, stream, after @ ..] = rest {
+        if [HEADERS, RST_STREAM].contains(kind) && *stream == 1 {
+            return Some(*kind);
+        }
+        rest = after.get(u32::from_be_bytes([0, *a, *b, *c]) as usize..)?;
+    }
+    None
+}
+
+/// Gives these frames, all of one call, to another call.
+pub(crate) fn set_stream(mut frames: &mut [u8], stream: u32) {
+    while frames.len() >= 9 {
+        let length = u32::from_be_bytes([0, frames[0], frames[1], frames[2]]) as usize;
+        frames[5..9].copy_from_slice(&stream.to_be_bytes());
+        frames = &mut frames[9 + length..];
+    }
 }
 
 /// A connection that says this, and then nothing. `None` where the other side does not take it in time.

@@ -29,7 +29,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// An answer goes into HTTP/2 in pieces of at most so many bytes.
 const PIECE_BYTES: usize = 64 << 10;
 /// Of a request that is not whole, so much is a sign that its client goes on.
-const PROGRESS_BYTES: usize = 16 << 10;
+const PROGRESS_BYTES: usize = 4 << 10;
 /// The trailers go right behind a piece that is not larger than this: one write for the answer to an append.
 const SMALL_BYTES: usize = 4 << 10;
 
@@ -88,16 +88,22 @@ impl<B> RequestBody<B> {
         let (bytes, was_whole) = self.progress;
         let bytes = bytes + came;
         let is_whole = was_whole || (came > 0 && !self.whole.is_within());
-        let moves = is_whole != was_whole || bytes >= PROGRESS_BYTES;
+        let much = bytes >= PROGRESS_BYTES;
+        let moves = is_whole != was_whole || much;
         self.progress = (if moves { 0 } else { bytes }, is_whole);
-        if moves {
-            self.call.moved();
+        match (moves, much && self.whole.is_within()) {
+            (true, true) => self.call.sends(),
+            (true, false) => self.call.moved(),
+            (false, _) => {}
         }
     }
 
     /// Nothing came: only so long.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         self.call.set_at_work(false);
+        if let Some(status) = self.call.farewell() {
+            return Poll::Ready(status);
+        }
         // A conversation: its client asks when it likes, and has no connection to itself for that.
         if self.call.kind == Kind::Other {
             return Poll::Pending;
@@ -281,6 +287,9 @@ impl Body for ResponseBody {
             if this.ended {
                 return Poll::Ready(None);
             }
+            if let Some(status) = this.call.farewell() {
+                return Poll::Ready(Some(Ok(this.trailers(&status))));
+            }
             if !this.rest.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(this.piece(None)))));
             }
@@ -315,6 +324,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
+            Source::Tonic(_) if self.ended => true,
             Source::Tonic(body) => body.is_end_stream() && self.rest.is_empty() && self.outstanding.is_none(),
             Source::Encoded(_) | Source::Watch(_) => self.ended,
         }

@@ -9,15 +9,19 @@ use hyper::HeaderMap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use super::Settings;
 use super::connection::{Connection, now_ms};
 use super::metadata::grpc_timeout;
+use super::status::overloaded;
 
 /// Of a call whose client has to send or to read, the client moves at least so often.
 pub(super) const STALLED: Duration = Duration::from_secs(10);
 /// While the node drains, an answer that is not read ends after this.
 const DRAIN_UNREAD: Duration = Duration::from_secs(1);
+/// When to come back after having made room for others.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Calls of a kind have places and budgets of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +90,7 @@ pub(super) struct Call {
     unread: Mutex<(usize, Option<Instant>)>,
     changed: Notify,
     at_work: AtomicBool,
-    /// When its client last did something for it, on the clock of [`now_ms`].
+    /// When its client last did something for it, or began to be waited for, on the clock of [`now_ms`].
     moved_ms: AtomicU64,
     /// It has to make room for others.
     crowded_out: AtomicBool,
@@ -126,11 +130,17 @@ impl Call {
             drain: drain.clone(),
         };
         call.set_at_work(true);
+        connection.moved();
         Arc::new(call)
     }
 
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// It came over the same connection.
+    pub(super) fn is_beside(&self, other: &Call) -> bool {
+        Arc::ptr_eq(&self.connection, &other.connection)
     }
 
     /// Whether the node has something to do, or waits for the client.
@@ -143,24 +153,36 @@ impl Call {
         }
     }
 
-    /// Its client did something for it: sent all of a message, or much of one, or read some of the answer.
+    /// Its client did something for it: sent all of a message, or read some of the answer. Or it has something to do now.
     pub(super) fn moved(&self) {
         self.moved_ms.store(now_ms(), Ordering::Relaxed);
         self.connection.moved();
     }
 
-    /// For how long it has waited for its client in vain, in milliseconds; none while the node has something to do for it.
+    /// A part of its request came, not all of it.
+    pub(super) fn sends(&self) {
+        self.moved();
+        self.connection.sends();
+    }
+
+    /// For how long it has waited for its client in vain, in milliseconds; none while the node has something to do for
+    /// it. A watch of health waits, too: its client has the last word of the node, and may ask again.
     pub(super) fn waits_ms(&self) -> Option<u64> {
         let waits = !self.at_work.load(Ordering::Relaxed) && !self.crowded_out.load(Ordering::Relaxed);
-        // A watch of health waits for the node, unless it is not read.
-        let waits = waits && (self.kind != Kind::HealthWatch || self.unread().0 > 0);
         waits.then(|| now_ms().saturating_sub(self.moved_ms.load(Ordering::Relaxed)))
     }
 
-    /// Ends it, for others want its place.
+    /// Ends it, for others want its place; unless its client goes on just then.
     pub(super) fn crowd_out(&self) {
         self.crowded_out.store(true, Ordering::Relaxed);
         self.changed.notify_one();
+    }
+
+    /// The end of one that has to make room for others and can still be told so: nothing is in the way.
+    pub(super) fn farewell(&self) -> Option<Status> {
+        let goes = self.crowded_out.load(Ordering::Relaxed) && !self.at_work.load(Ordering::Relaxed);
+        let message = "the call waited for its client, and others want its place: try again";
+        (goes && self.unread().0 == 0).then(|| overloaded(message, RETRY_AFTER))
     }
 
     fn unread(&self) -> MutexGuard<'_, (usize, Option<Instant>)> {
@@ -172,6 +194,10 @@ impl Call {
         let mut unread = self.unread();
         let (count, since) = *unread;
         *unread = (count + 1, since.or_else(|| Some(Instant::now())));
+        if count == 0 {
+            // Until now the client waited.
+            self.moved();
+        }
         self.set_at_work(false);
         drop(unread);
         self.changed.notify_one();
@@ -206,7 +232,11 @@ impl Call {
         loop {
             let changed = self.changed.notified();
             if self.crowded_out.load(Ordering::Relaxed) {
-                return;
+                if !self.at_work.load(Ordering::Relaxed) {
+                    return;
+                }
+                // The rest of the request came, or the answer was read.
+                self.crowded_out.store(false, Ordering::Relaxed);
             }
             let limit = self.limit();
             let time = async {

@@ -3,8 +3,9 @@
 //! At the limit of connections the one goes that was quiet for the longest, of those for which the node has nothing to
 //! do: nobody's call is at work there. It waits for its client: for a preface, a call, the rest of a request, or for
 //! an answer to be read; or its calls only watch the node's health, or ask what it serves. Bytes alone are no sign of life:
-//! a client may send one now and then for as long as it likes. A connection moves when a request is whole, or much of it
-//! has come, and when an answer is read. What a client begins to say it has to end in time, see [`super::frames`].
+//! a client may send one now and then for as long as it likes. A connection moves when a call begins, when its request is
+//! whole, or much of it has come, and when an answer is there and when it is read: the client is waited for from when there
+//! is something to take. What a client begins to say it has to end in time, see [`super::frames`].
 //!
 //! A watch of the contract may stay as long as it likes, and its connection with it. So there are fewer places for
 //! connections with watches than for connections.
@@ -14,11 +15,12 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use converge_ledger_core::planted::{self, Bug};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::call::{Call, STALLED};
@@ -32,25 +34,36 @@ const HELLO_BYTES: u64 = 24 + 9;
 const UNREAD: Duration = Duration::from_secs(10);
 /// What a client begins to say is whole within this: a frame, and a block of headers whatever its frames are.
 const WHOLE: Duration = STALLED;
-/// How often that is looked at.
+/// How often that is looked at. Times count in looks: they do not go on while the node is stopped.
 const LOOK: Duration = Duration::from_secs(1);
 /// A connection that moved within this time is not closed in favour of another.
 const QUIET_MIN: Duration = Duration::from_millis(250);
+/// Nor one within this much more that got a part of a request: a slow link delivers by fits and starts.
+const SENDING: Duration = Duration::from_millis(750);
 /// This part of all connections, or of all calls of a kind, is ended at once, so that a crowd is not worked off one by one.
 pub(super) const EVICTED_PART: usize = 8;
 
 /// No time on the clock of this process.
 const NEVER: u64 = u64::MAX;
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+static START: LazyLock<Instant> = LazyLock::new(|| std::time::Instant::now().into());
 
 pub(super) fn now_ms() -> u64 {
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// So many looks take that long.
+fn looks(duration: Duration) -> u64 {
+    millis(duration) / millis(LOOK)
+}
+
 pub(super) struct Connection {
     received: AtomicU64,
-    /// When a request was whole or an answer went, on a clock of this process.
+    /// When a call began, a request was whole, or an answer was there or went, on a clock of this process.
     moved_ms: AtomicU64,
     /// When what has not come as a whole began, on the same clock; [`NEVER`] where there is no such thing.
     began_ms: AtomicU64,
@@ -89,7 +102,12 @@ impl Connection {
     }
 
     pub(super) fn moved(&self) {
-        self.moved_ms.store(now_ms(), Ordering::Relaxed);
+        self.moved_ms.fetch_max(now_ms(), Ordering::Relaxed);
+    }
+
+    /// A part of a request came, not all of it.
+    pub(super) fn sends(&self) {
+        self.moved_ms.fetch_max(now_ms() + millis(SENDING), Ordering::Relaxed);
     }
 
     fn received(&self, bytes: &[u8], frames: &mut Frames) {
@@ -141,21 +159,25 @@ impl Connection {
 
     /// Returns when the client has done too little for too long, and says what.
     pub(super) async fn outstays(&self) -> &'static str {
-        tokio::time::sleep(HELLO).await;
-        if self.received.load(Ordering::Relaxed) < HELLO_BYTES && !planted::is(Bug::SilentStays) {
-            return "no HTTP/2 preface in time";
-        }
-        let mut turned = Instant::now();
+        let mut look = 0;
+        // When what is not whole began, as it was seen last, and in how many looks before that.
+        let (mut seen, mut times) = (NEVER, 0);
         loop {
             tokio::time::sleep(LOOK).await;
+            look += 1;
+            let silent = look == looks(HELLO) && self.received.load(Ordering::Relaxed) < HELLO_BYTES;
+            if silent && !planted::is(Bug::SilentStays) {
+                return "no HTTP/2 preface in time";
+            }
             let began = self.began_ms.load(Ordering::Relaxed);
-            if now_ms().saturating_sub(began) > WHOLE.as_millis() as u64 {
+            times = if began == seen { times + 1 } else { 0 };
+            seen = began;
+            if began != NEVER && times >= looks(WHOLE) {
                 return "a frame or a block of headers did not arrive in time";
             }
-            if turned.elapsed() < UNREAD {
+            if look % looks(UNREAD) != 0 {
                 continue;
             }
-            turned = Instant::now();
             let next = (self.turn.load(Ordering::Relaxed) + 1) % 2;
             if self.unread[next].load(Ordering::Relaxed) > 0 {
                 return "an answer is not read";
@@ -208,7 +230,7 @@ impl Open {
         let idle = |connection: &&Arc<Connection>| {
             let quiet = now.saturating_sub(connection.moved_ms.load(Ordering::Relaxed));
             let at_work = connection.at_work.load(Ordering::Relaxed) > 0;
-            !at_work && quiet >= QUIET_MIN.as_millis() as u64 && !connection.leave.is_cancelled()
+            !at_work && quiet >= millis(QUIET_MIN) && !connection.leave.is_cancelled()
         };
         let mut idle: Vec<_> = listed.connections.values().filter(idle).collect();
         idle.sort_by_key(|connection| connection.moved_ms.load(Ordering::Relaxed));

@@ -231,6 +231,8 @@ async fn serve(
     let mut http = std::pin::pin!(http);
     let mut outstays = std::pin::pin!(connection.outstays());
     let ended = tokio::select! {
+        // After a pause of the node, what has come meanwhile is read before it is judged.
+        biased;
         ended = http.as_mut() => ended,
         why = outstays.as_mut() => return tracing::debug!(why, "connection closed"),
         () = connection.leave.cancelled() => {

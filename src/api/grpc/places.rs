@@ -1,8 +1,13 @@
 //! Places of each kind of call; none leaves another without.
 //!
 //! Where there is no place, calls of the same kind that wait for their clients end, those first that have waited for the
-//! longest: for the rest of a request, or for an answer to be read. So a client cannot keep others out by calls that it
-//! does not go on with, on however few connections.
+//! longest: for the rest of a request, or for an answer to be read, or because they only watch health. So calls that their
+//! client does not go on with keep nobody out. Of the places for health, reflection and the operator, one connection has
+//! a share only, so that calls begun anew each time do not take them all either.
+//!
+//! What does keep others out: watches of contexts whose entries are read. They are what the port is for, and nobody
+//! ends them in favour of others, so that clients with `grpc.watches` of them in all, on as few connections as
+//! `grpc.streams` lets them, leave no place for another watch. They leave those for appends, reads and all else.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,10 +21,14 @@ use super::connection::{EVICTED_PART, Watching, now_ms};
 /// Snapshots being made or loaded at once. Each may hold a whole blob, which is
 /// why their number is small, and why further ones are shed.
 const BULK_AT_ONCE: usize = 4;
-/// Health checks, watches of health, reflection, at once. A health watch stays open through a drain.
-const REST_AT_ONCE: usize = 1024;
+/// Health checks at once, and as many watches of health, which stay open through a drain.
+const HEALTH_AT_ONCE: usize = 1024;
+/// Calls of reflection, and for what is not served, at once.
+const OTHERS_AT_ONCE: usize = 256;
 /// Calls of the operator at once.
 const ADMIN_AT_ONCE: usize = 64;
+/// Of such places, one connection has one in so many at most.
+const SHARE_PART: usize = 8;
 /// Of all connections, one in so many is kept for those without a watch: a watch stays as long as its client likes.
 const WATCHLESS_PART: usize = 4;
 /// A crowd is looked through once in so many milliseconds at most.
@@ -36,7 +45,9 @@ pub(super) struct AllPlaces {
     pub(super) watching: Arc<Semaphore>,
     pub(super) bulk: Arc<Pool>,
     pub(super) admin: Arc<Pool>,
-    pub(super) rest: Arc<Pool>,
+    pub(super) health: Arc<Pool>,
+    pub(super) health_watches: Arc<Pool>,
+    pub(super) others: Arc<Pool>,
 }
 
 impl AllPlaces {
@@ -48,8 +59,10 @@ impl AllPlaces {
             watches: Pool::new(settings.watches),
             watching: Arc::new(Semaphore::new((settings.connections - watchless).max(1))),
             bulk: Pool::new(BULK_AT_ONCE),
-            admin: Pool::new(ADMIN_AT_ONCE),
-            rest: Pool::new(REST_AT_ONCE),
+            admin: Pool::shared(ADMIN_AT_ONCE),
+            health: Pool::shared(HEALTH_AT_ONCE),
+            health_watches: Pool::shared(HEALTH_AT_ONCE),
+            others: Pool::shared(OTHERS_AT_ONCE),
         }
     }
 }
@@ -57,6 +70,8 @@ impl AllPlaces {
 /// Places for calls that are open at once.
 pub(super) struct Pool {
     places: Arc<Semaphore>,
+    /// So many are for one connection at most.
+    each: usize,
     open: Mutex<Listed>,
 }
 
@@ -69,7 +84,22 @@ struct Listed {
 
 impl Pool {
     pub(super) fn new(places: usize) -> Arc<Pool> {
-        Arc::new(Pool { places: Arc::new(Semaphore::new(places)), open: Mutex::default() })
+        Self::bounded(places, usize::MAX)
+    }
+
+    /// One of which no connection has more than its share.
+    pub(super) fn shared(places: usize) -> Arc<Pool> {
+        Self::bounded(places, places.div_ceil(SHARE_PART))
+    }
+
+    fn bounded(places: usize, each: usize) -> Arc<Pool> {
+        Arc::new(Pool { places: Arc::new(Semaphore::new(places)), each, open: Mutex::default() })
+    }
+
+    /// This call's connection has as many as it may.
+    fn has_its_share(&self, call: &Call) -> bool {
+        let open = self.open();
+        open.calls.len() >= self.each && open.calls.values().filter(|other| other.is_beside(call)).count() >= self.each
     }
 
     fn open(&self) -> MutexGuard<'_, Listed> {
@@ -83,6 +113,9 @@ impl Pool {
 
     /// A place for this call; none where there is none, but then there may be soon.
     pub(super) fn take(self: &Arc<Self>, call: &Arc<Call>) -> Option<Place> {
+        if self.has_its_share(call) {
+            return None;
+        }
         let Ok(permit) = self.places.clone().try_acquire_owned() else {
             self.crowd_out();
             return None;

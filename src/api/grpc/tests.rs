@@ -395,7 +395,8 @@ async fn the_time_of_a_call_counts_from_its_first_byte() {
     }
     let now = tokio::time::Instant::now();
     let (slow, next) = (call(Kind::Append, &connection), call(Kind::Append, &connection));
-    assert!(slow.arrived + SLOW <= now && slow.arrived + settings().deadline_default == slow.request_until);
+    let after = tokio::time::Instant::now();
+    assert!(slow.arrived + SLOW <= after && slow.arrived + settings().deadline_default == slow.request_until);
     assert!(next.arrived >= now, "the next call is not late for it");
 }
 
@@ -446,6 +447,108 @@ async fn calls_that_wait_for_their_clients_go_when_others_want_their_places() {
         both = tokio::time::timeout(PATIENCE, async { tokio::join!(waits.over(), is_unread.over()) }) => drop(both.unwrap()),
     }
     assert!(tokio::time::timeout(Duration::from_millis(50), works.over()).await.is_err());
+}
+
+/// Whether a call has to be over now.
+async fn is_over(call: &Call) -> bool {
+    tokio::time::timeout(Duration::ZERO, call.over()).await.is_ok()
+}
+
+/// What the node makes its client wait for is no fault of the client: it is waited for only from when there is something.
+#[tokio::test(start_paused = true)]
+async fn a_client_is_waited_for_from_when_there_is_something_to_take() {
+    let (pool, open) = (Pool::new(2), Open::default());
+    let with = |kind| {
+        let connection = Connection::new(false);
+        let call = call(kind, &connection);
+        (pool.take(&call).unwrap(), open.list(connection.clone()), connection, call)
+    };
+    // The watch is quiet for an hour; then comes the read, whose answer is not read.
+    let (_place, _listed, watching, watch) = with(Kind::Watch);
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    let (_place, _listed, reading, read) = with(Kind::Read);
+    read.piece_waits();
+    tokio::time::advance(Duration::from_secs(5)).await;
+    // An entry comes.
+    watch.piece_waits();
+    pool.crowd_out();
+    open.evict();
+    assert!(is_over(&read).await && !is_over(&watch).await);
+    assert!(reading.leave.is_cancelled() && !watching.leave.is_cancelled());
+    tokio::time::advance(Duration::from_secs(5)).await;
+    pool.crowd_out();
+    open.evict();
+    assert!(is_over(&watch).await && watching.leave.is_cancelled(), "it does not read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_watch_of_health_goes_when_others_want_its_place_the_oldest_first() {
+    let (pool, connection) = (Pool::new(2), Connection::new(false));
+    let [old, young, next] = [Kind::HealthWatch; 3].map(|kind| call(kind, &connection));
+    let places = [&old, &young].map(|call| pool.take(call).unwrap());
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert!(pool.take(&next).is_none());
+    assert!(is_over(&old).await && !is_over(&young).await);
+    drop(places);
+    assert!(pool.take(&next).is_some());
+}
+
+/// While a node is stopped, by a signal or with its machine, what its clients send waits in its sockets.
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_the_node_is_not_held_against_its_clients() {
+    const PAUSE: Duration = Duration::from_secs(3600);
+    const RUN: Duration = Duration::from_secs(60);
+    const SAID: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x08\x06";
+    let connection = Connection::new(false);
+    let (mut client, server) = tokio::io::duplex(1 << 10);
+    let mut server = Metered::new(server, connection.clone());
+    let mut come = async |bytes: &'static [u8]| {
+        client.write_all(bytes).await.unwrap();
+        assert_eq!(server.read(&mut [0; 64]).await.unwrap(), bytes.len());
+    };
+    let mut outstays = std::pin::pin!(connection.outstays());
+    let mut goes = async |after| tokio::time::timeout(after, outstays.as_mut()).await.ok();
+    // Before the preface, then within a frame, then before an answer is in the socket.
+    assert_eq!(goes(Duration::from_secs(3)).await, None);
+    tokio::time::advance(PAUSE).await;
+    assert_eq!(goes(Duration::ZERO).await, None);
+    come(SAID).await;
+    assert_eq!(goes(Duration::from_secs(3)).await, None);
+    tokio::time::advance(PAUSE).await;
+    assert_eq!(goes(Duration::ZERO).await, None);
+    come(&[0; 13]).await;
+    assert_eq!(goes(RUN).await, None);
+    let turn = connection.unread();
+    for _ in 0..3 {
+        tokio::time::advance(PAUSE).await;
+        assert_eq!(goes(Duration::ZERO).await, None);
+    }
+    connection.read(turn);
+    assert_eq!(goes(RUN).await, None);
+    come(&SAID[24..30]).await;
+    assert!(goes(RUN).await.is_some_and(|why| why.contains("a frame")), "while it runs, time counts");
+}
+
+#[tokio::test]
+async fn a_request_that_makes_room_for_others_is_told_so() {
+    let (node, _directory) = node().await;
+    let budget = Budget::new("a test", 1 << 20, &node.ledger());
+    let call = call(Kind::Append, &Connection::new(false));
+    let mut body = RequestBody::new(Drip::new(100, true), budget, 1 << 20, call.clone());
+    let mut poll = Poller::from_waker(Waker::noop());
+    assert!(Pin::new(&mut body).poll_frame(&mut poll).is_pending());
+    call.crowd_out();
+    let Poll::Ready(Some(Err(error))) = Pin::new(&mut body).poll_frame(&mut poll) else { panic!("no answer") };
+    let status = error.downcast::<Status>().unwrap();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(status.metadata().get(names::OUTCOME).unwrap(), names::REFUSED);
+    assert!(status.metadata().get(names::RETRY_AFTER_MS).is_some());
+    // What was still to come has come meanwhile.
+    call.set_at_work(true);
+    assert!(!is_over(&call).await);
+    call.set_at_work(false);
+    assert!(!is_over(&call).await, "it moved, and is looked at anew");
+    node.stop(PATIENCE).await.unwrap();
 }
 
 #[test]

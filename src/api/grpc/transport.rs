@@ -123,9 +123,9 @@ impl Stack {
             Kind::Read | Kind::Snapshot => (&places.reads, "grpc.requests (reads)", "reads"),
             Kind::Watch => (&places.watches, "grpc.watches", "watches"),
             Kind::Admin => (&places.admin, "calls of the operator", "calls of the operator"),
-            Kind::Health | Kind::HealthWatch | Kind::Other => {
-                (&places.rest, "calls of health and reflection", "calls of health and reflection")
-            }
+            Kind::Health => (&places.health, "health checks", "health checks"),
+            Kind::HealthWatch => (&places.health_watches, "watches of health", "watches of health"),
+            Kind::Other => (&places.others, "calls of reflection", "calls of reflection"),
         };
         let place = pool.take(call).ok_or_else(|| self.shed(limit, what, "try again"))?;
         let bulk = match call.kind {
