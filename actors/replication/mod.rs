@@ -433,14 +433,14 @@ impl State {
     fn miss(&mut self) {
         let leads = self.leads();
         let others = self.args.voters.iter().copied().filter(|id| *id != self.args.id);
-        for say in self.others.look(leads, others, self.started.elapsed(), self.args.election) {
-            match say {
-                voters::Say::Unheard(voter, lasted) => tracing::warn!(
+        for notice in self.others.look(leads, others, self.started.elapsed(), self.args.election) {
+            match notice {
+                voters::Notice::Unheard(voter, lasted) => tracing::warn!(
                     %voter,
                     ?lasted,
                     "a voter is not heard of: see that its node runs, what its log and alarms say, and the network to it"
                 ),
-                voters::Say::Back(voter, lasted) => tracing::info!(%voter, ?lasted, "a voter is heard of again"),
+                voters::Notice::Back(voter, lasted) => tracing::info!(%voter, ?lasted, "a voter is heard of again"),
             }
         }
         let since = |(voter, since)| (voter, self.started + since);
