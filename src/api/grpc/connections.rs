@@ -30,7 +30,7 @@ use super::Settings;
 use super::body::ResponseBody;
 use super::connection::{Connection, Metered, Open};
 use super::health::Health;
-use super::listener::{Gate, Place};
+use super::listener::{ConnectionPlace, Gate};
 use super::transport::Stack;
 use crate::Ledger;
 
@@ -60,7 +60,7 @@ pub(super) struct Args {
 
 pub(super) enum Message {
     /// Serve this connection; the place is given back with it.
-    Serve(TcpStream, Place),
+    Serve(TcpStream, ConnectionPlace),
 }
 
 pub(super) struct State {
@@ -204,7 +204,7 @@ impl hyper::service::Service<Request<Incoming>> for Calling {
 
 async fn serve(
     stream: TcpStream,
-    place: Place,
+    place: ConnectionPlace,
     stack: Stack,
     streams: u32,
     tasks: Tasks,

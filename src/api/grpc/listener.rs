@@ -43,13 +43,13 @@ pub(super) struct Gate {
 }
 
 /// A place among the connections, until it is dropped.
-pub(super) struct Place {
+pub(super) struct ConnectionPlace {
     #[allow(dead_code, reason = "held for its drop")]
     permit: OwnedSemaphorePermit,
     operators: bool,
 }
 
-impl Place {
+impl ConnectionPlace {
     /// It is kept for the operator.
     pub(super) fn is_operators(&self) -> bool {
         self.operators
@@ -65,19 +65,19 @@ impl Gate {
     }
 
     /// A place for a connection that has come.
-    async fn place(&self) -> Option<Place> {
+    async fn place(&self) -> Option<ConnectionPlace> {
         if let Ok(permit) = self.places.clone().try_acquire_owned() {
-            return Some(Place { permit, operators: false });
+            return Some(ConnectionPlace { permit, operators: false });
         }
         let advice = "those that wait for their clients are closed in favour of new ones: raise it, or use fewer";
         self.ledger.inner.reached.note("grpc.connections", advice);
         while !self.is_draining() {
             self.open.evict();
             match tokio::time::timeout(EVICTION, self.places.clone().acquire_owned()).await {
-                Ok(permit) => return Some(Place { permit: permit.ok()?, operators: false }),
+                Ok(permit) => return Some(ConnectionPlace { permit: permit.ok()?, operators: false }),
                 Err(_) => {
                     if let Ok(permit) = self.operators.clone().try_acquire_owned() {
-                        return Some(Place { permit, operators: true });
+                        return Some(ConnectionPlace { permit, operators: true });
                     }
                 }
             }
@@ -184,7 +184,7 @@ async fn accept(socket: tokio::net::TcpListener, connections: Service<connection
     }
 }
 
-async fn hand_over(connections: &Service<connections::Message>, stream: TcpStream, place: Place) {
+async fn hand_over(connections: &Service<connections::Message>, stream: TcpStream, place: ConnectionPlace) {
     let message = connections::Message::Serve(stream, place);
     let Err(message) = connections.try_cast(message) else {
         return;

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Request, Status};
 
-use super::body::{Fed, RequestBody};
+use super::body::{Fed, RequestBody, ResponseBody, Source};
 use super::budget::{Budget, STEP_BYTES};
 use super::call::{Call, Kind};
 use super::connection::{Connection, Metered, Open};
@@ -491,6 +491,31 @@ async fn an_idle_watch_of_health_goes_when_others_want_its_place_the_oldest_firs
     assert!(is_over(&old).await && !is_over(&young).await);
     drop(places);
     assert!(pool.take(&next).is_some());
+}
+
+/// An answer of which nothing more comes.
+struct Never;
+
+impl Body for Never {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Poller<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Poll::Pending
+    }
+}
+
+#[test]
+fn a_watch_of_health_that_makes_room_for_others_is_told_so() {
+    let call = call(Kind::HealthWatch, &Connection::new(false));
+    let mut body = ResponseBody::new(Source::Tonic(tonic::body::Body::new(Never)), call.clone(), None, None);
+    let mut poll = Poller::from_waker(Waker::noop());
+    assert!(Pin::new(&mut body).poll_frame(&mut poll).is_pending() && !body.is_end_stream());
+    call.crowd_out();
+    let Poll::Ready(Some(Ok(end))) = Pin::new(&mut body).poll_frame(&mut poll) else { panic!("no end") };
+    let trailers = end.into_trailers().ok().expect("nothing but an end");
+    assert_eq!(trailers["grpc-status"], "8");
+    assert!(trailers.contains_key(names::RETRY_AFTER_MS) && body.is_end_stream());
 }
 
 /// While a node is stopped, by a signal or with its machine, what its clients send waits in its sockets.
