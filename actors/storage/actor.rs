@@ -137,8 +137,15 @@ fn fenced(shared: &Shared) -> Error {
     shared.fenced().map_or(Error::Unavailable, |cause| cause.error())
 }
 
-/// Recovers, however long it takes until what that needs is there.
+/// Recovers; from the first time that it did not fail on, every failure is one that this process knows of.
 async fn enter(shared: &Arc<Shared>, myself: &ActorRef<Message>) -> Result<Phase, ActorProcessingErr> {
+    let phase = recover(shared, myself).await?;
+    shared.process().came_up = true;
+    Ok(phase)
+}
+
+/// Recovers, however long it takes until what that needs is there.
+async fn recover(shared: &Arc<Shared>, myself: &ActorRef<Message>) -> Result<Phase, ActorProcessingErr> {
     loop {
         shared.all_gone().await;
         shared.leave_full();

@@ -113,9 +113,9 @@ pub(crate) struct Opened {
 /// Opens a directory, replays its journal and makes the outcome durable. The number
 /// of a starting process is durable in journal and database when this returns.
 ///
-/// `formed` says in the end, also of a failure, whether this is a member of a cluster; where the failure is that the database
-/// cannot even be opened, whether it may be.
-pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf, formed: &mut bool) -> Result<Opened, Failure> {
+/// `is_member` says, also of a failure, whether this directory belongs to a member of a cluster. Where the failure came
+/// before that could be read, a directory that is not fresh may.
+pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf, is_member: &mut bool) -> Result<Opened, Failure> {
     check_settings(settings)?;
     let mut directory = layout::open(settings, make)?;
     if make && !planted::is(Bug::NamesUnsure) {
@@ -128,12 +128,51 @@ pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf, formed: &mut b
         fill(settings, &directory)?;
         (directory.has_database, directory.slots) = (true, vec![FIRST_SLOT]);
     }
-    *formed = !directory.fresh;
+    *is_member = !directory.fresh;
     let (db, db_file) = open_database(settings, &directory)?;
-    let stored = load(&db, &directory, settings)?;
-    *formed = stored.genesis.is_some();
+    let replayed = match replayed(settings, &db, &directory, is_member) {
+        Ok(replayed) => replayed,
+        Err(failure) => return Err(closed(db, failure)),
+    };
+    let Replayed { set, state, genesis, tip, spares, maker } = replayed;
+    let (lock, store_id) = (directory.lock, directory.store_id);
+    let mut opened = Opened { db, db_file, lock, store_id, set, state, genesis, tip, spares, maker };
+    match opened.start_boot(boot, settings) {
+        Ok(()) => Ok(opened),
+        Err(failure) => Err(closed(opened.db, failure)),
+    }
+}
+
+/// A database that is dropped keeps a failure to itself, and whoever opens it again in this process would build on what
+/// may not be on the disk.
+fn closed(db: Database, failure: Failure) -> Failure {
+    match db.close().map_err(redb::Error::from) {
+        // Of what failed before, whoever met it has told.
+        Ok(()) | Err(redb::Error::PreviousIo) => failure,
+        Err(error) => Failure::Fence(redb_cause("closing the database", &error)),
+    }
+}
+
+/// What the journal adds to the database.
+struct Replayed {
+    set: WriteSet,
+    state: State,
+    genesis: Option<Genesis>,
+    tip: Tip,
+    spares: Spares,
+    maker: Maker,
+}
+
+fn replayed(
+    settings: &Settings,
+    db: &Database,
+    directory: &Directory,
+    is_member: &mut bool,
+) -> Result<Replayed, Failure> {
+    let stored = load(db, directory, settings)?;
+    *is_member = stored.genesis.is_some();
     let maker = maker(settings, directory.store_id);
-    let files = open_files(settings, &directory)?;
+    let files = open_files(settings, directory)?;
     if files.is_empty() {
         return Err(data_loss("the journal's files are missing"));
     }
@@ -144,24 +183,11 @@ pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf, formed: &mut b
     }
     let mut set = WriteSet::new(stored.progress);
     let mut genesis = stored.genesis;
-    let replayed = replay(&db, &mut set, &journal, (stored.state.applied, settings.replay_bytes), &mut genesis);
-    *formed = genesis.is_some();
+    let replayed = replay(db, &mut set, &journal, (stored.state.applied, settings.replay_bytes), &mut genesis);
+    *is_member = genesis.is_some();
     replayed?;
     let (tip, spares) = take_up(journal, &maker);
-    let mut opened = Opened {
-        db,
-        db_file,
-        lock: directory.lock,
-        store_id: directory.store_id,
-        set,
-        state: stored.state,
-        genesis,
-        tip,
-        spares,
-        maker,
-    };
-    opened.start_boot(boot, settings)?;
-    Ok(opened)
+    Ok(Replayed { set, state: stored.state, genesis, tip, spares, maker })
 }
 
 fn check_settings(settings: &Settings) -> Result<(), Failure> {
@@ -205,9 +231,9 @@ fn has_room(settings: &Settings) -> Result<(), Failure> {
 /// is to see it. So does a member of a cluster whose disk is full: it recovers as soon as there is room, as it would have
 /// if it had not been started again. That touches S2: a sync that failed is no full disk, and until a recovery has made
 /// durable what it found, nothing is acknowledged.
-pub(crate) fn at_first(settings: &Settings, failure: Failure, formed: bool) -> Failure {
+pub(crate) fn at_first(settings: &Settings, failure: Failure, is_member: bool) -> Failure {
     let reason = match failure {
-        Failure::Fence(Cause::DiskFull { .. }) if formed && !planted::is(Bug::FullEnds) => return failure,
+        Failure::Fence(Cause::DiskFull { .. }) if is_member && !planted::is(Bug::FullEnds) => return failure,
         Failure::Fence(Cause::DiskFull { what, error }) => {
             format!("{what} found no room on the disk: {error}; make room, then start the node again")
         }

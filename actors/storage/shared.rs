@@ -116,6 +116,8 @@ impl Lane {
 pub(crate) struct Process {
     pub(crate) boot: Option<Boot>,
     pub(crate) store_id: Option<StoreId>,
+    /// Storage came up once, also fenced: from then on it is the fence that says what may be tried again.
+    pub(crate) came_up: bool,
 }
 
 /// Storage, across incarnations.
@@ -284,7 +286,7 @@ impl Shared {
         }
     }
 
-    /// Whether storage may be read. Where a fenced node has nothing open, it never will again.
+    /// Whether storage may be read. Where a fenced node has nothing open, nothing is open before its actor, or the process, starts again.
     pub(crate) fn readable(&self) -> Result<(), Error> {
         let open = self.lane().is_some();
         match self.fenced() {

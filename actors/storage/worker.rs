@@ -29,7 +29,7 @@ use super::read::{Trouble, db_log, redb_cause};
 use super::recover::{self, BootOf, Failure, Opened};
 use super::room::{LACK_PAUSE, LOOK_INTERVAL, Room};
 use super::settings::Settings;
-use super::shared::{Lane, Shared};
+use super::shared::{Lane, Process, Shared};
 use super::types::LogEntry;
 
 /// What recovery hands back: where the journal goes on.
@@ -63,18 +63,18 @@ impl Committer {
     }
 
     fn recover(&mut self) -> Result<(Box<Running>, Tip), Failure> {
-        let boot = self.shared.process().boot;
+        let Process { boot, came_up, .. } = *self.shared.process();
         let boot = boot.map_or(BootOf::New, BootOf::Process);
-        let mut formed = false;
-        let recovered = self.recover_as(boot, &mut formed);
-        recovered.map_err(|failure| match boot {
-            BootOf::New => recover::at_first(&self.shared.settings, failure, formed),
-            _ => failure,
+        let mut is_member = false;
+        let recovered = self.recover_as(boot, &mut is_member);
+        recovered.map_err(|failure| match came_up {
+            true => failure,
+            false => recover::at_first(&self.shared.settings, failure, is_member),
         })
     }
 
-    fn recover_as(&mut self, boot: BootOf, formed: &mut bool) -> Result<(Box<Running>, Tip), Failure> {
-        let opened = recover::open(&self.shared.settings, true, boot, formed)?;
+    fn recover_as(&mut self, boot: BootOf, is_member: &mut bool) -> Result<(Box<Running>, Tip), Failure> {
+        let opened = recover::open(&self.shared.settings, true, boot, is_member)?;
         self.shared.install(&opened);
         Running::start(&self.shared, &self.lane, opened)
     }

@@ -42,6 +42,11 @@ fn a_member_that_is_started_on_a_full_disk_goes_on_when_there_is_room() {
     lacks::a_member_that_is_started_on_a_full_disk_goes_on_when_there_is_room();
 }
 
+#[test]
+fn a_member_that_was_started_on_a_full_disk_keeps_the_fence_of_a_failed_sync() {
+    lacks::a_member_that_was_started_on_a_full_disk_keeps_the_fence_of_a_failed_sync();
+}
+
 /// A callback that panics takes the journal's thread with it: the actor exits and recovers, whatever it was at.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_of_a_thread_is_an_exit() {

@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 use converge_actors::storage::{Cause, Genesis, Phase, Room, Settings};
 use converge_actors::testing::{Faults, SimDisk};
 use converge_ledger_core::{ClusterId, NodeId};
+use converge_supervisors::StartError;
 
 use super::{Leader, Node, WAIT, one_thread, simulated, write};
 
 const RECORDS: usize = 60;
+/// Several looks of a fenced node at whether it may go on.
+const LOOKS: Duration = Duration::from_secs(2);
 
 /// Enough to fill several journal files. Looks at nothing but that all is acknowledged.
 async fn fill(node: &Node, leader: &mut Leader, records: usize) {
@@ -121,39 +124,64 @@ pub fn a_full_disk_is_left_by_itself() {
 /// A member that is started on a full disk, where recovery needs room, waits for it as one does whose disk fills up
 /// while it runs. Whoever is no member yet has nothing to wait for.
 pub fn a_member_that_is_started_on_a_full_disk_goes_on_when_there_is_room() {
-    for member in [true, false] {
-        one_thread(async {
-            let disk = SimDisk::default();
-            let (settings, mut leader) = (|disk: &SimDisk| simulated(disk, 5, 1 << 30), Leader::new());
-            let node = Node::start(settings(&disk)).await;
-            if member {
-                let store_id = node.storage.status().store_id.expect("it serves");
-                let genesis =
-                    Genesis { cluster_id: ClusterId([1; 16]), group: 0, voters: [(NodeId(1), store_id)].into() };
-                node.storage.write_genesis(genesis).await.unwrap();
-            }
-            for _ in 0..50 {
-                leader.write(&node, &[write("c", "k", &[7; 3000])]).await;
-            }
-            // What it wrote is in the journal alone.
-            let left = disk.killed();
-            disk.cut();
-            drop(node);
-            left.set_capacity(Some(left.used()));
-            let node = match (member, Node::try_start(settings(&left)).await) {
-                (true, node) => node.expect("it comes up"),
-                (false, Ok(_)) => panic!("it looks as if it could serve"),
-                (false, Err(error)) => return assert!(error.to_string().contains("make room"), "{error}"),
-            };
-            let Cause::DiskFull { .. } = node.until_fenced().await else { panic!("another cause") };
-            assert!(node.storage.status().alarms.iter().any(|alarm| alarm.contains("Make room, and the node goes on")));
-            left.set_capacity(None);
-            node.until_serving().await;
-            assert_eq!(node.recover().await.last_index.get(), leader.index);
-            leader.check(&node);
-            leader.write(&node, &[write("c", "k", b"there is room")]).await;
-            leader.check(&node);
-            node.stop().await;
-        });
+    one_thread(async {
+        let (disk, mut leader) = left(true).await;
+        let node = started_full(&disk).await.expect("it comes up");
+        disk.set_capacity(None);
+        node.until_serving().await;
+        assert_eq!(node.recover().await.last_index.get(), leader.index);
+        leader.check(&node);
+        leader.write(&node, &[write("c", "k", b"there is room")]).await;
+        leader.check(&node);
+        node.stop().await;
+    });
+    one_thread(async {
+        let (disk, _) = left(false).await;
+        let Err(error) = started_full(&disk).await else { panic!("it looks as if it could serve") };
+        assert!(error.to_string().contains("make room"), "{error}");
+    });
+}
+
+/// A sync that fails is tried again by no start of the actor, also where it is the first thing that such a member does.
+pub fn a_member_that_was_started_on_a_full_disk_keeps_the_fence_of_a_failed_sync() {
+    one_thread(async {
+        let (disk, _) = left(true).await;
+        let node = started_full(&disk).await.expect("it comes up");
+        disk.set_faults(Faults { fail_sync: Some(disk.counters().syncs + 1), ..Faults::default() });
+        until("the fence", &node, |node| {
+            matches!(node.storage.status().phase, Phase::Fenced { cause: Cause::Io { .. } })
+        })
+        .await;
+        let syncs = disk.counters().syncs;
+        tokio::time::sleep(LOOKS).await;
+        assert!(matches!(node.storage.status().phase, Phase::Fenced { cause: Cause::Io { .. } }));
+        assert_eq!(disk.counters().syncs, syncs, "it was tried again");
+        node.stop().await;
+    });
+}
+
+/// A disk whose node was killed: what it wrote is in the journal alone.
+async fn left(is_member: bool) -> (SimDisk, Leader) {
+    let (disk, mut leader) = (SimDisk::default(), Leader::new());
+    let node = Node::start(simulated(&disk, 5, 1 << 30)).await;
+    if is_member {
+        let store_id = node.storage.status().store_id.expect("it serves");
+        let genesis = Genesis { cluster_id: ClusterId([1; 16]), group: 0, voters: [(NodeId(1), store_id)].into() };
+        node.storage.write_genesis(genesis).await.unwrap();
     }
+    for _ in 0..50 {
+        leader.write(&node, &[write("c", "k", &[7; 3000])]).await;
+    }
+    let left = disk.killed();
+    disk.cut();
+    (left, leader)
+}
+
+/// A start on that disk, full to the last byte; where it comes up, it is fenced and says what is to be done.
+async fn started_full(disk: &SimDisk) -> Result<Node, StartError> {
+    disk.set_capacity(Some(disk.used()));
+    let node = Node::try_start(simulated(disk, 5, 1 << 30)).await?;
+    let Cause::DiskFull { .. } = node.until_fenced().await else { panic!("another cause") };
+    assert!(node.storage.status().alarms.iter().any(|alarm| alarm.contains("Make room, and the node goes on")));
+    Ok(node)
 }
