@@ -314,6 +314,7 @@ mod tests {
             let (service, first) = (service.clone(), first.get_id());
             async move { service.left(first, Instant::now() + Duration::from_secs(60)).await }
         });
+        tokio::task::yield_now().await;
         old.vacate();
         assert!(waits.await.unwrap(), "who waits for its leaving hears of it");
         new.fill(second.clone()).unwrap();

@@ -234,7 +234,8 @@ impl Entries {
             if deaths >= self.shared.bounds.deaths_max {
                 break;
             }
-            // Its state goes a moment before it is out of its slot: a request for it would die with it.
+            // Its state goes a moment before it is out of its slot: a request for it would die with it. Where another one
+            // took the request than was there before, one death may count as two.
             if let Some(asked) = asked {
                 self.service.left(asked, deadline).await;
             }

@@ -103,7 +103,7 @@ bugs! {
     LackFences "lack-fences" "a lack of descriptors is taken for a broken disk" [Crash, Simulation]
     RoomUnwatched "room-unwatched" "the room on the disk is not looked at before it is used" [Crash]
     LogKills "log-kills" "a log that cannot be written ends the node" [Chaos]
-    SilentStays "silent-stays" "a connection on which nothing is sent keeps its place" [Chaos]
+    SilentStays "silent-stays" "no connection is closed in favour of others" [Chaos]
     BudgetUnbounded "budget-unbounded" "what waits for clients is not bounded" [Chaos]
     FullEnds "full-ends" "a node that has served ends when it is started on a full disk" [Crash]
     RowUnchecked "row-unchecked" "the checksum of a row is not compared when it is read" [Flips]

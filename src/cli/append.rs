@@ -308,7 +308,7 @@ async fn take(lines: &mut Lines, count: usize) -> (Vec<Line>, Then) {
 fn of_line(failure: &Failure, line: &Line) -> Failure {
     let next = match failure.code() {
         Some(Code::InvalidArgument | Code::ResourceExhausted) if failure.kind() == Kind::Error => {
-            "nothing after this line was sent: correct it and run the command again, which appends only what is missing"
+            "nothing after this line was written: correct it and run the command again, which appends only what is missing"
         }
         _ => "nothing after this line was sent; run the command again to go on from here",
     };

@@ -17,6 +17,10 @@ use super::{Failure, Format, Global, Kind, limits, number, output, signals};
 
 /// What a stop may take beyond the drain of the API: the sum of the tree's own bounds, and some more.
 const STOP: Duration = Duration::from_secs(60);
+/// The phase of a node that takes nothing, as status says it.
+const FENCED: &str = "fenced";
+/// How often a fenced node looks whether it serves.
+const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -68,8 +72,9 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
         // Dropping a start stops what it started.
         () = signals.next() => return Ok(()),
     };
-    announce(outlets, global.output, &config, &node);
+    let announced = announce(outlets, global.output, &config, &node);
     tokio::select! {
+        () = announced => unreachable!("it waits for ever in the end"),
         ended = node.wait() => match ended {
             Ok(()) => Err(Failure::error("the node ended without being told to")),
             Err(escalated) => Err(Failure::error(format!("the node gave up: {escalated}"))),
@@ -91,19 +96,33 @@ async fn stop(node: Node, config: &Config, signals: &mut Signals) -> Result<(), 
     }
 }
 
-/// One line, when the node is ready to serve. Whether anybody reads it is all the same to the node.
-fn announce(outlets: &Outlets, format: Format, config: &Config, node: &Node) {
+/// One line, when the node is ready to serve; where it is fenced, one that says so before it. Whether anybody reads them is
+/// all the same to the node.
+async fn announce(outlets: &Outlets, format: Format, config: &Config, node: &Node) {
+    let is_fenced = || node.ledger().status().phase == FENCED;
+    if is_fenced() {
+        say(outlets, format, config, node, false);
+        while is_fenced() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    say(outlets, format, config, node, true);
+    std::future::pending().await
+}
+
+fn say(outlets: &Outlets, format: Format, config: &Config, node: &Node, ready: bool) {
     let address = |address: Option<std::net::SocketAddr>| address.map(|address| address.to_string());
     let (grpc, peer) = (address(node.grpc_addr()), address(node.peer_addr()));
     let id = config.node.id;
     let data = config.node.data_dir.display();
     let line = match format {
         Format::Json => json!({
-            "ready": true, "node_id": id, "grpc": grpc, "peer": peer, "data_dir": data.to_string(),
+            "ready": ready, "node_id": id, "grpc": grpc, "peer": peer, "data_dir": data.to_string(),
         })
         .to_string(),
         Format::Table => format!(
-            "ready: node {id}, grpc {}, peer {}, data {data}",
+            "{}: node {id}, grpc {}, peer {}, data {data}",
+            if ready { "ready" } else { "fenced, see the log" },
             grpc.as_deref().unwrap_or("off"),
             peer.as_deref().unwrap_or("none (alone)"),
         ),

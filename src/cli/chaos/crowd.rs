@@ -109,7 +109,9 @@ pub(super) async fn trouble(endpoint: &str, pid: u32) -> Option<String> {
     if let Err(failure) = served {
         return Some(format!("somebody new is not served {beside}: {failure}"));
     }
-    let kib = memory_kib(pid).unwrap_or_default();
+    let Some(kib) = memory_kib(pid) else {
+        return cfg!(target_os = "linux").then(|| format!("nobody can say what it took of memory {beside}"));
+    };
     (kib > MEMORY_KIB_MAX).then(|| format!("it took {kib} KiB of memory {beside}, more than {MEMORY_KIB_MAX}"))
 }
 

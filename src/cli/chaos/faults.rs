@@ -61,7 +61,7 @@ pub(super) enum Fault {
     Fill(Who),
     /// Clients that take its places and give nothing back ([`super::crowd`]).
     Crowd(Who),
-    /// SIGKILL; started again with a log whose reader is gone.
+    /// SIGKILL; started again with a log whose reader is gone, and in the end again with one that is read.
     Unread(Who),
 }
 

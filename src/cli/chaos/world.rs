@@ -153,7 +153,8 @@ impl World {
             self.cluster.signal(id, "CONT").await?;
             self.paused.remove(&id);
         }
-        let gone = &(&want.down - &self.have.down) | &(&want.unread - &self.have.unread);
+        // In the end, too: what is said later is to be read.
+        let gone = &(&want.down - &self.have.down) | &(&want.unread ^ &self.have.unread);
         for id in &self.have.full - &want.full {
             // It goes on by itself, or is started again where it could not start.
             self.disk(id, false).await?;
