@@ -31,6 +31,7 @@ use tokio::time::Instant;
 use crate::environment::{Alarm, Calls, Clock, Offload};
 use crate::error::Unknown;
 use crate::reached::LimitsReached;
+use crate::status::not_formed;
 use crate::types::{AppendOptions, Appended, Loaded, Page, ReadOptions, Snapshot, WatchOptions};
 use crate::{Error, Rejection, Status};
 
@@ -211,7 +212,7 @@ impl Ledger {
     pub(crate) fn admit(&self, bytes: usize) -> Result<Admission, Error> {
         self.serving()?;
         if self.inner.storage.room() != storage::Room::Ample {
-            let reason = "this node's disk has no room, see its alarms; nothing was written, ask another node";
+            let reason = "this node's disk has no room, see its alarms; ask another node";
             return Err(Error::Unavailable { reason: reason.to_owned() });
         }
         match self.inner.entries.admit(bytes) {
@@ -315,13 +316,10 @@ impl Ledger {
 
     fn no_leader(&self) -> Error {
         let view = self.inner.replication.view().borrow().clone();
-        let missing: Vec<u64> = view.missing.iter().map(|id| id.get()).collect();
-        let reason = match (view.silent, missing.is_empty(), view.leader) {
+        let reason = match (view.silent, view.missing.is_empty(), view.leader) {
             (true, ..) => "this node's storage is fenced, see its alarms; ask another node".to_owned(),
-            (_, false, _) => format!("the cluster is not formed yet: voters {missing:?} have not been reached"),
-            (_, _, None) => {
-                "no leader was found in time; nothing was written, try again or ask another node".to_owned()
-            }
+            (_, false, _) => format!("{}; start them, look at their peers and the network", not_formed(&view.missing)),
+            (_, _, None) => "no leader was found in time; try again or ask another node".to_owned(),
             (_, _, Some(leader)) => format!("leader {leader} did not answer in time; try again or ask another node"),
         };
         Error::Unavailable { reason }

@@ -4,9 +4,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use converge_actors::replication::NO_LEADER_ELECTIONS;
 use converge_actors::storage::Phase;
+use converge_ledger_core::NodeId;
 use serde::Serialize;
 
 use crate::ledger::Inner;
+
+/// Who is missing in a cluster that has not begun, in the same words wherever it is said.
+pub(crate) fn not_formed(missing: &[NodeId]) -> String {
+    let ids = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match missing.len() {
+        1 => format!("the cluster is not formed yet: voter {ids} has not been reached"),
+        _ => format!("the cluster is not formed yet: voters {ids} have not been reached"),
+    }
+}
 
 /// What a node says about itself.
 #[derive(Clone, Debug, Serialize)]
@@ -89,9 +99,7 @@ pub(crate) fn status(node: &Inner) -> Status {
         address: peer.address,
     });
     if !view.missing.is_empty() {
-        let missing: Vec<String> = view.missing.iter().map(ToString::to_string).collect();
-        let missing = missing.join(", ");
-        alarms.push(format!("the cluster is not formed: voters {missing} have not been reached"));
+        alarms.push(format!("{}; start them, look at their peers and the network", not_formed(&view.missing)));
     }
     let leaderless = view.leaderless_since.map(|since| since.elapsed());
     if let Some(lasted) = leaderless.filter(|lasted| *lasted > node.election * NO_LEADER_ELECTIONS) {

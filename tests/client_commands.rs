@@ -161,10 +161,57 @@ async fn a_node_that_answers_is_heard_above_one_that_is_not_there() {
         let output = command.output().await.unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(3), "{error}");
+        assert!(error.contains("append: not written: ") && error.contains("start them"), "{error}");
         assert!(error.contains("not formed yet") && !error.contains("check that the node runs"), "{error}");
-        let lost = "another attempt got no answer, and may have been carried out: http://127.0.0.1:1";
-        assert!(error.contains(lost), "what is not known is not told as refused: {error}");
+        assert!(!error.contains("unknown") && !error.contains("refused"), "one verdict, one reason: {error}");
+        let mut command = tokio::process::Command::new(support::node::BINARY);
+        command.args(["get", "orders", "--timeout", "1s", "--endpoint", &endpoints.join(",")]);
+        let output = command.output().await.unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{error}");
+        assert!(error.contains("not formed yet"), "{error}");
+        assert!(!error.contains("written") && !error.contains("carried out"), "a read writes nothing: {error}");
     }
+    let mut command = tokio::process::Command::new(support::node::BINARY);
+    let output = command.args(["append", "orders", "a", "0", "--timeout", "1s", "--endpoint", nobody]).output().await;
+    let output = output.unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("append: not written: ") && error.contains("check that the node runs"), "{error}");
+}
+
+/// Takes connections and what comes, and never answers.
+async fn mute() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut bytes = [0; 1024];
+                while matches!(tokio::io::AsyncReadExt::read(&mut connection, &mut bytes).await, Ok(1..)) {}
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_without_an_answer_is_unknown_and_says_how_to_find_out() {
+    let url = mute().await;
+    let error = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(support::node::BINARY);
+        command.args(arguments).args(["--timeout", "1s", "--endpoint", &url]);
+        let output = command.output().await.unwrap();
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let append = error(&["append", "orders", "a", "0", "--idempotency-key", "k 1"]).await;
+    assert!(append.contains("append: unknown whether it was written: "), "{append}");
+    assert!(append.contains("run it again with --idempotency-key \"k 1\""), "{append}");
+    assert!(!append.contains("--timeout") && !append.contains("not written"), "one next step: {append}");
+    let append = error(&["append", "orders", "a", "0"]).await;
+    assert!(append.contains("--idempotency-key \"cli-"), "the key that was made up: {append}");
+    let get = error(&["get", "orders"]).await;
+    assert!(get.contains("--timeout") && !get.contains("written"), "{get}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -200,7 +247,8 @@ async fn a_command_cares_for_the_variables_that_it_reads() {
     assert_eq!(code, Some(2), "{error}");
     let words = ["CONVERGE_LEDGER_ENDPOINT = \"127.0.0.1:1;127.0.0.1:2\"", "separated by commas"];
     assert!(words.iter().all(|word| error.contains(word)), "{error}");
-    let (code, error) = run(&["check-history", "/dev/null"], "CONVERGE_LEDGER_ENDPOINT", "nowhere").await;
+    let history = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/histories/good/concurrent-appends.jsonl");
+    let (code, error) = run(&["check-history", history], "CONVERGE_LEDGER_ENDPOINT", "nowhere").await;
     assert_eq!(code, Some(0), "{error}");
     for command in [&get[..], &["check-history", "/dev/null"], &["inspect", "summary"], &["start"], &["sim"]] {
         let (code, error) = run(command, "CONVERGE_LEDGER_NODE_ID", "1").await;

@@ -438,3 +438,27 @@ async fn exit_codes_say_what_happened() {
     let (empty, error) = code(cli(&["append", "", "facts", "x", "--endpoint", &url]).await);
     assert!(empty.is_some_and(|code| code != 0), "an empty context is refused: {error}");
 }
+
+/// Exit code and complaint of a command that talks to nobody.
+fn refused(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_converge-ledger")).args(arguments).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn what_an_argument_cannot_do_is_refused_at_once() {
+    for (arguments, word) in [
+        (&["chaos", "--nodes", "4"][..], "3 or 5"),
+        (&["chaos", "--nodes", "6"], "3 or 5"),
+        (&["sim", "--seeds", "2", "--trace"], "--trace is for one run"),
+        (&["sim", "--for", "1s", "--history", "h"], "--history is for one run"),
+        (&["tree", "--watch", "--interval", "5ms"], "100 ms and more"),
+    ] {
+        let (code, error) = refused(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {error}");
+        assert!(error.contains(word), "{arguments:?}: {error}");
+    }
+    let (code, error) = refused(&["check-history", "/dev/null"]);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("nothing to check"), "{error}");
+}

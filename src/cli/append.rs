@@ -110,7 +110,12 @@ async fn append_one(format: Format, client: &Client, given: Arguments) -> Result
     };
     // A key of our own makes the client's retries safe.
     let key = given.idempotency_key.unwrap_or_else(random_key);
-    let appended = client.append(&message, &key, given.expected_sequence).await?;
+    let appended = client.append(&message, &key, given.expected_sequence).await.map_err(|failure| {
+        if !failure.is_unknown() {
+            return failure;
+        }
+        failure.next(format!("read the context, or run it again with --idempotency-key {key:?}, which appends it once"))
+    })?;
     let entry = &appended.entry;
     match format {
         Format::Json => {
@@ -312,7 +317,11 @@ fn of_line(failure: &Failure, line: &Line) -> Failure {
         }
         _ => "nothing after this line was sent; run the command again to go on from here",
     };
-    Failure::new(failure.kind(), format!("{}: {failure}; {next}", line.place))
+    let why = match failure.code() {
+        Some(_) if failure.kind() == Kind::Unavailable => failure.why().to_owned(),
+        _ => failure.to_string(),
+    };
+    Failure::new(failure.kind(), format!("{}: {why}; {next}", line.place))
 }
 
 fn not_begun(line: &Line, latest: u64) -> Failure {

@@ -24,6 +24,10 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<(), Failure> {
     let (name, operations) = read(arguments)?;
+    if operations.is_empty() {
+        let message = format!("{name} has no operation: there is nothing to check; name the file that a run wrote");
+        return Err(Failure::error(message));
+    }
     let verdict = history::check(&operations);
     let shown = match global.output {
         Format::Json => output::json(&json!({

@@ -11,10 +11,9 @@ use converge_ledger::api::grpc::pb::context::{AppendRequest, Entry};
 use converge_ledger::config::Address;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, ConnectError, Request, Response, Status};
 
 use super::Failure;
-use super::failure::cause;
 use super::retry::Patience;
 
 /// The largest message a node may answer with.
@@ -42,6 +41,13 @@ pub(crate) struct Client {
     is_slow: bool,
     /// The node that answered last.
     preferred: AtomicUsize,
+}
+
+/// What is called, for messages; what only reads can have written nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Call {
+    Read(&'static str),
+    Write(&'static str),
 }
 
 /// A done append.
@@ -133,7 +139,9 @@ impl Client {
             extra.insert(names::EXPECTED_SEQUENCE, expected.into());
         }
         let response = self
-            .call("append", &extra, message, |mut node, request| async move { node.context.append(request).await })
+            .call(Call::Write("append"), &extra, message, |mut node, request| async move {
+                node.context.append(request).await
+            })
             .await?;
         let number = |name| number(response.metadata(), name).unwrap_or_default();
         let flag = response.metadata().get(names::DEDUPLICATED);
@@ -149,7 +157,7 @@ impl Client {
     /// good, or the deadline passes.
     pub(crate) async fn call<M, R, F>(
         &self,
-        what: &str,
+        what: Call,
         extra: &MetadataMap,
         message: &M,
         make: impl Fn(Node, Request<M>) -> F,
@@ -160,10 +168,8 @@ impl Client {
     {
         let mut patience = Patience::new(self.timeout);
         let mut maybe_done = false;
-        // What a node said last, and which: more than that another one could not be reached.
-        let mut said = None;
-        // The last attempt that got no answer, which is not to be told as one that was refused.
-        let mut unanswered = None;
+        // The attempt that says most about why none came through, and its node.
+        let mut telling: Option<(usize, Status)> = None;
         loop {
             let at = self.preferred.load(Ordering::Relaxed);
             let mut request = Request::new(message.clone());
@@ -174,25 +180,19 @@ impl Client {
                 Ok(response) => return Ok(response),
                 Err(status) => status,
             };
-            let is_said = said_by_node(&status);
-            if may_retry(&status) {
-                self.turn_from(at);
-                match is_said {
-                    true => said = Some((at, status.clone())),
-                    false => unanswered = Some(format!("{}: {}", self.nodes[at].endpoint, cause(&status))),
-                }
-                if patience.pause(retry_after(&status)).await {
-                    maybe_done |= status.metadata().get(names::OUTCOME).is_none_or(|outcome| outcome != names::REFUSED);
-                    continue;
-                }
+            if !may_retry(&status) {
+                return Err(Failure::of_call(what, &self.nodes[at].endpoint, &status, maybe_done));
             }
-            let (at, status) = match said {
-                Some(said) if !is_said && may_retry(&status) => said,
-                _ => (at, status),
-            };
-            let unanswered = unanswered.filter(|_| said_by_node(&status) && may_retry(&status));
-            let failure = Failure::from_status(what, &self.nodes[at].endpoint, &status).after(maybe_done);
-            return Err(failure.beside(unanswered));
+            self.turn_from(at);
+            maybe_done |= may_be_done(&status);
+            let wait = retry_after(&status);
+            if telling.as_ref().is_none_or(|(_, best)| says(&status) >= says(best)) {
+                telling = Some((at, status));
+            }
+            if !patience.pause(wait).await {
+                let (at, status) = telling.expect("this attempt is one");
+                return Err(Failure::of_call(what, &self.nodes[at].endpoint, &status, maybe_done));
+            }
         }
     }
 
@@ -228,6 +228,36 @@ impl Node {
 /// Whether a node of ours says this, and not what is between it and us.
 pub(crate) fn said_by_node(status: &Status) -> bool {
     status.metadata().get(names::OUTCOME).is_some()
+}
+
+/// Whether a write may have been carried out that ended like this: it was neither refused nor without a connection.
+fn may_be_done(status: &Status) -> bool {
+    match status.metadata().get(names::OUTCOME) {
+        Some(outcome) => outcome != names::REFUSED,
+        None => !is_unreached(status),
+    }
+}
+
+/// No connection came about: nothing was sent.
+fn is_unreached(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// How much an attempt says about why a call comes to nothing: a node's word above that its time passed, that above a
+/// node that does not answer, and that above one that is not there.
+fn says(status: &Status) -> u8 {
+    match (said_by_node(status), status.code()) {
+        (true, Code::DeadlineExceeded) => 2,
+        (true, _) => 3,
+        (false, _) => u8::from(!is_unreached(status)),
+    }
 }
 
 /// Another attempt, under the same key, may fare better.

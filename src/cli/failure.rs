@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use converge_ledger::api::grpc::names;
 use tonic::{Code, Status};
 
-use super::client::{is_overload, number, said_by_node};
+use super::client::{Call, is_overload, may_retry, number, said_by_node};
 
 /// The exit codes. Usage, 2, is also what clap exits with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,18 +25,20 @@ pub(crate) enum Kind {
 pub(crate) struct Failure {
     kind: Kind,
     message: String,
+    /// What to do about it; empty where the message says it.
+    next: String,
     /// Where it is a node's answer.
     code: Option<Code>,
     /// The latest sequence, where another one was expected.
     actual: Option<u64>,
-    /// An attempt before this one may have been carried out: its answer was lost.
+    /// It may have been carried out: an attempt's answer was lost.
     maybe_done: bool,
 }
 
 impl Failure {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         let message = message.into();
-        Failure { kind, message, code: None, actual: None, maybe_done: false }
+        Failure { kind, message, next: String::new(), code: None, actual: None, maybe_done: false }
     }
 
     pub(crate) fn error(message: impl Into<String>) -> Self {
@@ -59,21 +61,24 @@ impl Failure {
         self.maybe_done
     }
 
-    pub(crate) fn after(self, maybe_done: bool) -> Self {
-        Failure { maybe_done, ..self }
+    /// It is not known whether the write was carried out, and the same one may be made again.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.maybe_done && self.kind == Kind::Unavailable
     }
 
-    /// With what is known of another attempt.
-    pub(crate) fn beside(self, unanswered: Option<String>) -> Self {
-        let Some(unanswered) = unanswered else { return self };
-        let message =
-            format!("{}; another attempt got no answer, and may have been carried out: {unanswered}", self.message);
-        Failure { message, ..self }
+    /// With another next step, where somebody knows a better one.
+    pub(crate) fn next(self, next: impl Into<String>) -> Self {
+        Failure { next: next.into(), ..self }
+    }
+
+    /// Without the next step.
+    pub(crate) fn why(&self) -> &str {
+        &self.message
     }
 
     /// Says something more at the end.
     pub(crate) fn with(self, more: impl fmt::Display) -> Self {
-        Failure { message: format!("{}; {more}", self.message), ..self }
+        Failure { message: format!("{self}; {more}"), next: String::new(), ..self }
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -86,25 +91,31 @@ impl Failure {
         let (kind, next) = match status.code() {
             // A node says itself what to do.
             Code::Unavailable if is_said => (Kind::Unavailable, ""),
-            Code::Unavailable => (Kind::Unavailable, "; check that the node runs, or name others with --endpoint"),
+            Code::Unavailable => (Kind::Unavailable, "check that the node runs, or name others with --endpoint"),
             Code::DeadlineExceeded | Code::Cancelled => {
-                (Kind::Unavailable, "; look at `converge-ledger status`, or give it more --timeout")
+                (Kind::Unavailable, "look at `converge-ledger status`, or give it more --timeout")
             }
             Code::FailedPrecondition | Code::AlreadyExists => (Kind::Precondition, ""),
             Code::DataLoss => {
-                (Kind::Integrity, "; look at the node's alarms with `converge-ledger status`, ask another node")
+                (Kind::Integrity, "look at the node's alarms with `converge-ledger status`, ask another node")
             }
-            Code::ResourceExhausted if is_overload(status) => (Kind::Unavailable, "; try again later"),
-            Code::Unimplemented => (Kind::Error, "; is there a converge-ledger of this version at that address?"),
+            Code::ResourceExhausted if is_overload(status) => (Kind::Unavailable, "try again later"),
+            Code::Unimplemented => (Kind::Error, "is there a converge-ledger of this version at that address?"),
             Code::Unknown | Code::Internal if !is_said => {
-                (Kind::Error, "; the connection broke, or there is no converge-ledger at that address")
+                (Kind::Error, "the connection broke, or there is no converge-ledger at that address")
             }
             _ => (Kind::Error, ""),
         };
         let cause = cause(status);
+        // What a node that cannot serve now advises stands behind a semicolon.
+        let (cause, next) = match cause.split_once("; ") {
+            Some((cause, advised)) if is_said && next.is_empty() && may_retry(status) => (cause, advised),
+            _ => (cause.as_str(), next),
+        };
         Failure {
             kind,
-            message: format!("{what}: {endpoint}: {cause}{next}"),
+            message: format!("{what}: {endpoint}: {cause}"),
+            next: next.to_owned(),
             code: Some(status.code()),
             actual: number(status.metadata(), names::ACTUAL_SEQUENCE),
             maybe_done: false,
@@ -112,9 +123,32 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// A call that was given up: for a write, whether it was written; why; and what to do.
+    pub(crate) fn of_call(call: Call, endpoint: &str, status: &Status, maybe_done: bool) -> Self {
+        let what = match call {
+            Call::Read(what) | Call::Write(what) => what,
+        };
+        let told = |verdict: &str| Failure::from_status(&format!("{what}: {verdict}"), endpoint, status);
+        match call {
+            Call::Write(_) if may_retry(status) && maybe_done => {
+                let failure = told("unknown whether it was written");
+                Failure { maybe_done, kind: Kind::Unavailable, ..failure }.next("read what is there, then try again")
+            }
+            Call::Write(_) if may_retry(status) => told("not written"),
+            Call::Read(_) => Failure::from_status(what, endpoint, status),
+            Call::Write(_) => Failure { maybe_done, ..Failure::from_status(what, endpoint, status) },
+        }
+    }
+}
+
 /// What a status says.
-pub(crate) fn cause(status: &Status) -> String {
+fn cause(status: &Status) -> String {
     match status.message() {
+        // What a node says then is what to do, which is ours to say.
+        _ if status.metadata().get(names::OUTCOME).is_some_and(|outcome| outcome == names::UNKNOWN) => {
+            "no outcome in time".to_owned()
+        }
         "" => format!("{:?}", status.code()),
         message => with_source(message, status),
     }
@@ -136,6 +170,10 @@ fn with_source(message: &str, status: &Status) -> String {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        match self.next.as_str() {
+            "" => Ok(()),
+            next => write!(f, "; {next}"),
+        }
     }
 }

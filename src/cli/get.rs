@@ -8,7 +8,7 @@ use serde_json::Value;
 use tonic::Code;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
-use super::client::Client;
+use super::client::{Call, Client};
 use super::lines::entry::entry_json;
 use super::retry::Patience;
 use super::{Failure, Format, Global, Kind, any_number, number, output};
@@ -134,12 +134,11 @@ impl Pages {
                 0 => self.page,
                 limit => self.page.min(limit - self.entries),
             };
-            let answer =
-                client
-                    .call("get", &self.extra, &self.request, |mut node, request| async move {
-                        node.context.get(request).await
-                    })
-                    .await;
+            let answer = client
+                .call(Call::Read("get"), &self.extra, &self.request, |mut node, request| async move {
+                    node.context.get(request).await
+                })
+                .await;
             match answer {
                 Err(failure) if is_too_large(&failure) && self.request.limit > 1 => self.page = self.request.limit / 2,
                 Err(failure) => return Err(failure),

@@ -119,7 +119,7 @@ fn show(format: Format, summary: &Summary) -> Result<(), Failure> {
         table.add_row([name.to_owned(), value]);
     };
     row("store", summary.store_id.to_string());
-    row("starts", summary.boot.to_string());
+    row("boot", summary.boot.to_string());
     match &summary.genesis {
         None => row("cluster", "none: this directory never was part of one".into()),
         Some(genesis) => {

@@ -10,6 +10,7 @@ use serde_json::json;
 use tonic::Code;
 use tonic::metadata::MetadataMap;
 
+use super::client::Call;
 use super::{Failure, Format, Global, Kind, output};
 
 /// A blob larger than this fits no message.
@@ -45,7 +46,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     let response = global
         .client()?
         .slow()
-        .call("load", &none, &request, |mut node, request| async move { node.context.load(request).await })
+        .call(Call::Write("load"), &none, &request, |mut node, request| async move { node.context.load(request).await })
         .await
         .map_err(|failure| explained(failure, file))?
         .into_inner();
@@ -73,6 +74,9 @@ fn explained(failure: Failure, file: &Path) -> Failure {
                  --fail-if-exists, which changes nothing where the entries are the same"
             ),
         ),
+        _ if failure.is_unknown() => {
+            failure.next("load it again without --fail-if-exists: what is there already stays")
+        }
         Some(Code::InvalidArgument) => {
             Failure::new(Kind::Integrity, format!("{file:?}: {failure}; make another snapshot"))
         }

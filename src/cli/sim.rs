@@ -39,10 +39,10 @@ pub(crate) struct Arguments {
     /// Cut the first failing plan down to the faults that matter, and write it to this file.
     #[arg(long, value_name = "FILE")]
     shrink: Option<PathBuf>,
-    /// Print everything that happens in the one run, line by line.
+    /// Print everything that happens in the one run, line by line. Not for several seeds.
     #[arg(long)]
     trace: bool,
-    /// Write the clients' history of the one run to this file; `check-history` reads it.
+    /// Write the clients' history of the one run to this file; `check-history` reads it. Not for several seeds.
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
 }
@@ -64,6 +64,12 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<(), Failure>
     if arguments.seeds == 1 && arguments.time.is_none() {
         let plan = Plan::draw(arguments.seed, shape);
         return one(global, arguments, &plan, &again(arguments, arguments.seed));
+    }
+    let of_one = [("--trace", arguments.trace), ("--history", arguments.history.is_some())];
+    if let Some((flag, _)) = of_one.into_iter().find(|(_, given)| *given) {
+        let message =
+            format!("{flag} is for one run: leave it out, or leave out --seeds and --for and name one --seed");
+        return Err(Failure::new(Kind::Usage, message));
     }
     many(global, arguments, shape)
 }

@@ -7,6 +7,7 @@ use converge_ledger::api::grpc::pb::context::{SnapshotRequest, SnapshotResponse}
 use serde_json::json;
 use tonic::metadata::MetadataMap;
 
+use super::client::Call;
 use super::files::{Existing, OutputFile};
 use super::{Failure, Format, Global, output, signals};
 
@@ -41,7 +42,9 @@ async fn copy(global: &Global, arguments: Arguments) -> Result<(), Failure> {
     let response = global
         .client()?
         .slow()
-        .call("snapshot", &none, &request, |mut node, request| async move { node.context.snapshot(request).await })
+        .call(Call::Read("snapshot"), &none, &request, |mut node, request| async move {
+            node.context.snapshot(request).await
+        })
         .await?
         .into_inner();
     file.write(response.snapshot.clone()).await?;

@@ -29,8 +29,15 @@ pub(crate) struct Arguments {
     #[arg(long)]
     watch: bool,
     /// How often to look: 200ms, 1s, 5s; at least 100ms.
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration, requires = "watch")]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval_of, requires = "watch")]
     interval: Duration,
+}
+
+fn interval_of(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        short if short < INTERVAL_MIN => Err(format!("possible is {} ms and more", INTERVAL_MIN.as_millis())),
+        interval => Ok(interval),
+    }
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
@@ -38,7 +45,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     if arguments.watch {
         let mut signals = signals()?;
         return tokio::select! {
-            outcome = watch(global.output, &client, arguments.interval.max(INTERVAL_MIN)) => outcome,
+            outcome = watch(global.output, &client, arguments.interval) => outcome,
             () = signals.next() => Ok(()),
         };
     }
