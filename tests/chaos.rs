@@ -122,7 +122,8 @@ fn without_namespaces_it_says_so_and_does_with_what_needs_none() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("skipped: partitions and full disks: `unshare`"));
     assert_eq!(verdict["skipped"].as_array().unwrap().len(), 1, "{verdict}");
     let faults = verdict["faults"].as_object().unwrap();
-    let needs_none = |kind: &String| ["SIG", "crowd", "log that nobody reads"].iter().any(|sort| kind.starts_with(sort));
+    let needs_none =
+        |kind: &String| ["SIG", "crowd", "log that nobody reads"].iter().any(|sort| kind.starts_with(sort));
     assert!(!faults.is_empty() && faults.keys().all(needs_none), "{verdict}");
     let kept = names_in(data.to_str().unwrap());
     assert!(kept.contains("node-1") && kept.contains("node-3.log") && kept.contains("faults.log"), "{kept:?}");
