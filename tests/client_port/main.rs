@@ -371,9 +371,14 @@ async fn watches_of_health_keep_no_check_out() {
     }
 }
 
-/// 8 KiB a second are an upload that goes on, whoever else wants its connection.
+/// 8 KiB a second are an upload that goes on, whoever else wants its connection. Only at full size, on a machine that has
+/// nothing else to do: where this client gets no turn for a second, it is cut as it should be.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_upload_outlives_a_crowd_that_says_nothing() {
+    if !full() {
+        let why = "skipped: a slow upload beside a crowd: it is at the mercy of a busy machine; CLIENT_PORT_FULL=1";
+        return std::io::Write::write_all(&mut std::io::stderr(), format!("{why}\n").as_bytes()).unwrap();
+    }
     const PIECE: usize = 4 << 10;
     const PIECES: usize = 20;
     const PACE: Duration = Duration::from_millis(500);
