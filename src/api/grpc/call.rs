@@ -97,6 +97,15 @@ pub(super) struct Call {
     drain: CancellationToken,
 }
 
+/// See [`Call::waits_for_room`].
+pub(super) struct WaitsForRoom(Arc<Call>);
+
+impl Drop for WaitsForRoom {
+    fn drop(&mut self) {
+        self.0.set_at_work(true);
+    }
+}
+
 impl Call {
     pub(super) fn new(
         kind: Kind,
@@ -151,6 +160,13 @@ impl Call {
             (true, false) => _ = self.connection.at_work.fetch_sub(1, Ordering::Relaxed),
             _ => {}
         }
+    }
+
+    /// Until that is dropped, it waits for room that answers to other clients have: no reason to keep its connection, or its
+    /// place, when others want that.
+    pub(super) fn waits_for_room(self: Arc<Self>) -> WaitsForRoom {
+        self.set_at_work(false);
+        WaitsForRoom(self)
     }
 
     /// Its client did something for it: sent all of a message, or read some of the answer. Or it has something to do now.

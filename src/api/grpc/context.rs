@@ -13,6 +13,7 @@ use tonic::{Code, Extensions, Request, Response, Status};
 
 use super::body::{Charged, Encoded};
 use super::budget::{Budget, Held, STEP_BYTES};
+use super::call::Call;
 use super::metadata::{Arrived, Begun, consistency, expected_sequence, idempotency_key, time_left};
 use super::pb::context::context_service_server::ContextService;
 use super::pb::context::{
@@ -77,15 +78,15 @@ impl Context {
     }
 
     /// The answer to a read, step by step: with what room there is, or with all that it can need.
-    async fn read(&self, mut pages: Pages<'_>) -> Result<(Vec<Bytes>, u64, Held), Status> {
+    async fn read(&self, mut pages: Pages<'_>, of: &Extensions) -> Result<(Vec<Bytes>, u64, Held), Status> {
         let deadline = pages.deadline();
-        let room = within(deadline, self.reads.wait(STEP_BYTES)).await?;
+        let room = within(deadline, of, self.reads.wait(STEP_BYTES)).await?;
         if let Some(read) = self.collect(&mut pages, room).await? {
             return Ok(read);
         }
         // Nothing is held while it waits.
         pages.restart();
-        let room = within(deadline, self.reads.wait(self.read_bytes_max)).await?;
+        let room = within(deadline, of, self.reads.wait(self.read_bytes_max)).await?;
         let read = self.collect(&mut pages, room).await?;
         read.ok_or_else(|| overloaded("too many large answers are being sent: try again, or page", RETRY_AFTER))
     }
@@ -122,7 +123,8 @@ fn snapshot_bytes_max(settings: &Settings) -> usize {
     settings.snapshot_bytes.saturating_mul(2).saturating_add(STEP_BYTES)
 }
 
-async fn within<T>(deadline: Instant, room: impl Future<Output = T>) -> Result<T, Status> {
+async fn within<T>(deadline: Instant, of: &Extensions, room: impl Future<Output = T>) -> Result<T, Status> {
+    let _waits = of.get::<Arc<Call>>().cloned().map(Call::waits_for_room);
     tokio::time::timeout_at(deadline, room).await.map_err(|_| {
         let message = "other answers took all the room until the deadline: try again, or page";
         refused(Code::DeadlineExceeded, message)
@@ -170,7 +172,7 @@ impl ContextService for Context {
             deadline: Some(left),
         };
         let pages = self.ledger.pages(&message.context_id, options).await.map_err(|error| from_error(&error))?;
-        let (parts, latest, held) = self.read(pages).await?;
+        let (parts, latest, held) = self.read(pages, &extensions).await?;
         let term = self.ledger.inner.replication.view().borrow().term.get();
         let mut response = Response::new(GetResponse::default());
         response.metadata_mut().insert(names::TERM, term.into());
@@ -183,7 +185,7 @@ impl ContextService for Context {
         let (metadata, extensions, message) = request.into_parts();
         convert::context_id(&message.context_id)?;
         let left = self.time_left(&metadata, &extensions)?;
-        let held = within(Instant::now() + left, self.snapshots.wait(snapshot_bytes_max(&self.settings))).await?;
+        let held = within(Instant::now() + left, &extensions, self.snapshots.wait(snapshot_bytes_max(&self.settings))).await?;
         let snapshot =
             self.ledger.snapshot(&message.context_id, Some(left)).await.map_err(|error| from_error(&error))?;
         let metadata = SnapshotMetadata {

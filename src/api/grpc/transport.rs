@@ -194,6 +194,7 @@ impl Stack {
         let begun = Begun::default();
         request.extensions_mut().insert(Arrived(call.arrived.into_std()));
         request.extensions_mut().insert(begun.clone());
+        request.extensions_mut().insert(call.clone());
         let answer = self.dispatch(kind, request);
         let tasks = self.tasks.clone();
         Box::pin(async move {
