@@ -437,38 +437,6 @@ fn sorts() -> Vec<Sort> {
     silent.chain(slow()).chain([pings]).collect()
 }
 
-/// Only one of them is being sent: the others wait for its room, and not for their clients.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reads_that_wait_for_room_keep_no_others_out() {
-    let root = tempfile::tempdir().unwrap();
-    let mut node = node(&root);
-    node.set("grpc.connections", 50);
-    node.set("limits.answer_bytes", 1 << 20);
-    node.start().await;
-    put(&node.channel(), "large", 2 << 20).await;
-    let said = [raw::hello(65_535), raw::call(1, GET, &get("large"))].concat();
-    let (address, ended) = (node.grpc.clone(), Arc::new(AtomicBool::new(false)));
-    let crowd: Vec<_> = (0..8)
-        .map(|_| {
-            let (address, said, ended) = (address.clone(), said.clone(), ended.clone());
-            std::thread::spawn(move || {
-                let mut held = Vec::new();
-                while held.len() < 25 && !ended.load(Ordering::Relaxed) {
-                    held.extend(raw::silent_after(&address, &said));
-                }
-                held
-            })
-        })
-        .collect();
-    let full = async || node.status().await.filter(|status| status["alarms"].to_string().contains("grpc.connections"));
-    until("the crowd", SERVED, full).await;
-    let channel = node.channel();
-    let served = async || tokio::time::timeout(SERVED, append(&channel, "c", 10)).await.ok()?.ok();
-    until("an append beside the crowd", SERVED, served).await;
-    ended.store(true, Ordering::Relaxed);
-    crowd.into_iter().for_each(|thread| drop(thread.join().unwrap()));
-}
-
 /// A watch that brings its first entry.
 async fn watched(channel: &Channel) -> Result<(), Status> {
     let mut events = wire::watch(channel, watch("large")).await?;

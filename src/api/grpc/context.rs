@@ -185,7 +185,8 @@ impl ContextService for Context {
         let (metadata, extensions, message) = request.into_parts();
         convert::context_id(&message.context_id)?;
         let left = self.time_left(&metadata, &extensions)?;
-        let held = within(Instant::now() + left, &extensions, self.snapshots.wait(snapshot_bytes_max(&self.settings))).await?;
+        let held =
+            within(Instant::now() + left, &extensions, self.snapshots.wait(snapshot_bytes_max(&self.settings))).await?;
         let snapshot =
             self.ledger.snapshot(&message.context_id, Some(left)).await.map_err(|error| from_error(&error))?;
         let metadata = SnapshotMetadata {

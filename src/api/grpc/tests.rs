@@ -386,12 +386,10 @@ async fn the_time_of_a_call_counts_from_its_first_byte() {
     let (mut client, server) = tokio::io::duplex(1 << 10);
     let mut server = Metered::new(server, connection.clone());
     let mut came = [0; 64];
-    for (part, pause) in
-        [(&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], SLOW), (&HEADERS[..4], SLOW), (&HEADERS[4..], SLOW)]
-    {
+    for part in [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &HEADERS[..4], &HEADERS[4..]] {
         client.write_all(part).await.unwrap();
         assert_eq!(server.read(&mut came).await.unwrap(), part.len());
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(SLOW).await;
     }
     let now = tokio::time::Instant::now();
     let (slow, next) = (call(Kind::Append, &connection), call(Kind::Append, &connection));
@@ -573,6 +571,39 @@ async fn a_request_that_makes_room_for_others_is_told_so() {
     assert!(!is_over(&call).await);
     call.set_at_work(false);
     assert!(!is_over(&call).await, "it moved, and is looked at anew");
+    node.stop(PATIENCE).await.unwrap();
+}
+
+/// Else unread answers would take all the room, and the reads that wait for it all the connections.
+#[tokio::test]
+async fn a_read_that_waits_for_room_keeps_no_place_from_others() {
+    let (node, _directory) = node().await;
+    let entry = crate::NewEntry { context_id: "c".into(), payload: vec![7; 4 << 20].into(), ..Default::default() };
+    node.ledger().append(entry, crate::AppendOptions::default()).await.unwrap();
+    // Room for two answers that are not taken, and not for the reading of a third.
+    let settings = Settings { answer_bytes: 1, response_bytes: 1, ..settings() };
+    let context = Context::new(node.ledger(), settings, Default::default());
+    let get = |call: &std::sync::Arc<Call>| {
+        let mut request = Request::new(GetRequest { context_id: "c".into(), ..Default::default() });
+        request.extensions_mut().insert(call.clone());
+        context.get(request)
+    };
+    let [served, more, waits] = [Kind::Read; 3].map(|kind| call(kind, &Connection::new(false)));
+    let unread = [get(&served).await.unwrap(), get(&more).await.unwrap()];
+    let mut waiting = get(&waits);
+    let is_waiting = async {
+        while waits.waits_ms().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = &mut waiting => panic!("it counted as the node's work until it ended, or there was room for it"),
+        () = is_waiting => {}
+        () = tokio::time::sleep(PATIENCE) => panic!("it counts as the node's work"),
+    }
+    drop(unread);
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    assert_eq!(waits.waits_ms(), None, "there is something to do for it");
     node.stop(PATIENCE).await.unwrap();
 }
 
