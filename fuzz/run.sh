@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fuzzes the decoders: fuzz/run.sh [SECONDS_PER_TARGET] [TARGET ...], 10 seconds and all targets by default.
+# Fuzzes the decoders: fuzz/run.sh [SECONDS_PER_TARGET] [TARGET ...], 10 seconds and all targets by default; with 0
+# seconds it only builds them.
 #
 # A finding ends in failure, its input in fuzz/artifacts/TARGET. Interesting inputs stay in fuzz/found/TARGET and are
 # where the next run begins; fuzz/corpus is only read, for it is kept small by hand.
@@ -63,6 +64,7 @@ else
     for target in "${targets[@]}"; do "${fuzz[@]}" build "${flags[@]}" "$target"; done
 fi
 echo "built after $SECONDS s"
+[ "$seconds" != 0 ] || exit 0
 failed=()
 for target in "${targets[@]}"; do
     found="fuzz/found/$target"
