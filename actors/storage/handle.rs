@@ -11,9 +11,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::actor::{Message, StorageActor};
-use super::error::Error;
+use super::error::{Cause, Error};
 use super::journal::record::{ENTRY_OVERHEAD, Op};
-use super::room::Room;
+use super::room::{Room, leaves_from};
 use super::settings::Settings;
 use super::shared::{Request, Shared};
 use super::types::{Done, Genesis, HardState, LogEntry, OnApplied, Page, Phase, ReadQuery, Recovered, Status};
@@ -187,7 +187,10 @@ impl Storage {
         let process = *shared.process();
         let mut alarms = Vec::new();
         if let Phase::Fenced { cause } = &phase {
-            alarms.push(cause.to_string());
+            alarms.push(match cause {
+                Cause::DiskFull { .. } => format!("{cause}, with {} bytes free", leaves_from(&shared.settings)),
+                _ => cause.to_string(),
+            });
         }
         let (room, lack) = {
             let lacks = shared.lacks();

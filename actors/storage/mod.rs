@@ -77,6 +77,7 @@ mod recover;
 mod room;
 mod settings;
 mod shared;
+mod stored;
 mod tables;
 mod types;
 mod worker;

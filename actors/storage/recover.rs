@@ -13,11 +13,7 @@ use std::sync::atomic::Ordering;
 
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{Boot, LogIndex, Lsn, State, StoreId};
-use redb::{
-    Builder as RedbBuilder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata,
-};
-use serde::de::DeserializeOwned;
+use redb::{Builder as RedbBuilder, Database};
 
 use super::commit::{WriteSet, begin, commit};
 use super::disk::{Backend, File, Lock};
@@ -32,9 +28,10 @@ use super::passing::passes;
 use super::read::redb_cause;
 use super::settings::Settings;
 use super::shared::Shared;
+use super::stored;
 use super::tables::{
-    CONTEXTS, Counts, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_IDENTITY,
-    META_PROGRESS, META_STATE, POSITIONS, Progress, StateRow, ends, meta_from, meta_value, parse_row0,
+    CONTEXTS, Counts, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_IDENTITY, META_PROGRESS,
+    META_STATE, POSITIONS, Progress, StateRow, meta_value,
 };
 use super::types::Genesis;
 
@@ -169,7 +166,7 @@ fn replayed(
     directory: &Directory,
     is_member: &mut bool,
 ) -> Result<Replayed, Failure> {
-    let stored = load(db, directory, settings)?;
+    let stored = stored::load(db, directory, settings)?;
     *is_member = stored.genesis.is_some();
     let maker = maker(settings, directory.store_id);
     let files = open_files(settings, directory)?;
@@ -338,114 +335,6 @@ fn open_database(settings: &Settings, directory: &Directory) -> Result<(Database
         Ok(Err(error)) => Err(data_loss(format!("{DATABASE}: {error}"))),
         Err(_) => Err(data_loss(format!("{DATABASE} is damaged"))),
     }
-}
-
-/// What the database holds besides rows.
-pub(crate) struct Stored {
-    pub(crate) progress: Progress,
-    pub(crate) state: State,
-    pub(crate) genesis: Option<Genesis>,
-}
-
-/// Reads and checks what the database says of itself, and drops an index of another format.
-fn load(db: &Database, directory: &Directory, settings: &Settings) -> Result<Stored, Failure> {
-    let read = catch_unwind(AssertUnwindSafe(|| {
-        let txn = db.begin_read().map_err(db_failure("reading the database"))?;
-        load_rows(&txn)
-    }));
-    let read = read.unwrap_or_else(|_| Err(data_loss(format!("{DATABASE} is damaged"))));
-    let (identity, progress, mut state, genesis) = read?;
-    if identity.store_id != directory.store_id {
-        let reason = format!(
-            "{DATABASE} belongs to store {}, the directory is {}: files of two nodes were mixed",
-            identity.store_id, directory.store_id
-        );
-        return Err(Failure::Refused(refused(settings, reason)));
-    }
-    if state.as_ref().is_none_or(|row| row.format != INDEX_FORMAT) {
-        tracing::warn!(dir = %settings.dir.display(), "making the index anew from the log");
-        drop_index(db).map_err(db_failure("dropping the index"))?;
-        state = None;
-    }
-    let state = state.map(|row| row.state).unwrap_or_default();
-    if state.applied > progress.hard_state.commit || progress.hard_state.commit > progress.last {
-        return Err(data_loss(format!(
-            "{DATABASE}: applied {}, commit {}, last {} are out of order",
-            state.applied, progress.hard_state.commit, progress.last
-        )));
-    }
-    Ok(Stored { progress, state, genesis })
-}
-
-type Rows = (Identity, Progress, Option<StateRow>, Option<Genesis>);
-
-fn load_rows(txn: &ReadTransaction) -> Result<Rows, Failure> {
-    check_names(txn)?;
-    check_counts(txn)?;
-    let identity = meta(txn, META_IDENTITY)?.ok_or_else(|| data_loss("meta row is missing"))?;
-    let progress: Progress = meta(txn, META_PROGRESS)?.ok_or_else(|| data_loss("meta row is missing"))?;
-    let reading = db_failure("reading the database");
-    let log = txn.open_table(LOG).map_err(db_failure("reading the log"))?;
-    let last = log.last().map_err(reading)?;
-    let last = last.map_or(LogIndex(0), |(key, _)| LogIndex(key.value().0));
-    if last != progress.last {
-        return Err(data_loss(format!("the log ends at {last}, not at {}", progress.last)));
-    }
-    if last > LogIndex(0) {
-        let row = log.get((last.get(), 0)).map_err(db_failure("reading the log"))?;
-        let row = row.ok_or_else(|| data_loss(format!("log entry {last} has no first row")))?;
-        parse_row0(last, row.value()).map_err(data_loss)?;
-    }
-    Ok((identity, progress, meta(txn, META_STATE)?, meta(txn, META_GENESIS)?))
-}
-
-/// A row whose name was damaged would look absent, and a node without a genesis makes another.
-fn check_names(txn: &ReadTransaction) -> Result<(), Failure> {
-    let reading = || db_failure("reading the database");
-    for row in meta_table(txn)?.iter().map_err(reading())? {
-        let (name, _) = row.map_err(reading())?;
-        let name = name.value();
-        if ![META_PROGRESS, META_IDENTITY, META_GENESIS, META_STATE, META_COUNTS].contains(&name) {
-            return Err(data_loss(format!("{DATABASE} has an unknown meta row {name:?}")));
-        }
-    }
-    Ok(())
-}
-
-fn meta_table(txn: &ReadTransaction) -> Result<ReadOnlyTable<&'static str, &'static [u8]>, Failure> {
-    txn.open_table(META).map_err(|error| match error {
-        // What the disk did not read may well be there.
-        redb::TableError::Storage(error) => db_failure("reading the database")(error),
-        error => data_loss(format!("{DATABASE} is not a ledger's: {error}")),
-    })
-}
-
-fn check_counts(txn: &ReadTransaction) -> Result<(), Failure> {
-    // None in a directory of a program that did not count.
-    let Some(known) = meta::<Counts>(txn, META_COUNTS)? else {
-        return Ok(());
-    };
-    let count = || {
-        let (contexts, keys) = (txn.open_table(CONTEXTS)?, txn.open_table(KEYS)?);
-        Ok::<_, redb::Error>(Counts {
-            contexts: contexts.len()?,
-            index: txn.open_table(INDEX)?.len()?,
-            positions: txn.open_table(POSITIONS)?.len()?,
-            keys: keys.len()?,
-            ends: ends(&contexts, &keys)?,
-        })
-    };
-    let found = count().map_err(db_failure("reading the database"))?;
-    if found != known {
-        return Err(data_loss(format!("{DATABASE} has rows {found:?}, not {known:?}")));
-    }
-    Ok(())
-}
-
-fn meta<T: DeserializeOwned>(txn: &ReadTransaction, name: &str) -> Result<Option<T>, Failure> {
-    let table = meta_table(txn)?;
-    let row = table.get(name).map_err(db_failure("reading the database"))?;
-    row.map(|row| meta_from(name, row.value())).transpose().map_err(data_loss)
 }
 
 fn open_files(settings: &Settings, directory: &Directory) -> Result<Vec<JournalFile>, Failure> {

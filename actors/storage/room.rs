@@ -15,6 +15,7 @@ use converge_ledger_core::planted::{self, Bug};
 use tokio::time::Instant;
 
 use super::error::Cause;
+use super::settings::Settings;
 use super::shared::Shared;
 
 /// How often the room and the directory are looked at.
@@ -137,7 +138,7 @@ impl Shared {
         let settings = &self.settings;
         matches!(self.fenced(), Some(Cause::DiskFull { .. }))
             && self.lacks().leave.is_none_or(|(until, _)| until <= Instant::now())
-            && self.free() >= settings.free_bytes_min.max(settings.journal_file_bytes)
+            && self.free() >= leaves_from(settings)
     }
 
     /// No thread of an earlier incarnation is left, and nothing is open: a full disk may be left.
@@ -145,6 +146,12 @@ impl Shared {
         let mut fence = self.fence.write().unwrap_or_else(PoisonError::into_inner);
         fence.take_if(|cause| matches!(cause, Cause::DiskFull { .. }));
     }
+}
+
+/// Bytes that have to be free before a full disk is left: recovery may need a journal file, and who has less room than the
+/// mark would take nothing anyway.
+pub(crate) fn leaves_from(settings: &Settings) -> u64 {
+    settings.free_bytes_min.max(settings.journal_file_bytes)
 }
 
 #[cfg(test)]

@@ -182,6 +182,6 @@ async fn started_full(disk: &SimDisk) -> Result<Node, StartError> {
     disk.set_capacity(Some(disk.used()));
     let node = Node::try_start(simulated(disk, 5, 1 << 30)).await?;
     let Cause::DiskFull { .. } = node.until_fenced().await else { panic!("another cause") };
-    assert!(node.storage.status().alarms.iter().any(|alarm| alarm.contains("Make room, and the node goes on")));
+    assert!(node.storage.status().alarms.iter().any(|alarm| alarm.contains("Make room, and the node goes on, with")));
     Ok(node)
 }
