@@ -7,7 +7,7 @@ use converge_ledger_core::NodeId;
 
 use super::ConfigError;
 use super::address::{Address, check_directory, check_text};
-use super::settings::{Config, GrpcConfig, IntensityConfig, LimitsConfig, Raft, Supervision};
+use super::settings::{Config, GrpcConfig, LimitsConfig, Raft, Supervision};
 
 /// The most voters that a cluster may have.
 pub const MAX_VOTERS: usize = 5;
@@ -204,23 +204,19 @@ impl GrpcConfig {
 }
 
 impl Supervision {
-    fn numbers(&self) -> [Number; 12] {
-        let restarts = |key, of: IntensityConfig| number(key, of.restarts, 0..=u32::MAX.into(), "");
-        let seconds = |key, of: IntensityConfig| number(key, of.seconds, 1..=86_400, "");
+    fn numbers(&self) -> impl Iterator<Item = Number> {
         [
-            restarts("supervision.root.restarts", self.root),
-            seconds("supervision.root.seconds", self.root),
-            restarts("supervision.telemetry.restarts", self.telemetry),
-            seconds("supervision.telemetry.seconds", self.telemetry),
-            restarts("supervision.ledger.restarts", self.ledger),
-            seconds("supervision.ledger.seconds", self.ledger),
-            restarts("supervision.distribution.restarts", self.distribution),
-            seconds("supervision.distribution.seconds", self.distribution),
-            restarts("supervision.links.restarts", self.links),
-            seconds("supervision.links.seconds", self.links),
-            restarts("supervision.api.restarts", self.api),
-            seconds("supervision.api.seconds", self.api),
+            ("supervision.root.restarts", "supervision.root.seconds", self.root),
+            ("supervision.telemetry.restarts", "supervision.telemetry.seconds", self.telemetry),
+            ("supervision.ledger.restarts", "supervision.ledger.seconds", self.ledger),
+            ("supervision.distribution.restarts", "supervision.distribution.seconds", self.distribution),
+            ("supervision.links.restarts", "supervision.links.seconds", self.links),
+            ("supervision.api.restarts", "supervision.api.seconds", self.api),
         ]
+        .into_iter()
+        .flat_map(|(restarts, seconds, of)| {
+            [number(restarts, of.restarts, 0..=u32::MAX.into(), ""), number(seconds, of.seconds, 1..=86_400, "")]
+        })
     }
 }
 
