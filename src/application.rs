@@ -145,7 +145,7 @@ pub(crate) fn build(
         ChildSpec::supervisor(
             "ledger",
             SupervisorSpec {
-                shutdown_grace_elder: Some(environment.elder_grace),
+                sibling_shutdown: Some(environment.sibling_shutdown),
                 ..SupervisorSpec::new(
                     Strategy::RestForOne,
                     supervision.ledger.into(),

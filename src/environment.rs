@@ -94,7 +94,7 @@ pub(crate) struct Environment {
     pub(crate) watch: watch::Bounds,
     pub(crate) calls: Calls,
     /// Younger siblings of a failed child of `ledger` get this long, then are killed: clients have deadlines.
-    pub(crate) elder_grace: Duration,
+    pub(crate) sibling_shutdown: Duration,
     pub(crate) random: Random,
     pub(crate) clock: Clock,
     /// None: sockets.
@@ -114,7 +114,7 @@ impl Default for Environment {
             entry: entry::Bounds::default(),
             watch: watch::Bounds::default(),
             calls: Calls::default(),
-            elder_grace: Duration::from_millis(200),
+            sibling_shutdown: Duration::from_millis(200),
             random: Arc::new(rand::random::<u64>),
             clock: Arc::new(crate::clock::now_ns),
             network: None,

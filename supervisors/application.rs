@@ -18,7 +18,7 @@ use crate::spec::SupervisorSpec;
 use crate::tree::{Escalated, StartError, StopError, Tree};
 
 #[cfg(feature = "signals")]
-pub use signals::{Signals, Told};
+pub use signals::{RunError, Signals};
 
 /// How long a stop may take when nothing else is said.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
@@ -96,7 +96,7 @@ pub enum Ended {
     GaveUp(#[from] Escalated),
     /// It ended in good order, but nobody had told it to, and it is permanent.
     #[error("{0} ended by itself")]
-    Unasked(String),
+    Unexpected(String),
 }
 
 /// A running application. Clones are handles on the same one; dropping them all does not stop it.
@@ -242,7 +242,7 @@ impl Running {
             }
             (Err(escalated), _) => Err(escalated.into()),
             (Ok(()), ExitPolicy::Permanent) if !self.tree.is_stopped_on_purpose() => {
-                Err(Ended::Unasked(self.name.clone()))
+                Err(Ended::Unexpected(self.name.clone()))
             }
             (Ok(()), _) => Ok(()),
         }

@@ -114,7 +114,7 @@ impl Tree {
     async fn lay(&self, path: &str, fault: Fault) -> Result<Option<Armed>, NotThere> {
         let not_there = || NotThere(path.to_owned());
         let node = self.root().find(path).ok_or_else(not_there)?;
-        let (cell, incarnation) = node.lodger().ok_or_else(not_there)?;
+        let (cell, incarnation) = node.current_actor().ok_or_else(not_there)?;
         if fault == Fault::Kill {
             cell.kill();
             // `ractor` would kill what is below a supervisor in no order; so that a run repeats, in that of the tree.

@@ -27,12 +27,12 @@ const CHILDREN_MAX: usize = 1_000_000;
 /// Starting and stopping cost the same whether there are ten children or a hundred thousand.
 pub struct DynamicSupervisor<T> {
     template: Arc<dyn Fn(T) -> ChildSpec + Send + Sync>,
-    charter: Arc<Charter>,
+    spec: Arc<DynamicSpec>,
 }
 
 /// What the supervisor goes by.
 #[derive(Debug)]
-pub(crate) struct Charter {
+pub(crate) struct DynamicSpec {
     pub(crate) template: Template,
     /// Children there have been, over all incarnations: an id is never used again.
     ids: AtomicU64,
@@ -87,13 +87,13 @@ impl Template {
 
 impl<T> Clone for DynamicSupervisor<T> {
     fn clone(&self) -> Self {
-        DynamicSupervisor { template: Arc::clone(&self.template), charter: Arc::clone(&self.charter) }
+        DynamicSupervisor { template: Arc::clone(&self.template), spec: Arc::clone(&self.spec) }
     }
 }
 
 impl<T> std::fmt::Debug for DynamicSupervisor<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DynamicSupervisor").field("charter", &self.charter).finish_non_exhaustive()
+        f.debug_struct("DynamicSupervisor").field("spec", &self.spec).finish_non_exhaustive()
     }
 }
 
@@ -109,8 +109,8 @@ impl<T: Clone + Send + Sync + 'static> DynamicSupervisor<T> {
             let make = Arc::clone(&make);
             template.applied_to(ChildSpec::optional("", move || make(with.clone())))
         };
-        let charter = Charter { template, ids: AtomicU64::new(0), place: Mutex::default() };
-        DynamicSupervisor { template: Arc::new(spec), charter: Arc::new(charter) }
+        let of_all = DynamicSpec { template, ids: AtomicU64::new(0), place: Mutex::default() };
+        DynamicSupervisor { template: Arc::new(spec), spec: Arc::new(of_all) }
     }
 
     /// Starts a child, and waits until it is up.
@@ -142,17 +142,17 @@ impl<T> DynamicSupervisor<T> {
         self.place().map(|place| place.count_children()).unwrap_or_default()
     }
 
-    pub(crate) fn charter(&self) -> Arc<Charter> {
-        Arc::clone(&self.charter)
+    pub(crate) fn spec(&self) -> Arc<DynamicSpec> {
+        Arc::clone(&self.spec)
     }
 
     fn place(&self) -> Result<SupervisorRef, ChildError> {
-        let place = self.charter.place.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let place = self.spec.place.lock().unwrap_or_else(PoisonError::into_inner).clone();
         place.and_then(SupervisorRef::to).ok_or_else(|| ChildError::Down("no tree yet".to_owned()))
     }
 }
 
-impl Charter {
+impl DynamicSpec {
     /// Whether children of this template could be.
     pub(crate) fn check(&self) -> Result<(), SpecError> {
         let Template { intensity, auto_shutdown, .. } = self.template;

@@ -103,7 +103,7 @@ mod vitals;
 
 pub use application::{Application, ApplicationError, Ended, ExitPolicy, PhaseError, Running};
 #[cfg(feature = "signals")]
-pub use application::{Signals, Told};
+pub use application::{RunError, Signals};
 pub use backoff::Backoff;
 #[cfg(feature = "chaos")]
 pub use chaos::{Fault, NotThere};
@@ -112,7 +112,7 @@ pub use intensity::Intensity;
 pub use latch::{Hold, Latch};
 pub use node::{ChildState, Kind, TreeNode, TreeSnapshot};
 pub use ractor;
-pub use reports::{News, Report, Reports, ReportsError};
+pub use reports::{Event, Report, Reports, ReportsError};
 pub use requests::{ChildError, Counts, Started, SupervisorRef};
 pub use service::{CallError, Service};
 pub use spec::{AutoShutdown, ChildSpec, Restart, Shutdown, SpecError, Strategy, SupervisorSpec};

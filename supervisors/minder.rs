@@ -18,7 +18,7 @@ use tokio::time::{Duration, Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::exit::{Exit, IGNORE, KILLED, SHUTDOWN};
 use crate::latch::Latch;
-use crate::node::{Berth, Live, Node};
+use crate::node::{Incarnation, Live, Node};
 use crate::spec::{Body, ChildSpec, Restart, Shutdown, Spawned, Spawning};
 use crate::strategy::{Failure, Place};
 use crate::supervisor::{Msg, Orders, Setup, Supervisor};
@@ -59,13 +59,13 @@ pub(crate) struct Minder {
 impl Minder {
     /// Starts the next incarnation of `spec`, linked to `parent`, as its child number `child`.
     pub(crate) fn start(spec: &ChildSpec, child: Place, node: &Arc<Node>, parent: ActorRef<Msg>) -> Minder {
-        let (berth, live) = node.begin();
+        let (incarnation, live) = node.begin();
         #[cfg(feature = "chaos")]
         node.trap.begins(spec.restart);
-        let incarnation = berth.incarnation;
+        let number = incarnation.number;
         let (orders, inbox) = mpsc::channel(ORDERS);
-        let job = Job { spec: spec.clone(), child, berth, parent };
-        Minder { incarnation, orders, task: tokio::spawn(job.run(live, inbox)) }
+        let job = Job { spec: spec.clone(), child, incarnation, parent };
+        Minder { incarnation: number, orders, task: tokio::spawn(job.run(live, inbox)) }
     }
 
     /// Orders the end of the child. A second order adds nothing to the first.
@@ -85,7 +85,7 @@ impl Minder {
 struct Job {
     spec: ChildSpec,
     child: Place,
-    berth: Berth,
+    incarnation: Incarnation,
     parent: ActorRef<Msg>,
 }
 
@@ -111,7 +111,7 @@ enum Left {
 
 impl Job {
     async fn run(mut self, live: Live, mut orders: mpsc::Receiver<Shutdown>) -> Report {
-        let incarnation = self.berth.incarnation;
+        let incarnation = self.incarnation.number;
         let (exit, report, left) = match self.launch(&mut orders).await {
             Launch::Up((cell, join)) => {
                 if self.spec.restart == Restart::Temporary {
@@ -180,11 +180,11 @@ impl Job {
     }
 
     fn node(&self) -> &Arc<Node> {
-        &self.berth.node
+        &self.incarnation.node
     }
 
     fn report(&self, report: Report) {
-        let incarnation = self.berth.incarnation;
+        let incarnation = self.incarnation.number;
         // A supervisor that no longer reads will learn the end from `Minder::end`, or has died.
         let _ = self.parent.send_message(Msg::Report { child: self.child, incarnation, report });
     }
@@ -204,7 +204,7 @@ impl Job {
             spawned = soundly(&mut spawning) => spawned.map_err(|error| self.failed(describe(error))),
             () = until(deadline) => Err(self.failed(self.timed_out())),
         };
-        // A start called off ends here, and only then does the berth become free.
+        // A start called off ends here, and only then does the incarnation become free.
         if catch_unwind(AssertUnwindSafe(|| drop(spawning))).is_err() {
             tracing::error!(path = %self.node().path, "a start panicked while it was called off");
         }
@@ -220,9 +220,9 @@ impl Job {
     fn spawning(&self) -> (Spawning, Option<Boot>) {
         let parent = self.parent.get_cell();
         let orders = match &self.spec.body {
-            Body::Worker(launch) => return (launch(self.berth.clone(), parent), None),
+            Body::Worker(launch) => return (launch(self.incarnation.clone(), parent), None),
             Body::Supervisor(spec) => Orders::Static(Arc::clone(spec)),
-            Body::Dynamic(charter) => Orders::Dynamic(Arc::clone(charter)),
+            Body::Dynamic(spec) => Orders::Dynamic(Arc::clone(spec)),
             // Read back from a temporary child that runs.
             Body::Spent => {
                 let gone = "what this temporary child was started with is gone";
@@ -230,7 +230,7 @@ impl Job {
             }
         };
         let (tell, boot) = oneshot::channel();
-        let setup = Setup { orders, berth: self.berth.clone(), boot: tell };
+        let setup = Setup { orders, incarnation: self.incarnation.clone(), boot: tell };
         let spawning = async move {
             let (actor, join) = Supervisor::spawn_linked(None, Supervisor::new(), setup, parent).await?;
             Ok(Some((actor.get_cell(), join)))
@@ -302,7 +302,7 @@ impl Job {
     ) -> (Exit, Ending) {
         let mut exit = Exit::from_reason(Some(SHUTDOWN.to_owned()));
         if let Some(join) = join {
-            self.node().stopping(self.berth.incarnation);
+            self.node().stopping(self.incarnation.number);
             self.node().pulse.leave();
             if !asked_to_stop(&cell, join, how, orders).await {
                 exit = Exit::abnormal(KILLED);

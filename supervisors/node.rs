@@ -16,7 +16,7 @@ use tokio::time::{Duration, Instant};
 use crate::exit::{Exit, SHUTDOWN};
 use crate::gone::Gone;
 use crate::linked::Linked;
-use crate::reports::{Bus, Loudness, News};
+use crate::reports::{Bus, Event, Loudness};
 use crate::requests::Counts;
 use crate::spec::{Body, ChildSpec};
 use crate::strategy::{Failure, Place};
@@ -265,7 +265,7 @@ impl Node {
     // --- the life of an incarnation, in order
 
     /// A new incarnation is about to start. The one before must be gone; this one is while [`Live`] exists.
-    pub(crate) fn begin(self: &Arc<Self>) -> (Berth, Live) {
+    pub(crate) fn begin(self: &Arc<Self>) -> (Incarnation, Live) {
         let live = Live::board(self);
         self.pulse.reset();
         self.linked.reset();
@@ -277,7 +277,7 @@ impl Node {
         facts.up_since = None;
         facts.conclusion = None;
         facts.stopped_well = false;
-        (Berth { node: Arc::clone(self), incarnation: facts.incarnation }, live)
+        (Incarnation { node: Arc::clone(self), number: facts.incarnation }, live)
     }
 
     /// The incarnation is up. It may be gone again before that is said.
@@ -441,7 +441,7 @@ impl Node {
 
     /// The live actor, and which incarnation it is.
     #[cfg(feature = "chaos")]
-    pub(crate) fn lodger(&self) -> Option<(ActorCell, u64)> {
+    pub(crate) fn current_actor(&self) -> Option<(ActorCell, u64)> {
         let facts = self.facts();
         Some((facts.cell.clone()?, facts.incarnation))
     }
@@ -496,28 +496,28 @@ impl Node {
     }
 
     /// Tells what happened to the current (or last) incarnation here.
-    pub(crate) fn tell(&self, news: News) {
-        self.tell_as(news, Loudness::Usual);
+    pub(crate) fn tell(&self, event: Event) {
+        self.tell_as(event, Loudness::Usual);
     }
 
-    pub(crate) fn tell_as(&self, news: News, loudness: Loudness) {
+    pub(crate) fn tell_as(&self, event: Event, loudness: Loudness) {
         let incarnation = self.facts().incarnation;
-        self.bus.tell(self, incarnation, news, loudness);
+        self.bus.tell(self, incarnation, event, loudness);
     }
 }
 
 /// One incarnation's claim on its node.
 #[derive(Clone, Debug)]
-pub(crate) struct Berth {
+pub(crate) struct Incarnation {
     pub(crate) node: Arc<Node>,
-    pub(crate) incarnation: u64,
+    pub(crate) number: u64,
 }
 
-impl Berth {
+impl Incarnation {
     /// This actor is the incarnation. A supervisor says what tells of its end.
     pub(crate) fn claim(&self, cell: ActorCell, gone: Option<Gone>) {
         let mut facts = self.node.facts();
-        if facts.incarnation != self.incarnation {
+        if facts.incarnation != self.number {
             return;
         }
         let supervisor = self.node.parent.as_ref().and_then(|(parent, place)| Some((parent.upgrade()?, *place)));
@@ -532,7 +532,7 @@ impl Berth {
     /// The incarnation has done all that belongs to an orderly stop.
     pub(crate) fn stopped_well(&self) {
         let mut facts = self.node.facts();
-        facts.stopped_well = facts.incarnation == self.incarnation;
+        facts.stopped_well = facts.incarnation == self.number;
     }
 }
 

@@ -28,13 +28,13 @@ pub struct Report {
     /// The incarnation that it is about.
     pub incarnation: u64,
     /// What happened.
-    pub news: News,
+    pub event: Event,
 }
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum News {
+pub enum Event {
     /// It is up; for a supervisor: all its children are.
     Started,
     /// There was nothing to run; its supervisor goes on without it.
@@ -149,15 +149,15 @@ impl Bus {
     }
 
     /// Tells what happened to this incarnation of a place.
-    pub(crate) fn tell(&self, node: &Node, incarnation: u64, news: News, loudness: Loudness) {
+    pub(crate) fn tell(&self, node: &Node, incarnation: u64, event: Event, loudness: Loudness) {
         match loudness {
-            Loudness::Usual => log(node, incarnation, &news),
-            Loudness::Aside => tracing::debug!(path = node.path, child = node.id, incarnation, ?news, "did not start"),
+            Loudness::Usual => log(node, incarnation, &event),
+            Loudness::Aside => tracing::debug!(path = node.path, child = node.id, incarnation, ?event, "did not start"),
         }
         if self.0.receiver_count() > 0 {
             let (path, id) = (node.path.clone(), node.id.clone());
             // That the last reader has just gone is no error.
-            let _ = self.0.send(Report { at: Instant::now(), path, id, incarnation, news });
+            let _ = self.0.send(Report { at: Instant::now(), path, id, incarnation, event });
         }
     }
 }
@@ -171,22 +171,22 @@ pub(crate) enum Loudness {
     Aside,
 }
 
-fn log(node: &Node, incarnation: u64, news: &News) {
+fn log(node: &Node, incarnation: u64, event: &Event) {
     let (path, child) = (&*node.path, &*node.id);
-    match news {
-        News::Started => tracing::info!(path, child, incarnation, "started"),
-        News::Ignored => tracing::info!(path, child, incarnation, "nothing to run"),
-        News::Exited { reason, normal: true } => tracing::info!(path, child, incarnation, reason, "exited"),
-        News::Exited { reason, normal: false } => tracing::warn!(path, child, incarnation, reason, "exited"),
-        News::StartFailed { reason, at } => tracing::warn!(path, child, incarnation, reason, at, "did not start"),
-        News::Restarting { reason, in_window, allowed } => {
+    match event {
+        Event::Started => tracing::info!(path, child, incarnation, "started"),
+        Event::Ignored => tracing::info!(path, child, incarnation, "nothing to run"),
+        Event::Exited { reason, normal: true } => tracing::info!(path, child, incarnation, reason, "exited"),
+        Event::Exited { reason, normal: false } => tracing::warn!(path, child, incarnation, reason, "exited"),
+        Event::StartFailed { reason, at } => tracing::warn!(path, child, incarnation, reason, at, "did not start"),
+        Event::Restarting { reason, in_window, allowed } => {
             tracing::warn!(path, child, incarnation, reason, in_window, allowed, "restarting");
         }
-        News::GaveUp { child: failed, reason } => {
+        Event::GaveUp { child: failed, reason } => {
             tracing::error!(path, child, incarnation, failed, reason, "giving up");
         }
-        News::AutoShutdown { child: ended } => tracing::info!(path, child, incarnation, ended, "shuts itself down"),
-        News::Stuck { reason } => tracing::error!(path, child, incarnation, reason, "a killed child does not end"),
-        News::Stopped => tracing::info!(path, child, incarnation, "stopped"),
+        Event::AutoShutdown { child: ended } => tracing::info!(path, child, incarnation, ended, "shuts itself down"),
+        Event::Stuck { reason } => tracing::error!(path, child, incarnation, reason, "a killed child does not end"),
+        Event::Stopped => tracing::info!(path, child, incarnation, "stopped"),
     }
 }

@@ -213,8 +213,8 @@ mod tests {
         let keeper = Keeper { kept: Arc::clone(&kept), _alive: alive };
         let (actor, _join) = Keeper::spawn(None, keeper, ()).await.unwrap();
         let node = Node::root("root", &Arc::new(Bus::new()));
-        let (berth, _live) = node.begin();
-        berth.claim(actor.get_cell(), Some(gone));
+        let (incarnation, _live) = node.begin();
+        incarnation.claim(actor.get_cell(), Some(gone));
         let supervisor = SupervisorRef::to(node).unwrap();
         let asked = tokio::time::timeout(tokio::time::Duration::from_secs(3600), supervisor.terminate_child("a")).await;
         assert_eq!(asked, Ok(Err(ChildError::Unknown("root".to_owned()))));

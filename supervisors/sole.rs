@@ -32,7 +32,7 @@ fn note<'a>(above: &str, children: &'a [ChildSpec], owners: &mut Owners<'a>) -> 
             claim("latch", latch.identity(), latch.name())?;
         }
         match &child.body {
-            Body::Dynamic(charter) => claim("dynamic supervisor", Arc::as_ptr(charter) as usize, "")?,
+            Body::Dynamic(spec) => claim("dynamic supervisor", Arc::as_ptr(spec) as usize, "")?,
             Body::Supervisor(spec) => note(&format!("{path}/"), &spec.children, owners)?,
             Body::Worker(_) | Body::Spent => {}
         }

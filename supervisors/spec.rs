@@ -13,10 +13,10 @@ use ractor::{Actor, ActorCell, SpawnErr};
 use tokio::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::dynamic::Charter;
+use crate::dynamic::DynamicSpec;
 use crate::intensity::Intensity;
 use crate::latch::Latch;
-use crate::node::Berth;
+use crate::node::Incarnation;
 use crate::service::{Service, SlotGuard};
 use crate::sole;
 use crate::strategy::Terms;
@@ -105,7 +105,7 @@ pub struct SupervisorSpec {
     /// For `RestForOne` and `OneForAll`: how long a sibling that is stopped *because another child failed* gets before
     /// it is killed, where that is less than its own shutdown time. An addition to OTP: when an elder is gone, its
     /// juniors have little left to do, and callers wait. `None`: each its own shutdown time.
-    pub shutdown_grace_elder: Option<Duration>,
+    pub sibling_shutdown: Option<Duration>,
 }
 
 /// What a child is made of.
@@ -113,13 +113,13 @@ pub struct SupervisorSpec {
 pub(crate) enum Body {
     Worker(Launch),
     Supervisor(Arc<SupervisorSpec>),
-    Dynamic(Arc<Charter>),
+    Dynamic(Arc<DynamicSpec>),
     /// A temporary child's, once it runs: it will not be started again, and what it was started with is let go.
     Spent,
 }
 
 /// Spawns one incarnation of a worker, linked to its supervisor.
-pub(crate) type Launch = Arc<dyn Fn(Berth, ActorCell) -> Spawning + Send + Sync>;
+pub(crate) type Launch = Arc<dyn Fn(Incarnation, ActorCell) -> Spawning + Send + Sync>;
 /// A worker that is starting: resolves after its `pre_start`, with nothing if there is nothing to run; dropping it calls
 /// the start off.
 pub(crate) type Spawning = Pin<Box<dyn Future<Output = Result<Option<Spawned>, SpawnErr>> + Send>>;
@@ -166,7 +166,7 @@ impl ChildSpec {
     /// A dynamic supervisor as a child. A [`DynamicSupervisor`](crate::DynamicSupervisor) has one place in one tree: while
     /// it runs there, it does not start in another.
     pub fn dynamic<T>(id: impl Into<String>, supervisor: &crate::DynamicSupervisor<T>) -> ChildSpec {
-        ChildSpec::above(id.into(), Body::Dynamic(supervisor.charter()))
+        ChildSpec::above(id.into(), Body::Dynamic(supervisor.spec()))
     }
 
     /// One that cannot be started, to be checked.
@@ -249,16 +249,16 @@ impl ChildSpec {
     {
         let make = Arc::new(Quiet(Some(make)));
         let identity = service.as_ref().map(|service| (service.identity(), service.name()));
-        let launch = move |berth: Berth, parent: ActorCell| -> Spawning {
+        let launch = move |incarnation: Incarnation, parent: ActorCell| -> Spawning {
             let make = Arc::clone(&make);
-            let slot = service.clone().map(|service| SlotGuard::new(service, Arc::clone(&berth.node.pulse)));
+            let slot = service.clone().map(|service| SlotGuard::new(service, Arc::clone(&incarnation.node.pulse)));
             Box::pin(async move {
                 let made = catch_unwind(AssertUnwindSafe(|| make.0.as_ref().and_then(|make| make())))
                     .map_err(|panic| SpawnErr::StartupFailed(panic_text(&*panic).into()))?;
                 let Some((actor, arguments)) = made else {
                     return Ok(None);
                 };
-                let wrapped = Supervised::new(actor, berth, slot);
+                let wrapped = Supervised::new(actor, incarnation, slot);
                 let (actor, join) = Supervised::spawn_linked(None, wrapped, arguments, parent).await?;
                 Ok(Some((actor.get_cell(), join)))
             })
@@ -297,7 +297,7 @@ impl SupervisorSpec {
     /// A specification without auto-shutdown and without the grace for siblings.
     pub fn new(strategy: Strategy, intensity: Intensity, children: Vec<ChildSpec>) -> Self {
         let auto_shutdown = AutoShutdown::Never;
-        SupervisorSpec { strategy, intensity, auto_shutdown, children, shutdown_grace_elder: None }
+        SupervisorSpec { strategy, intensity, auto_shutdown, children, sibling_shutdown: None }
     }
 
     /// Sets when the supervisor exits because of significant children.
@@ -366,8 +366,8 @@ impl ChildSpec {
             Body::Supervisor(spec) => {
                 spec.check_alone().map_err(|SpecError(reason)| SpecError(format!("{}/{reason}", self.id)))
             }
-            Body::Dynamic(charter) => {
-                charter.check().map_err(|SpecError(reason)| SpecError(format!("{}: {reason}", self.id)))
+            Body::Dynamic(spec) => {
+                spec.check().map_err(|SpecError(reason)| SpecError(format!("{}: {reason}", self.id)))
             }
             Body::Worker(_) | Body::Spent => Ok(()),
         }

@@ -2,7 +2,7 @@
 //!
 //! Events go in, effects come out; nothing here awaits, spawns or knows an actor. It owns the children's states as the
 //! supervisor believes them to be, the restart intensity, and the phase. It deliberately knows no incarnations: the
-//! shell drops reports about old ones, so an event is always about the current one. What people ask of single children
+//! shell drops reports about old ones, so an input is always about the current one. What people ask of single children
 //! (`start_child` and its relatives) is in `control`, how many are started and stopped in order in `order`.
 //!
 //! ```text
@@ -46,7 +46,7 @@ pub(crate) struct Failure {
 
 /// What happened.
 #[derive(Clone, Debug)]
-pub(crate) enum Event {
+pub(crate) enum Input {
     /// Start all children.
     Boot,
     /// A `Start` is done.
@@ -300,17 +300,17 @@ impl Machine {
         }
     }
 
-    /// Takes an event at a time and says what is to be done, in order.
-    pub(crate) fn step(&mut self, now: Instant, event: Event) -> Vec<Effect> {
-        match event {
-            Event::Boot => self.boot(),
-            Event::Started(child) => self.started(now, child),
-            Event::Ignored(child) => self.ignored(child),
-            Event::StartFailed(child, failure) => self.start_failed(now, child, failure),
-            Event::Gone(child, exit) => self.gone(now, child, exit),
-            Event::Stuck(child, reason) => self.stuck(child, reason),
-            Event::Elapsed(child) => self.elapsed(child),
-            Event::Shutdown => self.shutdown(),
+    /// Takes an input at a time and says what is to be done, in order.
+    pub(crate) fn step(&mut self, now: Instant, input: Input) -> Vec<Effect> {
+        match input {
+            Input::Boot => self.boot(),
+            Input::Started(child) => self.started(now, child),
+            Input::Ignored(child) => self.ignored(child),
+            Input::StartFailed(child, failure) => self.start_failed(now, child, failure),
+            Input::Gone(child, exit) => self.gone(now, child, exit),
+            Input::Stuck(child, reason) => self.stuck(child, reason),
+            Input::Elapsed(child) => self.elapsed(child),
+            Input::Shutdown => self.shutdown(),
         }
         self.heed_ends(now);
         std::mem::take(&mut self.effects)

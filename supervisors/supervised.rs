@@ -15,14 +15,14 @@ use std::sync::{Mutex, PoisonError};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::linked::NotedAtEnd;
-use crate::node::Berth;
+use crate::node::Incarnation;
 use crate::service::SlotGuard;
 use crate::vitals::{Callback, Pulse};
 
 /// A user's actor under supervision.
 pub(crate) struct Supervised<A: Actor> {
     actor: A,
-    berth: Berth,
+    incarnation: Incarnation,
     // Dropped in this order: nobody is to find the slot full while the state goes.
     slot: Option<SlotGuard<A::Msg>>,
     state: Kept<A::State>,
@@ -66,12 +66,12 @@ impl From<Callback> for Step {
 }
 
 impl<A: Actor> Supervised<A> {
-    pub(crate) fn new(actor: A, berth: Berth, slot: Option<SlotGuard<A::Msg>>) -> Self {
-        Supervised { actor, berth, slot, state: Kept::new() }
+    pub(crate) fn new(actor: A, incarnation: Incarnation, slot: Option<SlotGuard<A::Msg>>) -> Self {
+        Supervised { actor, incarnation, slot, state: Kept::new() }
     }
 
     fn pulse(&self) -> &Pulse {
-        &self.berth.node.pulse
+        &self.incarnation.node.pulse
     }
 
     /// Runs a callback under the eyes of those who look. Pinned by the caller: its future is not moved, for it may be
@@ -85,13 +85,13 @@ impl<A: Actor> Supervised<A> {
     where
         F: Future<Output = Result<T, ActorProcessingErr>>,
     {
-        let _noted = NotedAtEnd(&self.berth.node.linked, myself);
+        let _noted = NotedAtEnd(&self.incarnation.node.linked, myself);
         let step: Step = step.into();
         #[cfg(feature = "chaos")]
         let occasion =
-            crate::chaos::Occasion { incarnation: self.berth.incarnation, callback: step.callback, kind: step.kind };
+            crate::chaos::Occasion { incarnation: self.incarnation.number, callback: step.callback, kind: step.kind };
         #[cfg(feature = "chaos")]
-        let future = pin!(self.berth.node.trap.through(&self.berth.node, occasion, future));
+        let future = pin!(self.incarnation.node.trap.through(&self.incarnation.node, occasion, future));
         self.pulse().enter(step.callback).run(future).await
     }
 }
@@ -106,7 +106,7 @@ impl<A: Actor> Actor for Supervised<A> {
         myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<(), ActorProcessingErr> {
-        self.berth.claim(myself.get_cell(), None);
+        self.incarnation.claim(myself.get_cell(), None);
         let call = pin!(self.actor.pre_start(myself.clone(), arguments));
         let state = self.run(Callback::PreStart, &myself, call).await?;
         self.state.put(Box::new(state));
@@ -135,7 +135,7 @@ impl<A: Actor> Actor for Supervised<A> {
         let mut state = self.state.take();
         let call = pin!(self.actor.post_stop(myself.clone(), &mut state));
         self.run(Callback::PostStop, &myself, call).await?;
-        self.berth.stopped_well();
+        self.incarnation.stopped_well();
         Ok(())
     }
 
@@ -149,7 +149,7 @@ impl<A: Actor> Actor for Supervised<A> {
         self.pulse().taken();
         let step = Step {
             #[cfg(feature = "chaos")]
-            kind: self.berth.node.trap.is_busy().then(|| crate::chaos::kind_of(&message)),
+            kind: self.incarnation.node.trap.is_busy().then(|| crate::chaos::kind_of(&message)),
             ..Step::from(Callback::Handle)
         };
         let mut state = self.state.take();
@@ -169,7 +169,7 @@ impl<A: Actor> Actor for Supervised<A> {
     ) -> Result<(), ActorProcessingErr> {
         self.pulse().awake().await;
         #[cfg(feature = "chaos")]
-        if self.berth.node.trap.swallows(&event) {
+        if self.incarnation.node.trap.swallows(&event) {
             let nothing = pin!(async { Ok(()) });
             return self.run(Callback::HandleEvent, &myself, nothing).await;
         }

@@ -18,15 +18,15 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use crate::dynamic::Charter;
+use crate::dynamic::DynamicSpec;
 use crate::exit::{Exit, KILLED, SHUTDOWN};
 use crate::gone::Alive;
 use crate::minder::{AbortOnDrop, Minder, Report};
-use crate::node::{Berth, Node};
-use crate::reports::{Loudness, News};
+use crate::node::{Incarnation, Node};
+use crate::reports::{Event, Loudness};
 use crate::requests::Control;
 use crate::spec::{Body, ChildSpec, Restart, Shutdown, Strategy, SupervisorSpec};
-use crate::strategy::{Effect, Event, Failure, Machine, Place, Rules, Verdict};
+use crate::strategy::{Effect, Failure, Input, Machine, Place, Rules, Verdict};
 use crate::supervised::Kept;
 use crate::vitals::Callback;
 
@@ -46,8 +46,8 @@ pub(crate) struct Supervisor {
 /// What a supervisor starts from.
 pub(crate) struct Setup {
     pub(crate) orders: Orders,
-    pub(crate) berth: Berth,
-    /// Told once whether all children came up.
+    pub(crate) incarnation: Incarnation,
+    /// RunError once whether all children came up.
     pub(crate) boot: oneshot::Sender<Result<(), Failure>>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Setup {
 #[derive(Clone, Debug)]
 pub(crate) enum Orders {
     Static(Arc<SupervisorSpec>),
-    Dynamic(Arc<Charter>),
+    Dynamic(Arc<DynamicSpec>),
 }
 
 /// What a supervisor is told by its own tasks, and asked by others.
@@ -85,7 +85,7 @@ pub(crate) struct State {
     myself: ActorRef<Msg>,
     orders: Orders,
     rules: Rules,
-    berth: Berth,
+    incarnation: Incarnation,
     machine: Machine,
     posts: BTreeMap<Place, Post>,
     ids: HashMap<String, Place>,
@@ -122,10 +122,10 @@ impl Orders {
                 auto_shutdown: spec.auto_shutdown,
                 dynamic: false,
             },
-            Orders::Dynamic(charter) => Rules {
+            Orders::Dynamic(spec) => Rules {
                 strategy: Strategy::OneForOne,
-                intensity: charter.template.intensity,
-                auto_shutdown: charter.template.auto_shutdown,
+                intensity: spec.template.intensity,
+                auto_shutdown: spec.template.auto_shutdown,
                 dynamic: true,
             },
         }
@@ -140,7 +140,7 @@ impl Orders {
 
     fn grace_elder(&self) -> Option<tokio::time::Duration> {
         match self {
-            Orders::Static(spec) => spec.shutdown_grace_elder,
+            Orders::Static(spec) => spec.sibling_shutdown,
             Orders::Dynamic(_) => None,
         }
     }
@@ -158,8 +158,8 @@ impl Actor for Supervisor {
     type Arguments = Setup;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, setup: Setup) -> Result<(), ActorProcessingErr> {
-        setup.berth.claim(myself.get_cell(), Some(self.alive.watch()));
-        let turn = Turn::new(&setup.berth, Callback::PreStart);
+        setup.incarnation.claim(myself.get_cell(), Some(self.alive.watch()));
+        let turn = Turn::new(&setup.incarnation, Callback::PreStart);
         let state = turn.run(pin!(async { State::new(myself, setup) })).await?;
         self.state.put(Box::new(state));
         Ok(())
@@ -168,7 +168,7 @@ impl Actor for Supervisor {
     /// Nothing of a predecessor is left: its minder has seen to that before this one was started.
     async fn post_start(&self, _: ActorRef<Msg>, (): &mut ()) -> Result<(), ActorProcessingErr> {
         let mut state = self.state.take();
-        let turn = Turn::new(&state.berth, Callback::PostStart);
+        let turn = Turn::new(&state.incarnation, Callback::PostStart);
         turn.run(pin!(async {
             state.boot();
             Ok(())
@@ -180,7 +180,7 @@ impl Actor for Supervisor {
 
     async fn handle(&self, _: ActorRef<Msg>, msg: Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
         let mut state = self.state.take();
-        let turn = Turn::new(&state.berth, Callback::Handle);
+        let turn = Turn::new(&state.incarnation, Callback::Handle);
         #[cfg(feature = "chaos")]
         let turn = turn.of(|| msg.kind());
         turn.run(pin!(async {
@@ -211,7 +211,7 @@ impl Actor for Supervisor {
         // One that came to make this run a callback is no child, and nobody hears of it.
         #[cfg(feature = "chaos")]
         state.node().trap.swallows(&event);
-        let turn = Turn::new(&state.berth, Callback::HandleEvent);
+        let turn = Turn::new(&state.incarnation, Callback::HandleEvent);
         #[cfg(feature = "chaos")]
         let turn = turn.of(|| crate::chaos::kind_of(&event));
         turn.run(pin!(async {
@@ -229,7 +229,7 @@ impl Actor for Supervisor {
     /// anyone who holds its cell.
     async fn post_stop(&self, _: ActorRef<Msg>, (): &mut ()) -> Result<(), ActorProcessingErr> {
         let mut state = self.state.take();
-        let turn = Turn::new(&state.berth, Callback::PostStop);
+        let turn = Turn::new(&state.incarnation, Callback::PostStop);
         turn.run(pin!(async {
             let node = Arc::clone(state.node());
             let _busy = node.pulse.enter(Callback::PostStop);
@@ -241,19 +241,19 @@ impl Actor for Supervisor {
 }
 
 impl State {
-    fn new(myself: ActorRef<Msg>, Setup { orders, berth, boot }: Setup) -> Result<State, ActorProcessingErr> {
-        if let Orders::Dynamic(charter) = &orders {
-            charter.settle(&berth.node)?;
+    fn new(myself: ActorRef<Msg>, Setup { orders, incarnation, boot }: Setup) -> Result<State, ActorProcessingErr> {
+        if let Orders::Dynamic(spec) = &orders {
+            spec.settle(&incarnation.node)?;
         }
         let rules = orders.rules();
         #[cfg(feature = "chaos")]
-        berth.node.trap.supervises(rules.intensity);
+        incarnation.node.trap.supervises(rules.intensity);
         let machine = Machine::new(rules, orders.children().iter().map(ChildSpec::terms));
         Ok(State {
             myself,
             orders,
             rules,
-            berth,
+            incarnation,
             machine,
             posts: BTreeMap::new(),
             ids: HashMap::new(),
@@ -266,7 +266,7 @@ impl State {
     }
 
     fn node(&self) -> &Arc<Node> {
-        &self.berth.node
+        &self.incarnation.node
     }
 
     fn boot(&mut self) {
@@ -276,7 +276,7 @@ impl State {
         for (spec, node) in specs.into_iter().zip(node.children()) {
             self.take_on(spec, node);
         }
-        self.step(Event::Boot);
+        self.step(Input::Boot);
     }
 
     /// An actor that is linked here, a child most often, has ended (or begun).
@@ -300,7 +300,7 @@ impl State {
     /// Stops what is left, in order. Messages are not read any more, so each stop is awaited here.
     async fn stop_all(&mut self) {
         if !self.machine.is_done() {
-            self.step(Event::Shutdown);
+            self.step(Input::Shutdown);
         }
         // A child that waits for its answer could not stop. So those that are being stopped on request come first.
         self.refuse_parked();
@@ -346,7 +346,7 @@ impl State {
         if delay.is_some_and(|(current, _)| *current == ticket) {
             self.post(child).delay = None;
             self.stir(child);
-            self.step(Event::Elapsed(child));
+            self.step(Input::Elapsed(child));
         }
     }
 
@@ -362,24 +362,24 @@ impl State {
         self.stir(child);
         let event = match report {
             Report::Started(actor) => {
-                self.tell(child, News::Started);
+                self.tell(child, Event::Started);
                 let post = self.post(child);
                 post.actor = Some(actor);
                 if post.spec.restart == Restart::Temporary {
                     post.spec.body = Body::Spent;
                 }
-                return self.step(Event::Started(child));
+                return self.step(Input::Started(child));
             }
             Report::Ignored => {
-                self.tell(child, News::Ignored);
-                Event::Ignored(child)
+                self.tell(child, Event::Ignored);
+                Input::Ignored(child)
             }
             Report::StartFailed(failure) => {
                 let Failure { reason, path } = failure.clone();
                 // Where this one is starting itself, it fails with the same reason.
                 let loudness = if self.boot.is_some() { Loudness::Aside } else { Loudness::Usual };
-                self.posts[&child].node.tell_as(News::StartFailed { reason, at: path }, loudness);
-                Event::StartFailed(child, failure)
+                self.posts[&child].node.tell_as(Event::StartFailed { reason, at: path }, loudness);
+                Input::StartFailed(child, failure)
             }
             Report::Gone(fallback) => {
                 let exit = self.post(child).exit.take().unwrap_or(fallback);
@@ -391,15 +391,15 @@ impl State {
                 let as_told = exit.reason == KILLED
                     && post.spec.shutdown == Shutdown::BrutalKill
                     && self.machine.is_stopping(child);
-                self.tell(child, News::Exited { reason: exit.reason.clone(), normal: exit.normal || as_told });
-                Event::Gone(child, exit)
+                self.tell(child, Event::Exited { reason: exit.reason.clone(), normal: exit.normal || as_told });
+                Input::Gone(child, exit)
             }
             Report::Stuck(reason) => {
-                self.tell(child, News::Stuck { reason: reason.clone() });
-                Event::Stuck(child, reason)
+                self.tell(child, Event::Stuck { reason: reason.clone() });
+                Input::Stuck(child, reason)
             }
         };
-        self.berth.node.unclaim(&self.posts[&child].node);
+        self.incarnation.node.unclaim(&self.posts[&child].node);
         let post = self.post(child);
         post.minder = None;
         post.exit = None;
@@ -407,7 +407,7 @@ impl State {
         self.step(event);
     }
 
-    fn step(&mut self, event: Event) {
+    fn step(&mut self, event: Input) {
         let effects = self.machine.step(Instant::now(), event);
         self.carry_out(effects);
     }
@@ -437,7 +437,7 @@ impl State {
                 self.node().trap.restarts(Instant::now());
                 self.posts[&child].node.restarting();
                 let allowed = self.rules.intensity.restarts as usize;
-                self.tell(child, News::Restarting { reason, in_window, allowed });
+                self.tell(child, Event::Restarting { reason, in_window, allowed });
             }
             Effect::Forget(child) => self.forget(child),
             Effect::Answer(child, outcome) => self.answer(child, outcome),
@@ -459,7 +459,7 @@ impl State {
 
     fn delay(&mut self, child: Place, attempt: u32) {
         let Some(backoff) = self.posts[&child].spec.backoff else {
-            return self.step(Event::Elapsed(child));
+            return self.step(Input::Elapsed(child));
         };
         self.tickets += 1;
         let ticket = self.tickets;
@@ -473,7 +473,7 @@ impl State {
     }
 
     fn forget(&mut self, child: Place) {
-        self.berth.node.remove(child);
+        self.incarnation.node.remove(child);
         if let Some(post) = self.posts.remove(&child) {
             self.ids.remove(&post.spec.id);
         }
@@ -495,11 +495,11 @@ impl State {
         let (conclusion, reason) = match verdict {
             Verdict::AutoShutdown => {
                 let child = self.last_significant.take().unwrap_or_default();
-                self.node().tell(News::AutoShutdown { child });
+                self.node().tell(Event::AutoShutdown { child });
                 (Ok(()), SHUTDOWN.to_owned())
             }
             Verdict::Shutdown => {
-                self.node().tell(News::Stopped);
+                self.node().tell(Event::Stopped);
                 (Ok(()), SHUTDOWN.to_owned())
             }
             Verdict::StartFailed(failure) => {
@@ -508,13 +508,13 @@ impl State {
             }
             Verdict::Escalated { child, reason } => {
                 let failure = Failure { path: self.posts[&child].node.path.clone(), reason };
-                let news = News::GaveUp { child: failure.path.clone(), reason: failure.reason.clone() };
-                self.node().tell(news);
+                let event = Event::GaveUp { child: failure.path.clone(), reason: failure.reason.clone() };
+                self.node().tell(event);
                 let reason = format!("shutdown: gave up on {}: {}", failure.path, failure.reason);
                 (Err(failure), reason)
             }
         };
-        self.node().conclude(self.berth.incarnation, conclusion.clone());
+        self.node().conclude(self.incarnation.number, conclusion.clone());
         let failure = conclusion.err().unwrap_or_else(|| self.failure("it was stopped"));
         if let Some(boot) = self.boot.take() {
             let _ = boot.send(Err(failure));
@@ -528,7 +528,7 @@ impl State {
     }
 
     /// Tells what happened to a child.
-    fn tell(&self, child: Place, news: News) {
-        self.posts[&child].node.tell(news);
+    fn tell(&self, child: Place, event: Event) {
+        self.posts[&child].node.tell(event);
     }
 }

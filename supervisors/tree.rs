@@ -13,8 +13,8 @@ use tokio::time::{Duration, timeout};
 
 use crate::exit::{Exit, KILLED, SHUTDOWN};
 use crate::minder::{KILL_WAIT, describe};
-use crate::node::{Berth, Live, Node, TreeSnapshot};
-use crate::reports::{Bus, Loudness, News};
+use crate::node::{Incarnation, Live, Node, TreeSnapshot};
+use crate::reports::{Bus, Event, Loudness};
 use crate::requests::SupervisorRef;
 use crate::spec::{SpecError, SupervisorSpec, check_id};
 use crate::strategy::Failure;
@@ -97,9 +97,9 @@ impl Tree {
         check_id(name).and_then(|()| spec.check())?;
         let node = Node::root(name, &Arc::new(Bus::new()));
         node.furnish(&spec.children);
-        let (berth, live) = node.begin();
+        let (incarnation, live) = node.begin();
         let (tell, boot) = oneshot::channel();
-        let setup = Setup { orders: Orders::Static(Arc::new(spec)), berth: berth.clone(), boot: tell };
+        let setup = Setup { orders: Orders::Static(Arc::new(spec)), incarnation: incarnation.clone(), boot: tell };
         let spawned = match parent {
             Some(parent) => Supervisor::spawn_linked(None, Supervisor::new(), setup, parent).await,
             None => Supervisor::spawn(None, Supervisor::new(), setup).await,
@@ -107,14 +107,14 @@ impl Tree {
         let (actor, join) = spawned.map_err(|error| refused(&node, error))?;
         let (publish, mut end) = watch::channel(None);
         let stopping = Arc::new(AtomicBool::new(false));
-        tokio::spawn(keep(berth.clone(), live, join, Arc::clone(&stopping), publish));
-        let root = Root { node, incarnation: berth.incarnation, cell: actor.get_cell(), stopping, end: end.clone() };
+        tokio::spawn(keep(incarnation.clone(), live, join, Arc::clone(&stopping), publish));
+        let root = Root { node, incarnation: incarnation.number, cell: actor.get_cell(), stopping, end: end.clone() };
         let guard = KillOnDrop(Some(Arc::clone(&root.node)));
         let failure = match boot.await {
             Ok(Ok(())) => {
                 guard.disarm();
                 root.node.running(root.incarnation);
-                root.node.tell(News::Started);
+                root.node.tell(Event::Started);
                 return Ok(Tree { root: Arc::new(root) });
             }
             Ok(Err(failure)) => failure,
@@ -215,14 +215,14 @@ impl Tree {
 
 /// Waits for the root's end, then for the end of all below it, and publishes the verdict.
 async fn keep(
-    berth: Berth,
+    incarnation: Incarnation,
     live: Live,
     join: JoinHandle<()>,
     stopping: Arc<AtomicBool>,
     publish: watch::Sender<Option<Result<(), Escalated>>>,
 ) {
     let _ = join.await;
-    let node = &berth.node;
+    let node = &incarnation.node;
     node.kill_subtree();
     // Something that blocks its thread must not keep the verdict from those who could end the process.
     let _ = timeout(KILL_WAIT, node.subtree_gone()).await;
@@ -238,8 +238,8 @@ async fn keep(
         }
         None | Some(Ok(())) => (Exit::from_reason(Some(SHUTDOWN.to_owned())), Ok(())),
     };
-    node.ended(berth.incarnation, &exit);
-    node.tell_as(News::Exited { reason: exit.reason, normal: exit.normal }, loudness);
+    node.ended(incarnation.number, &exit);
+    node.tell_as(Event::Exited { reason: exit.reason, normal: exit.normal }, loudness);
     drop(live);
     publish.send_replace(Some(verdict));
 }

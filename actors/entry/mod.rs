@@ -147,7 +147,7 @@ impl Entries {
     /// How to start the actor under a supervisor.
     pub fn child_spec(&self, args: Args) -> ChildSpec {
         let shared = self.shared.clone();
-        ChildSpec::service("entry", &self.service, move || (Entry { shared: shared.clone() }, args.clone()))
+        ChildSpec::service("entry", &self.service, move || (EntryServer { shared: shared.clone() }, args.clone()))
             .shutdown(Shutdown::Timeout(self.shared.bounds.shutdown))
     }
 
@@ -322,7 +322,7 @@ fn weight(command: &Command) -> usize {
 }
 
 /// The actor.
-struct Entry {
+struct EntryServer {
     shared: Arc<Shared>,
 }
 
@@ -346,7 +346,7 @@ struct Waiting {
     _admission: Admission,
 }
 
-impl Actor for Entry {
+impl Actor for EntryServer {
     type Msg = Message;
     type State = State;
     type Arguments = Args;

@@ -8,7 +8,7 @@ use super::wire::{Error, Frame};
 
 /// What a frame says or promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Said {
+pub enum Contents {
     /// A leader's entries behind `after`, up to `last`; it knows that `commit` is committed.
     Append {
         /// The leader's term.
@@ -56,30 +56,30 @@ pub enum Said {
 ///
 /// # Errors
 /// As the node that it goes to would say.
-pub fn said(payload: &Bytes) -> Result<Said, Error> {
+pub fn said(payload: &Bytes) -> Result<Contents, Error> {
     let (frame, _) = Frame::decode(payload)?;
     let message = match frame {
         Frame::Raft(message) => message,
-        Frame::Genesis { .. } => return Ok(Said::Other("genesis")),
-        Frame::Propose { .. } => return Ok(Said::Other("propose")),
-        Frame::NotProposed { .. } => return Ok(Said::Other("not proposed")),
+        Frame::Genesis { .. } => return Ok(Contents::Other("genesis")),
+        Frame::Propose { .. } => return Ok(Contents::Other("propose")),
+        Frame::NotProposed { .. } => return Ok(Contents::Other("not proposed")),
     };
     let (term, index) = (Term(message.term), LogIndex(message.index));
     let commit = LogIndex(message.commit);
     Ok(match message.get_msg_type() {
         MessageType::MsgAppend => {
             let last = LogIndex(message.index + message.entries.len() as u64);
-            Said::Append { term, after: index, last, commit }
+            Contents::Append { term, after: index, last, commit }
         }
-        MessageType::MsgAppendResponse => Said::AppendAnswer { term, index, rejected: message.reject },
-        MessageType::MsgHeartbeat => Said::Heartbeat { term, commit },
-        MessageType::MsgRequestVote => Said::VoteRequest { term },
-        MessageType::MsgRequestVoteResponse => Said::VoteAnswer { term, granted: !message.reject },
-        MessageType::MsgHeartbeatResponse => Said::Other("heartbeat answer"),
-        MessageType::MsgRequestPreVote => Said::Other("pre-vote"),
-        MessageType::MsgRequestPreVoteResponse => Said::Other("pre-vote answer"),
-        MessageType::MsgReadIndex => Said::Other("read index"),
-        MessageType::MsgReadIndexResp => Said::Other("read index answer"),
-        _ => Said::Other("raft"),
+        MessageType::MsgAppendResponse => Contents::AppendAnswer { term, index, rejected: message.reject },
+        MessageType::MsgHeartbeat => Contents::Heartbeat { term, commit },
+        MessageType::MsgRequestVote => Contents::VoteRequest { term },
+        MessageType::MsgRequestVoteResponse => Contents::VoteAnswer { term, granted: !message.reject },
+        MessageType::MsgHeartbeatResponse => Contents::Other("heartbeat answer"),
+        MessageType::MsgRequestPreVote => Contents::Other("pre-vote"),
+        MessageType::MsgRequestPreVoteResponse => Contents::Other("pre-vote answer"),
+        MessageType::MsgReadIndex => Contents::Other("read index"),
+        MessageType::MsgReadIndexResp => Contents::Other("read index answer"),
+        _ => Contents::Other("raft"),
     })
 }

@@ -217,8 +217,6 @@ impl From<IntensityConfig> for Intensity {
 pub struct Supervision {
     /// The root: past it the node stops.
     pub root: IntensityConfig,
-    /// Telemetry, which can never take the node down.
-    pub telemetry: IntensityConfig,
     /// Storage, replication, entry, watch.
     pub ledger: IntensityConfig,
     /// Discovery, links, the peer port.
@@ -233,7 +231,6 @@ impl Default for Supervision {
     fn default() -> Self {
         Self {
             root: IntensityConfig::new(3, 60),
-            telemetry: IntensityConfig::new(10, 60),
             ledger: IntensityConfig::new(5, 60),
             distribution: IntensityConfig::new(20, 10),
             links: IntensityConfig::new(20, 10),

@@ -207,7 +207,6 @@ impl Supervision {
     fn numbers(&self) -> impl Iterator<Item = Number> {
         [
             ("supervision.root.restarts", "supervision.root.seconds", self.root),
-            ("supervision.telemetry.restarts", "supervision.telemetry.seconds", self.telemetry),
             ("supervision.ledger.restarts", "supervision.ledger.seconds", self.ledger),
             ("supervision.distribution.restarts", "supervision.distribution.seconds", self.distribution),
             ("supervision.links.restarts", "supervision.links.seconds", self.links),

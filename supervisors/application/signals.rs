@@ -17,7 +17,7 @@ const TOGETHER: Duration = Duration::from_secs(1);
 
 /// How an application ended that ran until it was told to stop.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Told {
+pub enum RunError {
     /// It ended before anyone told it to.
     #[error(transparent)]
     Ended(#[from] Ended),
@@ -121,16 +121,16 @@ impl Running {
     /// signal, a second later or more, cuts the stop short.
     ///
     /// # Errors
-    /// See [`Told`]; a binary exits with a code other than zero.
-    pub async fn run_until_told(self, signals: &mut Signals) -> Result<(), Told> {
+    /// See [`RunError`]; a binary exits with a code other than zero.
+    pub async fn run_until_signal(self, signals: &mut Signals) -> Result<(), RunError> {
         tokio::select! {
-            ended = self.wait() => return ended.map_err(Told::Ended),
+            ended = self.wait() => return ended.map_err(RunError::Ended),
             () = signals.next() => {}
         }
         tracing::info!("stopping");
         tokio::select! {
-            stopped = self.stop() => stopped.map_err(Told::Stop),
-            () = signals.next() => Err(Told::Twice),
+            stopped = self.stop() => stopped.map_err(RunError::Stop),
+            () = signals.next() => Err(RunError::Twice),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::target::{Target, weight_of};
 use super::trap::{Armed, At, Moment, Sprung};
 use super::{Fault, MessageKind, after};
 use crate::node::{ChildState, Node, TreeNode};
-use crate::reports::{News, Report};
+use crate::reports::{Event, Report};
 use crate::tree::Tree;
 use crate::vitals::Callback;
 
@@ -426,7 +426,7 @@ impl Run {
 
     /// `None`: reports were missed, so what runs is looked up.
     fn heard(&mut self, report: Option<Report>) {
-        if report.as_ref().is_some_and(|report| report.news != News::Started) {
+        if report.as_ref().is_some_and(|report| report.event != Event::Started) {
             return;
         }
         let now = report.as_ref().map_or_else(Instant::now, |report| report.at);

@@ -10,7 +10,7 @@ use tokio::time::{Duration, Instant, sleep, timeout};
 
 use super::after;
 use crate::node::{ChildState, Node};
-use crate::reports::{News, Report, Reports, ReportsError};
+use crate::reports::{Event, Report, Reports, ReportsError};
 use crate::spec::Restart;
 use crate::tree::Tree;
 
@@ -84,7 +84,7 @@ impl Observer {
     }
 
     fn note(&mut self, report: Report) -> Report {
-        if let (News::Restarting { in_window, allowed, .. }, Some(supervisor)) = (&report.news, above(&report.path)) {
+        if let (Event::Restarting { in_window, allowed, .. }, Some(supervisor)) = (&report.event, above(&report.path)) {
             let used = self.used.entry(supervisor.to_owned()).or_insert(Used { most: 0, allowed: *allowed });
             used.most = used.most.max(*in_window);
         }

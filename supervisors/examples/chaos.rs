@@ -98,9 +98,9 @@ impl Words {
             ChildSpec::supervisor("counters", SupervisorSpec::new(Strategy::OneForOne, intensity, counters)),
         ];
         // When the ledger dies, whoever counts waits for it in vain: it gets this long, not its full shutdown time.
-        let shutdown_grace_elder = Some(Duration::from_millis(10));
+        let sibling_shutdown = Some(Duration::from_millis(10));
         let root =
-            SupervisorSpec { shutdown_grace_elder, ..SupervisorSpec::new(Strategy::RestForOne, intensity, children) };
+            SupervisorSpec { sibling_shutdown, ..SupervisorSpec::new(Strategy::RestForOne, intensity, children) };
         let tree = Tree::start("root", root).await?;
         Ok(Words { tree, ledger, counter })
     }

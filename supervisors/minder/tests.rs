@@ -97,8 +97,8 @@ async fn a_child_that_does_not_die_ends_the_tree() {
 fn abortable(mut spec: ChildSpec, abort: &Arc<std::sync::Mutex<Option<tokio::task::AbortHandle>>>) -> ChildSpec {
     let Body::Worker(launch) = spec.body else { panic!("not a worker") };
     let abort = Arc::clone(abort);
-    spec.body = Body::Worker(Arc::new(move |berth, parent| {
-        let (spawning, abort) = (launch(berth, parent), Arc::clone(&abort));
+    spec.body = Body::Worker(Arc::new(move |incarnation, parent| {
+        let (spawning, abort) = (launch(incarnation, parent), Arc::clone(&abort));
         Box::pin(async move {
             let spawned = spawning.await?;
             *abort.lock().unwrap() = spawned.as_ref().map(|(_, join)| join.abort_handle());

@@ -22,7 +22,7 @@ pub(crate) enum Request {
 /// Why a request was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Not yet: ask again after the next event.
+    /// Not yet: ask again after the next input.
     Later,
     /// The child runs.
     Running,

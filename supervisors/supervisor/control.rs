@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use ractor::ActorCell;
 
 use super::State;
-use super::parked::News;
+use super::parked::TryAgain;
 use crate::requests::{ChildError, Control, Reply, Started};
 use crate::spec::{ChildSpec, SpecError};
 use crate::strategy::{Outcome, Place, Refusal, Request};
@@ -40,12 +40,12 @@ impl State {
     /// Something may have happened: those that wait may have their turn.
     pub(super) fn retry_parked(&mut self) {
         // Again after those that were carried out: an end can be what those before it wait for, and nothing else may follow.
-        while let Some(news) = self.news() {
+        while let Some(why) = self.try_again() {
             let mut waited_for = BTreeSet::new();
             for control in self.parked.take() {
                 let child = control.child().to_owned();
                 let in_turn = control.may_pass() || !waited_for.contains(&child);
-                let due = in_turn && news.concerns(&child);
+                let due = in_turn && why.concerns(&child);
                 match if due { self.attempt(control) } else { Some(control) } {
                     None => self.parked.is_done(&child),
                     Some(control) => {
@@ -58,11 +58,11 @@ impl State {
     }
 
     /// What is new for those that wait.
-    fn news(&mut self) -> Option<News> {
+    fn try_again(&mut self) -> Option<TryAgain> {
         if let Some(child) = self.parked.new_turn(self.machine.turn()) {
             self.stir(child);
         }
-        self.parked.news(self.machine.stage())
+        self.parked.try_again(self.machine.stage())
     }
 
     /// The supervisor is on its way out.
@@ -124,9 +124,9 @@ impl State {
                 let _ = reply.send(Err(ChildError::Refused(refused)));
                 return None;
             }
-            Orders::Dynamic(charter) => {
-                spec.id = charter.next_id();
-                charter.template.children_max
+            Orders::Dynamic(of_all) => {
+                spec.id = of_all.next_id();
+                of_all.template.children_max
             }
         };
         if let Err(error) = spec.check(self.rules.intensity, self.rules.auto_shutdown) {
@@ -144,8 +144,8 @@ impl State {
         };
         match taken {
             Ok(effects) => {
-                if let Orders::Dynamic(charter) = &self.orders {
-                    charter.id_is_taken();
+                if let Orders::Dynamic(spec) = &self.orders {
+                    spec.id_is_taken();
                 }
                 let node = self.node().add(place, &spec);
                 self.take_on(spec, node).askers.push(Asker::Start(reply));

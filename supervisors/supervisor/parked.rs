@@ -23,18 +23,18 @@ pub(super) struct Parked {
 }
 
 /// Why those that wait are tried again.
-pub(super) enum News {
+pub(super) enum TryAgain {
     /// The machine has come to another stage: all of them.
     Stage,
     /// Something happened to these children.
     Children(BTreeSet<String>),
 }
 
-impl News {
+impl TryAgain {
     pub(super) fn concerns(&self, child: &str) -> bool {
         match self {
-            News::Stage => true,
-            News::Children(children) => children.contains(child),
+            TryAgain::Stage => true,
+            TryAgain::Children(children) => children.contains(child),
         }
     }
 }
@@ -69,14 +69,14 @@ impl Parked {
     }
 
     /// What is new since the last time; `None` when there is nothing, or nobody for it.
-    pub(super) fn news(&mut self, stage: Stage) -> Option<News> {
+    pub(super) fn try_again(&mut self, stage: Stage) -> Option<TryAgain> {
         let stirred = std::mem::take(&mut self.stirred);
         let moved = self.tried_in.replace(stage) != Some(stage);
         match () {
             () if self.queue.is_empty() => None,
-            () if moved => Some(News::Stage),
+            () if moved => Some(TryAgain::Stage),
             () if stirred.is_empty() => None,
-            () => Some(News::Children(stirred)),
+            () => Some(TryAgain::Children(stirred)),
         }
     }
 

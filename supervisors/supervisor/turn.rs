@@ -11,7 +11,7 @@ use ractor::ActorProcessingErr;
 
 #[cfg(feature = "chaos")]
 use crate::chaos::{MessageKind, Occasion};
-use crate::node::{Berth, Node};
+use crate::node::{Incarnation, Node};
 use crate::vitals::Callback;
 
 pub(super) struct Turn {
@@ -21,13 +21,13 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    pub(super) fn new(berth: &Berth, callback: Callback) -> Turn {
+    pub(super) fn new(incarnation: &Incarnation, callback: Callback) -> Turn {
         #[cfg(not(feature = "chaos"))]
         let _ = callback;
         Turn {
-            node: Arc::clone(&berth.node),
+            node: Arc::clone(&incarnation.node),
             #[cfg(feature = "chaos")]
-            occasion: Occasion { incarnation: berth.incarnation, callback, kind: None },
+            occasion: Occasion { incarnation: incarnation.number, callback, kind: None },
         }
     }
 

@@ -197,7 +197,7 @@ async fn what_an_end_means_is_the_policys() {
         assert!(matches!(gives_up(policy).await, Err(Ended::GaveUp(_))), "{policy:?}");
     }
     assert_eq!(gives_up(ExitPolicy::Temporary).await, Ok(()));
-    assert_eq!(is_done(ExitPolicy::Permanent).await, Err(Ended::Unasked("root".into())));
+    assert_eq!(is_done(ExitPolicy::Permanent).await, Err(Ended::Unexpected("root".into())));
     for policy in [ExitPolicy::Transient, ExitPolicy::Temporary] {
         assert_eq!(is_done(policy).await, Ok(()), "{policy:?}");
     }

@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use converge_supervisors::Strategy::{OneForOne, RestForOne};
 use converge_supervisors::{
-    AutoShutdown, Backoff, Callback, ChildSpec, ChildState, News, Phase, Report, Reports, ReportsError, Restart,
+    AutoShutdown, Backoff, Callback, ChildSpec, ChildState, Event, Phase, Report, Reports, ReportsError, Restart,
     Service, Shutdown, Started, SuspendError, Tree, Vitals,
 };
 use tokio::sync::oneshot;
@@ -255,17 +255,17 @@ async fn suspended_supervisors_are_stopped_in_order() {
 
 // --- reports
 
-/// All that is there, as `id news`.
+/// All that is there, as `id event`.
 fn drain(reports: &mut Reports) -> Vec<String> {
     let mut lines = Vec::new();
-    while let Ok(Some(Report { id, incarnation, news, .. })) = reports.try_next() {
-        lines.push(match news {
-            News::Exited { reason, normal } => format!("{id} {incarnation} exited {reason} {normal}"),
-            News::StartFailed { reason, at } => format!("{id} {incarnation} start failed {at} {reason}"),
-            News::Restarting { reason, in_window, allowed } => {
+    while let Ok(Some(Report { id, incarnation, event, .. })) = reports.try_next() {
+        lines.push(match event {
+            Event::Exited { reason, normal } => format!("{id} {incarnation} exited {reason} {normal}"),
+            Event::StartFailed { reason, at } => format!("{id} {incarnation} start failed {at} {reason}"),
+            Event::Restarting { reason, in_window, allowed } => {
                 format!("{id} {incarnation} restarting {reason} {in_window}/{allowed}")
             }
-            News::GaveUp { child, reason } => format!("{id} {incarnation} gave up {child} {reason}"),
+            Event::GaveUp { child, reason } => format!("{id} {incarnation} gave up {child} {reason}"),
             other => format!("{id} {incarnation} {other:?}"),
         });
     }

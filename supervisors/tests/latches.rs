@@ -10,7 +10,7 @@ use std::thread;
 use common::{PATIENCE, second, spec, up};
 use converge_supervisors::Strategy::OneForOne;
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
-use converge_supervisors::{ChildSpec, Escalated, Latch, News, StartError, StopError, SupervisorSpec, Tree};
+use converge_supervisors::{ChildSpec, Escalated, Event, Latch, StartError, StopError, SupervisorSpec, Tree};
 use tokio::time::{Duration, Instant, timeout};
 
 /// What only one thread may own at a time, like a locked file.
@@ -118,7 +118,7 @@ async fn a_latch_that_is_never_released_ends_the_supervisor_by_name() {
     assert_eq!(path, "root/writer");
     assert!(reason.contains("the latch \"file\" of root/writer is still held"), "{reason}");
     assert!(before.elapsed() >= second() * 30);
-    assert!(matches!(reports.next().await.unwrap().news, News::Stuck { reason } if reason.contains("\"file\"")));
+    assert!(matches!(reports.next().await.unwrap().event, Event::Stuck { reason } if reason.contains("\"file\"")));
     assert_eq!(file.0.opened.load(Ordering::SeqCst), 1, "no successor");
     assert_eq!(tree.stop(PATIENCE).await, Err(StopError::Stuck(vec!["root/writer".into()])));
     drop(held);

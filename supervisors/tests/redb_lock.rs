@@ -84,7 +84,7 @@ async fn ten_thousand_restarts_find_the_file_free() {
             assert!(Instant::now() < deadline, "restart {restart} has no successor");
         }
         while let Ok(Some(report)) = reports.try_next() {
-            let failed = matches!(report.news, converge_supervisors::News::StartFailed { .. });
+            let failed = matches!(report.event, converge_supervisors::Event::StartFailed { .. });
             assert!(!failed, "restart {restart}: {report:?}");
         }
     }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use common::*;
 use converge_supervisors::Strategy::OneForOne;
-use converge_supervisors::{Application, Running, Signals, Told};
+use converge_supervisors::{Application, RunError, Running, Signals};
 use tokio::time::{Duration, sleep, timeout};
 
 /// Nothing here takes longer.
@@ -35,7 +35,7 @@ async fn what_comes_together_is_one_signal_and_a_later_one_is_another() {
         let log = Log::new();
         let running = start(&log, &Knobs::new()).await;
         send(names);
-        let told = timeout(PATIENCE, running.run_until_told(&mut signals)).await.expect("it ends");
+        let told = timeout(PATIENCE, running.run_until_signal(&mut signals)).await.expect("it ends");
         assert_eq!(told, Ok(()), "{names:?}");
         assert_eq!(log.take(), ["start a", "stop a"], "{names:?}");
         // The next round's are not of this one.
@@ -45,11 +45,11 @@ async fn what_comes_together_is_one_signal_and_a_later_one_is_another() {
     let knobs = Knobs::new();
     knobs.hang_stop(true);
     let running = start(&Log::new(), &knobs).await;
-    let told = tokio::spawn(async move { running.run_until_told(&mut signals).await });
+    let told = tokio::spawn(async move { running.run_until_signal(&mut signals).await });
     send(&["TERM"]);
     sleep(APART).await;
     assert!(!told.is_finished(), "it stops in order, which takes its time");
     send(&["TERM"]);
     let told = timeout(PATIENCE, told).await.expect("a second signal cuts it short").unwrap();
-    assert_eq!(told, Err(Told::Twice));
+    assert_eq!(told, Err(RunError::Twice));
 }

@@ -100,7 +100,7 @@ impl Totals {
     }
 }
 
-enum News {
+enum Event {
     Began(usize, u64),
     Ended(usize, u64, Box<Outcome>),
 }
@@ -120,10 +120,10 @@ pub fn campaign(campaign: Campaign, mut seen: impl FnMut(u64, &Outcome, &Totals)
                     return;
                 }
                 let seed = campaign.first + n;
-                let _ = tell.send(News::Began(thread, seed));
+                let _ = tell.send(Event::Began(thread, seed));
                 let mut outcome = run_apart(&Plan::draw(seed, campaign.shape), false);
                 outcome.history.clear();
-                if tell.send(News::Ended(thread, seed, Box::new(outcome))).is_err() {
+                if tell.send(Event::Ended(thread, seed, Box::new(outcome))).is_err() {
                     return;
                 }
             }
@@ -134,8 +134,8 @@ pub fn campaign(campaign: Campaign, mut seen: impl FnMut(u64, &Outcome, &Totals)
     let mut running: BTreeMap<usize, (u64, Instant)> = BTreeMap::new();
     loop {
         match news.recv_timeout(Duration::from_secs(1)) {
-            Ok(News::Began(thread, seed)) => drop(running.insert(thread, (seed, Instant::now()))),
-            Ok(News::Ended(thread, seed, outcome)) => {
+            Ok(Event::Began(thread, seed)) => drop(running.insert(thread, (seed, Instant::now()))),
+            Ok(Event::Ended(thread, seed, outcome)) => {
                 running.remove(&thread);
                 totals.add(seed, &outcome);
                 totals.took = began.elapsed();

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use converge_actors::replication::said::{Said, said};
+use converge_actors::replication::said::{Contents, said};
 use converge_actors::storage::AppliedBatch;
 use converge_ledger_core::NodeId;
 
@@ -237,20 +237,20 @@ impl Facts {
             Err(error) => return self.violated(format!("node {from} sends what is no frame: {error}")),
         };
         match said {
-            Said::Append { term, .. } | Said::Heartbeat { term, .. } => {
+            Contents::Append { term, .. } | Contents::Heartbeat { term, .. } => {
                 let leader = *self.lock().leaders.entry(term.get()).or_insert(from);
                 self.expect(leader == from, || format!("nodes {leader} and {from} both lead term {term}"));
                 self.promised(from, term.get());
             }
-            Said::VoteRequest { term } => self.voted(from, from, term.get()),
-            Said::VoteAnswer { term, granted: true } => self.voted(from, to, term.get()),
-            Said::AppendAnswer { term, index, rejected: false } => {
+            Contents::VoteRequest { term } => self.voted(from, from, term.get()),
+            Contents::VoteAnswer { term, granted: true } => self.voted(from, to, term.get()),
+            Contents::AppendAnswer { term, index, rejected: false } => {
                 self.promised(from, term.get());
                 let mut inner = self.lock();
                 let promises = inner.promises.entry(from).or_default();
                 promises.acknowledged = promises.acknowledged.max((term.get(), index.get()));
             }
-            Said::AppendAnswer { .. } | Said::VoteAnswer { .. } | Said::Other(_) => {}
+            Contents::AppendAnswer { .. } | Contents::VoteAnswer { .. } | Contents::Other(_) => {}
         }
     }
 

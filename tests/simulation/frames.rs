@@ -1,23 +1,23 @@
 //! What travels between nodes, for people who read a trace.
 
 use bytes::Bytes;
-use converge_actors::replication::said::{Said, said};
+use converge_actors::replication::said::{Contents, said};
 
 pub(super) fn describe(payload: &Bytes) -> String {
     match said(payload) {
         Err(error) => format!("not a frame: {error}"),
-        Ok(Said::Append { term, after, last, commit }) => {
+        Ok(Contents::Append { term, after, last, commit }) => {
             format!("append {after}..{last}, term {term}, commit {commit}")
         }
-        Ok(Said::AppendAnswer { term, index, rejected }) => {
+        Ok(Contents::AppendAnswer { term, index, rejected }) => {
             let verdict = if rejected { "no" } else { "have" };
             format!("{verdict} {index}, term {term}")
         }
-        Ok(Said::Heartbeat { term, commit }) => format!("heartbeat, term {term}, commit {commit}"),
-        Ok(Said::VoteRequest { term }) => format!("vote for me in term {term}"),
-        Ok(Said::VoteAnswer { term, granted }) => {
+        Ok(Contents::Heartbeat { term, commit }) => format!("heartbeat, term {term}, commit {commit}"),
+        Ok(Contents::VoteRequest { term }) => format!("vote for me in term {term}"),
+        Ok(Contents::VoteAnswer { term, granted }) => {
             format!("vote {}, term {term}", if granted { "given" } else { "refused" })
         }
-        Ok(Said::Other(what)) => what.to_owned(),
+        Ok(Contents::Other(what)) => what.to_owned(),
     }
 }

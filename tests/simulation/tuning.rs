@@ -49,7 +49,7 @@ pub(super) struct NodeBounds {
     pub(super) look_every_ms: u64,
     pub(super) attempts: u64,
     pub(super) deaths_max: u32,
-    pub(super) elder_grace_ms: u64,
+    pub(super) sibling_shutdown_ms: u64,
     /// Of entry, watch, replication, storage.
     pub(super) shutdown_ms: [u64; 4],
     pub(super) ticks_per_heartbeat: u32,
@@ -97,7 +97,7 @@ impl Default for NodeBounds {
             look_every_ms: 100,
             attempts: 1 << 17,
             deaths_max: 2,
-            elder_grace_ms: 200,
+            sibling_shutdown_ms: 200,
             shutdown_ms: [5000, 5000, 10_000, 30_000],
             ticks_per_heartbeat: 2,
             genesis_ticks: 4,
@@ -170,7 +170,7 @@ impl Draw {
             // Fewer than the clients have open at once would refuse them for as long as one of their calls takes.
             attempts: self.pick(&[64, 256, 1 << 17, 1 << 17]),
             deaths_max: self.pick(&[1, 2, 2, 4]),
-            elder_grace_ms: self.skip().pick(&[1, 50, 200, 2000]),
+            sibling_shutdown_ms: self.skip().pick(&[1, 50, 200, 2000]),
             shutdown_ms: std::array::from_fn(|_| self.between(patient / 10, patient)),
             ticks_per_heartbeat: self.pick(&[1, 2, 2, 3]),
             genesis_ticks: self.between(1, 10),

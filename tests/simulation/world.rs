@@ -363,7 +363,7 @@ impl World {
             entry: entry_bounds(&host.tuning),
             watch: watch_bounds(&host.tuning),
             calls: calls(&host.tuning),
-            elder_grace: Duration::from_millis(host.tuning.bounds.elder_grace_ms),
+            sibling_shutdown: Duration::from_millis(host.tuning.bounds.sibling_shutdown_ms),
             random,
             clock,
             network: Some(Arc::new(self.network.clone())),

@@ -112,10 +112,10 @@ impl World {
         self.kids.get_mut(&place).expect("effects are about children only")
     }
 
-    fn step(&mut self, event: Event) {
-        assert!(!self.exited, "no event may matter after the exit");
+    fn step(&mut self, input: Input) {
+        assert!(!self.exited, "no input may matter after the exit");
         self.leaving = self.machine.is_exiting();
-        let effects = self.machine.step(Instant::now(), event);
+        let effects = self.machine.step(Instant::now(), input);
         self.perform_all(effects);
     }
 
@@ -264,33 +264,33 @@ impl World {
     fn poke(&mut self, i: Place, luck: Luck, normal: bool) {
         let ready = self.ready;
         let kid = self.kid(i);
-        let event = match kid.really {
+        let input = match kid.really {
             Really::Absent => return,
             Really::Up => {
                 kid.really = Really::Dying { normal };
                 return;
             }
-            Really::Delayed => Event::Elapsed(i),
-            Really::Starting if luck == Luck::Failed && ready => Event::StartFailed(i, no_start()),
-            Really::Starting if luck == Luck::Ignored => Event::Ignored(i),
-            Really::Starting => Event::Started(i),
-            Really::Dying { normal } => Event::Gone(i, Exit { reason: "end".into(), normal }),
-            Really::Stopping { was_up: false } if luck == Luck::Ignored => Event::Ignored(i),
+            Really::Delayed => Input::Elapsed(i),
+            Really::Starting if luck == Luck::Failed && ready => Input::StartFailed(i, no_start()),
+            Really::Starting if luck == Luck::Ignored => Input::Ignored(i),
+            Really::Starting => Input::Started(i),
+            Really::Dying { normal } => Input::Gone(i, Exit { reason: "end".into(), normal }),
+            Really::Stopping { was_up: false } if luck == Luck::Ignored => Input::Ignored(i),
             // The order met one that was just up.
-            Really::Stopping { was_up: false } if luck == Luck::Failed => Event::Started(i),
-            Really::Stopping { was_up: false } => Event::StartFailed(i, no_start()),
-            Really::Stopping { was_up: true } => Event::Gone(i, crash()),
+            Really::Stopping { was_up: false } if luck == Luck::Failed => Input::Started(i),
+            Really::Stopping { was_up: false } => Input::StartFailed(i, no_start()),
+            Really::Stopping { was_up: true } => Input::Gone(i, crash()),
         };
         let dying = matches!(kid.really, Really::Dying { .. });
         kid.had_turn |= kid.really != Really::Delayed;
-        kid.rests |= matches!(event, Event::Ignored(_)) || dying && kid.terms.restart == Restart::Transient && normal;
-        kid.really = match event {
-            Event::Started(_) if kid.really == Really::Starting => Really::Up,
-            Event::Started(_) => Really::Stopping { was_up: true },
+        kid.rests |= matches!(input, Input::Ignored(_)) || dying && kid.terms.restart == Restart::Transient && normal;
+        kid.really = match input {
+            Input::Started(_) if kid.really == Really::Starting => Really::Up,
+            Input::Started(_) => Really::Stopping { was_up: true },
             _ => Really::Absent,
         };
         self.significant_end |= dying && self.kids[&i].terms.significant;
-        self.step(event);
+        self.step(input);
     }
 
     /// Answers everything that is out, favourably.

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use converge_supervisors::ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus};
 use converge_supervisors::{
-    AutoShutdown, ChildError, ChildSpec, ChildState, DynamicSupervisor, Intensity, Kind, News, Reports,
+    AutoShutdown, ChildError, ChildSpec, ChildState, DynamicSupervisor, Event, Intensity, Kind, Reports,
     Restart as KitRestart, Shutdown, StartError, Started, Strategy as KitStrategy, SupervisorRef, SupervisorSpec,
     Template as KitTemplate, Tree, TreeNode,
 };
@@ -154,10 +154,10 @@ impl Rig {
         let mut verdicts = Vec::new();
         while let Some(report) = reports.try_next().expect("few reports, and a handle on the tree") {
             let path = self.in_script(report.path);
-            verdicts.extend(match report.news {
-                News::Restarting { in_window, .. } => Some(format!("restart {path} {in_window}")),
-                News::GaveUp { child, .. } => Some(format!("{path} gave up on {}", self.in_script(child))),
-                News::AutoShutdown { child } => Some(format!("{path} ends with {}", self.in_script(child))),
+            verdicts.extend(match report.event {
+                Event::Restarting { in_window, .. } => Some(format!("restart {path} {in_window}")),
+                Event::GaveUp { child, .. } => Some(format!("{path} gave up on {}", self.in_script(child))),
+                Event::AutoShutdown { child } => Some(format!("{path} ends with {}", self.in_script(child))),
                 _ => None,
             });
         }

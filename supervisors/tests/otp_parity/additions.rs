@@ -95,7 +95,7 @@ async fn siblings_get_the_grace_only() {
     b.hang_stop(true);
     let child = probe("b", &log, &b).shutdown(Shutdown::Timeout(second() * 1000));
     let mut root = spec(RestForOne, 5, 5, vec![probe("a", &log, &Knobs::new()), child]);
-    root.shutdown_grace_elder = Some(Duration::from_millis(200));
+    root.sibling_shutdown = Some(Duration::from_millis(200));
     let tree = Tree::start("root", root).await.unwrap();
     let before = Instant::now();
     tree.find("root/a").unwrap().kill();

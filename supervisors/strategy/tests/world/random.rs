@@ -49,7 +49,7 @@ proptest! {
     fn gets_whole_again(kind in kinds(), terms in some(), deeds in deeds(60)) {
         let (strategy, dynamic) = kind;
         let mut world = World::new(Rules { dynamic, ..rules(strategy, LAX) }, terms);
-        world.step(Event::Boot);
+        world.step(Input::Boot);
         for (i, deed) in deeds {
             world.do_it(i, deed);
         }
@@ -94,14 +94,14 @@ proptest! {
         }
         let rules = Rules { strategy, intensity, auto_shutdown, dynamic };
         let mut world = World::new(rules, terms);
-        world.step(Event::Boot);
+        world.step(Input::Boot);
         for (i, deed) in deeds {
             if !world.exited {
                 world.do_it(i, deed);
             }
         }
         if !world.exited {
-            world.step(Event::Shutdown);
+            world.step(Input::Shutdown);
         }
         for _ in 0..100 {
             let there = world.kids.iter().rev().find_map(|(&i, kid)| kid.really.is_there().then_some(i));
