@@ -47,7 +47,7 @@ pub enum CallError {
     /// it is safe to try again.
     #[error("the request was not sent: the service is down, or it was too late; it is safe to try again")]
     NotSent,
-    /// The actor died, or dropped the request, after it was sent: it may have been acted on. RunError as soon as the actor is
+    /// The actor died, or dropped the request, after it was sent: it may have been acted on. Told as soon as the actor is
     /// gone, also when it had handed the reply on to somebody else.
     #[error("the service died before it answered; the request may have been acted on")]
     Unknown,

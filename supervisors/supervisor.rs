@@ -47,7 +47,7 @@ pub(crate) struct Supervisor {
 pub(crate) struct Setup {
     pub(crate) orders: Orders,
     pub(crate) incarnation: Incarnation,
-    /// RunError once whether all children came up.
+    /// Told once whether all children came up.
     pub(crate) boot: oneshot::Sender<Result<(), Failure>>,
 }
 

@@ -63,7 +63,7 @@ pub(crate) struct Lane {
     /// Bytes that the database could take: durable log entries and rows of applied ones. Writers
     /// and apply wait while it is past its bound, so that memory is bounded by the disk's pace.
     pub(crate) backlog: AtomicUsize,
-    /// RunError after every commit of the database, and when it fenced.
+    /// Told after every commit of the database, and when it fenced.
     pub(crate) committed: Notify,
     /// A worker is alive while it holds this.
     alive: Mutex<Option<Arc<Hold>>>,

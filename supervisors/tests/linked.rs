@@ -38,7 +38,7 @@ struct Shared {
     /// Starts that the worker is to fail once all below it is there.
     fail: Arc<AtomicU32>,
     refused: Arc<AtomicU32>,
-    /// RunError when the one at the bottom blocks its thread.
+    /// Told when the one at the bottom blocks its thread.
     busy: mpsc::UnboundedSender<ActorRef<()>>,
 }
 

@@ -126,7 +126,7 @@ impl Actor for Listener {
 
     async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
         let accept = tokio::spawn(async move {
-            // RunError also when the loop panics.
+            // Told also when the loop panics.
             let _ended = Ended(myself);
             let socket = cloned(&args.socket).await;
             accept(socket, args.connections, args.gate).await;
