@@ -1,8 +1,8 @@
-//! What all targets share: each feeds one decoder of `converge_ledger::fuzzing`, and weighs what that takes.
+//! What all targets share: each feeds one decoder of `converge_lab::fuzzing`, and weighs what that takes.
 
 use peak_alloc::PeakAlloc;
 
-pub use converge_ledger::fuzzing::{Target, named};
+pub use converge_lab::fuzzing::{Target, named};
 pub use libfuzzer_sys;
 
 #[global_allocator]

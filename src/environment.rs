@@ -11,33 +11,33 @@ use converge_actors::storage::{self, Random};
 use converge_actors::{entry, replication, watch};
 
 /// Nanoseconds since 1970.
-pub(crate) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// Hears of every applied batch.
-pub(crate) type Observer = Arc<dyn Fn(&storage::AppliedBatch) + Send + Sync>;
+pub type Observer = Arc<dyn Fn(&storage::AppliedBatch) + Send + Sync>;
 
 /// Says whether something is wrong that an operator should look at.
-pub(crate) type Alarm = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+pub type Alarm = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// Where frames go instead of over sockets.
-pub(crate) trait Network: Send + Sync {
+pub trait Network: Send + Sync {
     /// A node joins; its frames and link events go to `sink`.
     fn join(&self, identity: Identity, sink: Arc<dyn Sink>) -> Arc<dyn Carrier>;
 }
 
 /// Where work goes that would hold up other tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Offload {
+pub enum Offload {
     /// To tokio's blocking threads.
     Threads,
     /// Nowhere: it is done at once, in the caller's task.
-    #[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "only a simulation has one thread"))]
+    #[cfg_attr(not(feature = "lab"), allow(dead_code, reason = "only a simulation has one thread"))]
     Inline,
 }
 
 impl Offload {
     /// Runs `work` to its end; its panic is the caller's.
-    pub(crate) async fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub async fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> T {
         if self == Offload::Inline {
             return work();
         }
@@ -50,23 +50,23 @@ impl Offload {
 
 /// What a call may take, and how long it waits within its deadline.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Calls {
+pub struct Calls {
     /// Entries are read in steps of so many bytes, or one.
-    pub(crate) read_step_bytes: usize,
+    pub read_step_bytes: usize,
     /// A pause before a storage that restarts is asked again.
-    pub(crate) retry_pause: Duration,
+    pub retry_pause: Duration,
     /// A linearizable read waits for a majority at most this many election time-outs.
-    pub(crate) read_elections: u32,
+    pub read_elections: u32,
     /// How often a load adapts to a context that grows under it.
-    pub(crate) load_tries_max: u32,
+    pub load_tries_max: u32,
     /// A load stages chunks of so many bytes, or of one entry.
-    pub(crate) chunk_bytes: usize,
+    pub chunk_bytes: usize,
     /// Chunks in flight at once.
-    pub(crate) staging_max: usize,
+    pub staging_max: usize,
     /// A pause before an overloaded node is asked to stage more.
-    pub(crate) overload_pause: Duration,
+    pub overload_pause: Duration,
     /// Unpacked, a blob may take so many times the bound of a packed one.
-    pub(crate) unpacked_factor: usize,
+    pub unpacked_factor: usize,
 }
 
 impl Default for Calls {
@@ -86,24 +86,24 @@ impl Default for Calls {
 
 /// See the module.
 #[derive(Clone)]
-pub(crate) struct Environment {
+pub struct Environment {
     /// Files, threads and bounds of storage; its directory is the configuration's.
-    pub(crate) storage: storage::Settings,
-    pub(crate) raft: replication::Bounds,
-    pub(crate) entry: entry::Bounds,
-    pub(crate) watch: watch::Bounds,
-    pub(crate) calls: Calls,
+    pub storage: storage::Settings,
+    pub raft: replication::Bounds,
+    pub entry: entry::Bounds,
+    pub watch: watch::Bounds,
+    pub calls: Calls,
     /// Younger siblings of a failed child of `ledger` get this long, then are killed: clients have deadlines.
-    pub(crate) sibling_shutdown: Duration,
-    pub(crate) random: Random,
-    pub(crate) clock: Clock,
+    pub sibling_shutdown: Duration,
+    pub random: Random,
+    pub clock: Clock,
     /// None: sockets.
-    pub(crate) network: Option<Arc<dyn Network>>,
-    pub(crate) offload: Offload,
+    pub network: Option<Arc<dyn Network>>,
+    pub offload: Offload,
     /// Hears of every applied batch.
-    pub(crate) observer: Option<Observer>,
+    pub observer: Option<Observer>,
     /// What a host wants an operator to see beside the node's own alarms.
-    pub(crate) alarms: Vec<Alarm>,
+    pub alarms: Vec<Alarm>,
 }
 
 impl Default for Environment {

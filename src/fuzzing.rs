@@ -26,7 +26,9 @@ pub struct Target {
     pub bytes_per_byte: usize,
 }
 
-const fn target(name: &'static str, feed: fn(&[u8]) -> bool, bytes_fixed: usize, bytes_per_byte: usize) -> Target {
+/// One of them.
+#[must_use]
+pub const fn target(name: &'static str, feed: fn(&[u8]) -> bool, bytes_fixed: usize, bytes_per_byte: usize) -> Target {
     Target { name, feed, bytes_fixed, bytes_per_byte }
 }
 
@@ -43,19 +45,7 @@ pub const TARGETS: &[Target] = &[
     target("config", config, 4 << 20, 4096),
     #[cfg(feature = "grpc")]
     target("grpc", crate::api::grpc::fuzzing::request, 4 << 20, 1024),
-    #[cfg(feature = "sim")]
-    target("history", history, 1 << 20, 2048),
 ];
-
-/// The target of that name.
-///
-/// # Panics
-/// There is none.
-#[must_use]
-pub fn named(name: &str) -> &'static Target {
-    let found = TARGETS.iter().find(|target| target.name == name);
-    found.unwrap_or_else(|| panic!("no target is called {name}"))
-}
 
 /// A configuration: the text of a file, then, behind a line `---`, the environment, one `NAME=value` a line.
 ///
@@ -94,29 +84,6 @@ fn config(data: &[u8]) -> bool {
             false
         }
     }
-}
-
-/// The lines of a history. What is read is written as the same operations, and the check comes to an end whatever the
-/// numbers in it say.
-#[cfg(feature = "sim")]
-fn history(data: &[u8]) -> bool {
-    let operations = match crate::history::read(data) {
-        Ok(operations) => operations,
-        Err(error) => {
-            let lines = 1 + data.iter().filter(|byte| **byte == b'\n').count() as u64;
-            assert!((1..=lines).contains(&error.line), "no line is named: {error}");
-            return false;
-        }
-    };
-    let mut again = Vec::new();
-    for operation in &operations {
-        operation.write(&mut again).expect("memory takes what is written");
-    }
-    assert_eq!(crate::history::read(&again[..]).expect("a line of ours can be read"), operations);
-    let verdict = crate::history::check(&operations);
-    assert_eq!(verdict.counts.operations, operations.len() as u64);
-    assert_eq!(crate::history::check(&operations), verdict, "a second look gives another verdict");
-    true
 }
 
 fn explained(error: &ConfigError, file: &str, environment: &[(String, String)]) {
@@ -185,18 +152,6 @@ pub fn seeds() -> Vec<Seed> {
         ("bad_environment", "", "\n---\nCONVERGE_LEDGER__NODE__ID=[1, {a=\"b\"}]"),
     ] {
         seeds.push(Seed::new("config", name, &[text.as_bytes(), environment.as_bytes()]));
-    }
-    #[cfg(feature = "sim")]
-    for (name, lines) in [
-        ("plain", include_str!("../tests/histories/good/plain.jsonl")),
-        ("expected", include_str!("../tests/histories/good/expected.jsonl")),
-        ("deduplicated", include_str!("../tests/histories/good/retry-is-deduplicated.jsonl")),
-        ("stale_and_watch", include_str!("../tests/histories/good/stale-read-and-watch.jsonl")),
-        ("bad_order", include_str!("../tests/histories/bad/order-reads-go-back.jsonl")),
-        ("bad_gap", include_str!("../tests/histories/bad/gap-watch.jsonl")),
-        ("no_history", "{\"op\":\"append\"}\n"),
-    ] {
-        seeds.push(Seed::new("history", name, &[lines.as_bytes()]));
     }
     #[cfg(feature = "grpc")]
     seeds.extend(crate::api::grpc::fuzzing::seeds());

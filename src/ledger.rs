@@ -76,6 +76,21 @@ pub(crate) struct Inner {
     pub(crate) reached: LimitsReached,
 }
 
+/// What a test bench looks at besides what clients see.
+#[cfg(feature = "lab")]
+#[doc(hidden)]
+impl Ledger {
+    #[must_use]
+    pub fn storage(&self) -> &Storage {
+        &self.inner.storage
+    }
+
+    #[must_use]
+    pub fn replication(&self) -> &Replication {
+        &self.inner.replication
+    }
+}
+
 impl Ledger {
     /// Appends one entry. `Ok` means that a majority has synced it.
     ///

@@ -5,22 +5,21 @@
 #[cfg(feature = "grpc")]
 pub mod api;
 mod application;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod clock;
 pub mod config;
-mod environment;
+#[doc(hidden)]
+pub mod environment;
 mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-#[cfg(feature = "sim")]
-pub mod history;
 mod ledger;
 mod node;
 mod pages;
 mod reached;
-#[cfg(feature = "sim")]
-#[path = "../tests/simulation/mod.rs"]
-pub mod simulation;
 mod snapshots;
 mod status;
 mod types;

@@ -2,12 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-mod cli;
-
 /// The allocator of the process; the library leaves that choice to its host.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
-    cli::main()
+    converge_ledger::cli::main()
 }

@@ -74,8 +74,10 @@ impl Builder {
     }
 
     /// Puts another world in place of the machine's.
-    #[cfg(feature = "sim")]
-    pub(crate) fn environment(mut self, environment: Environment) -> Builder {
+    #[cfg(feature = "lab")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn environment(mut self, environment: Environment) -> Builder {
         self.environment = environment;
         self
     }

@@ -11,7 +11,8 @@ use std::process::{Output, Stdio};
 use std::sync::Arc;
 
 use serde_json::Value;
-use support::node::{BINARY, Node};
+use support::node::Node;
+use support::program::binary;
 use support::served::{PATIENCE, Served, served};
 use support::until;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -290,7 +291,7 @@ async fn a_copy_past_the_limit_of_files_or_told_to_stop_leaves_nothing() {
     let there = served.path("there");
     std::fs::create_dir(&there).unwrap();
     let script = "ulimit -f 20; exec \"$1\" snapshot orders --file \"$2/file\" --endpoint \"$3\"";
-    let arguments = ["-c", script, "sh", BINARY, there.to_str().unwrap(), &served.node.url()];
+    let arguments = ["-c", script, "sh", binary(), there.to_str().unwrap(), &served.node.url()];
     let limited = Command::new("sh").args(arguments).output().await.unwrap();
     assert_eq!(limited.status.code(), Some(1), "{limited:?}");
     assert!(text(&limited.stderr).contains("File too large"), "{limited:?}");
@@ -363,7 +364,7 @@ async fn a_copy_that_fails_leaves_nothing_and_spoils_nothing() {
         cat \"$1/file\"; ls -A \"$1\"";
     let small = served.path("small");
     std::fs::create_dir(&small).unwrap();
-    let arguments = ["--mount", "sh", "-c", script, "sh", small.to_str().unwrap(), BINARY, &served.node.url()];
+    let arguments = ["--mount", "sh", "-c", script, "sh", small.to_str().unwrap(), binary(), &served.node.url()];
     let output = Command::new("unshare").args(arguments).output().await.unwrap();
     if output.status.code() != Some(0) {
         eprintln!("skipped: no small file system can be mounted here: {}", text(&output.stderr));

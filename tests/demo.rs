@@ -2,16 +2,17 @@
 #![cfg(feature = "cli")]
 #![allow(missing_docs)]
 
+mod support;
+
 use std::process::Command;
+
+use support::program::binary;
 
 #[test]
 fn the_demo_loses_nothing_and_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_converge-ledger"))
-        .args(["demo", "--output", "json"])
-        .env("TMPDIR", directory.path())
-        .output()
-        .unwrap();
+    let output =
+        Command::new(binary()).args(["demo", "--output", "json"]).env("TMPDIR", directory.path()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["ok"], true, "{report}");

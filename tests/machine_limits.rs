@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use support::node::{BINARY, Node, READY};
+use support::node::{Node, READY};
+use support::program::binary;
 use support::until;
 use support::wire::{self, AppendRequest};
 use tonic::transport::Channel;
@@ -100,7 +101,7 @@ async fn a_directory_that_cannot_be_written_can_be_inspected() {
     assert!(Command::new("mount").args(["-o", "remount,ro"]).arg(&disk.0).status().unwrap().success());
     let copies = tempfile::tempdir().unwrap();
     let inspect = |what: &str| {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(["inspect", what, "--output", "json", "--data-dir"]).arg(&node.data);
         command.env("TMPDIR", copies.path()).output().unwrap()
     };

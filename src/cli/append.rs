@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::api::grpc::pb::context::AppendRequest;
 use clap::Args;
-use converge_ledger::api::grpc::pb::context::AppendRequest;
 use converge_ledger_core::Limits;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};

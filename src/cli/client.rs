@@ -4,11 +4,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use converge_ledger::api::grpc::names;
-use converge_ledger::api::grpc::pb::admin::admin_service_client::AdminServiceClient;
-use converge_ledger::api::grpc::pb::context::context_service_client::ContextServiceClient;
-use converge_ledger::api::grpc::pb::context::{AppendRequest, Entry};
-use converge_ledger::config::Address;
+use crate::api::grpc::names;
+use crate::api::grpc::pb::admin::admin_service_client::AdminServiceClient;
+use crate::api::grpc::pb::context::context_service_client::ContextServiceClient;
+use crate::api::grpc::pb::context::{AppendRequest, Entry};
+use crate::config::Address;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Request, Response, Status};
@@ -27,14 +27,14 @@ const PING: Duration = Duration::from_secs(5);
 
 /// One node to talk to.
 #[derive(Clone)]
-pub(crate) struct Node {
-    pub(crate) endpoint: String,
-    pub(crate) context: ContextServiceClient<Channel>,
-    pub(crate) admin: AdminServiceClient<Channel>,
+pub struct Node {
+    pub endpoint: String,
+    pub context: ContextServiceClient<Channel>,
+    pub admin: AdminServiceClient<Channel>,
 }
 
 /// See the module.
-pub(crate) struct Client {
+pub struct Client {
     nodes: Vec<Node>,
     timeout: Duration,
     /// Its calls take their time.
@@ -45,21 +45,21 @@ pub(crate) struct Client {
 
 /// What is called, for messages; what only reads can have written nothing.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Call {
+pub enum Call {
     Read(&'static str),
     Write(&'static str),
 }
 
 /// A done append.
-pub(crate) struct Appended {
-    pub(crate) entry: Entry,
-    pub(crate) position: u64,
-    pub(crate) term: u64,
-    pub(crate) deduplicated: bool,
+pub struct Appended {
+    pub entry: Entry,
+    pub position: u64,
+    pub term: u64,
+    pub deduplicated: bool,
 }
 
 /// Checks an endpoint's shape; a bare `host:port` is taken as http.
-pub(crate) fn parse_endpoint(text: &str) -> Result<String, String> {
+pub fn parse_endpoint(text: &str) -> Result<String, String> {
     const SHAPE: &str = "an endpoint is written http://host:port";
     let text = text.trim();
     let is_scheme = |scheme: &str| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
@@ -77,7 +77,7 @@ pub(crate) fn parse_endpoint(text: &str) -> Result<String, String> {
 }
 
 impl Client {
-    pub(crate) fn new(endpoints: &[String], timeout: Duration) -> Result<Self, Failure> {
+    pub fn new(endpoints: &[String], timeout: Duration) -> Result<Self, Failure> {
         let nodes = endpoints.iter().map(|endpoint| Node::new(endpoint)).collect::<Result<Vec<_>, _>>()?;
         if nodes.is_empty() {
             let message = "no endpoint: name one with --endpoint";
@@ -86,33 +86,33 @@ impl Client {
         Ok(Client { nodes, timeout, is_slow: false, preferred: AtomicUsize::new(0) })
     }
 
-    pub(crate) fn nodes(&self) -> &[Node] {
+    pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    pub(crate) fn timeout(&self) -> Duration {
+    pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
     /// For calls that carry much: one attempt may take half of the time, not a moment, before another node is asked.
-    pub(crate) fn slow(self) -> Self {
+    pub fn slow(self) -> Self {
         Client { is_slow: true, ..self }
     }
 
     /// Starts at another node than the first, so that clients spread.
-    pub(crate) fn prefer(self, node: usize) -> Self {
+    pub fn prefer(self, node: usize) -> Self {
         let at = node % self.nodes.len();
         self.preferred.store(at, Ordering::Relaxed);
         self
     }
 
     /// The node that answered last.
-    pub(crate) fn preferred(&self) -> &Node {
+    pub fn preferred(&self) -> &Node {
         &self.nodes[self.preferred.load(Ordering::Relaxed)]
     }
 
     /// Turns to the next node.
-    pub(crate) fn turn_away(&self) {
+    pub fn turn_away(&self) {
         self.turn_from(self.preferred.load(Ordering::Relaxed));
     }
 
@@ -123,12 +123,7 @@ impl Client {
     }
 
     /// Appends under a key, as often as it takes within the deadline.
-    pub(crate) async fn append(
-        &self,
-        message: &AppendRequest,
-        key: &str,
-        expected: Option<u64>,
-    ) -> Result<Appended, Failure> {
+    pub async fn append(&self, message: &AppendRequest, key: &str, expected: Option<u64>) -> Result<Appended, Failure> {
         let key: AsciiMetadataValue = key.parse().map_err(|_| {
             let message = "the idempotency key is not printable ASCII: choose another one";
             Failure::new(super::Kind::Usage, message)
@@ -155,7 +150,7 @@ impl Client {
 
     /// Makes a call that may be made twice, until it is answered, refused for
     /// good, or the deadline passes.
-    pub(crate) async fn call<M, R, F>(
+    pub async fn call<M, R, F>(
         &self,
         what: Call,
         extra: &MetadataMap,
@@ -197,7 +192,7 @@ impl Client {
     }
 
     /// The time that one attempt gets.
-    pub(crate) fn share(&self, left: Duration) -> Duration {
+    pub fn share(&self, left: Duration) -> Duration {
         match self.nodes.len() {
             1 => left,
             _ if self.is_slow => left.min(ATTEMPT.max(left / 2)),
@@ -226,7 +221,7 @@ impl Node {
 }
 
 /// Whether a node of ours says this, and not what is between it and us.
-pub(crate) fn said_by_node(status: &Status) -> bool {
+pub fn said_by_node(status: &Status) -> bool {
     status.metadata().get(names::OUTCOME).is_some()
 }
 
@@ -261,7 +256,7 @@ fn says(status: &Status) -> u8 {
 }
 
 /// Another attempt, under the same key, may fare better.
-pub(crate) fn may_retry(status: &Status) -> bool {
+pub fn may_retry(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => true,
         // Made by the library when a connection breaks in the middle of a call.
@@ -272,14 +267,14 @@ pub(crate) fn may_retry(status: &Status) -> bool {
 }
 
 /// The node has too much to do; a payload past the limit has the same code.
-pub(crate) fn is_overload(status: &Status) -> bool {
+pub fn is_overload(status: &Status) -> bool {
     retry_after(status).is_some()
 }
 
-pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
+pub fn retry_after(status: &Status) -> Option<Duration> {
     number(status.metadata(), names::RETRY_AFTER_MS).map(Duration::from_millis)
 }
 
-pub(crate) fn number(metadata: &MetadataMap, name: &str) -> Option<u64> {
+pub fn number(metadata: &MetadataMap, name: &str) -> Option<u64> {
     metadata.get(name)?.to_str().ok()?.parse().ok()
 }

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use converge_ledger::api::grpc::names;
+use crate::api::grpc::names;
 use tonic::{Code, Status};
 
 use super::client::{Call, is_overload, may_retry, number, said_by_node};
 
 /// The exit codes. Usage, 2, is also what clap exits with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Nobody reads what is left to say: an end like any other, without a word.
     Done = 0,
     Error = 1,
@@ -22,7 +22,7 @@ pub(crate) enum Kind {
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub struct Failure {
     kind: Kind,
     message: String,
     /// What to do about it; empty where the message says it.
@@ -36,57 +36,57 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         let message = message.into();
         Failure { kind, message, next: String::new(), code: None, actual: None, maybe_done: false }
     }
 
-    pub(crate) fn error(message: impl Into<String>) -> Self {
+    pub fn error(message: impl Into<String>) -> Self {
         Failure::new(Kind::Error, message)
     }
 
-    pub(crate) fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    pub(crate) fn code(&self) -> Option<Code> {
+    pub fn code(&self) -> Option<Code> {
         self.code
     }
 
-    pub(crate) fn actual(&self) -> Option<u64> {
+    pub fn actual(&self) -> Option<u64> {
         self.actual
     }
 
-    pub(crate) fn maybe_done(&self) -> bool {
+    pub fn maybe_done(&self) -> bool {
         self.maybe_done
     }
 
     /// It is not known whether the write was carried out, and the same one may be made again.
-    pub(crate) fn is_unknown(&self) -> bool {
+    pub fn is_unknown(&self) -> bool {
         self.maybe_done && self.kind == Kind::Unavailable
     }
 
     /// With another next step, where somebody knows a better one.
-    pub(crate) fn next(self, next: impl Into<String>) -> Self {
+    pub fn next(self, next: impl Into<String>) -> Self {
         Failure { next: next.into(), ..self }
     }
 
     /// Without the next step.
-    pub(crate) fn why(&self) -> &str {
+    pub fn why(&self) -> &str {
         &self.message
     }
 
     /// Says something more at the end.
-    pub(crate) fn with(self, more: impl fmt::Display) -> Self {
+    pub fn with(self, more: impl fmt::Display) -> Self {
         Failure { message: format!("{self}; {more}"), next: String::new(), ..self }
     }
 
-    pub(crate) fn exit_code(&self) -> ExitCode {
+    pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.kind as u8)
     }
 
     /// A node's answer, or the lack of one, while doing `what` at `endpoint`.
-    pub(crate) fn from_status(what: &str, endpoint: &str, status: &Status) -> Self {
+    pub fn from_status(what: &str, endpoint: &str, status: &Status) -> Self {
         let is_said = said_by_node(status);
         let (kind, next) = match status.code() {
             // A node says itself what to do.
@@ -125,7 +125,7 @@ impl Failure {
 
 impl Failure {
     /// A call that was given up: for a write, whether it was written; why; and what to do.
-    pub(crate) fn of_call(call: Call, endpoint: &str, status: &Status, maybe_done: bool) -> Self {
+    pub fn of_call(call: Call, endpoint: &str, status: &Status, maybe_done: bool) -> Self {
         let what = match call {
             Call::Read(what) | Call::Write(what) => what,
         };

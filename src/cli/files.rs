@@ -20,14 +20,14 @@ const NAME_SHOWN: usize = 60;
 
 /// What is done with a file that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Existing {
+pub enum Existing {
     Keep,
     Replace,
 }
 
 /// Where a name leads.
 #[derive(Debug)]
-pub(crate) struct OutputFile {
+pub struct OutputFile {
     name: PathBuf,
     existing: Existing,
     place: Place,
@@ -49,7 +49,7 @@ enum Place {
 
 impl OutputFile {
     /// Finds where a name leads; `-` is stdout. Refuses what would be refused in the end, and touches nothing.
-    pub(crate) fn find(name: &Path, existing: Existing) -> Result<Self, Failure> {
+    pub fn find(name: &Path, existing: Existing) -> Result<Self, Failure> {
         let usage = |why: &str| Err(Failure::new(Kind::Usage, format!("{name:?} {why}")));
         let found = |place| Ok(OutputFile { name: name.to_owned(), existing, place });
         if name == Path::new("-") {
@@ -85,12 +85,12 @@ impl OutputFile {
     }
 
     /// What is written goes where results are printed.
-    pub(crate) fn is_stdout(&self) -> bool {
+    pub fn is_stdout(&self) -> bool {
         matches!(self.place, Place::Stdout)
     }
 
     /// Writes the file. Whoever drops this on the way leaves nothing behind.
-    pub(crate) async fn write(&self, bytes: impl AsRef<[u8]> + Send + 'static) -> Result<(), Failure> {
+    pub async fn write(&self, bytes: impl AsRef<[u8]> + Send + 'static) -> Result<(), Failure> {
         let written = match &self.place {
             Place::Stdout => return output::bytes(bytes.as_ref()),
             Place::Through { append } => {
@@ -187,7 +187,7 @@ fn write_through(name: &Path, append: bool, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Writes a file in one go, whatever is there, for commands that hold everything up meanwhile.
-pub(crate) fn replace(name: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+pub fn replace(name: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
     let file = OutputFile::find(name, Existing::Replace)?;
     let written = match &file.place {
         Place::Stdout => fill(&mut io::stdout().lock()),

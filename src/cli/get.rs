@@ -1,9 +1,9 @@
 //! `get`: the entries of a context.
 
+use crate::api::grpc::names;
+use crate::api::grpc::pb::context::{Entry, GetRequest, GetResponse};
 use clap::{Args, ValueEnum};
 use comfy_table::Table;
-use converge_ledger::api::grpc::names;
-use converge_ledger::api::grpc::pb::context::{Entry, GetRequest, GetResponse};
 use serde_json::Value;
 use tonic::Code;
 use tonic::metadata::{MetadataMap, MetadataValue};

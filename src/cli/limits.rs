@@ -1,6 +1,6 @@
 //! What the process may take from the machine. Only for the command: the limits of an embedding host are its own.
 
-use converge_ledger::Config;
+use crate::Config;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -13,7 +13,7 @@ const PEER_RESERVED: u64 = 6;
 
 /// Raises the limit of open files to what is allowed, and cuts the connections of clients to what that leaves. Says
 /// what was cut.
-pub(super) fn fit(config: &mut Config) {
+pub fn fit(config: &mut Config) {
     let Some(files) = raise() else { return };
     let wanted = config.grpc.connections;
     let fits = connections(files, config.cluster.peers.len() as u64, wanted);
@@ -28,13 +28,13 @@ pub(super) fn fit(config: &mut Config) {
 
 /// A file past the limit of sizes (`ulimit -f`) becomes an error of its write, instead of the end of the process
 /// without a word. The handler stays for as long as the process lives.
-pub(super) fn outlive_file_sizes() {
+pub fn outlive_file_sizes() {
     // Where it cannot be set, all is as without it.
     let _ = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
 }
 
 /// The limit of open files after it was raised; none where there is none.
-pub(super) fn raise() -> Option<u64> {
+pub fn raise() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let soft = current?;
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });

@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::api::grpc::pb::context::LoadRequest;
 use clap::Args;
-use converge_ledger::api::grpc::pb::context::LoadRequest;
 use converge_ledger_core::snapshot::MAGIC;
 use serde_json::json;
 use tonic::Code;

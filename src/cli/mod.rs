@@ -2,25 +2,24 @@
 //!
 //! Owns arguments, what people and programs get to see, and exit codes. Talks
 //! to nodes over gRPC like any other client; only `start` and `inspect` touch a
-//! node's own parts, and `check-history` needs none.
+//! node's own parts.
+//!
+//! Public for the test bench alone, which is a command of the same kind.
 
 mod append;
-mod chaos;
-mod check_history;
-mod client;
+pub mod client;
 mod demo;
-mod failure;
-mod files;
+pub mod failure;
+pub mod files;
 mod get;
 mod inspect;
-mod limits;
-mod lines;
+pub mod limits;
+pub mod lines;
 mod load;
 mod outlet;
-mod output;
-mod processes;
-mod retry;
-mod sim;
+pub mod output;
+pub mod processes;
+pub mod retry;
 mod snapshot;
 mod start;
 mod status;
@@ -29,17 +28,17 @@ mod tests;
 mod tree;
 mod watch;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::Config;
+use crate::supervisors::Signals;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use converge_ledger::Config;
-use converge_ledger::supervisors::Signals;
 
 use client::Client;
-pub(crate) use failure::{Failure, Kind};
+pub use failure::{Failure, Kind};
 
 /// Names the nodes to talk to where `--endpoint` does not.
 const ENDPOINT_VARIABLE: &str = "CONVERGE_LEDGER_ENDPOINT";
@@ -76,7 +75,7 @@ struct Global {
 }
 
 /// SIGTERM, SIGINT and SIGHUP, from now on ours.
-fn signals() -> Result<Signals, Failure> {
+pub fn signals() -> Result<Signals, Failure> {
     Signals::install().map_err(|error| Failure::error(format!("cannot handle signals: {error}")))
 }
 
@@ -97,7 +96,7 @@ impl Global {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub enum Format {
     Table,
     Json,
 }
@@ -122,23 +121,30 @@ enum Command {
     Tree(tree::Arguments),
     /// Start three nodes, kill the leader in the middle of real appends, count.
     Demo(demo::Arguments),
-    /// Run nodes and clients, kill, stop, cut off and fill up nodes, and check what the clients saw.
-    Chaos(chaos::Arguments),
     /// Look into the data directory of a node that is not running.
     Inspect(inspect::Arguments),
-    /// Check what clients saw, as a test run wrote it down, for linearizability.
-    CheckHistory(check_history::Arguments),
-    /// Run whole nodes in a simulated world that tries to make them lose a write.
-    Sim(sim::Arguments),
 }
 
 /// Runs the command of this process's arguments.
-pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+#[must_use]
+pub fn main() -> ExitCode {
+    main_with(std::env::args_os())
+}
+
+/// Likewise, of these arguments; the first is the program's name.
+#[must_use]
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = Cli::parse_from(arguments);
+    finish(run(cli))
+}
+
+/// Runs a command to its end, and says how it failed.
+#[must_use]
+pub fn finish(command: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {
-            let outcome = runtime.block_on(run(cli));
+            let outcome = runtime.block_on(command);
             // Nothing that still runs may hold up the exit.
             runtime.shutdown_background();
             outcome
@@ -172,15 +178,12 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status => status::run(&global).await,
         Command::Tree(arguments) => tree::run(&global, arguments).await,
         Command::Demo(arguments) => demo::run(&global, arguments).await,
-        Command::Chaos(arguments) => chaos::run(&global, arguments).await,
         Command::Inspect(arguments) => inspect::run(&global, arguments),
-        Command::CheckHistory(arguments) => check_history::run(&global, &arguments),
-        Command::Sim(arguments) => tokio::task::block_in_place(|| sim::run(&global, &arguments)),
     }
 }
 
 /// Parses `10`, `10s`, `500ms`, `2m`, `1h`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     const SHAPE: &str = "a duration is a number and ms, s, m or h, from 1ms to 24h: 500ms, 10s, 2m, 1h";
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let ms_each = match &text[digits.len()..] {
@@ -198,7 +201,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses a number, and says what is possible where it is none; what is Rust's to say of that is nothing for a user.
-fn number<T: TryFrom<u64>>(possible: RangeInclusive<u64>) -> impl Fn(&str) -> Result<T, String> + Clone {
+pub fn number<T: TryFrom<u64>>(possible: RangeInclusive<u64>) -> impl Fn(&str) -> Result<T, String> + Clone {
     move |text| {
         let number = text.parse::<u64>().ok().filter(|number| possible.contains(number));
         let number = number.and_then(|number| T::try_from(number).ok());
@@ -207,6 +210,6 @@ fn number<T: TryFrom<u64>>(possible: RangeInclusive<u64>) -> impl Fn(&str) -> Re
 }
 
 /// See [`number`].
-fn any_number(text: &str) -> Result<u64, String> {
+pub fn any_number(text: &str) -> Result<u64, String> {
     number(0..=u64::MAX)(text)
 }

@@ -19,14 +19,14 @@ static OUTLETS: OnceLock<Outlets> = OnceLock::new();
 const FLUSH: Duration = Duration::from_secs(1);
 
 /// Where a command that serves writes to.
-pub(crate) struct Outlets {
+pub struct Outlets {
     pub(crate) stdout: Outlet,
     pub(crate) stderr: Outlet,
 }
 
 /// From here on nothing that this process says can fail it or hold it up, the message of a panic included: the standard
 /// library's would wait for whoever reads stderr.
-pub(crate) fn serve() -> Result<&'static Outlets, Failure> {
+pub fn serve() -> Result<&'static Outlets, Failure> {
     let failed = |error: io::Error| {
         Failure::error(format!("cannot write the log: {error}; check the limits on threads and open files"))
     };
@@ -54,7 +54,7 @@ pub(crate) fn serve() -> Result<&'static Outlets, Failure> {
 const ABORT: &str = "panic in a destructor during cleanup";
 
 /// The last thing that a process does: gives its outlets a moment.
-pub(crate) fn flush() {
+pub fn flush() {
     if let Some(Outlets { stdout, stderr }) = OUTLETS.get() {
         stdout.flush(FLUSH);
         stderr.flush(FLUSH);
@@ -66,7 +66,7 @@ const TEXT_SHOWN: usize = 60;
 
 /// Writes one line to stdout. Whoever reads our output may have enough of it: then a command that only shows something
 /// has nothing left to do, and ends as if it were done. Commands that do or judge something report that first.
-pub(crate) fn line(text: impl AsRef<str>) -> Result<(), Failure> {
+pub fn line(text: impl AsRef<str>) -> Result<(), Failure> {
     bytes(text.as_ref().as_bytes())?;
     bytes(b"\n")
 }
@@ -76,7 +76,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Waits until nobody can read stdout any more. Who waits for something to show would else find out with the next line,
 /// which may never come.
-pub(crate) async fn unread() {
+pub async fn unread() {
     let stdout = io::stdout();
     loop {
         tokio::time::sleep(LOOK).await;
@@ -88,7 +88,7 @@ pub(crate) async fn unread() {
 }
 
 /// Writes bytes to stdout, as [`line`] does.
-pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+pub fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(()),
@@ -99,12 +99,12 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
 }
 
 /// One JSON document on one line.
-pub(crate) fn json(value: &Value) -> Result<(), Failure> {
+pub fn json(value: &Value) -> Result<(), Failure> {
     line(value.to_string())
 }
 
 /// A note that belongs to no result.
-pub(crate) fn note(text: impl AsRef<str>) {
+pub fn note(text: impl AsRef<str>) {
     let line = format!("{}\n", text.as_ref());
     match OUTLETS.get() {
         Some(outlets) => outlets.stderr.push(line.as_bytes()),
@@ -113,19 +113,19 @@ pub(crate) fn note(text: impl AsRef<str>) {
 }
 
 /// The last words of a failed command.
-pub(crate) fn complain(failure: &Failure) {
+pub fn complain(failure: &Failure) {
     if failure.kind() != Kind::Done {
         note(format!("error: {failure}"));
     }
 }
 
 /// A table of names and values.
-pub(crate) fn facts() -> Table {
+pub fn facts() -> Table {
     table(&[])
 }
 
 /// A table with these columns, as wide as the terminal lets it.
-pub(crate) fn table(columns: &[&str]) -> Table {
+pub fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     if !columns.is_empty() {
@@ -135,7 +135,7 @@ pub(crate) fn table(columns: &[&str]) -> Table {
 }
 
 /// A payload for people: its text, made harmless and cut, or its size.
-pub(crate) fn payload(bytes: &[u8]) -> String {
+pub fn payload(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => shown(text),
         Err(_) => format!("({} bytes)", bytes.len()),
@@ -143,12 +143,12 @@ pub(crate) fn payload(bytes: &[u8]) -> String {
 }
 
 /// Text that cannot steer the terminal.
-pub(crate) fn harmless(text: &str) -> String {
+pub fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
 }
 
 /// Text that cannot steer the terminal, and does not flood it.
-pub(crate) fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     let end = text.char_indices().nth(TEXT_SHOWN).map_or(text.len(), |(end, _)| end);
     let mut shown = harmless(&text[..end]);
     if end < text.len() {
@@ -158,13 +158,13 @@ pub(crate) fn shown(text: &str) -> String {
 }
 
 /// `name=value` pairs, one a line.
-pub(crate) fn metadata<'m>(pairs: impl IntoIterator<Item = (&'m String, &'m String)>) -> String {
+pub fn metadata<'m>(pairs: impl IntoIterator<Item = (&'m String, &'m String)>) -> String {
     let text = pairs.into_iter().map(|(name, value)| format!("{}={}", shown(name), shown(value)));
     text.collect::<Vec<_>>().join("\n")
 }
 
 /// UTC date and time of nanoseconds since 1970, to the millisecond.
-pub(crate) fn time(ns: u64) -> String {
+pub fn time(ns: u64) -> String {
     let ms = ns / 1_000_000;
     let (seconds, ms) = (ms / 1000, ms % 1000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);

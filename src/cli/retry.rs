@@ -9,30 +9,30 @@ const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// The time for which somebody tries, counted from when they last got on: what went well before has used up none of it.
-pub(crate) struct Patience {
+pub struct Patience {
     time: Duration,
     since: Instant,
     pause: Duration,
 }
 
 impl Patience {
-    pub(crate) fn new(time: Duration) -> Self {
+    pub fn new(time: Duration) -> Self {
         Patience { time, since: Instant::now(), pause: PAUSE_FIRST }
     }
 
     /// They got on: all of the time is there again.
-    pub(crate) fn renew(&mut self) {
+    pub fn renew(&mut self) {
         *self = Patience::new(self.time);
     }
 
-    pub(crate) fn left(&self) -> Duration {
+    pub fn left(&self) -> Duration {
         self.time.saturating_sub(self.since.elapsed())
     }
 
     /// Waits before another attempt, as long as the node asked for, or else a little longer each time. False where
     /// the time would be over then.
     #[must_use]
-    pub(crate) async fn pause(&mut self, asked: Option<Duration>) -> bool {
+    pub async fn pause(&mut self, asked: Option<Duration>) -> bool {
         let wait = asked.unwrap_or(self.pause);
         if wait >= self.left() {
             return false;

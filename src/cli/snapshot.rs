@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::api::grpc::pb::context::{SnapshotRequest, SnapshotResponse};
 use clap::Args;
-use converge_ledger::api::grpc::pb::context::{SnapshotRequest, SnapshotResponse};
 use serde_json::json;
 use tonic::metadata::MetadataMap;
 

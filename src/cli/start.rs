@@ -5,10 +5,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::{Overrides, check_text};
+use crate::supervisors::Signals;
+use crate::{Config, Node};
 use clap::Args;
-use converge_ledger::config::{Overrides, check_text};
-use converge_ledger::supervisors::Signals;
-use converge_ledger::{Config, Node};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 

@@ -1,6 +1,6 @@
 //! `status`: what the nodes say about themselves and the cluster.
 
-use converge_ledger::api::grpc::pb::admin::{Peer, StatusRequest, StatusResponse};
+use crate::api::grpc::pb::admin::{Peer, StatusRequest, StatusResponse};
 use serde_json::{Value, json};
 use tonic::Request;
 

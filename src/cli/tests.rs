@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::api::grpc::names;
 use clap::{CommandFactory as _, Parser as _};
-use converge_ledger::api::grpc::names;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -192,7 +192,7 @@ async fn a_line_is_named_by_what_it_is() {
 
 #[tokio::test]
 async fn what_the_ledger_assigned_is_taken_and_checked() {
-    let entry = converge_ledger::api::grpc::pb::context::Entry {
+    let entry = crate::api::grpc::pb::context::Entry {
         id: "0".repeat(32),
         key: "k".into(),
         payload: "p".into(),

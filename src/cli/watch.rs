@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use crate::api::grpc::pb::context::{Entry, WatchEvent, WatchRequest};
 use clap::Args;
-use converge_ledger::api::grpc::pb::context::{Entry, WatchEvent, WatchRequest};
 use serde_json::Value;
 use tokio::time::{Duration, Instant, timeout};
 use tonic::Status;

@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod load;
 pub mod node;
+pub mod program;
 pub mod served;
 pub mod strace;
 pub mod wire;

@@ -13,7 +13,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tonic::transport::{Channel, Endpoint};
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_converge-ledger");
+use super::program::{binary, program};
+
 /// A debug binary on a busy machine, with a log to replay.
 pub const READY: Duration = Duration::from_secs(30);
 
@@ -92,7 +93,7 @@ impl Node {
         assert!(self.child.is_none(), "node {} runs already", self.id);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let mut words = self.wrapper.clone();
-        words.push(BINARY.to_owned());
+        words.extend_from_slice(program());
         words.extend(self.arguments());
         let child = Command::new(&words[0])
             .args(&words[1..])
@@ -198,7 +199,7 @@ impl Node {
 
 /// Runs a command of the binary to its end.
 pub async fn cli(arguments: &[&str]) -> Output {
-    let run = Command::new(BINARY).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    let run = Command::new(binary()).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
     match tokio::time::timeout(READY, run).await {
         Ok(output) => output.unwrap(),
         Err(_) => panic!("{arguments:?} did not end within {READY:?}"),

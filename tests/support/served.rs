@@ -8,7 +8,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::node::{BINARY, Node};
+use super::node::Node;
+use super::program::binary;
 
 /// Long enough for a node to be killed and started again meanwhile.
 const TIMEOUT: &str = "60s";
@@ -29,7 +30,7 @@ pub async fn served() -> Served {
 
 impl Served {
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         let url = self.node.url();
         // Its own arguments win over these.
         command.env("CONVERGE_LEDGER_ENDPOINT", &url).args(arguments).args(["--output", "json"]);

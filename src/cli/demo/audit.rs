@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use converge_ledger::api::grpc::pb::context::Entry;
+use crate::api::grpc::pb::context::Entry;
 
 use super::super::client::Client;
 use super::super::processes::look::read_all;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use converge_ledger::api::grpc::pb::context::{AppendRequest, Entry};
+use crate::api::grpc::pb::context::{AppendRequest, Entry};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use converge_ledger::api::grpc::pb::context::Entry;
+use crate::api::grpc::pb::context::Entry;
 use tokio::time::Instant;
 
 use super::audit::{Audit, Contexts};

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::api::grpc::pb::context::{AppendRequest, Entry};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use converge_ledger::api::grpc::pb::context::{AppendRequest, Entry};
 use converge_ledger_core::Limits;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, de};
@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::scan::name_at_end;
 
 /// An entry for programs: a payload that is text stands under `payload`, any other under `payload_base64`.
-pub(crate) fn entry_json(context_id: &str, entry: &Entry) -> Map<String, Value> {
+pub fn entry_json(context_id: &str, entry: &Entry) -> Map<String, Value> {
     let value = json!({
         "context_id": context_id,
         "sequence": entry.sequence,
@@ -179,7 +179,7 @@ fn explained(error: &serde_json::Error, text: &[u8]) -> String {
 }
 
 /// What serde says, without a place: the text is one line of many.
-pub(crate) fn cause(error: &serde_json::Error) -> String {
+pub fn cause(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     text.strip_suffix(&place).unwrap_or(&text).to_owned()

@@ -3,14 +3,14 @@
 //! The key comes from what an entry is and from how many equal ones the input has before it. So a file can be sent
 //! again when it has grown, or when it was written down in another way: what is there already is not appended twice.
 
-pub(super) mod entry;
+pub mod entry;
 mod scan;
 
 use std::collections::HashMap;
 use std::future::ready;
 use std::path::Path;
 
-use converge_ledger::api::grpc::pb::context::AppendRequest;
+use crate::api::grpc::pb::context::AppendRequest;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
 
 use super::{Failure, output};
@@ -25,19 +25,19 @@ const WHY_SHOWN: usize = 300;
 
 /// One entry, ready to be sent.
 #[derive(Clone, Debug)]
-pub(crate) struct Line {
+pub struct Line {
     /// Its message.
-    pub(crate) message: AppendRequest,
+    pub message: AppendRequest,
     /// Names this entry: appended once, however often it is sent.
-    pub(crate) key: String,
+    pub key: String,
     /// `FILE:LINE`, and the column where a line has several.
-    pub(crate) place: String,
+    pub place: String,
     /// Bytes of the file up to its end.
-    pub(crate) end: u64,
+    pub end: u64,
 }
 
 /// A file, or stdin, entry by entry.
-pub(crate) struct Lines {
+pub struct Lines {
     name: String,
     context_id: String,
     /// Entries of another source are others, equal or not.
@@ -54,7 +54,7 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// Opens a file; `-` is stdin.
-    pub(crate) async fn open(path: &Path, context_id: &str) -> Result<Self, Failure> {
+    pub async fn open(path: &Path, context_id: &str) -> Result<Self, Failure> {
         if path.as_os_str() == "-" {
             let input = Box::new(BufReader::new(tokio::io::stdin()));
             return Ok(Lines::new("stdin".into(), context_id, input, None));
@@ -71,32 +71,27 @@ impl Lines {
         Ok(Lines::new(name, context_id, input, size))
     }
 
-    pub(crate) fn new(
-        name: String,
-        context_id: &str,
-        input: Box<dyn AsyncBufRead + Unpin + Send>,
-        size: Option<u64>,
-    ) -> Self {
+    pub fn new(name: String, context_id: &str, input: Box<dyn AsyncBufRead + Unpin + Send>, size: Option<u64>) -> Self {
         let (context_id, source, equal) = (context_id.to_owned(), String::new(), HashMap::new());
         Lines { name, context_id, source, input, scan: Scan::new(), number: 1, read: 0, size, equal }
     }
 
     /// Tells this input's entries from equal ones of other inputs.
-    pub(crate) fn of(self, source: String) -> Self {
+    pub fn of(self, source: String) -> Self {
         Lines { source, ..self }
     }
 
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Bytes of the whole input, where that is known.
-    pub(crate) fn size(&self) -> Option<u64> {
+    pub fn size(&self) -> Option<u64> {
         self.size
     }
 
     /// The next entry, as soon as it is there; `None` at the end of the input. Dropping the future loses nothing.
-    pub(crate) async fn next(&mut self) -> Result<Option<Line>, Failure> {
+    pub async fn next(&mut self) -> Result<Option<Line>, Failure> {
         loop {
             let chunk = match self.input.fill_buf().await {
                 Ok(chunk) => chunk,
@@ -123,7 +118,7 @@ impl Lines {
     }
 
     /// The next entry if it can be had without waiting for more input.
-    pub(crate) async fn in_hand(&mut self) -> Option<Result<Option<Line>, Failure>> {
+    pub async fn in_hand(&mut self) -> Option<Result<Option<Line>, Failure>> {
         tokio::select! {
             biased;
             next = self.next() => Some(next),

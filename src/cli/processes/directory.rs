@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use converge_ledger::config::check_directory;
+use crate::config::check_directory;
 
 use super::super::{Failure, Kind};
 
 /// Removed when it is dropped, unless it is the user's.
-pub(crate) struct Directory {
+pub struct Directory {
     path: PathBuf,
     keep: bool,
 }
@@ -22,7 +22,7 @@ impl Drop for Directory {
 
 impl Directory {
     /// A new one in the system's place for such, or the empty one that the user named with `flag`.
-    pub(crate) fn new(command: &str, keep: Option<PathBuf>, flag: &str) -> Result<Self, Failure> {
+    pub fn new(command: &str, keep: Option<PathBuf>, flag: &str) -> Result<Self, Failure> {
         let (path, keep) = match keep {
             Some(path) => (path, true),
             None => {
@@ -42,12 +42,12 @@ impl Directory {
         }
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// There is something to be seen in it.
-    pub(crate) fn keep(&mut self) {
+    pub fn keep(&mut self) {
         self.keep = true;
     }
 }

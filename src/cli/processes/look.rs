@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use converge_ledger::api::grpc::names;
-use converge_ledger::api::grpc::pb::admin::{StatusRequest, StatusResponse};
-use converge_ledger::api::grpc::pb::context::{Entry, GetRequest};
+use crate::api::grpc::names;
+use crate::api::grpc::pb::admin::{StatusRequest, StatusResponse};
+use crate::api::grpc::pb::context::{Entry, GetRequest};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::Request;
@@ -21,7 +21,7 @@ const ANSWER: Duration = Duration::from_millis(500);
 const PAGE: u32 = 500;
 
 /// What the nodes say that answer, by node id.
-pub(crate) async fn statuses(client: &Client) -> Vec<StatusResponse> {
+pub async fn statuses(client: &Client) -> Vec<StatusResponse> {
     let mut asked = JoinSet::new();
     for node in client.nodes() {
         let mut admin = node.admin.clone();
@@ -36,24 +36,24 @@ pub(crate) async fn statuses(client: &Client) -> Vec<StatusResponse> {
 }
 
 /// The id of the node that leads, by its own word and in the latest term of those that say so.
-pub(crate) fn leader(statuses: &[StatusResponse]) -> Option<u64> {
+pub fn leader(statuses: &[StatusResponse]) -> Option<u64> {
     let leaders = statuses.iter().filter(|status| status.role == "leader");
     leaders.max_by_key(|status| status.term).map(|status| status.node_id)
 }
 
 /// All of so many nodes have applied the same, and all there is.
-pub(crate) fn are_level(statuses: &[StatusResponse], nodes: usize) -> bool {
+pub fn are_level(statuses: &[StatusResponse], nodes: usize) -> bool {
     let places: BTreeSet<_> = statuses.iter().flat_map(|status| [status.commit_index, status.applied_index]).collect();
     statuses.len() == nodes && places.len() == 1
 }
 
 /// One state on all of them.
-pub(crate) fn digests_agree(statuses: &[StatusResponse]) -> bool {
+pub fn digests_agree(statuses: &[StatusResponse]) -> bool {
     statuses.windows(2).all(|pair| pair[0].digest == pair[1].digest)
 }
 
 /// Everything that this very node has of a context; each page within the time, however often it takes.
-pub(crate) async fn read_all(node: &Node, context_id: &str, page_time: Duration) -> Result<Vec<Entry>, Failure> {
+pub async fn read_all(node: &Node, context_id: &str, page_time: Duration) -> Result<Vec<Entry>, Failure> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut patience = Patience::new(page_time);
     loop {

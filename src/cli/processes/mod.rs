@@ -1,14 +1,15 @@
-//! Nodes as processes of this very executable.
+//! Nodes as processes of an executable: this very one, unless another is named.
 //!
 //! Owns the processes: whoever drops a [`Cluster`] leaves none of them behind. Knows nothing of what is done to them
 //! or asked of them, but for [`look`], which asks what they say about themselves.
 
 mod directory;
-pub(crate) mod look;
+pub mod look;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::Failure;
-pub(crate) use directory::Directory;
+pub use directory::Directory;
 
 /// A start, replay included.
 const READY: Duration = Duration::from_secs(60);
@@ -33,19 +34,19 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// Where a node lives.
 #[derive(Clone, Debug)]
-pub(crate) struct Site {
-    pub(crate) id: u64,
+pub struct Site {
+    pub id: u64,
     /// `host:port` for clients.
-    pub(crate) grpc: String,
+    pub grpc: String,
     /// `host:port` for the other nodes.
-    pub(crate) peer: String,
-    pub(crate) data: PathBuf,
+    pub peer: String,
+    pub data: PathBuf,
     /// A program, and its arguments, that becomes the node: one that enters a namespace first.
-    pub(crate) through: Vec<String>,
+    pub through: Vec<String>,
 }
 
 /// Sites on loopback, on ports that are free now.
-pub(crate) fn on_loopback(directory: &Path, nodes: u64) -> Result<Vec<Site>, Failure> {
+pub fn on_loopback(directory: &Path, nodes: u64) -> Result<Vec<Site>, Failure> {
     let mut ports = free_ports(2 * nodes as usize)?.into_iter();
     let mut address = || format!("127.0.0.1:{}", ports.next().unwrap_or_default());
     let site = |id| {
@@ -56,7 +57,9 @@ pub(crate) fn on_loopback(directory: &Path, nodes: u64) -> Result<Vec<Site>, Fai
 }
 
 /// Nodes that list each other.
-pub(crate) struct Cluster {
+pub struct Cluster {
+    /// The program, and what stands before its arguments.
+    program: Vec<OsString>,
     logs: PathBuf,
     peers: String,
     settings: Vec<(String, String)>,
@@ -70,21 +73,28 @@ struct Process {
 
 impl Cluster {
     /// None of them runs yet. Their logs go to the directory.
-    pub(crate) fn new(logs: &Path, sites: Vec<Site>) -> Self {
+    pub fn new(logs: &Path, sites: Vec<Site>) -> Self {
         let peers: Vec<String> = sites.iter().map(|site| format!("{}={}", site.id, site.peer)).collect();
         let nodes = sites.into_iter().map(|site| Process { site, child: None }).collect();
-        Cluster { logs: logs.to_owned(), peers: peers.join(","), settings: Vec::new(), nodes }
+        Cluster { program: Vec::new(), logs: logs.to_owned(), peers: peers.join(","), settings: Vec::new(), nodes }
+    }
+
+    /// The program that becomes a node, and what stands before its arguments; this one's executable if there is none.
+    #[must_use]
+    pub fn program(mut self, words: Vec<OsString>) -> Self {
+        self.program = words;
+        self
     }
 
     /// A setting of all nodes, such as `raft.election_ms`.
-    pub(crate) fn set(mut self, key: &str, value: u64) -> Self {
+    pub fn set(mut self, key: &str, value: u64) -> Self {
         let name = format!("CONVERGE_LEDGER__{}", key.replace('.', "__").to_uppercase());
         self.settings.push((name, value.to_string()));
         self
     }
 
     /// Starts all nodes and waits until each of them is ready.
-    pub(crate) async fn start(&mut self) -> Result<(), Failure> {
+    pub async fn start(&mut self) -> Result<(), Failure> {
         for id in self.ids() {
             self.spawn(id)?;
         }
@@ -94,23 +104,23 @@ impl Cluster {
         Ok(())
     }
 
-    pub(crate) fn ids(&self) -> Vec<u64> {
+    pub fn ids(&self) -> Vec<u64> {
         self.nodes.iter().map(|node| node.site.id).collect()
     }
 
-    pub(crate) fn endpoints(&self) -> Vec<String> {
+    pub fn endpoints(&self) -> Vec<String> {
         self.nodes.iter().map(|node| format!("http://{}", node.site.grpc)).collect()
     }
 
     /// SIGKILL; returns when the process is gone.
-    pub(crate) async fn kill(&mut self, id: u64) -> Result<(), Failure> {
+    pub async fn kill(&mut self, id: u64) -> Result<(), Failure> {
         let at = self.find(id)?;
         let Some(mut child) = self.nodes[at].child.take() else { return Ok(()) };
         child.kill().await.map_err(|error| Failure::error(format!("cannot kill node {id}: {error}")))
     }
 
     /// SIGKILL to several; returns when all of them are gone.
-    pub(crate) async fn kill_at_once(&mut self, ids: &[u64]) -> Result<(), Failure> {
+    pub async fn kill_at_once(&mut self, ids: &[u64]) -> Result<(), Failure> {
         for id in ids {
             let at = self.find(*id)?;
             if let Some(child) = &mut self.nodes[at].child {
@@ -125,7 +135,7 @@ impl Cluster {
     }
 
     /// Sends a signal by name, such as `STOP`.
-    pub(crate) async fn signal(&mut self, id: u64, signal: &str) -> Result<(), Failure> {
+    pub async fn signal(&mut self, id: u64, signal: &str) -> Result<(), Failure> {
         let Some(pid) = self.pid(id)? else { return Ok(()) };
         let kill = Command::new("kill").args(["-s", signal, &pid.to_string()]).stderr(Stdio::null()).status().await;
         // It fails for one that is just gone: whoever looks at the processes sees that.
@@ -133,12 +143,12 @@ impl Cluster {
     }
 
     /// Of its process, if it runs.
-    pub(crate) fn pid(&self, id: u64) -> Result<Option<u32>, Failure> {
+    pub fn pid(&self, id: u64) -> Result<Option<u32>, Failure> {
         Ok(self.nodes[self.find(id)?].child.as_ref().and_then(Child::id))
     }
 
     /// How a node ended that nobody killed; it is forgotten then.
-    pub(crate) fn ended(&mut self, id: u64) -> Result<Option<ExitStatus>, Failure> {
+    pub fn ended(&mut self, id: u64) -> Result<Option<ExitStatus>, Failure> {
         let at = self.find(id)?;
         let Some(child) = &mut self.nodes[at].child else { return Ok(None) };
         let ended = child.try_wait().map_err(|error| Failure::error(format!("cannot look at node {id}: {error}")))?;
@@ -158,20 +168,20 @@ impl Cluster {
     }
 
     /// The end of what a node logged.
-    pub(crate) fn last_words(&self, id: u64) -> String {
+    pub fn last_words(&self, id: u64) -> String {
         let log = std::fs::read(self.log(id)).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         log.lines().last().unwrap_or("it said nothing").to_owned()
     }
 
     /// Starts a node, anew on the same data, and does not wait for it.
-    pub(crate) fn spawn(&mut self, id: u64) -> Result<(), Failure> {
+    pub fn spawn(&mut self, id: u64) -> Result<(), Failure> {
         let log = OpenOptions::new().create(true).append(true).open(self.log(id));
         self.spawn_to(id, log.map(Stdio::from))
     }
 
     /// Likewise; the reader of its log is gone before it says anything.
-    pub(crate) fn spawn_unread(&mut self, id: u64) -> Result<(), Failure> {
+    pub fn spawn_unread(&mut self, id: u64) -> Result<(), Failure> {
         self.spawn_to(id, std::io::pipe().map(|(_gone, log)| Stdio::from(log)))
     }
 
@@ -180,16 +190,14 @@ impl Cluster {
         let failed = |error: std::io::Error| Failure::error(format!("cannot start node {id}: {error}"));
         let log = log.map_err(failed)?;
         let node = &mut self.nodes[at];
-        let program = std::env::current_exe().map_err(failed)?;
-        let mut command = match node.site.through.split_first() {
-            None => Command::new(program),
-            Some((first, rest)) => {
-                let mut command = Command::new(first);
-                command.args(rest).arg(program);
-                command
-            }
+        let program = match self.program.as_slice() {
+            [] => vec![std::env::current_exe().map_err(failed)?.into_os_string()],
+            words => words.to_vec(),
         };
+        let words: Vec<OsString> = node.site.through.iter().map(OsString::from).chain(program).collect();
+        let mut command = Command::new(&words[0]);
         command
+            .args(&words[1..])
             .args(["start", "--node-id", &id.to_string(), "--peers", &self.peers])
             .args(["--grpc", &node.site.grpc, "--peer", &node.site.peer, "--data-dir"])
             .arg(&node.site.data)
@@ -209,7 +217,7 @@ impl Cluster {
     }
 
     /// Waits for the one line that says that a node serves.
-    pub(crate) async fn ready(&mut self, id: u64) -> Result<(), Failure> {
+    pub async fn ready(&mut self, id: u64) -> Result<(), Failure> {
         let at = self.find(id)?;
         let stdout = self.nodes[at].child.as_mut().and_then(|child| child.stdout.take());
         let Some(stdout) = stdout else { return Ok(()) };

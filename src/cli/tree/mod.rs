@@ -6,7 +6,7 @@ mod screen;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use converge_ledger::api::grpc::pb::admin::{TreeNode, TreeRequest, TreeResponse};
+use crate::api::grpc::pb::admin::{TreeNode, TreeRequest, TreeResponse};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};

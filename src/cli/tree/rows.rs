@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use converge_ledger::api::grpc::pb::admin::{TreeNode, TreeResponse};
+use crate::api::grpc::pb::admin::{TreeNode, TreeResponse};
 use tokio::time::Instant;
 
 use crate::cli::output;

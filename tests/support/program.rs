@@ -1,0 +1,42 @@
+//! The program that tests start as a process: the one that is shipped.
+//!
+//! What cargo builds beside the tests has the features of all of them: traps for actors, planted bugs, a clock that can
+//! be stopped. So the program is built once more, by itself; or it is the one that `CONVERGE_BIN` names.
+
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// A program, and what stands before its arguments.
+static PROGRAM: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Names another program for this process, before the first use.
+pub fn instead(words: &[&str]) {
+    PROGRAM.get_or_init(|| words.iter().map(|&word| word.to_owned()).collect());
+}
+
+/// What starts a command `converge-ledger`.
+pub fn program() -> &'static [String] {
+    PROGRAM.get_or_init(|| vec![std::env::var("CONVERGE_BIN").unwrap_or_else(|_| built())])
+}
+
+/// Its path.
+pub fn binary() -> &'static str {
+    &program()[0]
+}
+
+fn built() -> String {
+    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    cargo
+        .args(["build", "--locked", "--quiet", "-p", "converge-ledger", "--bin", "converge-ledger"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .args((!cfg!(debug_assertions)).then_some("--release"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    let output = cargo.output().expect("cargo is there to build the program");
+    assert!(output.status.success(), "the program cannot be built: {}", output.status);
+    let messages = String::from_utf8(output.stdout).unwrap();
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut executables = messages.filter_map(|message| message["executable"].as_str().map(str::to_owned));
+    executables.next_back().expect("cargo names what it built")
+}
