@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use converge_ledger_core::{ContextNo, Head, KeyRow, LogIndex, Position};
+use converge_ledger_core::{ContextNo, Head, KeyRow, LogIndex, Position, Term};
 
 use super::tables::{Run, Segments, split};
 use super::types::{Genesis, HardState, LogEntry};
@@ -86,6 +86,9 @@ pub(crate) struct Overlay {
     /// Index of the first entry of the tail; everything below is in the database, and nothing of
     /// the database at or above it counts.
     first: u64,
+    /// The term of the entry before `first`, where one has left the tail since the start: Raft asks for the term of the
+    /// newest entry with every read, and a row of the database can be as large as an entry.
+    below: Option<Term>,
     tail: VecDeque<Arc<TailEntry>>,
     tail_bytes: usize,
     pub(crate) active: Generation,
@@ -150,6 +153,7 @@ impl Overlay {
         };
         if first < self.first {
             self.first = first;
+            self.below = None;
             self.tail.clear();
             self.tail_bytes = 0;
         }
@@ -161,6 +165,14 @@ impl Overlay {
             self.tail_bytes += entry.weight();
             self.tail.push_back(TailEntry::new(entry.clone()));
         }
+    }
+
+    /// The term of an entry that is here, or was here last.
+    pub(crate) fn term(&self, index: LogIndex) -> Option<Term> {
+        if index.next() == self.first() {
+            return self.below;
+        }
+        self.get(index).map(|found| found.entry.term)
     }
 
     pub(crate) fn get(&self, index: LogIndex) -> Option<&Arc<TailEntry>> {
@@ -189,6 +201,7 @@ impl Overlay {
             }
             self.tail_bytes -= entry.weight();
             self.first += 1;
+            self.below = Some(entry.term);
             gone.extend(self.tail.pop_front());
         }
         (generation, gone)
@@ -199,7 +212,6 @@ impl Overlay {
 mod tests {
     use super::*;
     use crate::storage::types::EntryKind;
-    use converge_ledger_core::Term;
 
     fn entry(index: u64, term: u64) -> LogEntry {
         LogEntry { index: LogIndex(index), term: Term(term), kind: EntryKind::Normal, data: Bytes::new() }
@@ -230,6 +242,22 @@ mod tests {
         drop(overlay.end_flush(&[entry(3, 2)].into()));
         assert_eq!((overlay.first(), overlay.last()), (LogIndex(4), LogIndex(3)));
         assert_eq!(overlay.bytes(), 0);
+    }
+
+    #[test]
+    fn the_term_of_the_newest_entry_is_known_when_it_has_left_and_forgotten_when_it_is_replaced() {
+        let mut overlay = Overlay::new(LogIndex(3), HardState::default(), AppliedMark::default(), None);
+        assert_eq!(overlay.term(LogIndex(3)), None, "nobody has looked since the start");
+        let written: VecDeque<_> = [entry(4, 1), entry(5, 2)].into();
+        overlay.append(&written.clone().into_iter().collect::<Vec<_>>());
+        overlay.begin_flush();
+        drop(overlay.end_flush(&written));
+        assert_eq!(overlay.term(LogIndex(5)), Some(Term(2)));
+        assert_eq!(overlay.term(LogIndex(4)), None, "the database has it");
+        overlay.append(&[entry(6, 3)]);
+        assert_eq!((overlay.term(LogIndex(5)), overlay.term(LogIndex(6))), (Some(Term(2)), Some(Term(3))));
+        overlay.append(&[entry(5, 4)]);
+        assert_eq!((overlay.term(LogIndex(4)), overlay.term(LogIndex(5))), (None, Some(Term(4))));
     }
 
     #[test]

@@ -146,8 +146,9 @@ impl Shared {
         if index > overlay.last() {
             return Ok(None);
         }
-        if index >= overlay.first() {
-            return Ok(overlay.get(index).map(|found| found.entry.term));
+        let known = overlay.term(index);
+        if known.is_some() || index >= overlay.first() {
+            return Ok(known);
         }
         drop(overlay);
         let prefix = self.with_db(|txn| Ok(db_row0(txn, index)?.0));
