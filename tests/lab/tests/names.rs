@@ -1,0 +1,125 @@
+//! One name, one meaning: a type's name is not given a fourth time.
+#![allow(missing_docs)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// So often a name may be given.
+const TIMES: usize = 3;
+
+/// What every module may call its own by these names: they are read with the module's.
+const OF_A_MODULE: [&str; 6] = ["Arguments", "Error", "Inner", "Message", "Settings", "State"];
+
+/// Names that are given more often yet. This list only gets shorter, and its numbers smaller.
+const TOO_OFTEN: &[(&str, usize)] = &[
+    ("Answer", 4),
+    ("Args", 4),
+    ("Ask", 4),
+    ("Call", 5),
+    ("Client", 5),
+    ("Cluster", 4),
+    ("Command", 4),
+    ("Counts", 4),
+    ("Disk", 4),
+    ("End", 10),
+    ("Ended", 4),
+    ("Entry", 4),
+    ("Failure", 6),
+    ("Header", 4),
+    ("Held", 4),
+    ("Kept", 4),
+    ("Kind", 4),
+    ("Line", 4),
+    ("Live", 4),
+    ("Node", 8),
+    ("Outcome", 8),
+    ("Owner", 4),
+    ("Page", 4),
+    ("Phase", 8),
+    ("Place", 7),
+    ("Record", 4),
+    ("Report", 5),
+    ("Request", 4),
+    ("Rows", 4),
+    ("Run", 5),
+    ("Running", 6),
+    ("Shape", 4),
+    ("Shared", 7),
+    ("Slot", 5),
+    ("Step", 5),
+    ("Verdict", 4),
+    ("Worker", 6),
+    ("World", 6),
+];
+
+const FOLDERS: [&str; 8] = ["actors", "benches", "core", "examples", "log", "src", "supervisors", "tests"];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for file in fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        if path.is_dir() && !path.ends_with("target") {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The name of a type that this line defines. A type inside an `impl` has the name that its trait gives it.
+fn defined(line: &str) -> Option<&str> {
+    let text = line.trim_start();
+    let text = match text.strip_prefix("pub") {
+        Some(rest) if rest.starts_with('(') => rest.split_once(") ")?.1,
+        Some(rest) => rest.trim_start(),
+        None => text,
+    };
+    let (keyword, name) = text.split_once(' ')?;
+    let defines =
+        matches!(keyword, "struct" | "enum" | "trait") || keyword == "type" && !line.starts_with(char::is_whitespace);
+    let end = name.find(|c: char| !c.is_alphanumeric()).unwrap_or(name.len());
+    (defines && name.starts_with(char::is_uppercase)).then(|| &name[..end])
+}
+
+#[test]
+fn a_name_is_not_given_a_fourth_time() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut files = Vec::new();
+    FOLDERS.iter().for_each(|folder| sources(&root.join(folder), &mut files));
+    let mut given: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in &files {
+        let text = fs::read_to_string(file).unwrap();
+        for name in text.lines().filter_map(defined) {
+            given.entry(name.to_owned()).or_default().push(file.strip_prefix(&root).unwrap().display().to_string());
+        }
+    }
+    given.retain(|name, places| places.len() > TIMES && !OF_A_MODULE.contains(&name.as_str()));
+    let known: BTreeMap<_, _> = TOO_OFTEN.iter().copied().collect();
+    for (name, places) in &given {
+        let times = known.get(name.as_str()).copied().unwrap_or(TIMES);
+        assert!(
+            places.len() <= times,
+            "`{name}` has {} meanings; find a name for the newest: {places:#?}",
+            places.len()
+        );
+    }
+    for (name, times) in known {
+        let now = given.get(name).map_or(TIMES, Vec::len);
+        assert_eq!(now, times, "`{name}` has fewer meanings now: write that down in this test");
+    }
+}
+
+#[test]
+fn definitions_are_told_from_the_rest() {
+    for (line, name) in [
+        ("pub(crate) struct Call<T> {", Some("Call")),
+        ("    enum Ask { Next }", Some("Ask")),
+        ("pub trait Disk: Send {", Some("Disk")),
+        ("pub type Rows = Vec<Row>;", Some("Rows")),
+        ("    type State = u64;", None),
+        ("// struct Call", None),
+        ("let structure = Call;", None),
+    ] {
+        assert_eq!(defined(line), name, "{line}");
+    }
+}
