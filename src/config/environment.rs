@@ -141,7 +141,10 @@ fn collect(dict: &Dict, section: &str, keys: &mut BTreeSet<String>) {
 
 /// Names the variable that was meant.
 fn unknown(name: &str, keys: &BTreeSet<String>) -> ConfigError {
-    let named = keys.iter().map(|key| variable(key));
+    // A section is no setting: what is in it is.
+    let is_section =
+        |key: &str| keys.iter().any(|other| other.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')));
+    let named = keys.iter().filter(|key| !is_section(key)).map(|key| variable(key));
     let known = named.chain(COMMAND_LINE.map(str::to_owned));
     let given = plain(name);
     let nearest = known.map(|known| (distance(&given, &plain(&known)), known)).min();

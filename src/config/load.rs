@@ -238,22 +238,30 @@ impl Sources {
     fn place(&self, error: ConfigError) -> ConfigError {
         match error {
             ConfigError::Impossible { key, value, bound, .. } => {
-                ConfigError::Impossible { key, value, bound, given_in: Some(self.of(key)) }
+                let given_in = Some(self.of(key, &value));
+                ConfigError::Impossible { key, value, bound, given_in }
             }
             other => other,
         }
     }
 
-    /// What gave the value of a key.
-    fn of(&self, key: &str) -> String {
+    /// What gave a key the value that counts in the end.
+    fn of(&self, key: &str, value: &str) -> String {
         if let Some(flag) = self.flags.flag(key) {
             return format!("flag {flag}");
         }
+        let place = self.read_from(key);
+        let is_explicit = self.settings.iter().any(|(of, _)| of == key);
+        match self.port.filter(|_| key == "listen.grpc" && !is_explicit) {
+            Some(port) if value.ends_with(&format!(":{port}")) => format!("{place}, its port: variable {GRPC_PORT}"),
+            _ => place,
+        }
+    }
+
+    /// What gave the value that was read. Flags come later: they hide nothing that cannot be read.
+    fn read_from(&self, key: &str) -> String {
         if let Some((key, _)) = self.variable(key) {
             return format!("variable {}", variable(key));
-        }
-        if key == "listen.grpc" && self.port.is_some() {
-            return format!("variable {GRPC_PORT}");
         }
         let source = self.given.find_metadata(key).map(|source| source.name.to_string());
         source.unwrap_or_else(|| "the default".to_owned())
@@ -275,7 +283,7 @@ impl Sources {
                 Some(last) if last == field => key,
                 Some(_) => format!("{key}.{field}"),
             };
-            let place = self.of(&key);
+            let place = self.read_from(&key);
             return malformed(format!("unknown key {key} ({place}); known here: {}", known.join(", ")));
         }
         if key.is_empty() {
@@ -290,7 +298,7 @@ impl Sources {
         };
         let given = self.variable(&key).map(|(_, value)| format!("{value:?}")).or(given);
         let given = given.map(|given| format!(" = {given}")).unwrap_or_default();
-        malformed(format!("{key}{given} ({}): {expected}", self.of(&key)))
+        malformed(format!("{key}{given} ({}): {expected}", self.read_from(&key)))
     }
 }
 

@@ -208,6 +208,22 @@ fn a_bad_value_is_told_with_what_gave_it() {
     assert!(off.ends_with("from 0 to 65535; off serves no clients"), "{off}");
     let port = said("", &[("GRPC_PORT", "66000")], none());
     assert!(port.contains("GRPC_PORT = \"66000\": a port is a number from 0 to 65535"), "{port}");
+    // What cannot be read is to be mended where it stands, whatever a flag says of the same setting.
+    let flags = || Overrides { grpc: Some("127.0.0.1:1".into()), node_id: Some(2), ..none() };
+    let file = said("[listen]\ngrpc = 50051", &[], flags());
+    assert!(file.contains("listen.grpc = 50051 (file ") && !file.contains("--grpc"), "{file}");
+    let variable = said("", &[("CONVERGE_LEDGER__NODE__ID", "one")], flags());
+    assert!(variable.contains("node.id = \"one\" (variable CONVERGE_LEDGER__NODE__ID)"), "{variable}");
+    // GRPC_PORT gives no more than a port.
+    let file = said("[listen]\ngrpc = 50051", &[("GRPC_PORT", "6000")], none());
+    assert!(file.contains("listen.grpc = 50051 (file ") && !file.contains("GRPC_PORT"), "{file}");
+    let host = said("[listen]\ngrpc = \"nowhere\"", &[("GRPC_PORT", "6000")], none());
+    assert!(host.contains("listen.grpc = \"nowhere\" (file ") && !host.contains("GRPC_PORT"), "{host}");
+    let both = said("[listen]\ngrpc = \"a b:5\"", &[("GRPC_PORT", "6000")], none());
+    assert!(
+        both.contains("listen.grpc = \"a b:6000\" (file ") && both.contains("its port: variable GRPC_PORT"),
+        "{both}"
+    );
     // Whoever has no more than the configuration is told no more.
     let config = Config { raft: Raft { heartbeat_ms: 1, election_ms: 1000 }, ..Config::default() };
     let error = config.validate().unwrap_err().to_string();
@@ -231,6 +247,9 @@ fn a_bad_environment_is_refused_by_key() {
         ("CONVERGE_LEDGER__CLUSTER__PEER", "1=a:1", "CONVERGE_LEDGER__CLUSTER__PEERS"),
         ("CONVERGE_LEDGER_LISTEN_PEER", "a:1", "CONVERGE_LEDGER__LISTEN__PEER"),
         ("CONVERGE_LEDGER_ENDPOINTS", "a:1", "CONVERGE_LEDGER_ENDPOINT"),
+        // Sections whose names are nearer than those of their settings.
+        ("CONVERGE_LEDGER_NODES", "1", "the nearest one is CONVERGE_LEDGER__NODE__ID"),
+        ("CONVERGE_LEDGER__LISTENER", "a:1", "the nearest one is CONVERGE_LEDGER__LISTEN__PEER"),
         ("converge_ledger__node__id", "7", "CONVERGE_LEDGER__NODE__ID"),
         ("GRPC_PORT", "+80", "GRPC_PORT"),
         ("GRPC_PORT", "80\r", "\"80\\r\""),
@@ -262,6 +281,19 @@ fn no_depth_of_keys_or_values_overflows_the_stack() {
     }
     for file in ["a = ".to_owned() + &"[".repeat(100_000), "a.".repeat(100_000) + "a = 1", "a = {".repeat(50_000)] {
         load(&file, &[], Overrides::default()).unwrap_err();
+    }
+}
+
+/// What is wrong takes several lines, and who reads only the first one must know where to look.
+#[test]
+fn a_file_that_is_no_toml_is_named_in_the_first_line() {
+    for text in
+        ["[node", "id == 1", "[node]\nid = 1\nid = 2", "[node]\n[node]", "a = [\n1", "[cluster]\nname = \"a\nb\""]
+    {
+        let file = file(text);
+        let error = Config::load_from(Some(file.path()), [], Overrides::default()).unwrap_err().to_string();
+        let first = error.lines().next().unwrap();
+        assert!(first.contains(&format!("{:?}", file.path())) && first.contains("at line "), "{text}\n-> {error}");
     }
 }
 
