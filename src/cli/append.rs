@@ -29,7 +29,12 @@ const PROBES_MAX: usize = 64;
 /// No context has this sequence: an append that expects it writes nothing.
 const NO_SEQUENCE: u64 = u64::MAX;
 
+/// Either way to give what is appended: whoever left something out may have meant the other one.
+const USAGE: &str = "converge-ledger append [OPTIONS] <CONTEXT> <KEY> <PAYLOAD>
+       converge-ledger append [OPTIONS] <CONTEXT> --from <FILE|->";
+
 #[derive(Debug, Args)]
+#[command(override_usage = USAGE)]
 pub(crate) struct Arguments {
     /// The context to append to.
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::api::grpc::pb::context::{AppendRequest, Entry};
-use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use base64::{DecodeError, Engine as _};
+use crate::api::grpc::pb::context::{AppendRequest, Entry};
 use converge_ledger_core::Limits;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, de};
@@ -83,8 +83,36 @@ fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> 
 }
 
 fn decoded<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8>>, D::Error> {
-    let bytes = BASE64_STANDARD.decode(String::deserialize(from)?);
-    bytes.map(Some).map_err(|error| D::Error::custom(format_args!("{error}")))
+    let text = String::deserialize(from)?;
+    BASE64_STANDARD.decode(&text).map(Some).map_err(|error| D::Error::custom(undecodable(&error, &text)))
+}
+
+/// With the character itself, and what the text may have been meant to be.
+fn undecodable(error: &DecodeError, text: &str) -> String {
+    let at = |offset: usize| match text.get(offset..).and_then(|rest| rest.chars().next()) {
+        Some(found) => format!("the character {found:?} at {}", text[..offset].chars().count() + 1),
+        None => "a character".to_owned(),
+    };
+    match error {
+        DecodeError::InvalidByte(offset, b'-' | b'_') => {
+            format!("{} is of the alphabet for URLs: write + for - and / for _", at(*offset))
+        }
+        DecodeError::InvalidByte(offset, b'=') => {
+            format!("{} is one too many: = stands only where base64 ends, twice at most", at(*offset))
+        }
+        DecodeError::InvalidByte(offset, _) => {
+            format!("{} is not of base64; a text as it stands belongs under payload", at(*offset))
+        }
+        DecodeError::InvalidLastSymbol(offset, _) => {
+            format!("{} cannot be the last one of base64: is it whole?", at(*offset))
+        }
+        DecodeError::InvalidLength(length) => {
+            format!("{length} characters of base64 are not whole bytes: is it whole?")
+        }
+        DecodeError::InvalidPadding => {
+            "base64 whose length is no multiple of 4: fill it up with = at its end".to_owned()
+        }
+    }
 }
 
 fn pairs<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
@@ -172,9 +200,27 @@ fn explained(error: &serde_json::Error, text: &[u8]) -> String {
     }
     let name = text.get(..error.column()).and_then(name_at_end).filter(|_| error.is_data());
     match name {
+        Some(name @ ("payload" | "payload_base64")) if cause.starts_with("invalid type: null") => {
+            format!("{name}: {cause}: an empty payload is written \"payload\":\"\"")
+        }
         Some("payload") => format!("payload: {cause}: JSON in it is written as a text, its quotes escaped"),
         Some(name) => format!("{name}: {cause}"),
-        None => cause,
+        None => match misspelt(&cause) {
+            Some(meant) => format!("{cause}; is {meant} meant?"),
+            None => cause,
+        },
+    }
+}
+
+/// The name that was meant where serde says that it does not know one.
+fn misspelt(cause: &str) -> Option<&'static str> {
+    let (name, _) = cause.strip_prefix("unknown field `")?.split_once('`')?;
+    let plain = |name: &str| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    match plain(name) {
+        given if given.contains("64") => Some("payload_base64"),
+        given => {
+            ["key", "payload", "metadata"].into_iter().find(|known| given == *known || given == format!("{known}s"))
+        }
     }
 }
 
