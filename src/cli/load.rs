@@ -51,16 +51,31 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
         .map_err(|failure| explained(failure, file))?
         .into_inner();
     let (restored, latest) = (response.entries_restored, response.latest_sequence);
+    // What is loaded is all that the context holds then: nothing else is loaded into one that has more.
+    let already_there = latest.saturating_sub(restored);
     match global.output {
         Format::Json => output::json(&json!({
             "context_id": request.context_id,
             "entries_restored": restored,
+            "already_there": already_there,
             "latest_sequence": latest,
         })),
-        Format::Table => output::line(format!(
-            "{restored} entries restored; the latest sequence of {} is {latest}",
-            output::shown(&request.context_id)
-        )),
+        Format::Table => output::line(told(&output::shown(&request.context_id), restored, already_there)),
+    }
+}
+
+/// What a load has done, for people.
+fn told(context: &str, restored: u64, already_there: u64) -> String {
+    let latest = restored + already_there;
+    let entries = |count: u64| format!("{count} {}", if count == 1 { "entry" } else { "entries" });
+    let (there, new) = (entries(already_there), entries(restored));
+    match (restored, already_there) {
+        (0, 0) => format!("nothing restored: the snapshot has no entries, and neither has {context}"),
+        (0, _) => format!("nothing restored: {context} already holds all of the snapshot, {there}"),
+        (_, 0) => format!("{new} restored; the latest sequence of {context} is {latest}"),
+        _ => {
+            format!("{new} restored behind {there} of the snapshot that {context} had; its latest sequence is {latest}")
+        }
     }
 }
 
