@@ -1,5 +1,7 @@
 //! `status`: what the nodes say about themselves and the cluster.
 
+use std::collections::BTreeMap;
+
 use crate::api::grpc::pb::admin::{Peer, StatusRequest, StatusResponse};
 use serde_json::{Value, json};
 use tonic::Request;
@@ -8,7 +10,7 @@ use super::client::{Client, Node};
 use super::{Failure, Format, Global, output};
 
 /// Asks every endpoint, the silent ones included: the exit code is that of the
-/// first one without an answer.
+/// first one without an answer, or says that the answers are not those of one cluster.
 pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
     let client = global.client()?;
     let mut answers = Vec::new();
@@ -19,7 +21,29 @@ pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
         Format::Json => print_json(&answers),
         Format::Table => print_tables(&answers),
     };
+    // First, for a node that is waited for comes back, and what is read off several clusters stays wrong.
+    one_cluster(&answers)?;
     answers.into_iter().try_for_each(|(_, answer)| answer.map(drop)).and(printed)
+}
+
+/// The clusters of the nodes that answered, each with its nodes' endpoints.
+fn clusters<'a>(answers: &[(&'a str, Answer<StatusResponse>)]) -> Vec<(String, Vec<&'a str>)> {
+    let mut clusters: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (endpoint, answer) in answers {
+        if let Ok(status) = answer {
+            clusters.entry(status.cluster_id.clone()).or_default().push(endpoint);
+        }
+    }
+    clusters.into_iter().collect()
+}
+
+fn one_cluster(answers: &[(&str, Answer<StatusResponse>)]) -> Result<(), Failure> {
+    match clusters(answers).len() {
+        0 | 1 => Ok(()),
+        count => Err(Failure::error(format!(
+            "status: the nodes that answered are of {count} different clusters; name those of one with --endpoint"
+        ))),
+    }
 }
 
 pub(crate) type Answer<T> = Result<T, Failure>;
@@ -86,6 +110,7 @@ fn print_tables(answers: &[(&str, Answer<StatusResponse>)]) -> Result<(), Failur
             Ok(status) => status,
             Err(_) => {
                 nodes.add_row(["?", endpoint, "no answer", "", "", "", "", "", "", ""]);
+                alarms.push(format!("{endpoint} does not answer"));
                 continue;
             }
         };
@@ -113,18 +138,23 @@ fn print_tables(answers: &[(&str, Answer<StatusResponse>)]) -> Result<(), Failur
         let id = status.node_id;
         alarms.extend(status.alarms.iter().map(|alarm| format!("node {id}: {alarm}")));
     }
-    let cluster = answers.iter().find_map(|(_, answer)| answer.as_ref().ok());
-    if let Some(status) = cluster {
-        output::line(format!("cluster {}", status.cluster_id))?;
+    let clusters = clusters(answers);
+    match &clusters[..] {
+        [] => {}
+        [(id, _)] => output::line(format!("cluster {id}"))?,
+        several => {
+            output::line(format!("{} different clusters:", several.len()))?;
+            several.iter().try_for_each(|(id, nodes)| output::line(format!("cluster {id}: {}", nodes.join(", "))))?;
+        }
     }
     output::line(nodes.to_string())?;
     if !links.is_empty() {
         output::line(links.to_string())?;
     }
-    match (cluster, alarms.is_empty()) {
-        (None, _) => Ok(()),
-        (Some(_), true) => output::line("no alarms"),
-        (Some(_), false) => output::line(format!("alarms:\n{}", alarms.join("\n"))),
+    match (clusters.is_empty(), alarms.is_empty()) {
+        (true, _) => Ok(()),
+        (false, true) => output::line("no alarms"),
+        (false, false) => output::line(format!("alarms:\n{}", alarms.join("\n"))),
     }
 }
 
