@@ -80,6 +80,19 @@ fn failed<'a>(settings: &'a Settings, what: &'a str) -> impl Fn(io::Error) -> Fa
     }
 }
 
+/// The names in the directory. To be written is no use to one that may not be read.
+fn list(settings: &Settings) -> Result<Vec<String>, Failure> {
+    settings.disk.list(&settings.dir).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => refused(settings, "does not exist: name the directory of a node").into(),
+        io::ErrorKind::PermissionDenied => {
+            let reason =
+                "may not be read by this user: make it readable for this user, or choose another data directory";
+            refused(settings, reason).into()
+        }
+        _ => failed(settings, "cannot be listed")(error),
+    })
+}
+
 /// Locks the directory and finds out what it is. With `make`, one that does not exist is made.
 pub(crate) fn open(settings: &Settings, make: bool) -> Result<Directory, Failure> {
     let disk = settings.disk.as_ref();
@@ -88,8 +101,7 @@ pub(crate) fn open(settings: &Settings, make: bool) -> Result<Directory, Failure
         let made = disk.create_dir_all(dir);
         made.map_err(failed(settings, "cannot be made"))?;
     }
-    let names = disk.list(dir);
-    let names = names.map_err(failed(settings, "cannot be listed"))?;
+    let names = list(settings)?;
     let marked = names.iter().any(|name| name == MARKER);
     if !marked {
         let ours = [LOCK_FILE, MARKER_NEW, "lost+found"];
@@ -117,8 +129,7 @@ pub(crate) fn open(settings: &Settings, make: bool) -> Result<Directory, Failure
         write_marker(disk, dir, marker).map_err(failed(settings, "its marker cannot be written"))?;
         marker
     };
-    let names = disk.list(dir);
-    let mut names = names.map_err(failed(settings, "cannot be listed"))?;
+    let mut names = list(settings)?;
     if !marker.finished && !make {
         return Err(refused(settings, "was never finished: start the node once").into());
     }

@@ -44,6 +44,7 @@ enum What {
 
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
     let given = arguments.data_dir.as_path();
+    find(given)?;
     let copy = match arguments.what {
         What::RebuildIndex => None,
         _ if is_read_only(given) => Some(copy(given)?),
@@ -71,6 +72,24 @@ fn failed(dir: &Path, error: &Error) -> Failure {
     }
 }
 
+/// Looks whether there is a directory that can be looked into.
+fn find(dir: &Path) -> Result<(), Failure> {
+    let refused = |why: &str| Err(Failure::error(format!("data directory {dir:?} {why}")));
+    let kind = match std::fs::read_dir(dir) {
+        Ok(_) => return Ok(()),
+        Err(error) => error.kind(),
+    };
+    match kind {
+        io::ErrorKind::NotFound => refused("does not exist: name the directory of a node with --data-dir"),
+        io::ErrorKind::NotADirectory => refused("is no directory: name the directory of a node with --data-dir"),
+        io::ErrorKind::PermissionDenied => refused(UNREADABLE),
+        // Told by whoever opens it.
+        _ => Ok(()),
+    }
+}
+
+const UNREADABLE: &str = "may not be read by this user: run this as the user that its node runs as";
+
 /// Whether nothing can be made in this directory, which is there.
 fn is_read_only(dir: &Path) -> bool {
     dir.is_dir() && rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_err()
@@ -79,7 +98,10 @@ fn is_read_only(dir: &Path) -> bool {
 /// A copy of a directory that cannot be written, for a look writes as a start does. It goes with what is given back.
 fn copy(dir: &Path) -> Result<Directory, Failure> {
     let refused = |why: String| Failure::error(format!("data directory {dir:?}: {why}"));
-    let failed = |error: io::Error| refused(format!("cannot be copied: {error}"));
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::PermissionDenied => refused(format!("it {UNREADABLE}")),
+        _ => refused(format!("cannot be copied: {error}")),
+    };
     // Held until all is copied: no node starts on it meanwhile.
     let lock = match File::open(dir.join(LOCK_FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
