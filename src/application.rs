@@ -12,9 +12,7 @@
 //! no connection. The arrows between actors are in [`Wires`], which routes frames, link events and applied
 //! batches to whoever needs them.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -28,11 +26,12 @@ use converge_supervisors::{ChildSpec, Strategy, SupervisorSpec};
 use tokio::sync::watch;
 
 use crate::Config;
-use crate::config::{Address, ENTRY_BYTES_MAX};
+use crate::config::ENTRY_BYTES_MAX;
 use crate::environment::{Environment, Observer};
 use crate::ledger::{Inner, Ledger, Validator};
 use crate::node::StartError;
 use crate::reached::LimitsReached;
+use crate::sockets::{Sockets, address};
 use crate::verdict::Verdict;
 
 /// A node before it runs.
@@ -44,22 +43,20 @@ pub(crate) struct Parts {
     pub(crate) peer: Option<SocketAddr>,
 }
 
-/// Binds the sockets and lays out the tree.
+/// Lays out the tree.
 pub(crate) fn build(
     config: &Config,
     validator: Option<Validator>,
     environment: Environment,
+    sockets: Sockets,
 ) -> Result<Parts, StartError> {
-    config.validate().map_err(StartError::new)?;
     let voters = config.voters().map_err(StartError::new)?;
     let id = NodeId(config.node.id);
     let ids: Vec<NodeId> = voters.keys().copied().collect();
     let cluster_id = cluster_id(&config.cluster.name, &ids);
     let alone = config.cluster.peers.is_empty();
     let by_sockets = !alone && environment.network.is_none();
-    let peer_socket = if by_sockets { Some(bind("listen.peer", &config.listen.peer)?) } else { None };
-    warn_of_loopback(peer_socket.as_ref(), config, &voters);
-    let grpc_socket = config.listen.grpc_addr().map(|address| bind("listen.grpc", address)).transpose()?;
+    let Sockets { peer: peer_socket, grpc: grpc_socket } = sockets;
     let (grpc, peer) = (address(grpc_socket.as_ref()), address(peer_socket.as_ref()));
 
     let (replication, watches, verdict) = (Replication::new(), Watches::new(environment.watch), Verdict::new());
@@ -244,54 +241,6 @@ fn cluster_id(name: &str, voters: &[NodeId]) -> ClusterId {
     let mut id = [0; 16];
     hasher.finalize_xof().fill(&mut id);
     ClusterId(id)
-}
-
-fn bind(key: &str, address: &str) -> Result<TcpListener, StartError> {
-    let failed = |error: io::Error, next: &str| {
-        StartError::new(format!("cannot listen on {key} = {address:?}: {error}; {next}"))
-    };
-    let unresolved = "name an address of this machine, or a name that stands for one here";
-    let addresses: Vec<_> = address.to_socket_addrs().map_err(|error| failed(error, unresolved))?.collect();
-    let socket = TcpListener::bind(&addresses[..]).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
-    socket.map_err(|error| {
-        let next = next_step(error.kind());
-        failed(error, next)
-    })
-}
-
-/// What to do about an address that nothing can listen on.
-fn next_step(kind: io::ErrorKind) -> &'static str {
-    match kind {
-        io::ErrorKind::AddrInUse => "stop what listens there, or choose another port (0: one that is free)",
-        io::ErrorKind::AddrNotAvailable => {
-            "this machine does not have that address: choose one of its own, or 0.0.0.0 for all of them"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "this user may not: choose a port from 1024 on, or allow it (CAP_NET_BIND_SERVICE on Linux)"
-        }
-        _ => "choose another address",
-    }
-}
-
-/// A machine's own name may stand for 127.0.1.1 on it, and for something else everywhere else.
-fn warn_of_loopback(socket: Option<&TcpListener>, config: &Config, voters: &BTreeMap<NodeId, String>) {
-    let is_loopback = |text: &str| {
-        let host = Address::parse(text, 0).map_or("", |address| address.host);
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-    };
-    let Some(bound) = address(socket).filter(|bound| bound.ip().is_loopback()) else { return };
-    if let Some(far) = voters.values().find(|address| !is_loopback(address)) {
-        tracing::warn!(
-            listen = config.listen.peer,
-            %bound,
-            peer = far,
-            "the peer port is on loopback, where other machines cannot reach it: set listen.peer, 0.0.0.0 is all addresses"
-        );
-    }
-}
-
-fn address(socket: Option<&TcpListener>) -> Option<SocketAddr> {
-    socket.and_then(|socket| socket.local_addr().ok())
 }
 
 fn size(bytes: u64) -> usize {

@@ -21,6 +21,7 @@ mod node;
 mod pages;
 mod reached;
 mod snapshots;
+mod sockets;
 mod status;
 mod types;
 mod verdict;

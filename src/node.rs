@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use crate::application::{self, Parts};
 use crate::environment::Environment;
 use crate::ledger::{Ledger, Validator};
+use crate::sockets::Sockets;
 use crate::verdict::Verdict;
 use crate::{Config, Rejection};
 
@@ -101,21 +102,23 @@ impl Builder {
     }
 
     /// A child specification that runs the node under a supervisor of the host's, and the ledger to call it by.
-    /// Sockets are bound here.
+    /// Sockets are bound here, at once: whoever calls this cannot be made to wait for one that is taken.
     ///
     /// # Errors
     /// [`StartError`] names the cause and the next step.
     pub fn child(self) -> Result<(ChildSpec, Ledger), StartError> {
-        let Parts { spec, ledger, .. } = self.build()?;
+        let sockets = Sockets::bind(&self.config, self.environment.network.is_some())?;
+        let Parts { spec, ledger, .. } = self.build(sockets)?;
         Ok((ChildSpec::supervisor("converge-ledger", spec), ledger))
     }
 
-    fn build(self) -> Result<Parts, StartError> {
-        application::build(&self.config, self.validator, self.environment)
+    fn build(self, sockets: Sockets) -> Result<Parts, StartError> {
+        application::build(&self.config, self.validator, self.environment, sockets)
     }
 
     async fn run(self, parent: Option<ActorCell>) -> Result<Node, StartError> {
-        let Parts { spec, ledger, verdict, grpc, peer } = self.build()?;
+        let sockets = Sockets::wait(&self.config, self.environment.network.is_some()).await?;
+        let Parts { spec, ledger, verdict, grpc, peer } = self.build(sockets)?;
         let (publish, of, judge) = (ledger.clone(), ledger.clone(), verdict.clone());
         verdict.starting();
         let mut application = Application::new(ROOT, spec)
