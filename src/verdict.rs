@@ -2,8 +2,8 @@
 //!
 //! Owns nothing. Once a verdict is there it fails, and fails again at every restart, until the root gives up with
 //! that reason: the one way in which every kind of node ends, as a process, embedded, or under a host's
-//! supervisor. A verdict while the node starts ([`Verdict::starting`]) waits for the end of the start, which returns it
-//! to whoever asked for the node: nothing has failed yet.
+//! supervisor. A verdict while the node starts ([`Verdict::starting`]) ends the start, at once where it is found before all
+//! is up, and goes to whoever asked for the node: nothing has failed yet.
 
 use converge_supervisors::ChildSpec;
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -47,11 +47,17 @@ impl Verdict {
     }
 
     /// Says that this node must not run.
-    pub(crate) fn give(&self, reason: String) {
-        if !self.0.borrow().is_starting {
+    ///
+    /// # Errors
+    /// The reason, while the node starts: nothing more of it should.
+    pub(crate) fn give(&self, reason: String) -> Result<(), String> {
+        let is_starting = self.0.borrow().is_starting;
+        if !is_starting {
             tracing::error!(reason, "this node must not run");
         }
-        self.0.send_if_modified(|judgement| judgement.reason.is_none() && judgement.reason.replace(reason).is_none());
+        let given = reason.clone();
+        self.0.send_if_modified(|judgement| judgement.reason.is_none() && judgement.reason.replace(given).is_none());
+        if is_starting { Err(reason) } else { Ok(()) }
     }
 
     pub(crate) fn reason(&self) -> Option<String> {

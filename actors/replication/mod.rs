@@ -70,8 +70,9 @@ use crate::storage::{self, Genesis, Random, Recovered, Storage};
 /// A node without a leader for longer than so many election time-outs says so: by then another should have been elected.
 pub const NO_LEADER_ELECTIONS: u32 = 2;
 
-/// Reports that this node must not run with this directory and configuration.
-pub type Fatal = Arc<dyn Fn(String) + Send + Sync>;
+/// Reports that this node must not run with this directory and configuration. An error where the node still starts: the
+/// start is to end with it, instead of going on to an end that is known.
+pub type Fatal = Arc<dyn Fn(String) -> Result<(), String> + Send + Sync>;
 /// Called once when a proposal was not taken; it was written nowhere.
 pub type Refused = Box<dyn FnOnce(Option<NodeId>) + Send>;
 
