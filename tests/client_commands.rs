@@ -1,15 +1,20 @@
 //! The commands of a client against the real binary: files that resume, watches that go on, codes of conditions.
 #![cfg(feature = "cli")]
-#![allow(missing_docs, dead_code)]
+#![allow(missing_docs, dead_code, clippy::print_stderr)]
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+<<<<<<< HEAD
 use support::node::{Node, free_address};
 use support::program::binary;
+=======
+use support::node::{BINARY, Node, cli, free_address};
+>>>>>>> c275a0a (Tests of what a newcomer met at the command line)
 use support::served::{PATIENCE, served, write};
 use support::until;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -157,7 +162,11 @@ async fn a_node_that_answers_is_heard_above_one_that_is_not_there() {
     alone.start().await;
     let nobody = "http://127.0.0.1:1";
     for endpoints in [[alone.url(), nobody.to_owned()], [nobody.to_owned(), alone.url()]] {
+<<<<<<< HEAD
         let mut command = tokio::process::Command::new(binary());
+=======
+        let mut command = tokio::process::Command::new(BINARY);
+>>>>>>> c275a0a (Tests of what a newcomer met at the command line)
         command.args(["append", "orders", "a", "0", "--timeout", "4s", "--endpoint", &endpoints.join(",")]);
         let output = command.output().await.unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -165,7 +174,11 @@ async fn a_node_that_answers_is_heard_above_one_that_is_not_there() {
         assert!(error.contains("append: not written: ") && error.contains("start them"), "{error}");
         assert!(error.contains("not formed yet") && !error.contains("check that the node runs"), "{error}");
         assert!(!error.contains("unknown") && !error.contains("refused"), "one verdict, one reason: {error}");
+<<<<<<< HEAD
         let mut command = tokio::process::Command::new(binary());
+=======
+        let mut command = tokio::process::Command::new(BINARY);
+>>>>>>> c275a0a (Tests of what a newcomer met at the command line)
         command.args(["get", "orders", "--timeout", "1s", "--endpoint", &endpoints.join(",")]);
         let output = command.output().await.unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -173,7 +186,11 @@ async fn a_node_that_answers_is_heard_above_one_that_is_not_there() {
         assert!(error.contains("not formed yet"), "{error}");
         assert!(!error.contains("written") && !error.contains("carried out"), "a read writes nothing: {error}");
     }
+<<<<<<< HEAD
     let mut command = tokio::process::Command::new(binary());
+=======
+    let mut command = tokio::process::Command::new(BINARY);
+>>>>>>> c275a0a (Tests of what a newcomer met at the command line)
     let output = command.args(["append", "orders", "a", "0", "--timeout", "1s", "--endpoint", nobody]).output().await;
     let output = output.unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -199,7 +216,11 @@ async fn mute() -> String {
 async fn an_append_without_an_answer_is_unknown_and_says_how_to_find_out() {
     let url = mute().await;
     let error = async |arguments: &[&str]| {
+<<<<<<< HEAD
         let mut command = tokio::process::Command::new(binary());
+=======
+        let mut command = tokio::process::Command::new(BINARY);
+>>>>>>> c275a0a (Tests of what a newcomer met at the command line)
         command.args(arguments).args(["--timeout", "1s", "--endpoint", &url]);
         let output = command.output().await.unwrap();
         assert_eq!(output.status.code(), Some(3), "{output:?}");
@@ -231,7 +252,11 @@ async fn a_command_cares_for_the_variables_that_it_reads() {
     let served = served().await;
     let url = served.node.url();
     let run = async |arguments: &[&str], name: &str, value: &str| {
+<<<<<<< HEAD
         let mut command = tokio::process::Command::new(binary());
+=======
+        let mut command = tokio::process::Command::new(BINARY);
+>>>>>>> c275a0a (Tests of what a newcomer met at the command line)
         let output = command.args(arguments).env(name, value).env("RUST_LOG", "").output().await.unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
@@ -360,4 +385,78 @@ async fn a_stopped_node_s_directory_can_be_inspected_verified_and_indexed_anew()
     served.node.start().await;
     assert_eq!(served.payloads("orders").await, before);
     assert_eq!(counts(&served.json(&["append", "orders", "--from", path.to_str().unwrap()]).await), (0, 30, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_status_of_two_clusters_says_so() {
+    let one = served().await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut other = Node::new(directory.path(), 1);
+    other.set("cluster.name", "another");
+    other.start().await;
+    let both = format!("{},{}", one.node.url(), other.url());
+    let output = cli(&["status", "--endpoint", &both]).await;
+    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("are of 2 different clusters") && error.contains("--endpoint"), "{error}");
+    assert!(said.contains("2 different clusters:"), "{said}");
+    for url in [one.node.url(), other.url()] {
+        let listed = said.lines().find(|line| line.starts_with("cluster ") && line.ends_with(&url));
+        assert!(listed.is_some(), "which node is of which: {said}");
+    }
+    let twice = format!("{},{}", one.node.url(), one.node.url());
+    let output = cli(&["status", "--endpoint", &twice]).await;
+    assert!(output.status.success(), "one cluster, however often it is named: {output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_answer_is_an_alarm() {
+    let served = served().await;
+    let nobody = format!("http://{}", free_address());
+    let output = cli(&["status", "--endpoint", &format!("{},{nobody}", served.node.url())]).await;
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(said.contains(&format!("alarms:\n{nobody} does not answer")) && !said.contains("no alarms"), "{said}");
+    let output = cli(&["status", "--endpoint", &served.node.url()]).await;
+    assert!(String::from_utf8_lossy(&output.stdout).contains("no alarms"), "{output:?}");
+}
+
+/// Exit code and complaint of a command that talks to nobody.
+async fn refused(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = cli(arguments).await;
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[tokio::test]
+async fn a_directory_to_inspect_that_is_not_there_or_not_readable_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    std::fs::write(path("file"), "").unwrap();
+    for (name, word) in [("none", "does not exist"), ("file", "is no directory")] {
+        let (code, error) = refused(&["inspect", "summary", "--data-dir", &path(name)]).await;
+        assert_eq!(code, Some(1), "{error}");
+        assert!([word, &path(name), "--data-dir"].iter().all(|word| error.contains(word)), "{error}");
+    }
+    std::fs::create_dir(path("sealed")).unwrap();
+    std::fs::set_permissions(path("sealed"), std::fs::Permissions::from_mode(0)).unwrap();
+    // Root may read everything, unless that right is taken away.
+    let mut command = tokio::process::Command::new("setpriv");
+    let rights = "-dac_override,-dac_read_search";
+    command.args(["--bounding-set", rights, "--inh-caps", rights]);
+    let output = match command.args([BINARY, "inspect", "summary", "--data-dir", &path("sealed")]).output().await {
+        Ok(output) if !output.stderr.starts_with(b"setpriv") => output,
+        other => return eprintln!("skipped: no right can be taken away here: {other:?}"),
+    };
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains(&path("sealed")) && error.contains("may not be read by this user: run this as"), "{error}");
+}
+
+#[tokio::test]
+async fn an_append_without_a_payload_is_told_both_ways_to_give_it() {
+    for arguments in [&["append", "orders"][..], &["append", "orders", "facts"]] {
+        let (code, error) = refused(arguments).await;
+        assert_eq!(code, Some(2), "{error}");
+        assert!(error.contains("<KEY> <PAYLOAD>") && error.contains("--from <FILE|->"), "{error}");
+    }
 }

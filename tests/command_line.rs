@@ -73,6 +73,13 @@ fn names_once(output: &Output, words: &[&str]) {
     assert_eq!(again, 0, "said more than once: {error}");
 }
 
+/// The reason is not the last of a screenful of lines about what was started in vain.
+#[track_caller]
+fn few_lines(output: &Output) {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.lines().count() <= 8, "the reason does not stand out: {error}");
+}
+
 #[test]
 fn impossible_settings_name_their_key() {
     let directory = tempfile::tempdir().unwrap();
@@ -229,6 +236,31 @@ fn an_address_that_cannot_be_bound_names_its_key() {
     names_once(&output, &["listen.grpc = \"nobody.invalid:50051\"", "a name that stands for one here"]);
 }
 
+/// As by a connection of somebody else, which is given ports of the same range.
+#[tokio::test]
+async fn a_port_that_is_taken_for_a_moment_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut child = tokio::process::Command::new(BINARY)
+        .args(["start", "--grpc", &address])
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut ready = BufReader::new(child.stdout.take().unwrap()).lines();
+    let is_said = |line: &str| line.contains("the address is taken") && line.contains(&address);
+    while !is_said(&timeout(REFUSAL, log.next_line()).await.unwrap().unwrap().expect("it says that it waits")) {}
+    drop(taken);
+    tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+    let line = timeout(REFUSAL, ready.next_line()).await.unwrap().unwrap();
+    assert!(line.is_some_and(|line| line.starts_with("ready: ") && line.contains(&address)));
+}
+
 #[test]
 fn a_port_that_this_user_may_not_have_is_told() {
     let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
@@ -317,10 +349,12 @@ async fn port_0_and_a_second_node_on_one_directory() {
     let of_another =
         start(served.directory.path(), &["--grpc", "127.0.0.1:0", "--data-dir", &data, "--node-id", "2"], &[]);
     names_once(&of_another, &[&data, "it belongs to node 1, but node.id = 2"]);
+    few_lines(&of_another);
     let peers = "1=127.0.0.1:7001,2=127.0.0.1:7002,3=127.0.0.1:7003";
     let of_another =
         start(served.directory.path(), &["--grpc", "127.0.0.1:0", "--data-dir", &data, "--peers", peers], &[]);
     names_once(&of_another, &[&data, "its voters are [1]"]);
+    few_lines(&of_another);
     served.node.grpc = "127.0.0.1:0".to_owned();
     served.node.start().await;
     let line = served.node.ready_line.clone();
@@ -344,6 +378,12 @@ async fn append_get_snapshot_and_load_answer_in_json_for_programs() {
     assert!(taken.status.success(), "{taken:?}");
     let loaded = served.run(&["load", "copied", "--file", &blob]).await;
     assert!(loaded.status.success(), "{loaded:?}");
+    assert!(String::from_utf8_lossy(&loaded.stdout).contains("1 entry restored"), "{loaded:?}");
+    let again = served.run(&["load", "copied", "--file", &blob]).await;
+    let said = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert!(said.contains("nothing restored: copied already holds all of the snapshot, 1 entry"), "{again:?}");
+    let again = served.json(&["load", "copied", "--file", &blob]).await;
+    assert_eq!((&again["entries_restored"], &again["already_there"]), (&0.into(), &1.into()), "{again}");
     let status = served.json(&["status"]).await;
     for field in [
         "node_id",
