@@ -9,12 +9,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-<<<<<<< HEAD
-use support::node::{Node, free_address};
+use support::node::{Node, cli, free_address};
 use support::program::binary;
-=======
-use support::node::{BINARY, Node, cli, free_address};
->>>>>>> c275a0a (Tests of what a newcomer met at the command line)
 use support::served::{PATIENCE, served, write};
 use support::until;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -162,11 +158,7 @@ async fn a_node_that_answers_is_heard_above_one_that_is_not_there() {
     alone.start().await;
     let nobody = "http://127.0.0.1:1";
     for endpoints in [[alone.url(), nobody.to_owned()], [nobody.to_owned(), alone.url()]] {
-<<<<<<< HEAD
         let mut command = tokio::process::Command::new(binary());
-=======
-        let mut command = tokio::process::Command::new(BINARY);
->>>>>>> c275a0a (Tests of what a newcomer met at the command line)
         command.args(["append", "orders", "a", "0", "--timeout", "4s", "--endpoint", &endpoints.join(",")]);
         let output = command.output().await.unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -174,11 +166,7 @@ async fn a_node_that_answers_is_heard_above_one_that_is_not_there() {
         assert!(error.contains("append: not written: ") && error.contains("start them"), "{error}");
         assert!(error.contains("not formed yet") && !error.contains("check that the node runs"), "{error}");
         assert!(!error.contains("unknown") && !error.contains("refused"), "one verdict, one reason: {error}");
-<<<<<<< HEAD
         let mut command = tokio::process::Command::new(binary());
-=======
-        let mut command = tokio::process::Command::new(BINARY);
->>>>>>> c275a0a (Tests of what a newcomer met at the command line)
         command.args(["get", "orders", "--timeout", "1s", "--endpoint", &endpoints.join(",")]);
         let output = command.output().await.unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -186,11 +174,7 @@ async fn a_node_that_answers_is_heard_above_one_that_is_not_there() {
         assert!(error.contains("not formed yet"), "{error}");
         assert!(!error.contains("written") && !error.contains("carried out"), "a read writes nothing: {error}");
     }
-<<<<<<< HEAD
     let mut command = tokio::process::Command::new(binary());
-=======
-    let mut command = tokio::process::Command::new(BINARY);
->>>>>>> c275a0a (Tests of what a newcomer met at the command line)
     let output = command.args(["append", "orders", "a", "0", "--timeout", "1s", "--endpoint", nobody]).output().await;
     let output = output.unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -216,11 +200,7 @@ async fn mute() -> String {
 async fn an_append_without_an_answer_is_unknown_and_says_how_to_find_out() {
     let url = mute().await;
     let error = async |arguments: &[&str]| {
-<<<<<<< HEAD
         let mut command = tokio::process::Command::new(binary());
-=======
-        let mut command = tokio::process::Command::new(BINARY);
->>>>>>> c275a0a (Tests of what a newcomer met at the command line)
         command.args(arguments).args(["--timeout", "1s", "--endpoint", &url]);
         let output = command.output().await.unwrap();
         assert_eq!(output.status.code(), Some(3), "{output:?}");
@@ -252,11 +232,7 @@ async fn a_command_cares_for_the_variables_that_it_reads() {
     let served = served().await;
     let url = served.node.url();
     let run = async |arguments: &[&str], name: &str, value: &str| {
-<<<<<<< HEAD
         let mut command = tokio::process::Command::new(binary());
-=======
-        let mut command = tokio::process::Command::new(BINARY);
->>>>>>> c275a0a (Tests of what a newcomer met at the command line)
         let output = command.args(arguments).env(name, value).env("RUST_LOG", "").output().await.unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
@@ -438,12 +414,12 @@ async fn a_directory_to_inspect_that_is_not_there_or_not_readable_is_told() {
         assert!([word, &path(name), "--data-dir"].iter().all(|word| error.contains(word)), "{error}");
     }
     std::fs::create_dir(path("sealed")).unwrap();
-    std::fs::set_permissions(path("sealed"), std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(path("sealed"), std::fs::Permissions::from_mode(0o0)).unwrap();
     // Root may read everything, unless that right is taken away.
     let mut command = tokio::process::Command::new("setpriv");
     let rights = "-dac_override,-dac_read_search";
     command.args(["--bounding-set", rights, "--inh-caps", rights]);
-    let output = match command.args([BINARY, "inspect", "summary", "--data-dir", &path("sealed")]).output().await {
+    let output = match command.args([binary(), "inspect", "summary", "--data-dir", &path("sealed")]).output().await {
         Ok(output) if !output.stderr.starts_with(b"setpriv") => output,
         other => return eprintln!("skipped: no right can be taken away here: {other:?}"),
     };

@@ -242,7 +242,7 @@ async fn a_port_that_is_taken_for_a_moment_is_waited_for() {
     let directory = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let mut child = tokio::process::Command::new(BINARY)
+    let mut child = tokio::process::Command::new(binary())
         .args(["start", "--grpc", &address])
         .current_dir(directory.path())
         .stdin(Stdio::null())

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::api::grpc::pb::context::{AppendRequest, Entry};
 use base64::prelude::BASE64_STANDARD;
 use base64::{DecodeError, Engine as _};
-use crate::api::grpc::pb::context::{AppendRequest, Entry};
 use converge_ledger_core::Limits;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, de};
