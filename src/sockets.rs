@@ -72,17 +72,17 @@ fn wanted(config: &Config, elsewhere: bool) -> Result<(Option<Wanted<'_>>, Optio
 }
 
 /// Why nothing listens, and the next step.
-struct Refusal(io::Error, &'static str);
+struct Unbound(io::Error, &'static str);
 
 impl Wanted<'_> {
-    fn bind(&self) -> Result<TcpListener, Refusal> {
+    fn bind(&self) -> Result<TcpListener, Unbound> {
         let unresolved = "name an address of this machine, or a name that stands for one here";
-        let addresses = self.address.to_socket_addrs().map_err(|error| Refusal(error, unresolved))?;
+        let addresses = self.address.to_socket_addrs().map_err(|error| Unbound(error, unresolved))?;
         let addresses: Vec<_> = addresses.collect();
         let socket = TcpListener::bind(&addresses[..]).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
         socket.map_err(|error| {
             let next = next_step(error.kind());
-            Refusal(error, next)
+            Unbound(error, next)
         })
     }
 
@@ -90,7 +90,7 @@ impl Wanted<'_> {
         let mut is_said = false;
         loop {
             match self.bind() {
-                Err(Refusal(error, _)) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                Err(Unbound(error, _)) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
                     let Wanted { key, address } = self;
                     if !std::mem::replace(&mut is_said, true) {
                         tracing::info!(key, address, patience = ?PATIENCE, "the address is taken: trying again");
@@ -102,7 +102,7 @@ impl Wanted<'_> {
         }
     }
 
-    fn failed(&self, Refusal(error, next): &Refusal) -> StartError {
+    fn failed(&self, Unbound(error, next): &Unbound) -> StartError {
         StartError::new(format!("cannot listen on {} = {:?}: {error}; {next}", self.key, self.address))
     }
 }

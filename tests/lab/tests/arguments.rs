@@ -15,6 +15,8 @@ fn what_an_argument_cannot_do_is_refused_at_once() {
         (&["chaos", "--nodes", "4"][..], "3 or 5"),
         (&["chaos", "--nodes", "6"], "3 or 5"),
         (&["chaos", "--program", "/nowhere/converge-ledger"], "--program"),
+        (&["chaos", "--clients", "257"], "possible is a whole number from 1 to 256"),
+        (&["sim", "--seed", "s"], "possible is a whole number from 0 to 18446744073709551615"),
         (&["sim", "--seeds", "2", "--trace"], "--trace is for one run"),
         (&["sim", "--for", "1s", "--history", "h"], "--history is for one run"),
     ] {
