@@ -11,8 +11,9 @@ use tokio::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::intensity::Intensity;
-use crate::node::{Node, TreeNode};
-use crate::requests::{ChildError, Counts, Started, SupervisorRef};
+use crate::node::Node;
+use crate::requests::{ChildError, Started, SupervisorRef};
+use crate::snapshot::{Counts, TreeNode};
 use crate::spec::{AutoShutdown, ChildSpec, Restart, Shutdown, SpecError};
 
 /// Children that a dynamic supervisor holds when nothing else is said.

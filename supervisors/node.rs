@@ -5,83 +5,25 @@
 //! supervisor dies, its join handles die with it, and these counts are how its minder knows that all below it is gone, so
 //! that a successor may start. Nothing here decides anything.
 
+mod facts;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ractor::{ActorCell, ActorId};
 use tokio::sync::watch;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
-use crate::exit::{Exit, SHUTDOWN};
+use crate::exit::Exit;
 use crate::gone::Gone;
 use crate::linked::Linked;
 use crate::reports::{Bus, Event, Loudness};
-use crate::requests::Counts;
+use crate::snapshot::{ChildState, Counts, Kind, TreeNode};
 use crate::spec::{Body, ChildSpec};
 use crate::strategy::{Failure, Place};
-use crate::vitals::{Pulse, Vitals};
-
-/// What a node of the tree is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A supervisor of this kit.
-    Supervisor,
-    /// Any other actor.
-    Worker,
-}
-
-/// Where a child is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChildState {
-    /// Its start is under way.
-    Starting,
-    /// It runs.
-    Running,
-    /// It ended and will be started again, after its backoff or when it is its turn.
-    Restarting,
-    /// It has been asked to stop.
-    Stopping,
-    /// It does not run.
-    Stopped,
-}
-
-impl ChildState {
-    /// What OTP counts as active.
-    fn is_active(self) -> bool {
-        matches!(self, ChildState::Running | ChildState::Stopping)
-    }
-}
-
-/// The tree at one moment, as far as that exists: each node is consistent in itself.
-#[derive(Clone, Debug)]
-pub struct TreeSnapshot {
-    /// Depth first, in start order; the root is the first.
-    pub nodes: Vec<TreeNode>,
-}
-
-/// One node of a [`TreeSnapshot`].
-#[derive(Clone, Debug)]
-pub struct TreeNode {
-    /// Ids from the root, separated by `/`.
-    pub path: String,
-    /// Supervisor or worker.
-    pub kind: Kind,
-    /// Where it is in its life.
-    pub state: ChildState,
-    /// The actor, while there is one.
-    pub actor: Option<ActorId>,
-    /// Number of the current (or last) attempt to start it; the first is 1.
-    pub incarnation: u64,
-    /// Times it came up again after its first start.
-    pub restarts: u64,
-    /// Why its last incarnation ended, or did not start.
-    pub last_exit: Option<String>,
-    /// Time since it came up, while it runs.
-    pub uptime: Option<Duration>,
-    /// What it is doing.
-    pub vitals: Vitals,
-}
+use crate::vitals::Pulse;
+use facts::Facts;
 
 /// A place in the tree.
 #[derive(Debug)]
@@ -134,27 +76,6 @@ impl Children {
     }
 }
 
-#[derive(Debug)]
-struct Facts {
-    state: ChildState,
-    /// The live actor.
-    cell: Option<ActorCell>,
-    /// Tells of the end of `cell`, where that is a supervisor.
-    gone: Option<Gone>,
-    /// Like `cell`, but kept after the end: exit events are matched with it.
-    actor: Option<ActorId>,
-    incarnation: u64,
-    starts: u64,
-    last_exit: Option<String>,
-    /// The incarnation whose end `last_exit` tells.
-    exited: u64,
-    up_since: Option<Instant>,
-    /// How a supervisor that exited in good order came to that. One that was killed leaves nothing here.
-    conclusion: Option<Result<(), Failure>>,
-    /// A worker came to the end of its `post_stop`.
-    stopped_well: bool,
-}
-
 impl Node {
     /// A root, without children.
     pub(crate) fn root(name: &str, bus: &Arc<Bus>) -> Arc<Node> {
@@ -162,19 +83,6 @@ impl Node {
     }
 
     fn new(path: String, id: String, kind: Kind, parent: Option<(Weak<Node>, Place)>, bus: &Arc<Bus>) -> Arc<Node> {
-        let facts = Facts {
-            state: ChildState::Stopped,
-            cell: None,
-            gone: None,
-            actor: None,
-            incarnation: 0,
-            starts: 0,
-            last_exit: None,
-            exited: 0,
-            up_since: None,
-            conclusion: None,
-            stopped_well: false,
-        };
         Arc::new(Node {
             path,
             id,
@@ -191,7 +99,7 @@ impl Node {
             #[cfg(feature = "chaos")]
             trap: crate::chaos::Trap::default(),
             live: watch::Sender::new(0),
-            facts: Mutex::new(facts),
+            facts: Mutex::new(Facts::at_rest()),
         })
     }
 
@@ -270,14 +178,8 @@ impl Node {
         self.pulse.reset();
         self.linked.reset();
         let mut facts = self.facts();
-        facts.incarnation += 1;
         self.set_state(&mut facts, ChildState::Starting);
-        facts.cell = None;
-        facts.actor = None;
-        facts.up_since = None;
-        facts.conclusion = None;
-        facts.stopped_well = false;
-        (Incarnation { node: Arc::clone(self), number: facts.incarnation }, live)
+        (Incarnation { node: Arc::clone(self), number: facts.begin() }, live)
     }
 
     /// The incarnation is up. It may be gone again before that is said.
@@ -353,12 +255,7 @@ impl Node {
 
     /// How the last incarnation ended by its own account, for want of an exit event. `None`: it was killed, or failed.
     pub(crate) fn own_account(&self) -> Option<Exit> {
-        let facts = self.facts();
-        match &facts.conclusion {
-            Some(Ok(())) => Some(Exit::from_reason(Some(SHUTDOWN.to_owned()))),
-            Some(Err(Failure { path, reason })) => Some(Exit::from_reason(Some(format!("shutdown: {path}: {reason}")))),
-            None => facts.stopped_well.then(Exit::unread),
-        }
+        self.facts().own_account()
     }
 
     /// It will be started again.

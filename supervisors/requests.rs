@@ -10,7 +10,8 @@ use std::sync::Arc;
 use ractor::{ActorCell, ActorRef};
 use tokio::sync::oneshot;
 
-use crate::node::{Kind, Node, TreeNode};
+use crate::node::Node;
+use crate::snapshot::{Counts, Kind, TreeNode};
 use crate::spec::{ChildSpec, SpecError};
 use crate::supervisor::Msg;
 
@@ -63,19 +64,6 @@ pub enum ChildError {
     /// The supervisor died in the middle: look at the tree for what came of it.
     #[error("the supervisor at {0} died before it answered; it may have acted")]
     Unknown(String),
-}
-
-/// How many children a supervisor has: OTP's `count_children`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Children, whether they run or not.
-    pub specs: usize,
-    /// Those that run.
-    pub active: usize,
-    /// Those that are supervisors, whether they run or not.
-    pub supervisors: usize,
-    /// Those that are not.
-    pub workers: usize,
 }
 
 /// The answer to one request.

@@ -13,12 +13,14 @@ use tokio::time::{Duration, timeout};
 
 use crate::exit::{Exit, KILLED, SHUTDOWN};
 use crate::minder::{KILL_WAIT, describe};
-use crate::node::{Incarnation, Live, Node, TreeSnapshot};
+use crate::node::{Incarnation, Live, Node};
 use crate::reports::{Bus, Event, Loudness};
 use crate::requests::SupervisorRef;
+use crate::snapshot::{TreeNode, TreeSnapshot};
 use crate::spec::{SpecError, SupervisorSpec, check_id};
 use crate::strategy::Failure;
 use crate::supervisor::{Orders, Setup, Supervisor};
+use crate::vitals::{Pulse, SuspendError};
 
 /// A handle on a running root supervisor and all below it. Clones are handles on the same tree; dropping them all does
 /// not stop it.
@@ -139,6 +141,44 @@ impl Tree {
     /// The supervisor at a path, to add, stop, restart and remove its children. `None`: no supervisor has that place.
     pub fn supervisor(&self, path: &str) -> Option<SupervisorRef> {
         self.root.node.find(path).and_then(SupervisorRef::to)
+    }
+
+    /// Makes the actor at `path` begin no message and no event until [`Tree::resume`]. The one it is in goes on to its
+    /// end, as does one that it is taking up in this very moment, on another thread. Suspending twice is suspending once.
+    ///
+    /// A supervisor that is suspended restarts nobody and answers no request; as in OTP, whoever suspends one has to
+    /// resume it. It goes on to note what its children die of, which is all that it does with an event.
+    ///
+    /// What it is sent stays in its mailbox. Its supervisor stops it as if it were not suspended, and a restart comes up
+    /// resumed. A stop by anyone else (`ActorCell::stop`) may have to wait until it is resumed: `ractor` reads none
+    /// while a message is held. A kill does not wait.
+    ///
+    /// # Errors
+    /// See [`SuspendError`].
+    pub fn suspend(&self, path: &str) -> Result<(), SuspendError> {
+        self.gate(path, |pulse| pulse.suspend().then_some(()).ok_or_else(|| SuspendError::Stopping(path.to_owned())))
+    }
+
+    /// Lets a suspended actor go on. One that is not suspended is left as it is.
+    ///
+    /// # Errors
+    /// See [`SuspendError`].
+    pub fn resume(&self, path: &str) -> Result<(), SuspendError> {
+        self.gate(path, |pulse| {
+            pulse.resume();
+            Ok(())
+        })
+    }
+
+    /// One place of the tree, as [`Tree::snapshot`] has it.
+    pub fn status(&self, path: &str) -> Option<TreeNode> {
+        self.root().find(path).map(|node| node.look())
+    }
+
+    fn gate(&self, path: &str, turn: impl FnOnce(&Pulse) -> Result<(), SuspendError>) -> Result<(), SuspendError> {
+        let node = self.root().find(path).filter(|node| node.is_live());
+        let node = node.ok_or_else(|| SuspendError::NotThere(path.to_owned()))?;
+        turn(&node.pulse)
     }
 
     /// The root's place.

@@ -13,9 +13,6 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-use crate::node::TreeNode;
-use crate::tree::Tree;
-
 /// A message that never had to wait is timed once in so many: reading the clock twice would cost more than it tells.
 const TIMED_ONE_IN: u64 = 16;
 
@@ -83,46 +80,6 @@ pub enum SuspendError {
     /// It has been asked to stop.
     #[error("{0} is stopping")]
     Stopping(String),
-}
-
-impl Tree {
-    /// Makes the actor at `path` begin no message and no event until [`Tree::resume`]. The one it is in goes on to its
-    /// end, as does one that it is taking up in this very moment, on another thread. Suspending twice is suspending once.
-    ///
-    /// A supervisor that is suspended restarts nobody and answers no request; as in OTP, whoever suspends one has to
-    /// resume it. It goes on to note what its children die of, which is all that it does with an event.
-    ///
-    /// What it is sent stays in its mailbox. Its supervisor stops it as if it were not suspended, and a restart comes up
-    /// resumed. A stop by anyone else (`ActorCell::stop`) may have to wait until it is resumed: `ractor` reads none
-    /// while a message is held. A kill does not wait.
-    ///
-    /// # Errors
-    /// See [`SuspendError`].
-    pub fn suspend(&self, path: &str) -> Result<(), SuspendError> {
-        self.gate(path, |pulse| pulse.suspend().then_some(()).ok_or_else(|| SuspendError::Stopping(path.to_owned())))
-    }
-
-    /// Lets a suspended actor go on. One that is not suspended is left as it is.
-    ///
-    /// # Errors
-    /// See [`SuspendError`].
-    pub fn resume(&self, path: &str) -> Result<(), SuspendError> {
-        self.gate(path, |pulse| {
-            pulse.resume();
-            Ok(())
-        })
-    }
-
-    /// One place of the tree, as [`Tree::snapshot`] has it.
-    pub fn status(&self, path: &str) -> Option<TreeNode> {
-        self.root().find(path).map(|node| node.look())
-    }
-
-    fn gate(&self, path: &str, turn: impl FnOnce(&Pulse) -> Result<(), SuspendError>) -> Result<(), SuspendError> {
-        let node = self.root().find(path).filter(|node| node.is_live());
-        let node = node.ok_or_else(|| SuspendError::NotThere(path.to_owned()))?;
-        turn(&node.pulse)
-    }
 }
 
 // States of the gate.
@@ -227,11 +184,11 @@ impl Pulse {
     // --- the gate
 
     /// False when the incarnation is being stopped.
-    fn suspend(&self) -> bool {
+    pub(crate) fn suspend(&self) -> bool {
         !matches!(self.gate.compare_exchange(OPEN, SUSPENDED, SeqCst, SeqCst), Err(LEAVING))
     }
 
-    fn resume(&self) {
+    pub(crate) fn resume(&self) {
         if self.gate.compare_exchange(SUSPENDED, OPEN, SeqCst, SeqCst).is_ok() {
             self.opened.notify_waiters();
         }

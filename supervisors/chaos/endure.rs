@@ -6,7 +6,7 @@ use super::Fault;
 use super::dice::Dice;
 use super::observer::{Observer, is_temporary};
 use super::target::{Target, weight_of};
-use crate::node::{ChildState, TreeNode};
+use crate::snapshot::{ChildState, TreeNode};
 use crate::tree::{Escalated, StartError, Tree};
 
 /// For a recovery, and for the end of a tree.

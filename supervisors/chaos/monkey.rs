@@ -16,8 +16,9 @@ use super::outcome::{Hit, Outcome, Recovery};
 use super::target::{Target, weight_of};
 use super::trap::{Armed, At, Moment, Sprung};
 use super::{Fault, MessageKind, after};
-use crate::node::{ChildState, Node, TreeNode};
+use crate::node::Node;
 use crate::reports::{Event, Report};
+use crate::snapshot::{ChildState, TreeNode};
 use crate::tree::Tree;
 use crate::vitals::Callback;
 

@@ -9,8 +9,9 @@ use ractor::{ActorCell, ActorId, ActorStatus};
 use tokio::time::{Duration, Instant, sleep, timeout};
 
 use super::after;
-use crate::node::{ChildState, Node};
+use crate::node::Node;
 use crate::reports::{Event, Report, Reports, ReportsError};
+use crate::snapshot::ChildState;
 use crate::spec::Restart;
 use crate::tree::Tree;
 

@@ -20,7 +20,8 @@ use super::observer::{Afford, Observer, Orphan, is_temporary};
 use super::target::{Target, weight_of};
 use super::trap::{Armed, At, Moment};
 use super::{Fault, MessageKind};
-use crate::node::{ChildState, Node};
+use crate::node::Node;
+use crate::snapshot::ChildState;
 use crate::tree::Tree;
 use crate::vitals::Callback;
 

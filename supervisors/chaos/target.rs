@@ -1,6 +1,6 @@
 //! Which places of a tree are meant.
 
-use crate::node::{Kind, TreeNode};
+use crate::snapshot::{Kind, TreeNode};
 
 /// Places of a tree, by path and kind, and how likely each of them is chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]

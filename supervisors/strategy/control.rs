@@ -4,48 +4,8 @@
 //! while this child's own start or stop is under way. Only the end of a child that is starting is taken at any time, so
 //! that a start that hangs can be called off.
 
-use super::{Asked, Child, Delay, Effect, Machine, Outcome, Phase, Place, Slot, Terms, Then};
-
-/// What people ask of a child.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Request {
-    /// Make this a child, the youngest, and start it; answered by `Answer`.
-    Start(Place, Terms),
-    /// Start a child that is down; answered by `Answer`.
-    Restart(Place),
-    /// Stop a child and leave it down; answered by `Answer`.
-    Terminate(Place),
-    /// Forget a child that is down; done when it was taken.
-    Delete(Place),
-}
-
-/// Why a request was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// Not yet: ask again after the next input.
-    Later,
-    /// The child runs.
-    Running,
-    /// The child is waiting to be restarted.
-    Restarting,
-    /// There is such a child, and it is down.
-    Present,
-    /// The supervisor is on its way out.
-    Exiting,
-}
-
-/// What, besides the state of the child that it is about, says whether a request is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// Children are started in order, or are about to be.
-    Starting,
-    /// Nothing is done in order.
-    Running,
-    /// Children are stopped in order.
-    Stopping,
-    /// Everything is refused.
-    Exiting,
-}
+use super::state::{Asked, Child, Delay, Machine, Phase, Slot, Then};
+use super::types::{Effect, Outcome, Place, Refusal, Request, Stage};
 
 impl Machine {
     /// How far it is.

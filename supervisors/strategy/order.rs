@@ -1,7 +1,8 @@
 //! Children in order: started one after the other, the eldest first, and stopped the other way round; those of a dynamic
 //! supervisor all at once.
 
-use super::{Delay, Effect, Failure, Machine, NOBODY, Outcome, Phase, Place, Slot, Then, Verdict};
+use super::state::{Delay, Machine, NOBODY, Phase, Slot, Then};
+use super::types::{Effect, Failure, Outcome, Place, Verdict};
 
 impl Machine {
     pub(super) fn stop_all(&mut self, hurry_from: Place, verdict: Verdict) {
@@ -29,12 +30,6 @@ impl Machine {
             self.effects.push(Effect::Ready);
         }
         self.judge();
-    }
-
-    /// Makes up for what could not be judged when a significant child ended.
-    pub(super) fn judge(&mut self) {
-        let significant_end = std::mem::take(&mut self.significant_end);
-        self.auto_shutdown(significant_end);
     }
 
     /// In an ordered start the next may follow when this child has had its turn.

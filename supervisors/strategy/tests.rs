@@ -4,10 +4,14 @@ mod requests;
 mod significant;
 mod world;
 
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
+use super::state::{Asked, Phase};
 use super::*;
-use crate::spec::Strategy;
+use crate::backoff::Backoff;
+use crate::exit::Exit;
+use crate::intensity::Intensity;
+use crate::spec::{AutoShutdown, Restart, Strategy};
 
 const LAX: Intensity = Intensity { restarts: 1_000_000, period: Duration::from_secs(1) };
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(10), max: Duration::from_millis(100) };

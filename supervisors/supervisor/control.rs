@@ -7,23 +7,17 @@ use std::collections::BTreeSet;
 
 use ractor::ActorCell;
 
-use super::State;
+use super::message::Orders;
 use super::parked::TryAgain;
+use super::state::{Asker, State};
 use crate::requests::{ChildError, Control, Reply, Started};
 use crate::spec::{ChildSpec, SpecError};
 use crate::strategy::{Outcome, Place, Refusal, Request};
-use crate::supervisor::Orders;
 
 /// Requests that may wait for their turn.
 const PARKED_MAX: usize = 1024;
 /// Children of a static supervisor.
 const CHILDREN_MAX: usize = 1_000_000;
-
-/// Who waits for the outcome of a request about a child.
-pub(super) enum Asker {
-    Start(Reply<Started>),
-    End(Reply<()>),
-}
 
 impl State {
     /// A new request.

@@ -2,6 +2,8 @@
 
 mod random;
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 /// What really is, as opposed to what the machine believes.
