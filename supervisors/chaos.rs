@@ -122,8 +122,8 @@ impl Tree {
             return Ok(None);
         }
         let moment = Moment::next(Callback::HandleEvent, At::Start);
-        let armed = node.trap.arm_for(Some(incarnation), moment, fault);
-        poke(cell, node.trap.clone()).await.map_err(|_| not_there())?;
+        let armed = node.hook.arm_for(Some(incarnation), moment, fault);
+        poke(cell, node.hook.clone()).await.map_err(|_| not_there())?;
         Ok(Some(armed))
     }
 
@@ -142,7 +142,7 @@ impl Tree {
 
     /// The traps of a place.
     fn trap(&self, path: &str) -> Option<Trap> {
-        self.root().find(path).map(|node| node.trap.clone())
+        self.root().find(path).map(|node| node.hook.clone())
     }
 }
 

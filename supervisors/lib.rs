@@ -85,6 +85,7 @@ pub mod chaos;
 mod dynamic;
 mod exit;
 mod gone;
+mod hook;
 mod intensity;
 mod latch;
 mod linked;

@@ -60,8 +60,7 @@ impl Minder {
     /// Starts the next incarnation of `spec`, linked to `parent`, as its child number `child`.
     pub(crate) fn start(spec: &ChildSpec, child: Place, node: &Arc<Node>, parent: ActorRef<Msg>) -> Minder {
         let (incarnation, live) = node.begin();
-        #[cfg(feature = "chaos")]
-        node.trap.begins(spec.restart);
+        node.hook.begins(spec.restart);
         let number = incarnation.number;
         let (orders, inbox) = mpsc::channel(ORDERS);
         let job = Job { spec: spec.clone(), child, incarnation, parent };

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::exit::Exit;
 use crate::gone::Gone;
+use crate::hook::Hook;
 use crate::linked::Linked;
 use crate::reports::{Bus, Event, Loudness};
 use crate::snapshot::{ChildState, Counts, Kind, TreeNode};
@@ -44,8 +45,7 @@ pub(crate) struct Node {
     /// How often a request was tried here.
     #[cfg(test)]
     pub(crate) attempts: std::sync::atomic::AtomicUsize,
-    #[cfg(feature = "chaos")]
-    pub(crate) trap: crate::chaos::Trap,
+    pub(crate) hook: Hook,
     /// Starts under way and actors not yet gone in this very place; more than one never lives at a time.
     live: watch::Sender<usize>,
     facts: Mutex<Facts>,
@@ -96,8 +96,7 @@ impl Node {
             linked: Linked::default(),
             #[cfg(test)]
             attempts: std::sync::atomic::AtomicUsize::new(0),
-            #[cfg(feature = "chaos")]
-            trap: crate::chaos::Trap::default(),
+            hook: Hook::default(),
             live: watch::Sender::new(0),
             facts: Mutex::new(Facts::at_rest()),
         })
@@ -327,7 +326,7 @@ impl Node {
 
     /// The live actor.
     pub(crate) fn cell(&self) -> Option<ActorCell> {
-        self.facts().cell.clone()
+        self.current_actor().map(|(cell, _)| cell)
     }
 
     /// The live supervisor, and what tells of its end.
@@ -337,7 +336,6 @@ impl Node {
     }
 
     /// The live actor, and which incarnation it is.
-    #[cfg(feature = "chaos")]
     pub(crate) fn current_actor(&self) -> Option<(ActorCell, u64)> {
         let facts = self.facts();
         Some((facts.cell.clone()?, facts.incarnation))

@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
+use crate::hook::{MessageKind, Occasion, kind_of};
 use crate::linked::NotedAtEnd;
 use crate::node::Incarnation;
 use crate::service::SlotGuard;
@@ -47,24 +48,6 @@ impl<S> Kept<S> {
     }
 }
 
-/// What the wrapper knows of a callback before it begins.
-#[derive(Clone, Copy)]
-struct Step {
-    callback: Callback,
-    #[cfg(feature = "chaos")]
-    kind: Option<crate::chaos::MessageKind>,
-}
-
-impl From<Callback> for Step {
-    fn from(callback: Callback) -> Step {
-        Step {
-            callback,
-            #[cfg(feature = "chaos")]
-            kind: None,
-        }
-    }
-}
-
 impl<A: Actor> Supervised<A> {
     pub(crate) fn new(actor: A, incarnation: Incarnation, slot: Option<SlotGuard<A::Msg>>) -> Self {
         Supervised { actor, incarnation, slot, state: Kept::new() }
@@ -78,21 +61,18 @@ impl<A: Actor> Supervised<A> {
     /// large.
     async fn run<T, F>(
         &self,
-        step: impl Into<Step>,
+        callback: Callback,
+        kind: Option<MessageKind>,
         myself: &ActorRef<A::Msg>,
         future: Pin<&mut F>,
     ) -> Result<T, ActorProcessingErr>
     where
         F: Future<Output = Result<T, ActorProcessingErr>>,
     {
-        let _noted = NotedAtEnd(&self.incarnation.node.linked, myself);
-        let step: Step = step.into();
-        #[cfg(feature = "chaos")]
-        let occasion =
-            crate::chaos::Occasion { incarnation: self.incarnation.number, callback: step.callback, kind: step.kind };
-        #[cfg(feature = "chaos")]
-        let future = pin!(self.incarnation.node.trap.through(&self.incarnation.node, occasion, future));
-        self.pulse().enter(step.callback).run(future).await
+        let Incarnation { node, number } = &self.incarnation;
+        let _noted = NotedAtEnd(&node.linked, myself);
+        let future = pin!(node.hook.through(node, Occasion::new(*number, callback, kind), future));
+        node.pulse.enter(callback).run(future).await
     }
 }
 
@@ -108,7 +88,7 @@ impl<A: Actor> Actor for Supervised<A> {
     ) -> Result<(), ActorProcessingErr> {
         self.incarnation.claim(myself.get_cell(), None);
         let call = pin!(self.actor.pre_start(myself.clone(), arguments));
-        let state = self.run(Callback::PreStart, &myself, call).await?;
+        let state = self.run(Callback::PreStart, None, &myself, call).await?;
         self.state.put(Box::new(state));
         // Before the start is reported, so that the next sibling finds the slot full. What arrives now waits in the
         // mailbox for post_start.
@@ -122,7 +102,7 @@ impl<A: Actor> Actor for Supervised<A> {
         let mut state = self.state.take();
         let result = {
             let call = pin!(self.actor.post_start(myself.clone(), &mut state));
-            self.run(Callback::PostStart, &myself, call).await
+            self.run(Callback::PostStart, None, &myself, call).await
         };
         self.state.put(state);
         result
@@ -134,7 +114,7 @@ impl<A: Actor> Actor for Supervised<A> {
         }
         let mut state = self.state.take();
         let call = pin!(self.actor.post_stop(myself.clone(), &mut state));
-        self.run(Callback::PostStop, &myself, call).await?;
+        self.run(Callback::PostStop, None, &myself, call).await?;
         self.incarnation.stopped_well();
         Ok(())
     }
@@ -147,15 +127,11 @@ impl<A: Actor> Actor for Supervised<A> {
     ) -> Result<(), ActorProcessingErr> {
         self.pulse().awake().await;
         self.pulse().taken();
-        let step = Step {
-            #[cfg(feature = "chaos")]
-            kind: self.incarnation.node.trap.is_busy().then(|| crate::chaos::kind_of(&message)),
-            ..Step::from(Callback::Handle)
-        };
+        let kind = self.incarnation.node.hook.kind(|| kind_of(&message));
         let mut state = self.state.take();
         let result = {
             let call = pin!(self.actor.handle(myself.clone(), message, &mut state));
-            self.run(step, &myself, call).await
+            self.run(Callback::Handle, kind, &myself, call).await
         };
         self.state.put(state);
         result
@@ -168,15 +144,14 @@ impl<A: Actor> Actor for Supervised<A> {
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
         self.pulse().awake().await;
-        #[cfg(feature = "chaos")]
-        if self.incarnation.node.trap.swallows(&event) {
+        if self.incarnation.node.hook.swallows(&event) {
             let nothing = pin!(async { Ok(()) });
-            return self.run(Callback::HandleEvent, &myself, nothing).await;
+            return self.run(Callback::HandleEvent, None, &myself, nothing).await;
         }
         let mut state = self.state.take();
         let result = {
             let call = pin!(self.actor.handle_supervisor_evt(myself.clone(), event, &mut state));
-            self.run(Callback::HandleEvent, &myself, call).await
+            self.run(Callback::HandleEvent, None, &myself, call).await
         };
         self.state.put(state);
         result

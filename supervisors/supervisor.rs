@@ -20,6 +20,7 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::gone::Alive;
+use crate::hook::kind_of;
 use crate::supervised::Kept;
 use crate::vitals::Callback;
 
@@ -70,9 +71,7 @@ impl Actor for Supervisor {
 
     async fn handle(&self, _: ActorRef<Msg>, msg: Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
         let mut state = self.state.take();
-        let turn = Turn::new(&state.incarnation, Callback::Handle);
-        #[cfg(feature = "chaos")]
-        let turn = turn.of(|| msg.kind());
+        let turn = Turn::new(&state.incarnation, Callback::Handle).of(|| msg.kind());
         turn.run(pin!(async {
             let node = Arc::clone(state.node());
             node.pulse.awake().await;
@@ -99,11 +98,8 @@ impl Actor for Supervisor {
     ) -> Result<(), ActorProcessingErr> {
         let mut state = self.state.take();
         // One that came to make this run a callback is no child, and nobody hears of it.
-        #[cfg(feature = "chaos")]
-        state.node().trap.swallows(&event);
-        let turn = Turn::new(&state.incarnation, Callback::HandleEvent);
-        #[cfg(feature = "chaos")]
-        let turn = turn.of(|| crate::chaos::kind_of(&event));
+        state.node().hook.swallows(&event);
+        let turn = Turn::new(&state.incarnation, Callback::HandleEvent).of(|| kind_of(&event));
         turn.run(pin!(async {
             let node = Arc::clone(state.node());
             let _busy = node.pulse.enter(Callback::HandleEvent);

@@ -97,7 +97,7 @@ impl Observer {
         let now = Instant::now();
         // As the supervisor itself counts: what it did before this looked, and what this missed, is in it.
         let supervisor = above(path).and_then(|above| self.tree.root().find(above));
-        let Some((intensity, counts)) = supervisor.and_then(|node| node.trap.window(now)) else {
+        let Some((intensity, counts)) = supervisor.and_then(|node| node.hook.window(now)) else {
             return Afford::Never; // the root is restarted by nobody
         };
         let allowed = intensity.restarts as usize;
@@ -204,7 +204,7 @@ impl Observer {
 
 /// Whether nobody starts it again.
 pub(crate) fn is_temporary(place: &Node) -> bool {
-    place.trap.restart() == Some(Restart::Temporary)
+    place.hook.restart() == Some(Restart::Temporary)
 }
 
 /// The path of the supervisor of a place.

@@ -261,7 +261,7 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
         }
         for path in &paths {
             if let Some(node) = self.observer.tree.root().find(path) {
-                node.trap.record(false);
+                node.hook.record(false);
             }
         }
     }
@@ -283,7 +283,7 @@ impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
     /// What an actor did since it was asked last.
     fn record(&self, path: &str) -> Vec<(Callback, Option<MessageKind>)> {
         let node = self.observer.tree.root().find(path);
-        node.map_or_else(Vec::new, |node| node.trap.record(true).into_iter().collect())
+        node.map_or_else(Vec::new, |node| node.hook.record(true).into_iter().collect())
     }
 
     /// Every point of one class. False when the tree is not whole.

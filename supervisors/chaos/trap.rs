@@ -127,9 +127,15 @@ impl Set {
 /// A callback that is about to begin.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Occasion {
-    pub(crate) incarnation: u64,
-    pub(crate) callback: Callback,
-    pub(crate) kind: Option<MessageKind>,
+    incarnation: u64,
+    callback: Callback,
+    kind: Option<MessageKind>,
+}
+
+impl Occasion {
+    pub(crate) fn new(incarnation: u64, callback: Callback, kind: Option<MessageKind>) -> Occasion {
+        Occasion { incarnation, callback, kind }
+    }
 }
 
 /// One callback on its way through, and what is armed for it.
@@ -207,8 +213,13 @@ impl Trap {
     }
 
     /// Something is armed, recorded or expected: callbacks have to name their kind.
-    pub(crate) fn is_busy(&self) -> bool {
+    fn is_busy(&self) -> bool {
         self.0.busy.load(Ordering::Relaxed)
+    }
+
+    /// The kind of a message, if anything asks for it.
+    pub(crate) fn kind(&self, kind: impl FnOnce() -> MessageKind) -> Option<MessageKind> {
+        self.is_busy().then(kind)
     }
 
     /// Runs a callback, and what is armed for it.

@@ -32,8 +32,7 @@ impl State {
             }
             Effect::Delay { child, attempt } => self.delay(child, attempt),
             Effect::Restarting { child, reason, in_window } => {
-                #[cfg(feature = "chaos")]
-                self.node().trap.restarts(Instant::now());
+                self.node().hook.restarts(Instant::now());
                 self.posts[&child].node.restarting();
                 let allowed = self.rules.intensity.restarts as usize;
                 self.tell(child, Event::Restarting { reason, in_window, allowed });

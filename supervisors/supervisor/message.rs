@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use tokio::time::Duration;
 
 use crate::dynamic::DynamicSpec;
+use crate::hook::{MessageKind, kind_of};
 use crate::minder::Report;
 use crate::node::Incarnation;
 use crate::requests::Control;
@@ -37,14 +38,13 @@ pub(crate) enum Msg {
     Control(Control),
 }
 
-#[cfg(feature = "chaos")]
 impl Msg {
     /// With what a minder reports, or what is asked.
-    pub(super) fn kind(&self) -> crate::chaos::MessageKind {
+    pub(super) fn kind(&self) -> MessageKind {
         match self {
-            Msg::Report { report, .. } => crate::chaos::kind_of(self).within(report),
-            Msg::Elapsed { .. } => crate::chaos::kind_of(self),
-            Msg::Control(control) => crate::chaos::kind_of(self).within(control),
+            Msg::Report { report, .. } => kind_of(self).within(report),
+            Msg::Elapsed { .. } => kind_of(self),
+            Msg::Control(control) => kind_of(self).within(control),
         }
     }
 }

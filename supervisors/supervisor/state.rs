@@ -66,8 +66,7 @@ impl State {
             spec.settle(&incarnation.node)?;
         }
         let rules = orders.rules();
-        #[cfg(feature = "chaos")]
-        incarnation.node.trap.supervises(rules.intensity);
+        incarnation.node.hook.supervises(rules.intensity);
         let machine = Machine::new(rules, orders.children().iter().map(ChildSpec::terms));
         Ok(State {
             myself,

@@ -5,36 +5,27 @@
 //! in `supervised` for a worker.
 
 use std::pin::Pin;
-use std::sync::Arc;
 
 use ractor::ActorProcessingErr;
 
-#[cfg(feature = "chaos")]
-use crate::chaos::{MessageKind, Occasion};
+use crate::hook::{MessageKind, Occasion};
 use crate::node::{Incarnation, Node};
 use crate::vitals::Callback;
 
 pub(super) struct Turn {
-    node: Arc<Node>,
-    #[cfg(feature = "chaos")]
-    occasion: Occasion,
+    incarnation: Incarnation,
+    callback: Callback,
+    kind: Option<MessageKind>,
 }
 
 impl Turn {
     pub(super) fn new(incarnation: &Incarnation, callback: Callback) -> Turn {
-        #[cfg(not(feature = "chaos"))]
-        let _ = callback;
-        Turn {
-            node: Arc::clone(&incarnation.node),
-            #[cfg(feature = "chaos")]
-            occasion: Occasion { incarnation: incarnation.number, callback, kind: None },
-        }
+        Turn { incarnation: incarnation.clone(), callback, kind: None }
     }
 
     /// For a message or an event: its kind is what a trap may wait for.
-    #[cfg(feature = "chaos")]
     pub(super) fn of(mut self, kind: impl FnOnce() -> MessageKind) -> Turn {
-        self.occasion.kind = self.node.trap.is_busy().then(kind);
+        self.kind = self.incarnation.node.hook.kind(kind);
         self
     }
 
@@ -43,11 +34,10 @@ impl Turn {
     where
         F: Future<Output = Result<T, ActorProcessingErr>>,
     {
-        let below = TakesAllAlong(&self.node);
-        #[cfg(feature = "chaos")]
-        let result = self.node.trap.through(&self.node, self.occasion, callback).await;
-        #[cfg(not(feature = "chaos"))]
-        let result = callback.await;
+        let Incarnation { node, number } = &self.incarnation;
+        let below = TakesAllAlong(node);
+        let occasion = Occasion::new(*number, self.callback, self.kind);
+        let result = node.hook.through(node, occasion, callback).await;
         if result.is_ok() {
             std::mem::forget(below);
         }
