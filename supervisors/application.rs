@@ -74,6 +74,7 @@ pub struct Application {
 
 /// An application that did not start. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ApplicationError {
     /// Its tree did not.
     #[error(transparent)]
@@ -90,6 +91,7 @@ pub enum ApplicationError {
 
 /// An end that the exit policy calls an error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Ended {
     /// The tree gave up, or was killed.
     #[error(transparent)]

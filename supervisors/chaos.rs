@@ -79,6 +79,7 @@ fn after(moment: Instant, pause: Duration) -> Instant {
 
 /// What is done to an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
     /// As by `ActorCell::kill`: it dies at its next await.
     Kill,

@@ -92,6 +92,7 @@ pub struct Reports {
 
 /// Why a stream of reports has no report to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReportsError {
     /// The reader was too slow: so many reports are lost to it. The next call goes on after them.
     #[error("{0} reports were missed")]

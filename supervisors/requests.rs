@@ -31,6 +31,7 @@ pub enum Started {
 
 /// Why a request about a child was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ChildError {
     /// The supervisor has no such child.
     #[error("there is no child with the id {0:?}")]

@@ -45,6 +45,7 @@ pub struct TreeSnapshot {
 
 /// One node of a [`TreeSnapshot`].
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct TreeNode {
     /// Ids from the root, separated by `/`.
     pub path: String,

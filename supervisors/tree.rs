@@ -50,6 +50,7 @@ pub struct Escalated {
 
 /// A tree that did not start. Nothing of it is left.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// The specification is not one; nothing was started.
     #[error("the specification is refused: {0}")]
@@ -66,6 +67,7 @@ pub enum StartError {
 
 /// A tree that did not stop by itself in time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StopError {
     /// These were still there at the deadline and were killed. Nothing is left.
     #[error("killed after the deadline: {}", .0.join(", "))]

@@ -45,6 +45,7 @@ pub enum Phase {
 /// What is counted and timed of one actor, since its current (or last) incarnation began. The supervisors' figures are of their
 /// own messages, from their children's minders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Vitals {
     /// What it is at.
     pub phase: Phase,
@@ -73,6 +74,7 @@ impl Vitals {
 
 /// Why an actor was not suspended or resumed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SuspendError {
     /// Nobody runs at this path.
     #[error("no actor runs at {0}")]

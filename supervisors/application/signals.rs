@@ -17,6 +17,7 @@ const TOGETHER: Duration = Duration::from_secs(1);
 
 /// How an application ended that ran until it was told to stop.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunError {
     /// It ended before anyone told it to.
     #[error(transparent)]

@@ -34,6 +34,7 @@ const UNREACHED_TO_FINISH: u64 = 10;
 
 /// When a fault comes.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Trigger {
     /// Again and again: each time after `interval`, give or take up to `jitter` of it (0 to 1), and no sooner than after
     /// a millisecond.
@@ -65,6 +66,7 @@ pub enum Trigger {
 
 /// How much is too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Budget {
     /// No supervisor is ever driven to its limit: each keeps room for `spare` restarts that come from elsewhere. The root
     /// and temporary children are left alone, for they would not come back.
