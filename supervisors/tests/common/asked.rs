@@ -15,7 +15,12 @@ use super::{Knobs, Log, PATIENCE, Probe, spec};
 
 /// A probe whose factory may have nothing to run.
 pub fn optional(id: &str, log: &Log, knobs: &Knobs) -> ChildSpec {
-    let (name, log, knobs) = (id.to_owned(), log.clone(), knobs.clone());
+    named(id, id, log, knobs)
+}
+
+/// Like [`optional`], logging under another name than its id.
+pub fn named(id: &str, name: &str, log: &Log, knobs: &Knobs) -> ChildSpec {
+    let (name, log, knobs) = (name.to_owned(), log.clone(), knobs.clone());
     ChildSpec::optional(id, move || seed(&name, &log, &knobs))
 }
 
