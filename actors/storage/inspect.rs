@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::error::Error;
 use super::read::{RowReader, Trouble, db_log};
-use super::recover::{self, BootOf, Failure, Opened};
+use super::recover::{self, BootOf, Failure, Found, Make, Opened};
 use super::settings::Settings;
 use super::shared::Shared;
 use super::tables::{CONTEXTS, INDEX, KEYS, POSITIONS, block_from, head_from, key_from, segments_from};
@@ -89,7 +89,7 @@ pub struct Verified {
 
 fn open(dir: &Path) -> Result<(Settings, Opened), Error> {
     let settings = Settings::new(dir);
-    let opened = recover::open(&settings, false, BootOf::Nobody, &mut false).map_err(error)?;
+    let opened = recover::open(&settings, Make::Nothing, BootOf::Nobody, &mut Found::default()).map_err(error)?;
     Ok((settings, opened))
 }
 

@@ -20,10 +20,10 @@ use converge_ledger_core::codec::{decode_keyed, encode_keyed};
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, Lock};
-use super::error::Error;
+use super::error::{Cause, Error};
 use super::journal::ring;
 use super::passing::passes;
-use super::recover::Failure;
+use super::recover::{Failure, Make};
 use super::settings::Settings;
 
 /// The file in a data directory that whoever has it open holds a lock on.
@@ -80,9 +80,24 @@ fn failed<'a>(settings: &'a Settings, what: &'a str) -> impl Fn(io::Error) -> Fa
     }
 }
 
+/// What an operator is told whose node has lost its directory.
+pub(crate) fn gone() -> Cause {
+    let error = "its files are gone from there: it was removed, moved or replaced under the running node";
+    Cause::Io { what: "looking at the data directory".into(), error: error.into() }
+}
+
+/// Nothing there may be used, and nothing may be made. To a process that knows the directory that is a loss.
+fn unusable(settings: &Settings, make: Make, reason: &str) -> Failure {
+    match make {
+        Make::Known { .. } => Failure::Fence(gone()),
+        Make::Nothing | Make::Fresh => refused(settings, reason).into(),
+    }
+}
+
 /// The names in the directory. To be written is no use to one that may not be read.
-fn list(settings: &Settings) -> Result<Vec<String>, Failure> {
+fn list(settings: &Settings, make: Make) -> Result<Vec<String>, Failure> {
     settings.disk.list(&settings.dir).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound if matches!(make, Make::Known { .. }) => Failure::Fence(gone()),
         io::ErrorKind::NotFound => refused(settings, "does not exist: name the directory of a node").into(),
         io::ErrorKind::PermissionDenied => {
             let reason =
@@ -93,15 +108,15 @@ fn list(settings: &Settings) -> Result<Vec<String>, Failure> {
     })
 }
 
-/// Locks the directory and finds out what it is. With `make`, one that does not exist is made.
-pub(crate) fn open(settings: &Settings, make: bool) -> Result<Directory, Failure> {
+/// Locks the directory and finds out what it is. With [`Make::Fresh`], one that does not exist is made.
+pub(crate) fn open(settings: &Settings, make: Make) -> Result<Directory, Failure> {
     let disk = settings.disk.as_ref();
     let dir = settings.dir.as_path();
-    if make {
+    if make == Make::Fresh {
         let made = disk.create_dir_all(dir);
         made.map_err(failed(settings, "cannot be made"))?;
     }
-    let names = list(settings)?;
+    let names = list(settings, make)?;
     let marked = names.iter().any(|name| name == MARKER);
     if !marked {
         let ours = [LOCK_FILE, MARKER_NEW, "lost+found"];
@@ -115,8 +130,8 @@ pub(crate) fn open(settings: &Settings, make: bool) -> Result<Directory, Failure
             )
             .into());
         }
-        if !make {
-            return Err(refused(settings, "holds no ledger").into());
+        if make != Make::Fresh {
+            return Err(unusable(settings, make, "holds no ledger"));
         }
     }
     let lock = take_lock(settings)?;
@@ -129,9 +144,12 @@ pub(crate) fn open(settings: &Settings, make: bool) -> Result<Directory, Failure
         write_marker(disk, dir, marker).map_err(failed(settings, "its marker cannot be written"))?;
         marker
     };
-    let mut names = list(settings)?;
-    if !marker.finished && !make {
-        return Err(refused(settings, "was never finished: start the node once").into());
+    if matches!(make, Make::Known { store_id: Some(known), .. } if known != marker.store_id) {
+        return Err(Failure::Fence(gone()));
+    }
+    let mut names = list(settings, make)?;
+    if !marker.finished && make != Make::Fresh {
+        return Err(unusable(settings, make, "was never finished: start the node once"));
     }
     let doomed = |name: &String| {
         ring::unfinished(name) || (!marker.finished && (name == DATABASE || ring::slot_of(name).is_some()))

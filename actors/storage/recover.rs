@@ -93,6 +93,32 @@ pub(crate) enum BootOf {
     Process(Boot),
 }
 
+/// What opening may make of a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Make {
+    /// Nothing: an inspection.
+    Nothing,
+    /// A ledger, where there is none: a process whose storage did not come up yet.
+    Fresh,
+    /// Nothing, for this process knows the directory. An empty one in its place, another one or an older copy of it lacks
+    /// what was acknowledged (S2, S8).
+    Known {
+        /// Its random name, if that was read.
+        store_id: Option<StoreId>,
+        /// The last record that is durable in it.
+        durable: Lsn,
+    },
+}
+
+/// What was found out about a directory, also by an opening that failed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Found {
+    /// It belongs to a member of a cluster. Where the failure came before that could be read, a directory that is not
+    /// fresh may.
+    pub(crate) is_member: bool,
+    pub(crate) store_id: Option<StoreId>,
+}
+
 /// An open directory with its journal replayed into its database.
 pub(crate) struct Opened {
     pub(crate) db: Database,
@@ -109,13 +135,11 @@ pub(crate) struct Opened {
 
 /// Opens a directory, replays its journal and makes the outcome durable. The number
 /// of a starting process is durable in journal and database when this returns.
-///
-/// `is_member` says, also of a failure, whether this directory belongs to a member of a cluster. Where the failure came
-/// before that could be read, a directory that is not fresh may.
-pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf, is_member: &mut bool) -> Result<Opened, Failure> {
+pub(crate) fn open(settings: &Settings, make: Make, boot: BootOf, found: &mut Found) -> Result<Opened, Failure> {
     check_settings(settings)?;
     let mut directory = layout::open(settings, make)?;
-    if make && !planted::is(Bug::NamesUnsure) {
+    found.store_id = Some(directory.store_id);
+    if make != Make::Nothing && !planted::is(Bug::NamesUnsure) {
         // A process in front of this one may have been killed, or have failed, between giving a file its name and making
         // that durable. What is built on a name that a power cut takes away goes with it.
         settings.disk.sync_dir(&settings.dir).map_err(io_failure("syncing the directory"))?;
@@ -125,16 +149,16 @@ pub(crate) fn open(settings: &Settings, make: bool, boot: BootOf, is_member: &mu
         fill(settings, &directory)?;
         (directory.has_database, directory.slots) = (true, vec![FIRST_SLOT]);
     }
-    *is_member = !directory.fresh;
+    found.is_member = !directory.fresh;
     let (db, db_file) = open_database(settings, &directory)?;
-    let replayed = match replayed(settings, &db, &directory, is_member) {
+    let replayed = match replayed(settings, &db, &directory, &mut found.is_member) {
         Ok(replayed) => replayed,
         Err(failure) => return Err(closed(db, failure)),
     };
     let Replayed { set, state, genesis, tip, spares, maker } = replayed;
     let (lock, store_id) = (directory.lock, directory.store_id);
     let mut opened = Opened { db, db_file, lock, store_id, set, state, genesis, tip, spares, maker };
-    match opened.start_boot(boot, settings) {
+    match opened.is_known(make).and_then(|()| opened.start_boot(boot, settings)) {
         Ok(()) => Ok(opened),
         Err(failure) => Err(closed(opened.db, failure)),
     }
@@ -211,15 +235,19 @@ fn maker(settings: &Settings, store_id: StoreId) -> Maker {
 
 /// A node that could take nothing should not begin.
 fn has_room(settings: &Settings) -> Result<(), Failure> {
-    let free = settings.disk.free(&settings.dir).unwrap_or(u64::MAX);
     let needed = settings.free_bytes_min;
-    if free >= needed {
-        return Ok(());
-    }
-    let reason = format!(
-        "the disk has no room for a ledger: {free} bytes are free, storage.free_bytes_min = {needed}; make room, or \
-         choose another data directory"
-    );
+    let reason = match settings.disk.free(&settings.dir) {
+        _ if needed == 0 => return Ok(()),
+        Ok(free) if free >= needed => return Ok(()),
+        Ok(free) => format!(
+            "the disk has no room for a ledger: {free} bytes are free, storage.free_bytes_min = {needed}; make room, or \
+             choose another data directory"
+        ),
+        Err(error) => format!(
+            "the system does not say how much room the disk has: {error}; check the disk, choose another data \
+             directory, or set storage.free_bytes_min = 0"
+        ),
+    };
     Err(Failure::Refused(refused(settings, reason)))
 }
 
@@ -429,6 +457,19 @@ fn next_boot(last: Boot, settings: &Settings) -> Boot {
 }
 
 impl Opened {
+    /// All that this process knows to be durable is there (S2): an older copy of the directory, put in its place, has
+    /// the same name.
+    fn is_known(&self, make: Make) -> Result<(), Failure> {
+        match make {
+            Make::Known { durable, .. } if self.tip.last < durable => Err(data_loss(format!(
+                "the journal ends with record {}, though this process wrote record {durable}: an older copy was put in \
+                 the place of the directory",
+                self.tip.last
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Counts the start of a process, in the journal first: an older copy of the database must not
     /// bring back a number that was used.
     fn start_boot(&mut self, boot: BootOf, settings: &Settings) -> Result<(), Failure> {

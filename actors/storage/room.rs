@@ -87,6 +87,8 @@ pub(crate) struct Lacks {
     pub(crate) other: Option<String>,
     /// When a full disk may be left, and after what pause.
     leave: Option<(Instant, Duration)>,
+    /// The system does not say how much room there is.
+    uncounted: bool,
 }
 
 impl Shared {
@@ -95,15 +97,24 @@ impl Shared {
         self.lacks().room
     }
 
-    fn free(&self) -> u64 {
-        // What cannot be counted is not refused for it.
-        self.settings.disk.free(&self.settings.dir).unwrap_or(u64::MAX)
+    /// The bytes that are free, if the system says so.
+    fn free(&self) -> Option<u64> {
+        let free = self.settings.disk.free(&self.settings.dir);
+        let before = std::mem::replace(&mut self.lacks().uncounted, free.is_err());
+        free.inspect_err(|error| {
+            if !before {
+                let dir = self.settings.dir.display();
+                tracing::warn!(%dir, %error, "the system does not say how much room the disk has");
+            }
+        })
+        .ok()
     }
 
-    /// Looks at the room.
+    /// Looks at the room. A look that fails is no news: what was seen last holds.
     pub(crate) fn look(&self) -> Room {
         let mark = self.settings.free_bytes_min;
-        let room = Room::of(self.free(), mark);
+        let Some(free) = self.free() else { return self.room() };
+        let room = Room::of(free, mark);
         let before = std::mem::replace(&mut self.lacks().room, room);
         match (room.level(), room.alarm(mark)) {
             (level, _) if level == before.level() => {}
@@ -133,12 +144,13 @@ impl Shared {
         lacks.leave = Some((now + pause, pause));
     }
 
-    /// Whether storage is fenced for a full disk alone, and there is room again.
+    /// Whether storage is fenced for a full disk alone, and there is room again. Room that cannot be counted is none: a
+    /// directory that was moved away has no number either, and S8 forbids to make another in its place.
     pub(crate) fn may_leave(&self) -> bool {
         let settings = &self.settings;
         matches!(self.fenced(), Some(Cause::DiskFull { .. }))
             && self.lacks().leave.is_none_or(|(until, _)| until <= Instant::now())
-            && self.free() >= leaves_from(settings)
+            && self.free().is_some_and(|free| free >= leaves_from(settings))
     }
 
     /// No thread of an earlier incarnation is left, and nothing is open: a full disk may be left.

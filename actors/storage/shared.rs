@@ -105,6 +105,14 @@ impl Lane {
         self.committed.notify_waiters();
     }
 
+    /// No next journal file can be had. Whoever stops does not wait until one can: the writer lets go of what it holds
+    /// without a file, of which nobody was told that it is durable (S2), and its thread ends before the database's (S6).
+    pub(crate) fn give_up_files(&self) {
+        if self.is_closed() && !std::mem::replace(&mut self.spares().ended, true) {
+            self.journal_signal.raise();
+        }
+    }
+
     pub(crate) fn want_commit(&self) {
         self.durable().wanted = true;
         self.redb_signal.raise();

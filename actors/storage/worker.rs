@@ -22,11 +22,11 @@ use super::error::{Cause, Error};
 use super::executor::{Signal, Step, Worker};
 use super::journal::Tip;
 use super::journal::ring::{JournalFile, Maker};
-use super::layout::{DATABASE, LOCK_FILE};
+use super::layout::{self, DATABASE, LOCK_FILE};
 use super::overlay::Generation;
-use super::passing::{lack, passes};
+use super::passing::{is_lack, lack, passes};
 use super::read::{Trouble, db_log, redb_cause};
-use super::recover::{self, BootOf, Failure, Opened};
+use super::recover::{self, BootOf, Failure, Found, Make, Opened};
 use super::room::{LACK_PAUSE, LOOK_INTERVAL, Room};
 use super::settings::Settings;
 use super::shared::{Lane, Process, Shared};
@@ -63,18 +63,21 @@ impl Committer {
     }
 
     fn recover(&mut self) -> Result<(Box<Running>, Tip), Failure> {
-        let Process { boot, came_up, .. } = *self.shared.process();
+        let Process { boot, came_up, store_id } = *self.shared.process();
         let boot = boot.map_or(BootOf::New, BootOf::Process);
-        let mut is_member = false;
-        let recovered = self.recover_as(boot, &mut is_member);
-        recovered.map_err(|failure| match came_up {
-            true => failure,
-            false => recover::at_first(&self.shared.settings, failure, is_member),
-        })
+        let durable = Lsn(self.shared.durable_lsn.load(Ordering::Acquire));
+        let make = if came_up { Make::Known { store_id, durable } } else { Make::Fresh };
+        let mut found = Found::default();
+        let recovered = self.recover_as(make, boot, &mut found);
+        if came_up {
+            return recovered;
+        }
+        self.shared.process().store_id = found.store_id;
+        recovered.map_err(|failure| recover::at_first(&self.shared.settings, failure, found.is_member))
     }
 
-    fn recover_as(&mut self, boot: BootOf, is_member: &mut bool) -> Result<(Box<Running>, Tip), Failure> {
-        let opened = recover::open(&self.shared.settings, true, boot, is_member)?;
+    fn recover_as(&self, make: Make, boot: BootOf, found: &mut Found) -> Result<(Box<Running>, Tip), Failure> {
+        let opened = recover::open(&self.shared.settings, make, boot, found)?;
         self.shared.install(&opened);
         Running::start(&self.shared, &self.lane, opened)
     }
@@ -199,8 +202,10 @@ impl Running {
             (durable.bytes, !durable.records.is_empty(), durable.ended, wanted)
         };
         self.look(shared);
-        if shared.fenced().is_some() {
-            return if ended { Step::Done } else { Step::Idle(None) };
+        if let Some(cause) = shared.fenced() {
+            // A full disk is left again, and must not be when the directory is gone meanwhile (S8).
+            let looks = matches!(cause, Cause::DiskFull { .. }).then_some(LOOK_INTERVAL);
+            return if ended { Step::Done } else { Step::Idle(looks) };
         }
         // After an apply that panicked halfway the state is not to be stored any more.
         let sound = !shared.state.is_poisoned();
@@ -222,8 +227,11 @@ impl Running {
         }
         let next = match self.prepare(shared, lane) {
             Ok(Prepared::Made) => return Step::Worked,
-            Ok(Prepared::Nothing) => LOOK_INTERVAL,
-            Ok(Prepared::Lacking) => LACK_PAUSE,
+            Ok(Prepared::Nothing) if room.is_some() => LOOK_INTERVAL,
+            Ok(prepared) => {
+                lane.give_up_files();
+                if prepared == Prepared::Lacking { LACK_PAUSE } else { LOOK_INTERVAL }
+            }
             Err(cause) => {
                 shared.fence(cause);
                 return Step::Worked;
@@ -243,10 +251,17 @@ impl Running {
         self.looked = Some(Instant::now());
         shared.look();
         let Settings { dir, .. } = &shared.settings;
-        let gone = |here: io::Result<bool>| matches!(here, Ok(false));
-        if gone(self.db_file.is_at(&dir.join(DATABASE))) || gone(self.lock.is_at(&dir.join(LOCK_FILE))) {
-            let error = "its files are gone from there: it was removed, moved or replaced under the running node";
-            shared.fence(Cause::Io { what: "looking at the data directory".into(), error: error.into() });
+        let is_here = self.db_file.is_at(&dir.join(DATABASE)).and_then(|database| {
+            let lock = self.lock.is_at(&dir.join(LOCK_FILE));
+            lock.map(|lock| database && lock)
+        });
+        match is_here {
+            Ok(true) => {}
+            Ok(false) => drop(shared.fence(layout::gone())),
+            // The next look may tell.
+            Err(error) if is_lack(&error) => {}
+            // Whoever cannot see the files cannot tell that anybody will find them: S2 asks for that.
+            Err(error) => drop(shared.fence(Cause::of("looking at the data directory", &error))),
         }
     }
 
@@ -412,6 +427,7 @@ impl From<Halt> for Failure {
 }
 
 /// What came of looking for a next journal file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Prepared {
     /// There is one, or none can be had yet.
     Nothing,

@@ -3,10 +3,13 @@
 
 mod storage_support;
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use converge_actors::storage::{Cause, Settings};
+use converge_actors::storage::{Cause, Phase, Settings};
 use converge_actors::testing::SimDisk;
+use storage_support::full::FullDisk;
 use storage_support::{Leader, Node, lacks, one_thread, simulated, small, write};
 
 #[test]
@@ -17,6 +20,11 @@ fn a_file_that_cannot_be_opened_is_opened_later() {
 #[test]
 fn nothing_is_written_where_there_is_no_room() {
     lacks::nothing_is_written_where_there_is_no_room();
+}
+
+#[test]
+fn a_node_that_waits_for_room_stops() {
+    lacks::a_node_that_waits_for_room_stops();
 }
 
 #[test]
@@ -92,4 +100,107 @@ async fn a_directory_that_is_gone_fences() {
     // Whoever comes first: the look at the directory, or a journal file that is made ahead.
     assert!(error.contains("removed") || error.contains("No such file"), "{error}");
     node.stop().await;
+}
+
+/// A node whose disk is full, and its directory.
+struct Full {
+    root: tempfile::TempDir,
+    data: PathBuf,
+    disk: FullDisk,
+    node: Node,
+}
+
+impl Full {
+    async fn new() -> Full {
+        let root = tempfile::tempdir().unwrap();
+        let (data, disk) = (root.path().join("data"), FullDisk::default());
+        let node = Node::start(Settings { disk: Arc::new(disk.clone()), ..small(&data) }).await;
+        let mut leader = Leader::new();
+        leader.write(&node, &[write("c", "k", b"early")]).await;
+        node.until_covered().await;
+        copy(&data, &root.path().join("older"));
+        leader.write(&node, &[write("c", "k", b"late")]).await;
+        disk.set_full(true);
+        let entry = leader.batch(&[write("c", "k", b"never")]);
+        node.append(vec![entry], Some(leader.hard_state())).await.expect_err("there is no room");
+        let Cause::DiskFull { .. } = node.until_fenced().await else { panic!("another cause") };
+        Full { root, data, disk, node }
+    }
+
+    /// The operator makes room by moving the directory away, and puts something else in its place.
+    async fn replaced(self, what: impl FnOnce(&Path, &Path)) -> String {
+        let away = self.root.path().join("away");
+        std::fs::rename(&self.data, &away).unwrap();
+        what(self.root.path(), &self.data);
+        self.disk.set_full(false);
+        let cause = tokio::time::timeout(storage_support::WAIT, async {
+            loop {
+                match self.node.storage.status().phase {
+                    Phase::Fenced { cause: Cause::DiskFull { .. } } => {}
+                    Phase::Fenced { cause } => return cause.to_string(),
+                    Phase::Serving => panic!("it serves what it was not told to keep"),
+                    Phase::Recovering => {}
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        let cause = cause.await.expect("a graver fence comes");
+        self.node.stop().await;
+        // What was acknowledged is where the operator has put it.
+        let node = Node::start(small(&away)).await;
+        assert_eq!(node.all("c").unwrap().entries.len(), 2, "an acknowledged entry is lost");
+        node.stop().await;
+        cause
+    }
+}
+
+/// All files of a directory, elsewhere.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// Somebody makes room by moving the data directory elsewhere. What comes then is no empty ledger.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_not_left_for_a_directory_that_was_moved_away() {
+    let full = Full::new().await;
+    let data = full.data.clone();
+    let cause = full.replaced(|_, _| {}).await;
+    assert!(cause.contains("its files are gone"), "{cause}");
+    assert!(!data.exists(), "another ledger was made in its place");
+}
+
+/// As above, and the restart comes before anybody looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_not_left_for_an_empty_directory() {
+    let full = Full::new().await;
+    full.disk.blind();
+    let data = full.data.clone();
+    let cause = full.replaced(|_, data| std::fs::create_dir(data).unwrap()).await;
+    assert!(cause.contains("its files are gone"), "{cause}");
+    assert_eq!(std::fs::read_dir(data).unwrap().count(), 0, "another ledger was made in its place");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_not_left_for_another_ledger() {
+    let other = tempfile::tempdir().unwrap();
+    let node = Node::start(small(other.path().join("data"))).await;
+    Leader::new().write(&node, &[write("c", "k", b"of another ledger")]).await;
+    node.stop().await;
+    let full = Full::new().await;
+    full.disk.blind();
+    let cause = full.replaced(|_, data| copy(&other.path().join("data"), data)).await;
+    assert!(cause.contains("its files are gone"), "{cause}");
+}
+
+/// It has the same name, and lacks what was acknowledged since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_not_left_for_an_older_copy() {
+    let full = Full::new().await;
+    full.disk.blind();
+    let cause = full.replaced(|root, data| std::fs::rename(root.join("older"), data).unwrap()).await;
+    assert!(cause.contains("data loss") && cause.contains("older copy"), "{cause}");
 }

@@ -1,5 +1,6 @@
 //! What passes by itself: descriptors and room that are lacking for a while.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use converge_actors::storage::{Cause, Genesis, Phase, Room, Settings};
@@ -84,6 +85,43 @@ pub fn nothing_is_written_where_there_is_no_room() {
         leader.check(&node);
         node.stop().await;
     });
+}
+
+/// A node that waits for room is stopped at once, and leaves what it acknowledged. Its directory is free then.
+pub fn a_node_that_waits_for_room_stops() {
+    const MARK: u64 = 2 << 20;
+    // The journal waits for a file while memory has room, and for the database when it has none.
+    for overlay_bytes_max in [64 << 20, 64 << 10] {
+        one_thread(async {
+            let disk = SimDisk::default();
+            let settings = Settings { free_bytes_min: MARK, overlay_bytes_max, ..simulated(&disk, 5, 10_000) };
+            let node = Node::start(settings.clone()).await;
+            let mut leader = Leader::new();
+            fill(&node, &mut leader, 2).await;
+            disk.set_capacity(Some(disk.used() + MARK / 2 - 1));
+            until("the alarm", &node, |node| matches!(node.storage.room(), Room::Out { .. })).await;
+            let before = Arc::new(Mutex::new(leader.clone()));
+            let writes = async {
+                for _ in 0..1000 {
+                    let entry = leader.batch(&[write("c", "k", &[7; 3000])]);
+                    node.append(vec![entry], Some(leader.hard_state())).await.expect("nothing fails");
+                    *before.lock().unwrap() = leader.clone();
+                }
+            };
+            assert!(tokio::time::timeout(Duration::from_secs(2), writes).await.is_err(), "memory has no bound");
+            assert_eq!(node.storage.status().phase, Phase::Serving);
+            let start = Instant::now();
+            node.stop().await;
+            // The supervisor kills after 30 s; nothing here takes longer than a few steps.
+            assert!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
+            disk.set_capacity(None);
+            let node = Node::start(settings).await;
+            let log = node.log().expect("is readable");
+            let acknowledged = before.lock().unwrap().index;
+            assert!(log.len() as u64 >= acknowledged, "an acknowledged entry is lost");
+            node.stop().await;
+        });
+    }
 }
 
 /// A write that found no room fences, and with room again storage recovers in the same process.

@@ -1,6 +1,7 @@
 //! A storage of its own in a tree, and a driver that plays Raft to it.
 #![allow(dead_code, unused_imports, missing_docs, unreachable_pub)]
 
+pub mod full;
 pub mod images;
 pub mod killed;
 pub mod lacks;

@@ -1,0 +1,123 @@
+//! The file system of the machine, on which room can be made to be missing, and the look at names to be blind.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use converge_actors::storage::{Disk, File, Lock, RealDisk};
+
+/// Clones are the same disk.
+#[derive(Clone, Debug, Default)]
+pub struct FullDisk {
+    full: Arc<AtomicBool>,
+    blind: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct FullFile {
+    disk: FullDisk,
+    file: Arc<dyn File>,
+}
+
+#[derive(Debug)]
+struct FullLock {
+    disk: FullDisk,
+    lock: Box<dyn Lock>,
+}
+
+impl FullDisk {
+    /// No write finds room from now on, or each does.
+    pub fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::SeqCst);
+    }
+
+    /// Nobody notices any more that a file has lost its name.
+    pub fn blind(&self) {
+        self.blind.store(true, Ordering::SeqCst);
+    }
+
+    fn room(&self) -> io::Result<()> {
+        if self.full.load(Ordering::SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    fn is_blind(&self) -> bool {
+        self.blind.load(Ordering::SeqCst)
+    }
+
+    fn file(&self, file: io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(FullFile { disk: self.clone(), file: file? }))
+    }
+}
+
+impl Disk for FullDisk {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.create_dir_all(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        RealDisk.list(dir)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.file(RealDisk.open(path))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.file(RealDisk.create(path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        let lock = RealDisk.try_lock(path)?;
+        Ok(lock.map(|lock| Box::new(FullLock { disk: self.clone(), lock }) as Box<dyn Lock>))
+    }
+
+    fn free(&self, dir: &Path) -> io::Result<u64> {
+        RealDisk.free(dir)
+    }
+}
+
+impl File for FullFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, into)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.disk.room()?;
+        self.file.write_at(offset, data)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        if self.disk.is_blind() { Ok(true) } else { self.file.is_at(path) }
+    }
+}
+
+impl Lock for FullLock {
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        if self.disk.is_blind() { Ok(true) } else { self.lock.is_at(path) }
+    }
+}
