@@ -12,7 +12,7 @@ use tokio::time::Instant;
 /// A limit is logged at most this often.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 /// A limit that was reached within this time is an alarm.
-const FRESH: Duration = Duration::from_secs(60);
+pub(crate) const FRESH: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug, Default)]

@@ -2,12 +2,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use converge_actors::distribution::ListenerStatus;
 use converge_actors::replication::NO_LEADER_ELECTIONS;
 use converge_actors::storage::Phase;
 use converge_ledger_core::NodeId;
 use serde::Serialize;
 
 use crate::ledger::Inner;
+use crate::reached::FRESH;
 
 /// Who is missing in a cluster that has not begun, in the same words wherever it is said.
 pub(crate) fn not_formed(missing: &[NodeId]) -> String {
@@ -85,6 +87,16 @@ fn lost_events() -> Option<String> {
     (lost > 0).then(|| format!("{lost} log events were lost: the tracing subscriber of this process panicked"))
 }
 
+/// Handshakes that made room at the peer port a short time ago.
+fn crowded_out(listener: &ListenerStatus) -> Option<String> {
+    let ago = listener.crowded_out_ago.filter(|ago| *ago < FRESH)?.as_secs();
+    let times = listener.crowded_out;
+    Some(format!(
+        "limit reached: handshakes at the peer port, {times} times, last {ago} s ago: the oldest makes room for the newest, \
+         so that a slow peer may not get in; see who connects there, and let only peers reach the port"
+    ))
+}
+
 pub(crate) fn status(node: &Inner) -> Status {
     let storage = node.storage.status();
     let view = node.replication.view().borrow().clone();
@@ -128,6 +140,7 @@ pub(crate) fn status(node: &Inner) -> Status {
         );
     }
     alarms.extend(node.reached.alarms());
+    alarms.extend(crowded_out(&node.distribution.listener_status()));
     let phase = match storage.phase {
         Phase::Recovering => "recovering",
         Phase::Serving => "serving",

@@ -115,6 +115,83 @@ async fn a_directory_that_cannot_be_written_can_be_inspected() {
     let refused = inspect("rebuild-index");
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("make it writable"), "{refused:?}");
+
+    let other = tempfile::tempdir().unwrap();
+    let Some(little) = SmallDisk::mount(other.path(), "1m") else { return };
+    let look = |copies: &Path| {
+        let mut command = Command::new(binary());
+        command.args(["inspect", "verify", "--data-dir"]).arg(&node.data).env("TMPDIR", copies);
+        command
+    };
+    let refused = look(&little.0).output().unwrap();
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("more room in TMPDIR"), "{refused:?}");
+    assert_eq!(std::fs::read_dir(&little.0).unwrap().count(), 0, "nothing was begun");
+    // Whether it is interrupted while it copies, or is done by then: nothing stays.
+    let mut interrupted = look(copies.path()).spawn().unwrap();
+    let begun = || {
+        let begun = std::fs::read_dir(copies.path()).unwrap().next().is_some();
+        std::future::ready((begun || interrupted.try_wait().unwrap().is_some()).then_some(()))
+    };
+    until("a copy", READY, begun).await;
+    let _ = Command::new("kill").args(["-INT", &interrupted.id().to_string()]).status().unwrap();
+    interrupted.wait().unwrap();
+    assert_eq!(std::fs::read_dir(copies.path()).unwrap().count(), 0, "the copy is gone");
+}
+
+/// A process goes on writing into files that nobody would ever find.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_removed_or_moved_away_fences_its_process() {
+    for moved in [false, true] {
+        let root = tempfile::tempdir().unwrap();
+        let mut node = Node::new(root.path(), 1);
+        node.start().await;
+        append(&node.channel(), vec![1]).await.unwrap();
+        if moved {
+            std::fs::rename(&node.data, root.path().join("away")).unwrap();
+        } else {
+            // The node may be making a file there.
+            until("the removal", READY, || async { std::fs::remove_dir_all(&node.data).ok() }).await;
+        }
+        let fenced = || async { alarms(&node).await.filter(|alarms| alarms.contains("fenced")) };
+        until("the fence", READY, fenced).await;
+        append(&node.channel(), vec![1]).await.unwrap_err();
+        assert!(!node.data.exists(), "another ledger was made in its place");
+        node.kill().await;
+    }
+}
+
+/// Somebody makes room by moving the ledger itself elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_not_left_for_a_directory_that_was_moved_away() {
+    let root = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(root.path(), "400m") else { return };
+    let mut node = Node::new(root.path(), 1);
+    node.data = disk.0.join("data");
+    node.set("storage.free_bytes_min", 0);
+    node.start().await;
+    let ballast = disk.0.join("ballast");
+    std::fs::write(&ballast, vec![0; 400 * MIB]).unwrap_err();
+    let mut appended = 0;
+    while append(&node.channel(), vec![1; MIB]).await.is_ok() {
+        appended += 1;
+        assert!(appended < 400, "the disk does not fill up");
+    }
+    let full = || async { alarms(&node).await.filter(|alarms| alarms.contains("no room")) };
+    until("the full disk", READY, full).await;
+    let away = root.path().join("away");
+    assert!(Command::new("mv").arg(&node.data).arg(&away).status().unwrap().success());
+    std::fs::remove_file(&ballast).unwrap();
+    let gone = || async { alarms(&node).await.filter(|alarms| alarms.contains("its files are gone")) };
+    until("the fence", READY, gone).await;
+    append(&node.channel(), vec![1]).await.unwrap_err();
+    assert!(!node.data.exists(), "another ledger was made in its place");
+    node.kill().await;
+    node.data = away;
+    node.start().await;
+    let status = until("a status", READY, || node.status()).await;
+    assert!(status["last_position"].as_u64() >= Some(appended), "{status}: an acknowledged entry is lost");
+    assert!(node.terminate(Duration::from_secs(60)).await.success());
 }
 
 impl Drop for SmallDisk {

@@ -103,7 +103,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             && let Some(oldest) = oldest_first.pop_front()
         {
             oldest.abort();
-            shared.arrivals.crowded_out.fetch_add(1, Relaxed);
+            shared.arrivals.crowd_out(&shared);
         }
         let shared = Arc::clone(&shared);
         oldest_first.push_back(handshakes.spawn(async move { greeting::receive(&shared, stream).await }));

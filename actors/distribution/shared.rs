@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use converge_ledger_core::NodeId;
+use tokio::time::Instant;
 
 use super::handshake::Local;
 use super::slot::Slot;
@@ -154,11 +155,26 @@ pub(super) struct Arrivals {
     pub(super) refused: AtomicU64,
     pub(super) malformed: AtomicU64,
     pub(super) timed_out: AtomicU64,
-    pub(super) crowded_out: AtomicU64,
+    crowded_out: AtomicU64,
+    /// When that was last.
+    crowded_at: Mutex<Option<Instant>>,
     pub(super) accept_errors: AtomicU64,
 }
 
+/// A log line for so many handshakes that made room.
+const WARN_EVERY: u64 = 1000;
+
 impl Arrivals {
+    /// A handshake made room for a newer one.
+    pub(super) fn crowd_out(&self, shared: &Shared) {
+        *lock(&self.crowded_at) = Some(Instant::now());
+        if self.crowded_out.fetch_add(1, Relaxed).is_multiple_of(WARN_EVERY) {
+            let (node, max) = (shared.local.node, shared.settings.handshakes_max);
+            tracing::warn!(%node, max, "too many handshakes at the peer port at once: the oldest makes room for the newest; \
+                see who connects there");
+        }
+    }
+
     pub(super) fn status(&self) -> ListenerStatus {
         ListenerStatus {
             accepted: self.accepted.load(Relaxed),
@@ -167,6 +183,7 @@ impl Arrivals {
             malformed: self.malformed.load(Relaxed),
             timed_out: self.timed_out.load(Relaxed),
             crowded_out: self.crowded_out.load(Relaxed),
+            crowded_out_ago: lock(&self.crowded_at).map(|at| at.elapsed()),
             accept_errors: self.accept_errors.load(Relaxed),
         }
     }

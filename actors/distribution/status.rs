@@ -1,6 +1,7 @@
 //! What an operator may know about links.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use converge_ledger_core::NodeId;
 use serde::Serialize;
@@ -93,6 +94,8 @@ pub struct ListenerStatus {
     pub timed_out: u64,
     /// Connections closed to make room for newer ones.
     pub crowded_out: u64,
+    /// How long ago one was closed to make room.
+    pub crowded_out_ago: Option<Duration>,
     /// Failed calls of accept.
     pub accept_errors: u64,
 }

@@ -218,7 +218,7 @@ impl Entries {
         loop {
             let request =
                 Request { command: command.clone(), bytes, claim: claim.clone(), admission: admission.clone() };
-            let asked = self.holder();
+            let asked = self.holder(deadline).await;
             match self.ask(Box::new(request), deadline).await {
                 // A newer boot of this node has closed the attempt, or the mark that passes it at its deadline.
                 Ok(Done { outcome: Outcome::Refused(Refusal::Superseded), .. }) => {
@@ -243,9 +243,15 @@ impl Entries {
         Err(self.give_up(attempt, &claim))
     }
 
-    /// The actor that is there now.
-    fn holder(&self) -> Option<ActorId> {
-        self.service.get().map(|actor| actor.get_id())
+    /// The actor that is there, or the next one, so that its death is told from that of another; none by the deadline, or
+    /// once the node has ended.
+    async fn holder(&self, deadline: Instant) -> Option<ActorId> {
+        let mut ended = self.shared.ended.subscribe();
+        tokio::select! {
+            biased;
+            actor = self.service.wait(deadline) => actor.map(|actor| actor.get_id()),
+            _ = ended.wait_for(|ended| *ended) => None,
+        }
     }
 
     /// Asks the actor, or the next one; nobody any more once the node has ended.

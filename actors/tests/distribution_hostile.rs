@@ -128,6 +128,7 @@ async fn a_crowd_of_strangers_keeps_no_peer_out() {
     }
     unharmed(&node, &address, 1).await;
     counted(&node, "crowded out", |status| status.crowded_out == CROWD + 1 - 4).await;
+    assert!(node.distribution.listener_status().crowded_out_ago.is_some(), "an operator is told when that was");
     for mut stranger in crowd.drain(..(CROWD - 4) as usize) {
         closed(&mut stranger).await;
     }

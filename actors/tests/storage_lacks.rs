@@ -127,8 +127,9 @@ impl Full {
         Full { root, data, disk, node }
     }
 
-    /// The operator makes room by moving the directory away, and puts something else in its place.
-    async fn replaced(self, what: impl FnOnce(&Path, &Path)) -> String {
+    /// The operator makes room by moving the directory away, and puts something else in its place. Says what the node is
+    /// fenced for, and how many files are in that place then; none where there is no directory.
+    async fn replaced(self, what: impl FnOnce(&Path, &Path)) -> (String, Option<usize>) {
         let away = self.root.path().join("away");
         std::fs::rename(&self.data, &away).unwrap();
         what(self.root.path(), &self.data);
@@ -146,11 +147,12 @@ impl Full {
         });
         let cause = cause.await.expect("a graver fence comes");
         self.node.stop().await;
+        let files = std::fs::read_dir(&self.data).ok().map(Iterator::count);
         // What was acknowledged is where the operator has put it.
         let node = Node::start(small(&away)).await;
         assert_eq!(node.all("c").unwrap().entries.len(), 2, "an acknowledged entry is lost");
         node.stop().await;
-        cause
+        (cause, files)
     }
 }
 
@@ -167,10 +169,9 @@ fn copy(from: &Path, to: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_not_left_for_a_directory_that_was_moved_away() {
     let full = Full::new().await;
-    let data = full.data.clone();
-    let cause = full.replaced(|_, _| {}).await;
+    let (cause, files) = full.replaced(|_, _| {}).await;
     assert!(cause.contains("its files are gone"), "{cause}");
-    assert!(!data.exists(), "another ledger was made in its place");
+    assert_eq!(files, None, "another ledger was made in its place");
 }
 
 /// As above, and the restart comes before anybody looks.
@@ -178,10 +179,9 @@ async fn a_full_disk_is_not_left_for_a_directory_that_was_moved_away() {
 async fn a_full_disk_is_not_left_for_an_empty_directory() {
     let full = Full::new().await;
     full.disk.blind();
-    let data = full.data.clone();
-    let cause = full.replaced(|_, data| std::fs::create_dir(data).unwrap()).await;
+    let (cause, files) = full.replaced(|_, data| std::fs::create_dir(data).unwrap()).await;
     assert!(cause.contains("its files are gone"), "{cause}");
-    assert_eq!(std::fs::read_dir(data).unwrap().count(), 0, "another ledger was made in its place");
+    assert_eq!(files, Some(0), "another ledger was made in its place");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,7 +192,7 @@ async fn a_full_disk_is_not_left_for_another_ledger() {
     node.stop().await;
     let full = Full::new().await;
     full.disk.blind();
-    let cause = full.replaced(|_, data| copy(&other.path().join("data"), data)).await;
+    let (cause, _) = full.replaced(|_, data| copy(&other.path().join("data"), data)).await;
     assert!(cause.contains("its files are gone"), "{cause}");
 }
 
@@ -201,6 +201,6 @@ async fn a_full_disk_is_not_left_for_another_ledger() {
 async fn a_full_disk_is_not_left_for_an_older_copy() {
     let full = Full::new().await;
     full.disk.blind();
-    let cause = full.replaced(|root, data| std::fs::rename(root.join("older"), data).unwrap()).await;
+    let (cause, _) = full.replaced(|root, data| std::fs::rename(root.join("older"), data).unwrap()).await;
     assert!(cause.contains("data loss") && cause.contains("older copy"), "{cause}");
 }

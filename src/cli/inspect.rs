@@ -1,5 +1,6 @@
 //! `inspect`: into the data directory of a node that is not running.
 
+use std::ffi::OsString;
 use std::fs::{File, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +13,7 @@ use converge_ledger_core::LogIndex;
 use serde_json::json;
 
 use super::processes::Directory;
-use super::{Failure, Format, Global, Kind, any_number, output};
+use super::{Failure, Format, Global, Kind, any_number, output, signals};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -42,17 +43,28 @@ enum What {
     RebuildIndex,
 }
 
-pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
-    let given = arguments.data_dir.as_path();
-    find(given)?;
-    let copy = match arguments.what {
-        What::RebuildIndex => None,
-        _ if is_read_only(given) => Some(copy(given)?),
-        _ => None,
-    };
-    let dir = copy.as_ref().map_or(given, Directory::path);
+pub(crate) async fn run(global: &Global, Arguments { what, data_dir }: Arguments) -> Result<(), Failure> {
+    find(&data_dir)?;
     let format = global.output;
-    match arguments.what {
+    if matches!(what, What::RebuildIndex) || !is_read_only(&data_dir) {
+        return look(format, &data_dir, what);
+    }
+    // A ledger's copy is large: also who is interrupted takes it along.
+    let mut signals = signals()?;
+    let directory = Directory::new("inspect", None, "TMPDIR")?;
+    let path = directory.path().to_owned();
+    let looking = tokio::task::spawn_blocking(move || {
+        copy(&data_dir, &path)?;
+        look(format, &path, what)
+    });
+    tokio::select! {
+        () = signals.next() => Err(Failure::error("interrupted")),
+        looked = looking => looked.unwrap_or_else(|panic| Err(Failure::error(format!("looking into the copy: {panic}")))),
+    }
+}
+
+fn look(format: Format, dir: &Path, what: What) -> Result<(), Failure> {
+    match what {
         What::Summary => show(format, &inspect::summary(dir).map_err(|error| failed(dir, &error))?),
         What::Log { from, limit } => log(format, dir, from, limit),
         What::Verify => verify(format, dir),
@@ -95,8 +107,8 @@ fn is_read_only(dir: &Path) -> bool {
     dir.is_dir() && rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_err()
 }
 
-/// A copy of a directory that cannot be written, for a look writes as a start does. It goes with what is given back.
-fn copy(dir: &Path) -> Result<Directory, Failure> {
+/// Copies a directory that cannot be written, for a look writes as a start does.
+fn copy(dir: &Path, path: &Path) -> Result<(), Failure> {
     let refused = |why: String| Failure::error(format!("data directory {dir:?}: {why}"));
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::PermissionDenied => refused(format!("it {UNREADABLE}")),
@@ -115,20 +127,37 @@ fn copy(dir: &Path) -> Result<Directory, Failure> {
         }
         locked => locked.map_err(|error| failed(error.into()))?,
     }
-    let copy = Directory::new("inspect", None, "TMPDIR")?;
-    let path = copy.path();
+    let files = files(dir).map_err(failed)?;
+    let needed = files.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let stat = rustix::fs::statvfs(path).map_err(|error| failed(error.into()))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < needed {
+        return Err(refused(format!(
+            "it cannot be written, and {path:?} has no room for a copy of it: {needed} bytes are needed, {free} are free; \
+             make it writable, or name a directory with more room in TMPDIR"
+        )));
+    }
     std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
     output::note(format!("{dir:?} cannot be written: this looks into a copy of it, {path:?}"));
-    for file in std::fs::read_dir(dir).map_err(failed)? {
-        let file = file.map_err(failed)?;
-        if !file.file_type().map_err(failed)?.is_file() {
-            continue;
-        }
-        let to = path.join(file.file_name());
-        std::fs::copy(file.path(), &to).map_err(failed)?;
+    for (name, _) in files {
+        let to = path.join(&name);
+        std::fs::copy(dir.join(&name), &to).map_err(failed)?;
         std::fs::set_permissions(&to, Permissions::from_mode(0o600)).map_err(failed)?;
     }
-    Ok(copy)
+    Ok(())
+}
+
+/// The files of a directory, by name, and their bytes.
+fn files(dir: &Path) -> io::Result<Vec<(OsString, u64)>> {
+    let mut files = Vec::new();
+    for file in std::fs::read_dir(dir)? {
+        let file = file?;
+        let metadata = file.metadata()?;
+        if metadata.is_file() {
+            files.push((file.file_name(), metadata.len()));
+        }
+    }
+    Ok(files)
 }
 
 fn show(format: Format, summary: &Summary) -> Result<(), Failure> {

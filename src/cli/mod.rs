@@ -178,7 +178,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status => status::run(&global).await,
         Command::Tree(arguments) => tree::run(&global, arguments).await,
         Command::Demo(arguments) => demo::run(&global, arguments).await,
-        Command::Inspect(arguments) => inspect::run(&global, arguments),
+        Command::Inspect(arguments) => inspect::run(&global, arguments).await,
     }
 }
 

@@ -1,6 +1,7 @@
 //! File, environment, flags: where settings come from, and who wins.
 
 use std::ffi::OsString;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use figment::error::{Actual, Kind};
@@ -155,13 +156,16 @@ impl super::Listen {
 
 fn read(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
-    let size = std::fs::metadata(path).map_err(unreadable)?.len();
-    if size > FILE_BYTES_MAX {
+    // Counted while it is read: a device or a pipe has no length, and no end.
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let read = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if read as u64 > FILE_BYTES_MAX {
         return Err(malformed(format!(
-            "file {path:?} has {size} bytes, more than the {FILE_BYTES_MAX} of any configuration file; check --config"
+            "file {path:?} has more than the {FILE_BYTES_MAX} bytes of any configuration file; check --config"
         )));
     }
-    std::fs::read_to_string(path).map_err(unreadable)
+    Ok(text)
 }
 
 /// Whether a value of the environment is a number, a list or a table, and not a text as it stands.

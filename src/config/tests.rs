@@ -462,3 +462,10 @@ fn a_directory_is_what_was_meant() {
         assert!(error.contains("node.data_dir") && error.contains(&format!("{bad:?}")), "{error}");
     }
 }
+
+/// A device has no length that tells.
+#[test]
+fn a_file_without_end_is_refused() {
+    let endless = Config::load_from(Some(Path::new("/dev/zero")), [], Overrides::default()).unwrap_err().to_string();
+    assert!(endless.contains("/dev/zero") && endless.contains("check --config"), "{endless}");
+}

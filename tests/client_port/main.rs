@@ -5,6 +5,8 @@
 #![cfg(feature = "cli")]
 #![allow(missing_docs, clippy::print_stderr)]
 
+#[cfg(target_os = "linux")]
+mod clock;
 mod raw;
 #[path = "../support/mod.rs"]
 mod support;

@@ -12,10 +12,14 @@ pub struct Directory {
     keep: bool,
 }
 
+/// A file that is made while its directory is removed keeps that from going.
+const REMOVALS: usize = 100;
+
 impl Drop for Directory {
     fn drop(&mut self) {
         if !self.keep {
-            let _ = std::fs::remove_dir_all(&self.path);
+            // Somebody may still be writing there, who then finds the directory gone.
+            let _ = (0..REMOVALS).find(|_| std::fs::remove_dir_all(&self.path).is_ok() || !self.path.exists());
         }
     }
 }
