@@ -10,7 +10,8 @@
 
 mod apply;
 mod input;
-pub(crate) mod seeds;
+pub(crate) mod sample;
+mod seeds;
 mod snapshot;
 
 use bytes::Bytes;
@@ -23,7 +24,8 @@ use crate::replication::wire::Frame;
 pub use crate::storage::fuzzing::{journal, table_row};
 pub use apply::apply;
 pub use input::Input;
-pub use seeds::{Seed, seeds};
+pub use sample::Seed;
+pub use seeds::seeds;
 pub use snapshot::snapshot;
 
 /// A frame as a peer may send it.

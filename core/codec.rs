@@ -8,10 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::checksum::{self, Checksum};
-use crate::ids::{ContextNo, Lamport, LogIndex, Position, Sequence};
-use crate::state::IndexRow;
 
-/// The version of [`encode_record`] and of [`encode_index_row`].
+/// The version of [`encode_keyed`].
 pub const RECORD_VERSION: u8 = 1;
 
 /// Bytes are not what they should be. Those of a disk are lost then; those of a peer are refused.
@@ -81,46 +79,18 @@ pub(crate) fn put<T: Serialize + ?Sized>(out: Vec<u8>, value: &T) -> Vec<u8> {
     postcard::to_extend(value, out).expect("a value of ours has a postcard form")
 }
 
-fn encode_scoped<T: Serialize + ?Sized>(scope: Checksum, value: &T) -> Vec<u8> {
-    let mut out = put(vec![RECORD_VERSION], value);
-    let checksum = scope.with(&out).to_bytes();
-    out.extend_from_slice(&checksum);
-    out
-}
-
-fn decode_scoped<T: DeserializeOwned>(scope: Checksum, data: &[u8]) -> Result<T, CodecError> {
-    let what = "a record";
-    let content = versioned(what, verified(what, scope, data)?)?;
-    let (value, rest) = postcard::take_from_bytes(content).map_err(|_| CodecError::Malformed { what })?;
-    if rest.is_empty() { Ok(value) } else { Err(CodecError::Trailing { what }) }
-}
-
-/// A record on its own.
+/// A record that belongs to a key: its checksum covers the key, which is not stored again, so
+/// that a record found under another key is found out.
 ///
 /// # Panics
 /// When the type has no postcard form (unsized sequences, untagged enums), which its first use in
 /// a test shows.
 #[must_use]
-pub fn encode_record<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
-    encode_scoped(Checksum::new(), value)
-}
-
-/// Reads what [`encode_record`] wrote.
-///
-/// # Errors
-/// Anything but exactly that.
-pub fn decode_record<T: DeserializeOwned>(data: &[u8]) -> Result<T, CodecError> {
-    decode_scoped(Checksum::new(), data)
-}
-
-/// A record that belongs to a key: its checksum covers the key, which is not stored again, so
-/// that a record found under another key is found out.
-///
-/// # Panics
-/// As [`encode_record`].
-#[must_use]
 pub fn encode_keyed<T: Serialize + ?Sized>(key: &[u8], value: &T) -> Vec<u8> {
-    encode_scoped(Checksum::new().with(key), value)
+    let mut out = put(vec![RECORD_VERSION], value);
+    let checksum = Checksum::new().with(key).with(&out).to_bytes();
+    out.extend_from_slice(&checksum);
+    out
 }
 
 /// Reads what [`encode_keyed`] wrote under the same key.
@@ -128,41 +98,8 @@ pub fn encode_keyed<T: Serialize + ?Sized>(key: &[u8], value: &T) -> Vec<u8> {
 /// # Errors
 /// Anything but exactly that.
 pub fn decode_keyed<T: DeserializeOwned>(key: &[u8], data: &[u8]) -> Result<T, CodecError> {
-    decode_scoped(Checksum::new().with(key), data)
-}
-
-fn index_scope(context: ContextNo, sequence: Sequence) -> Checksum {
-    Checksum::new().with(&context.get().to_le_bytes()).with(&sequence.get().to_le_bytes())
-}
-
-/// The value of an index row, whose key is (context, sequence): at most 16 bytes up to some
-/// hundred million entries. The checksum covers the key.
-///
-/// Lamport time is written as its distance to the sequence, which is 0 in a context that no
-/// foreign time reached.
-#[must_use]
-pub fn encode_index_row(row: &IndexRow) -> Vec<u8> {
-    let lead = row.lamport.get().wrapping_sub(row.sequence.get()).cast_signed();
-    let mut out = Vec::with_capacity(24);
-    out.push(RECORD_VERSION);
-    let mut out = put(out, &(row.position, lead, row.index, row.row));
-    let checksum = index_scope(row.context, row.sequence).with(&out).to_bytes();
-    out.extend_from_slice(&checksum);
-    out
-}
-
-/// Reads what [`encode_index_row`] wrote for this key.
-///
-/// # Errors
-/// Anything but exactly that.
-pub fn decode_index_row(context: ContextNo, sequence: Sequence, data: &[u8]) -> Result<IndexRow, CodecError> {
-    let what = "an index row";
-    let content = versioned(what, verified(what, index_scope(context, sequence), data)?)?;
-    let ((position, lead, index, row), rest) = postcard::take_from_bytes::<(Position, i64, LogIndex, u32)>(content)
-        .map_err(|_| CodecError::Malformed { what })?;
-    if !rest.is_empty() {
-        return Err(CodecError::Trailing { what });
-    }
-    let lamport = Lamport(sequence.get().wrapping_add(lead.cast_unsigned()));
-    Ok(IndexRow { context, sequence, position, lamport, index, row })
+    let what = "a record";
+    let content = versioned(what, verified(what, Checksum::new().with(key), data)?)?;
+    let (value, rest) = postcard::take_from_bytes(content).map_err(|_| CodecError::Malformed { what })?;
+    if rest.is_empty() { Ok(value) } else { Err(CodecError::Trailing { what }) }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::entry::{Entry, NewEntry, chain_link, content_hash};
+use crate::entry::{Entry, NewEntry, chain_link, content_bytes, content_hash};
 use crate::ids::{AttemptId, Boot, EntryId, Lamport, NodeId, Position, Sequence};
 
 /// Commands that were proposed together; one Raft entry.
@@ -141,15 +141,12 @@ pub struct StagedEntry {
 
 /// What a staged entry takes besides its texts and bytes, at most.
 const STAGED_BYTES: usize = 64;
-/// And each pair of its metadata.
-const PAIR_BYTES: usize = 8;
 
 impl StagedEntry {
     /// About what it takes in a chunk, and not less.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let pairs = self.metadata.iter().map(|(name, value)| name.len() + value.len() + PAIR_BYTES);
-        STAGED_BYTES + self.key.len() + self.payload.len() + pairs.sum::<usize>()
+        STAGED_BYTES + content_bytes("", &self.key, &self.payload, &self.metadata)
     }
 
     /// The entry that it becomes.

@@ -9,6 +9,9 @@ use crate::ids::{EntryId, Lamport, Position, Sequence};
 /// The chain hash of a context without entries.
 pub const EMPTY_CHAIN: [u8; 32] = [0; 32];
 
+/// What a pair of metadata is charged besides its texts.
+const PAIR_BYTES: usize = 8;
+
 /// What a client asks to append.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewEntry {
@@ -22,7 +25,21 @@ pub struct NewEntry {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// Bytes of what an entry is made of, and [`PAIR_BYTES`] for each pair. What one takes besides these is for whoever
+/// weighs it to add.
+#[must_use]
+pub fn content_bytes(context_id: &str, key: &str, payload: &[u8], metadata: &BTreeMap<String, String>) -> usize {
+    let pairs = metadata.iter().map(|(name, value)| name.len() + value.len() + PAIR_BYTES);
+    payload.len() + context_id.len() + key.len() + pairs.sum::<usize>()
+}
+
 impl NewEntry {
+    /// See [`content_bytes`].
+    #[must_use]
+    pub fn content_bytes(&self) -> usize {
+        content_bytes(&self.context_id, &self.key, &self.payload, &self.metadata)
+    }
+
     /// See [`content_hash`].
     #[must_use]
     pub fn content_hash(&self) -> [u8; 32] {
@@ -54,6 +71,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// See [`content_bytes`].
+    #[must_use]
+    pub fn content_bytes(&self) -> usize {
+        content_bytes(&self.context_id, &self.key, &self.payload, &self.metadata)
+    }
+
     /// See [`content_hash`]. Computed, not stored: rows carry a checksum of their own.
     #[must_use]
     pub fn content_hash(&self) -> [u8; 32] {

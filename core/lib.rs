@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod chance;
 pub mod checksum;
 pub mod codec;
 #[doc(hidden)]
@@ -29,7 +30,7 @@ pub use apply::apply;
 pub use batch::{decode_row, row_chunk, row_entry, rows};
 pub use codec::CodecError;
 pub use command::{Append, Batch, Command, Load, Stage, StagedEntry};
-pub use entry::{EMPTY_CHAIN, Entry, NewEntry, chain_link, content_hash};
+pub use entry::{EMPTY_CHAIN, Entry, NewEntry, chain_link, content_bytes, content_hash};
 pub use ids::{
     AttemptId, Boot, ClusterId, ContextNo, EntryId, Lamport, LogIndex, Lsn, NodeId, ParseIdError, Position, Sequence,
     StoreId, Term,

@@ -23,17 +23,21 @@ pub struct Limits {
     pub metadata_bytes: usize,
 }
 
+impl Limits {
+    /// The limits of the client contract: settings may say less, not more.
+    pub const CONTRACT: Self = Self {
+        payload_bytes: 4 << 20,
+        context_id_bytes: 1024,
+        key_bytes: 1024,
+        idempotency_key_bytes: 1024,
+        metadata_pairs: 64,
+        metadata_bytes: 64 << 10,
+    };
+}
+
 impl Default for Limits {
-    /// The limits of the client contract.
     fn default() -> Self {
-        Self {
-            payload_bytes: 4 * 1024 * 1024,
-            context_id_bytes: 1024,
-            key_bytes: 1024,
-            idempotency_key_bytes: 1024,
-            metadata_pairs: 64,
-            metadata_bytes: 64 * 1024,
-        }
+        Self::CONTRACT
     }
 }
 
@@ -96,9 +100,6 @@ pub enum LimitError {
 
 impl Limits {
     /// Checks an entry that a client wants to append.
-    ///
-    /// # Errors
-    /// The first limit it is past.
     pub fn check(&self, entry: &NewEntry) -> Result<(), LimitError> {
         self.check_context_id(&entry.context_id)?;
         self.check_content(&entry.key, &entry.payload, &entry.metadata)
@@ -106,18 +107,12 @@ impl Limits {
 
     /// Checks an entry that comes out of a snapshot: it was made under other settings, perhaps by
     /// somebody else.
-    ///
-    /// # Errors
-    /// The first limit it is past.
     pub fn check_entry(&self, entry: &Entry) -> Result<(), LimitError> {
         self.check_context_id(&entry.context_id)?;
         self.check_content(&entry.key, &entry.payload, &entry.metadata)
     }
 
     /// Checks what an entry is made of, without its context.
-    ///
-    /// # Errors
-    /// The first limit it is past.
     pub fn check_content(
         &self,
         key: &str,
@@ -134,9 +129,6 @@ impl Limits {
     }
 
     /// Checks the name of a context, for requests that have nothing else.
-    ///
-    /// # Errors
-    /// Empty or too long.
     pub fn check_context_id(&self, context_id: &str) -> Result<(), LimitError> {
         let (bytes, limit) = (context_id.len(), self.context_id_bytes);
         if bytes == 0 {
@@ -149,9 +141,6 @@ impl Limits {
     }
 
     /// Checks a key, also where it is a filter.
-    ///
-    /// # Errors
-    /// Too long.
     pub fn check_key(&self, key: &str) -> Result<(), LimitError> {
         let (bytes, limit) = (key.len(), self.key_bytes);
         if bytes > limit {
@@ -161,9 +150,6 @@ impl Limits {
     }
 
     /// Checks an idempotency key.
-    ///
-    /// # Errors
-    /// Too long.
     pub fn check_idempotency_key(&self, key: &str) -> Result<(), LimitError> {
         let (bytes, limit) = (key.len(), self.idempotency_key_bytes);
         if bytes > limit {

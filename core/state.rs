@@ -160,15 +160,9 @@ pub trait View {
     type Error;
 
     /// The end of a context; none for one without entries.
-    ///
-    /// # Errors
-    /// The row could not be read.
     fn head(&self, context_id: &str) -> Result<Option<Head>, Self::Error>;
 
     /// The entry that an idempotency key stands for.
-    ///
-    /// # Errors
-    /// The row could not be read.
     fn key(&self, context: ContextNo, key: &str) -> Result<Option<KeyRow>, Self::Error>;
 }
 

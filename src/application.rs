@@ -224,9 +224,6 @@ impl Sink for Wires {
         }
         self.replication.link(event);
     }
-
-    /// Distribution logs it once and shows it in its status.
-    fn hello_refused(&self, _: Option<NodeId>, _: String) {}
 }
 
 /// Follows from the name and the voters, so that nodes of different clusters refuse each other before either is

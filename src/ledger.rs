@@ -99,7 +99,7 @@ impl Ledger {
     pub async fn append(&self, entry: NewEntry, options: AppendOptions) -> Result<Appended, Error> {
         let deadline = deadline(options.deadline);
         self.check(&entry, options.idempotency_key.as_deref())?;
-        let admission = self.admit(weight(&entry))?;
+        let admission = self.admit(entry.content_bytes())?;
         let attempt = self.begin(deadline)?;
         let command = Append {
             counter: attempt.counter(),
@@ -451,14 +451,7 @@ fn stored_error(error: storage::Error) -> Error {
     }
 }
 
-/// What an entry weighs while it is in flight.
-pub(crate) fn weight(entry: &NewEntry) -> usize {
-    let metadata: usize = entry.metadata.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-    entry.payload.len() + entry.context_id.len() + entry.key.len() + metadata
-}
-
 /// What an entry weighs in an answer: each has the name of its context in memory.
 pub(crate) fn size(entry: &Entry) -> usize {
-    let metadata: usize = entry.metadata.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-    entry.payload.len() + entry.context_id.len() + entry.key.len() + metadata + size_of::<Entry>()
+    entry.content_bytes() + size_of::<Entry>()
 }

@@ -47,6 +47,6 @@ pub use reports::{Event, Report, Reports, ReportsError};
 pub use requests::{ChildError, Started, SupervisorRef};
 pub use service::{CallError, Service};
 pub use snapshot::{ChildState, Counts, Kind, TreeNode, TreeSnapshot};
-pub use spec::{AutoShutdown, ChildSpec, Restart, Shutdown, SpecError, Strategy, SupervisorSpec};
+pub use spec::{AutoShutdown, ChildSpec, Restart, Shutdown, SpecError, Strategy, SupervisorSpec, panic_text};
 pub use tree::{Escalated, StartError, StopError, Tree};
 pub use vitals::{Callback, Phase, SuspendError, Vitals};

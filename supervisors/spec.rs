@@ -253,8 +253,10 @@ impl ChildSpec {
             let make = Arc::clone(&make);
             let slot = service.clone().map(|service| SlotGuard::new(service, Arc::clone(&incarnation.node.pulse)));
             Box::pin(async move {
-                let made = catch_unwind(AssertUnwindSafe(|| make.0.as_ref().and_then(|make| make())))
-                    .map_err(|panic| SpawnErr::StartupFailed(panic_text(&*panic).into()))?;
+                let made =
+                    catch_unwind(AssertUnwindSafe(|| make.0.as_ref().and_then(|make| make()))).map_err(|panic| {
+                        SpawnErr::StartupFailed(format!("the child's factory panicked: {}", panic_text(&*panic)).into())
+                    })?;
                 let Some((actor, arguments)) = made else {
                     return Ok(None);
                 };
@@ -403,8 +405,8 @@ impl<T> Drop for Quiet<T> {
 }
 
 /// What a panic had to say.
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+#[must_use]
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("the child's factory panicked: {}", text.unwrap_or("no message"))
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

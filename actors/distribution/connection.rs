@@ -15,10 +15,12 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use super::Permit;
+use super::error::Cause;
 use super::frame::{BEAT_BYTES, Gather, HEADER_BYTES, Header, Kind, Malformed};
+use super::settings::FRAME_OVERHEAD_BYTES;
 use super::shared::Shared;
-use super::slot::{FRAME_OVERHEAD_BYTES, Outgoing, Slot};
+use super::slot::{Outgoing, Slot};
+use super::types::Permit;
 
 /// Small frames are read from the socket this much at a time.
 const READ_BUFFER_BYTES: usize = 64 << 10;
@@ -26,34 +28,6 @@ const READ_BUFFER_BYTES: usize = 64 << 10;
 const WRITE_FRAMES_MAX: usize = 64;
 /// Pongs that may wait for the writer; more are dropped, for the peer only measures with them.
 pub(super) const PONGS_MAX: usize = 4;
-
-/// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Cause {
-    #[error("the peer closed the connection")]
-    Closed,
-    #[error("the connection failed: {0}")]
-    Io(io::Error),
-    #[error("nothing was heard from the peer for {0:?}")]
-    Silent(Duration),
-    #[error("the peer sent what is no frame: {0}")]
-    Malformed(#[from] Malformed),
-    #[error("a frame was rejected: {0}")]
-    Rejected(String),
-    #[error("a newer connection took over")]
-    Replaced,
-    #[error("a task of the connection ended unexpectedly")]
-    Lost,
-}
-
-impl From<io::Error> for Cause {
-    fn from(error: io::Error) -> Cause {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Cause::Closed,
-            _ => Cause::Io(error),
-        }
-    }
-}
 
 /// Reads frames and delivers them until something ends the connection.
 pub(super) struct Reader {
@@ -93,7 +67,7 @@ impl Reader {
         let payload = read_payload(stream, header.length, silence_max).await?;
         header.verify(&payload)?;
         if let Some(permit) = permit {
-            let live = self.slot.deliver(&self.shared, self.epoch, payload, permit);
+            let live = self.slot.deliver(self.epoch, payload, permit);
             return if live { Ok(()) } else { Err(Cause::Replaced) };
         }
         let beat: [u8; BEAT_BYTES] = payload[..].try_into().map_err(|_| Malformed::Payload(header.kind))?;

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use converge_ledger_core::{ClusterId, NodeId};
 
-use super::Lane;
 use super::frame::{self, GREETING_BYTES_MAX, HEADER_BYTES, Header, Kind};
 use super::handshake::{Answer, Conclusion, Local};
-use crate::fuzzing::{Input, Seed};
+use super::types::Lane;
+use crate::fuzzing::Input;
+use crate::fuzzing::sample::Seed;
 
 /// Node 2 of three: 3 dials it, and it dials 1.
 const NODE: NodeId = NodeId(2);

@@ -3,48 +3,21 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::frame::{HEADER_BYTES, Header, Kind, Malformed};
+use super::error::Failure;
+use super::frame::{HEADER_BYTES, Header, Kind};
 use super::handshake::{Answer, Conclusion};
-use super::link::{Accepted, Message};
+use super::message::{Accepted, Message};
 use super::shared::Shared;
 use super::slot::Slot;
 
 /// After a refusal this much is read and thrown away, so that closing does not overtake the refusal.
 const DISCARD_BYTES_MAX: usize = 16 << 10;
-
-/// Why no connection came about.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("{address} cannot be reached: {error}")]
-    Unreachable { address: String, error: io::Error },
-    #[error("{address} does not resolve: {error}; mend the name in the list of peers, or the resolver")]
-    Unresolved { address: String, error: io::Error },
-    #[error("{0} cannot be reached in time")]
-    TimedOut(String),
-    #[error("the peer closed or did not answer during the handshake: {0}")]
-    Broken(io::Error),
-    #[error("the peer did not answer the hello in time")]
-    Unanswered,
-    #[error("the peer answered what is no frame: {0}")]
-    Malformed(#[from] Malformed),
-    #[error("refused: {0}")]
-    Refused(String),
-    #[error("the dial ended unexpectedly")]
-    Lost,
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        Failure::Broken(error)
-    }
-}
 
 /// Looks the peer's address up and connects.
 pub(super) async fn dial(shared: &Shared, slot: &Slot) -> Result<TcpStream, Failure> {
@@ -114,22 +87,17 @@ pub(super) async fn greet(
 /// The acceptor's half, up to handing the stream to its link.
 pub(super) async fn receive(shared: &Shared, mut stream: TcpStream) {
     let deadline = Instant::now() + shared.settings.handshake_timeout;
-    let arrivals = &shared.arrivals;
-    let counter = match timeout_at(deadline, answer(shared, &mut stream, deadline)).await {
+    match timeout_at(deadline, answer(shared, &mut stream, deadline)).await {
         Ok(Ok(Answered::Joined { slot, incarnation, dial })) => {
             // Fails only if the link died just now: the stream closes and the peer dials again.
             let accepted = Accepted { stream, incarnation, dial };
             let _ = slot.link.try_cast(Message::Accepted(accepted));
-            &arrivals.joined
         }
-        Ok(Ok(Answered::Refused)) => &arrivals.refused,
         Ok(Err(Failure::Malformed(malformed))) => {
             tracing::debug!(node = %shared.local.node, %malformed, "closed a connection to the peer port");
-            &arrivals.malformed
         }
-        Ok(Err(_)) | Err(_) => &arrivals.timed_out,
-    };
-    counter.fetch_add(1, Relaxed);
+        Ok(Ok(Answered::Refused) | Err(_)) | Err(_) => {}
+    }
 }
 
 enum Answered {
@@ -153,7 +121,7 @@ async fn answer(shared: &Shared, stream: &mut TcpStream, deadline: Instant) -> R
             Ok(Answered::Joined { slot, incarnation: hello.incarnation, dial: hello.dial })
         }
         Answer::Refuse { from, refusal } => {
-            shared.refused(from, &refusal.to_string());
+            shared.notices.refused(from, &refusal.to_string());
             // The refusal stands, whether or not the peer stays to read it.
             let _ = say_and_close(stream, refusal.frame()).await;
             Ok(Answered::Refused)

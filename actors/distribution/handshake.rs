@@ -18,8 +18,8 @@ use bytes::Bytes;
 use converge_ledger_core::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::Lane;
 use super::frame::{self, Kind, Malformed};
+use super::types::Lane;
 
 /// Oldest and newest protocol this build speaks.
 pub(super) const PROTOCOLS: (u16, u16) = (1, 1);

@@ -29,11 +29,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::connection::{Cause, PONGS_MAX, Reader, Writer};
-use super::greeting::{self, Failure};
+use super::connection::{PONGS_MAX, Reader, Writer};
+use super::error::{Cause, Failure};
+use super::message::{Accepted, Message};
 use super::shared::Shared;
 use super::slot::{Live, Opened, Slot};
-use super::{LinkPhase, backoff};
+use super::status::LinkPhase;
+use super::{backoff, greeting};
 
 /// Makes the spec of the link of `slot`.
 pub(super) fn child_spec(shared: &Arc<Shared>, slot: &Arc<Slot>) -> ChildSpec {
@@ -50,27 +52,6 @@ pub(super) struct Link;
 pub(super) struct Arguments {
     shared: Arc<Shared>,
     slot: Arc<Slot>,
-}
-
-/// What the link's tasks and the listener report.
-pub(super) enum Message {
-    /// A dial ended.
-    Dialed { dial: u64, outcome: Result<TcpStream, Failure> },
-    /// A handshake of ours ended.
-    Greeted { dial: u64, outcome: Result<TcpStream, Failure> },
-    /// The peer dialed and its handshake ended well.
-    Accepted(Accepted),
-    /// A task of a connection ended.
-    Ended { epoch: u64, cause: Cause },
-}
-
-/// A connection that the peer made.
-pub(super) struct Accepted {
-    pub(super) stream: TcpStream,
-    /// The peer's process.
-    pub(super) incarnation: u64,
-    /// The number of the dial in that process.
-    pub(super) dial: u64,
 }
 
 /// Dropping a phase ends its tasks, and with them its socket.
@@ -210,7 +191,7 @@ impl State {
     }
 
     fn up(&mut self, myself: &ActorRef<Message>, stream: TcpStream, attempt: u32, origin: Option<(u64, u64)>) {
-        let Opened { live, frames, end } = self.slot.open(&self.shared);
+        let Opened { live, frames, end } = self.slot.open();
         let epoch = live.epoch;
         let (pong_sender, pongs) = mpsc::channel(PONGS_MAX);
         let started = Instant::now();
@@ -244,10 +225,10 @@ impl State {
     fn failed(&mut self, myself: &ActorRef<Message>, attempt: u32, failure: &Failure) {
         let shared = Arc::clone(&self.shared);
         let unresolved = matches!(failure, Failure::Unresolved { .. }).then(|| failure.to_string());
-        shared.unresolved(self.slot.peer, unresolved);
+        shared.notices.unresolved(self.slot.peer, unresolved);
         self.trouble(&failure.to_string());
         let refused = if let Failure::Refused(reason) = failure {
-            shared.refused(self.slot.peer, reason);
+            shared.notices.refused(self.slot.peer, reason);
             true
         } else {
             false

@@ -18,7 +18,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
 use super::greeting;
-use super::shared::{Shared, lock};
+use super::lock::lock;
+use super::shared::Shared;
 
 /// Pause after a failed accept: the usual cause, no free file descriptor, does not pass by trying.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -98,12 +99,11 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                 continue;
             }
         };
-        shared.arrivals.accepted.fetch_add(1, Relaxed);
         if oldest_first.len() >= shared.settings.handshakes_max
             && let Some(oldest) = oldest_first.pop_front()
         {
             oldest.abort();
-            shared.arrivals.crowd_out(&shared);
+            shared.arrivals.crowd_out(shared.local.node, shared.settings.handshakes_max);
         }
         let shared = Arc::clone(&shared);
         oldest_first.push_back(handshakes.spawn(async move { greeting::receive(&shared, stream).await }));

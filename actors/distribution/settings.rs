@@ -6,6 +6,8 @@ use converge_supervisors::Intensity;
 
 /// Lengths on the wire have 32 bits; no frame comes near.
 const FRAME_BYTES_CEILING: usize = 1 << 30;
+/// Charged per frame on top of its bytes, so that empty frames are not free.
+pub(super) const FRAME_OVERHEAD_BYTES: usize = 256;
 
 /// Every bound and interval of the distribution; [`Settings::default`] suits a local network.
 #[derive(Debug, Clone)]
@@ -69,7 +71,7 @@ impl Settings {
     /// Raises bounds that would stop a link for good to the least with which it works.
     pub(super) fn sane(mut self) -> Settings {
         self.frame_bytes_max = self.frame_bytes_max.min(FRAME_BYTES_CEILING);
-        let least = self.frame_bytes_max + super::slot::FRAME_OVERHEAD_BYTES;
+        let least = self.frame_bytes_max + FRAME_OVERHEAD_BYTES;
         self.queue_bytes_max = self.queue_bytes_max.max(least);
         self.inbound_bytes_max = self.inbound_bytes_max.max(least);
         self.queue_frames_max = self.queue_frames_max.max(1);

@@ -13,13 +13,13 @@ use converge_supervisors::Service;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::Cause;
-use super::shared::{Shared, lock};
+use super::error::{Cause, SendError};
+use super::lock::lock;
+use super::message::Message;
+use super::notices::Notices;
+use super::settings::{FRAME_OVERHEAD_BYTES, Settings};
 use super::status::{LaneStatus, LinkPhase};
-use super::{Inbound, Lane, LinkEvent, Permit, SendError, Settings, link};
-
-/// Charged per frame on top of its bytes, so that empty frames are not free.
-pub(super) const FRAME_OVERHEAD_BYTES: usize = 256;
+use super::types::{Inbound, Lane, LinkEvent, Permit};
 
 /// A frame in the queue of a link; its permit counts it until it is written or dropped.
 pub(super) struct Outgoing {
@@ -61,7 +61,7 @@ pub(super) struct Slot {
     pub(super) peer: NodeId,
     pub(super) lane: Lane,
     /// The link actor of the moment.
-    pub(super) link: Service<link::Message>,
+    pub(super) link: Service<Message>,
     /// Bytes its consumers may hold, over all connections.
     pub(super) inbound_bytes: Arc<Semaphore>,
     /// At most one name look-up runs, however often its waiting is given up.
@@ -73,6 +73,7 @@ pub(super) struct Slot {
     gate: Mutex<Option<Open>>,
     notes: Mutex<Notes>,
     dials: AtomicU64,
+    notices: Arc<Notices>,
 }
 
 /// Counters of one link, over all connections.
@@ -100,7 +101,7 @@ struct Notes {
 }
 
 impl Slot {
-    pub(super) fn new(peer: NodeId, lane: Lane, settings: &Settings) -> Slot {
+    pub(super) fn new(peer: NodeId, lane: Lane, settings: &Settings, notices: Arc<Notices>) -> Slot {
         let credits = |bytes: usize| Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)));
         Slot {
             peer,
@@ -115,6 +116,7 @@ impl Slot {
             gate: Mutex::default(),
             notes: Mutex::new(Notes { owner: 0, phase: LinkPhase::Stopped, last_error: None, told: None }),
             dials: AtomicU64::new(0),
+            notices,
         }
     }
 
@@ -159,50 +161,50 @@ impl Slot {
     }
 
     /// Makes a new connection the live one, ending an older one first.
-    pub(super) fn open(self: &Arc<Self>, shared: &Arc<Shared>) -> Opened {
+    pub(super) fn open(self: &Arc<Self>) -> Opened {
         let end = End::default();
         let (sender, frames) = mpsc::channel(self.queue_frames_max);
         let mut gate = lock(&self.gate);
         if let Some(old) = gate.take() {
-            self.end(shared, &old);
+            self.end(&old);
         }
-        let epoch = shared.next_epoch();
+        let epoch = self.notices.next_epoch();
         *lock(&self.outbound) = Some(Outbound { epoch, frames: sender, end: end.clone() });
         *gate = Some(Open { epoch, end: end.clone() });
         self.counters.connections.fetch_add(1, Relaxed);
-        shared.forget_refusal(self.peer);
-        shared.tell(LinkEvent::Up { peer: self.peer, lane: self.lane, epoch });
+        self.notices.forget_refusal(self.peer);
+        self.notices.tell(LinkEvent::Up { peer: self.peer, lane: self.lane, epoch });
         drop(gate);
-        let live = Live { shared: Arc::clone(shared), slot: Arc::clone(self), epoch };
+        let live = Live { slot: Arc::clone(self), epoch };
         Opened { live, frames, end }
     }
 
     /// Ends the connection `epoch`, unless a newer one already did.
-    fn close(&self, shared: &Shared, epoch: u64) {
+    fn close(&self, epoch: u64) {
         let mut gate = lock(&self.gate);
         if gate.as_ref().is_some_and(|open| open.epoch == epoch)
             && let Some(old) = gate.take()
         {
-            self.end(shared, &old);
+            self.end(&old);
         }
     }
 
-    fn end(&self, shared: &Shared, old: &Open) {
+    fn end(&self, old: &Open) {
         old.end.now.cancel();
         *lock(&self.outbound) = None;
         self.counters.rtt_us_plus_one.store(0, Relaxed);
-        shared.tell(LinkEvent::Down { peer: self.peer, lane: self.lane, epoch: old.epoch });
+        self.notices.tell(LinkEvent::Down { peer: self.peer, lane: self.lane, epoch: old.epoch });
     }
 
     /// Hands a frame to the sink while its connection is the live one; `false` once it is not.
-    pub(super) fn deliver(&self, shared: &Shared, epoch: u64, payload: Bytes, permit: Permit) -> bool {
+    pub(super) fn deliver(&self, epoch: u64, payload: Bytes, permit: Permit) -> bool {
         let gate = lock(&self.gate);
         if gate.as_ref().is_none_or(|open| open.epoch != epoch) {
             return false;
         }
         self.counters.frames_received.fetch_add(1, Relaxed);
         self.counters.bytes_received.fetch_add(payload.len() as u64, Relaxed);
-        shared.sink.deliver(Inbound { from: self.peer, lane: self.lane, epoch, payload, permit });
+        self.notices.sink.deliver(Inbound { from: self.peer, lane: self.lane, epoch, payload, permit });
         true
     }
 
@@ -271,22 +273,20 @@ pub(super) struct Opened {
 /// While it lives, its connection may be the live one; its drop, however it comes about, empties the
 /// slot and tells of the end.
 pub(super) struct Live {
-    shared: Arc<Shared>,
     slot: Arc<Slot>,
     pub(super) epoch: u64,
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.slot.close(&self.shared, self.epoch);
+        self.slot.close(self.epoch);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::distribution::{Identity, Sink};
-    use converge_ledger_core::ClusterId;
+    use crate::distribution::Sink;
 
     /// Remembers events and payloads in order.
     #[derive(Default)]
@@ -302,31 +302,27 @@ mod tests {
                 LinkEvent::Down { .. } => "down".to_owned(),
             });
         }
-        fn hello_refused(&self, _: Option<NodeId>, _: String) {}
     }
 
-    fn slot() -> (Arc<Shared>, Arc<Slot>, Arc<Recorder>) {
+    fn slot() -> (Arc<Slot>, Arc<Recorder>) {
         let sink = Arc::new(Recorder::default());
-        let identity = Identity { cluster_id: ClusterId([0; 16]), node_id: NodeId(1) };
-        let peers = [(NodeId(2), "unused.invalid:1".to_owned())].into();
+        let notices = Arc::new(Notices::new(NodeId(1), sink.clone()));
         let settings = Settings { queue_frames_max: 2, ..Settings::default() };
-        let shared = Shared::new(settings, identity, peers, None, sink.clone());
-        let slot = Arc::clone(&shared.slots[&(NodeId(2), Lane::Append)]);
-        (Arc::new(shared), slot, sink)
+        (Arc::new(Slot::new(NodeId(2), Lane::Append, &settings, notices)), sink)
     }
 
-    fn deliver(slot: &Slot, shared: &Shared, epoch: u64, payload: &'static [u8]) -> bool {
-        slot.deliver(shared, epoch, Bytes::from_static(payload), Permit::none())
+    fn deliver(slot: &Slot, epoch: u64, payload: &'static [u8]) -> bool {
+        slot.deliver(epoch, Bytes::from_static(payload), Permit::none())
     }
 
     #[tokio::test]
     async fn a_replaced_connection_is_ended_and_delivers_nothing_more() {
-        let (shared, slot, sink) = slot();
-        let old = slot.open(&shared);
-        let new = slot.open(&shared);
+        let (slot, sink) = slot();
+        let old = slot.open();
+        let new = slot.open();
         assert!(new.live.epoch > old.live.epoch);
-        assert!(!deliver(&slot, &shared, old.live.epoch, b"late"));
-        assert!(deliver(&slot, &shared, new.live.epoch, b"new"));
+        assert!(!deliver(&slot, old.live.epoch, b"late"));
+        assert!(deliver(&slot, new.live.epoch, b"new"));
         assert!(matches!(old.end.or(std::future::pending()).await, Cause::Replaced));
         drop(old);
         assert_eq!(slot.epoch(), Some(new.live.epoch), "the late end of the old one closed the new");
@@ -337,22 +333,22 @@ mod tests {
 
     #[test]
     fn nothing_is_delivered_after_the_end() {
-        let (shared, slot, sink) = slot();
-        let opened = slot.open(&shared);
+        let (slot, sink) = slot();
+        let opened = slot.open();
         let epoch = opened.live.epoch;
         drop(opened);
-        assert!(!deliver(&slot, &shared, epoch, b"late"));
+        assert!(!deliver(&slot, epoch, b"late"));
         assert_eq!(*lock(&sink.0), ["up", "down"]);
     }
 
     #[test]
     fn a_full_queue_sheds_and_a_dead_one_gives_its_credit_back() {
-        let (shared, slot, _) = slot();
-        let limit = shared.settings.frame_bytes_max;
+        let (slot, _) = slot();
+        let limit = Settings::default().frame_bytes_max;
         let free = slot.queue_bytes.available_permits();
         let send = || slot.send(limit, vec![Bytes::from_static(b"x")]);
         assert_eq!(send(), Err(SendError::Down));
-        let opened = slot.open(&shared);
+        let opened = slot.open();
         assert_eq!([send(), send(), send()], [Ok(()), Ok(()), Err(SendError::Full)]);
         assert_eq!(slot.status().shed, 1);
         drop(opened);

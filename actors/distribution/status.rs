@@ -6,7 +6,7 @@ use std::time::Duration;
 use converge_ledger_core::NodeId;
 use serde::Serialize;
 
-use super::Lane;
+use super::types::Lane;
 
 /// Where a link stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -82,20 +82,8 @@ pub struct LaneStatus {
 /// What happened at the peer port since the process started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct ListenerStatus {
-    /// Connections accepted.
-    pub accepted: u64,
-    /// Handshakes that ended well.
-    pub joined: u64,
-    /// Handshakes refused.
-    pub refused: u64,
-    /// Connections closed because what came was no hello.
-    pub malformed: u64,
-    /// Connections closed because no hello came in time, or the peer went away.
-    pub timed_out: u64,
     /// Connections closed to make room for newer ones.
     pub crowded_out: u64,
     /// How long ago one was closed to make room.
     pub crowded_out_ago: Option<Duration>,
-    /// Failed calls of accept.
-    pub accept_errors: u64,
 }

@@ -165,9 +165,6 @@ impl Entries {
 
     /// A new attempt of a caller that waits until `deadline`. Its outcome, and those of all that begin after it, are
     /// kept on every node until it is dropped or its deadline passes.
-    ///
-    /// # Errors
-    /// [`Error::TooManyAttempts`].
     pub fn begin(&self, deadline: Instant) -> Result<Attempt, Error> {
         let limit = self.shared.bounds.attempts_max;
         self.shared.origin.begin(deadline, limit).ok_or(Error::TooManyAttempts { limit })
@@ -314,14 +311,8 @@ impl Entries {
 
 /// What a command weighs in a batch.
 fn weight(command: &Command) -> usize {
-    let strings =
-        |metadata: &BTreeMap<String, String>| metadata.iter().map(|(k, v)| k.len() + v.len() + 8).sum::<usize>();
     64 + match command {
-        Command::Append(a) => {
-            let entry = &a.entry;
-            let key = a.idempotency_key.as_ref().map_or(0, String::len);
-            entry.payload.len() + entry.context_id.len() + entry.key.len() + strings(&entry.metadata) + key
-        }
+        Command::Append(a) => a.entry.content_bytes() + a.idempotency_key.as_ref().map_or(0, String::len),
         Command::Stage(s) => 128 + s.context_id.len() + s.entries.iter().map(StagedEntry::bytes).sum::<usize>(),
         Command::Load(l) => l.context_id.len() + 64,
     }

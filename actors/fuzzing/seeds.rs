@@ -1,36 +1,12 @@
 //! Sound inputs to begin with, written by this build's own encoders.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use converge_ledger_core::snapshot::encode;
-use converge_ledger_core::{
-    Append, Batch, Boot, ClusterId, Command, EMPTY_CHAIN, Entry, EntryId, Lamport, Load, NewEntry, NodeId, Position,
-    Sequence, Stage, StagedEntry, StoreId,
-};
+use converge_ledger_core::{Batch, NodeId, StoreId};
 use raft::eraftpb::{self, Message, MessageType};
 
+use super::sample::{Seed, batch, genesis, history};
 use crate::replication::wire::{Frame, crosses_the_network};
-use crate::storage::Genesis;
-
-/// One input of a target.
-#[derive(Clone, Debug)]
-pub struct Seed {
-    /// The target it is for.
-    pub target: &'static str,
-    /// What is in it.
-    pub name: String,
-    /// It.
-    pub bytes: Vec<u8>,
-}
-
-impl Seed {
-    /// Of these pieces, one behind the other.
-    #[must_use]
-    pub fn new(target: &'static str, name: impl Into<String>, pieces: &[&[u8]]) -> Self {
-        Self { target, name: name.into(), bytes: pieces.concat() }
-    }
-}
 
 /// Of all targets of this crate.
 #[must_use]
@@ -43,78 +19,6 @@ pub fn seeds() -> Vec<Seed> {
     seeds.extend(crate::distribution::fuzzing::seeds());
     seeds.extend(crate::storage::fuzzing::seeds());
     seeds
-}
-
-/// A cluster's birth certificate.
-pub(crate) fn genesis() -> Genesis {
-    let voters = (1..=3).map(|id| (NodeId(id.into()), StoreId([id; 16]))).collect();
-    Genesis { cluster_id: ClusterId([1; 16]), group: 1, voters }
-}
-
-/// Bytes of a log entry with commands of every kind.
-pub(crate) fn batch() -> Batch {
-    let entry = NewEntry {
-        context_id: "context".to_owned(),
-        key: "key".to_owned(),
-        payload: Bytes::from_static(b"payload"),
-        metadata: BTreeMap::from([("name".to_owned(), "value".to_owned())]),
-    };
-    let append = |counter: u64, key: Option<&str>, expected: Option<u64>| {
-        Command::Append(Append {
-            counter,
-            id: EntryId(u128::from(counter).to_be_bytes()),
-            appended_at_ns: 1_700_000_000_000_000_000,
-            idempotency_key: key.map(str::to_owned),
-            expected_sequence: expected.map(Sequence),
-            received_lamport: expected.map(Lamport),
-            entry: entry.clone(),
-        })
-    };
-    let stage = |counter: u64, sequence: u64| {
-        let entry = |n: u64| StagedEntry::from(history(2).swap_remove(usize::from(n == 2)));
-        let mut chunk = Stage {
-            counter,
-            load: 3,
-            context_id: "loaded".to_owned(),
-            first: Sequence(1),
-            base_chain: EMPTY_CHAIN,
-            chain: EMPTY_CHAIN,
-            entries: vec![entry(1)],
-        };
-        chunk.chain = chunk.computed_chain().expect("it has its place");
-        if sequence == 2 {
-            (chunk.first, chunk.base_chain, chunk.entries) = (Sequence(2), chunk.chain, vec![entry(2)]);
-            chunk.chain = chunk.computed_chain().expect("it has its place");
-        }
-        Command::Stage(chunk)
-    };
-    let load = Load {
-        counter: 6,
-        stage: 3,
-        context_id: "loaded".to_owned(),
-        base: Sequence(0),
-        base_chain: EMPTY_CHAIN,
-        count: 2,
-        fail_if_exists: true,
-    };
-    let commands =
-        vec![append(1, Some("once"), None), append(2, None, Some(1)), stage(4, 1), stage(5, 2), Command::Load(load)];
-    Batch { origin: NodeId(1), boot: Boot(1), low_water: 1, low_staging: 1, commands }
-}
-
-fn history(n: u64) -> Vec<Entry> {
-    let one = |n: u64| Entry {
-        context_id: "context".to_owned(),
-        key: "key".to_owned(),
-        payload: Bytes::from(format!("payload {n}")),
-        metadata: BTreeMap::from([("n".to_owned(), n.to_string())]),
-        id: EntryId(u128::from(n).to_be_bytes()),
-        sequence: Sequence(n),
-        position: Position(0),
-        appended_at_ns: 1_600_000_000_000_000_000 + n,
-        lamport: Lamport(n),
-    };
-    (1..=n).map(one).collect()
 }
 
 fn frames() -> Vec<Seed> {

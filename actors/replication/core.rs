@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
+use converge_ledger_core::chance::mix;
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{LogIndex, NodeId, Term};
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
@@ -419,12 +420,4 @@ impl<L: raft::Storage> Core<L> {
         }
         raft.set_randomized_election_timeout(self.timeout.ticks);
     }
-}
-
-/// The finaliser of splitmix64: every input bit changes about half of the output's.
-fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

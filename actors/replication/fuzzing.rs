@@ -9,7 +9,8 @@ use raft::eraftpb::{Entry, Message, MessageType};
 use super::judge::Objection;
 use super::live::{Live, ME, PEERS, State, entry, message};
 use super::wire::Frame;
-use crate::fuzzing::{Input, Seed};
+use crate::fuzzing::Input;
+use crate::fuzzing::sample::Seed;
 
 /// What a run is made of, at most.
 const STEPS_MAX: usize = 64;

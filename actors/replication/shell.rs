@@ -7,10 +7,12 @@ use converge_supervisors::ractor::ActorRef;
 use raft::eraftpb::{Entry, HardState, Message as RaftMessage, MessageType};
 use tokio::time::Instant;
 
+use super::args::Args;
 use super::core::Output;
 use super::log::from_raft;
+use super::message::Message;
+use super::received::lane_of;
 use super::wire::{self, Frame};
-use super::{Args, Message, inbound};
 use crate::storage;
 
 /// Executes what the core decides, in order; remembers the first failure.
@@ -31,7 +33,7 @@ impl Output for Shell<'_> {
         }
         let pieces = Frame::Raft(Box::new(message)).encode(self.tag);
         // Only appends are counted on: Raft takes them as in flight until it is told otherwise.
-        if self.args.distribution.send(to, inbound::lane_of(kind), pieces).is_err() && kind == MessageType::MsgAppend {
+        if self.args.distribution.send(to, lane_of(kind), pieces).is_err() && kind == MessageType::MsgAppend {
             let _ = self.myself.cast(Message::Shed(to));
         }
     }

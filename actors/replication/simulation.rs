@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
+use converge_ledger_core::chance::Dice;
 use converge_ledger_core::{LogIndex, NodeId};
 use raft::eraftpb::{ConfState, Entry, HardState, Message, Snapshot};
 use raft::{GetEntriesContext, RaftState, StateRole, StorageError};
@@ -127,7 +128,7 @@ impl Output for Outbox {
 }
 
 struct World {
-    chance: u64,
+    chance: Dice,
     nodes: Vec<Node>,
     /// In flight, by (from, to), in order: links are TCP connections.
     links: BTreeMap<(u64, u64), VecDeque<Message>>,
@@ -144,7 +145,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> World {
         let mut world = World {
-            chance: seed,
+            chance: Dice(seed),
             nodes: Vec::new(),
             links: BTreeMap::new(),
             cut: BTreeMap::new(),
@@ -176,11 +177,7 @@ impl World {
     }
 
     fn draw(&mut self, bound: u64) -> u64 {
-        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.chance;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
+        self.chance.below(bound)
     }
 
     /// Runs one step of a node's core and carries out what it decides.

@@ -6,12 +6,13 @@ use std::time::Duration;
 use converge_supervisors::ractor::ActorProcessingErr;
 use raft::eraftpb::HardState;
 
+use super::args::Args;
 use super::core::{Core, Settings};
 use super::genesis::{self, Forming, Verdict};
 use super::log::Log;
 use super::outage::list;
+use super::state::{Phase, Running, State};
 use super::wire::GROUP;
-use super::{Args, Phase, Running, State};
 use crate::storage::{Genesis, Recovered};
 
 impl State {

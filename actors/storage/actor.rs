@@ -6,38 +6,26 @@ use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::committer::Committer;
+use super::database::trouble::Trouble;
 use super::error::Error;
 use super::executor::Worker;
-use super::journal::Writer;
+use super::failure::{Failure, data_loss, io_failure};
+use super::incarnation::{Incarnation, Request};
 use super::journal::record::Op;
+use super::message::Message;
 use super::passing::is_lack;
-use super::read::Trouble;
-use super::recover::Failure;
 use super::room::{LACK_PAUSE, LOOK_INTERVAL};
-use super::shared::{Lane, Request, Shared};
+use super::shared::Shared;
 use super::types::{Genesis, HardState, LogEntry, Recovered};
-use super::worker::{Committer, apply_all, failure};
-
-/// What the handle asks of the actor.
-pub(crate) enum Message {
-    /// Committed entries, in order.
-    Apply(Vec<LogEntry>),
-    /// Replication starts: all before must be durable and applied.
-    Recover(oneshot::Sender<Result<Recovered, Error>>),
-    /// The cluster is born.
-    WriteGenesis(Genesis, oneshot::Sender<Result<(), Error>>),
-    /// A thread of this incarnation ended, though nobody asked it to.
-    WorkerDied,
-    /// It may be time to leave a full disk.
-    Look,
-}
+use super::writer::Writer;
 
 pub(crate) struct StorageActor;
 
-/// Closes the lane when the incarnation ends, however it does.
-struct LaneGuard {
+/// Closes the incarnation when it ends, however it does.
+struct Guard {
     shared: Arc<Shared>,
-    lane: Arc<Lane>,
+    incarnation: Arc<Incarnation>,
     /// Who says that nothing more comes from the journal.
     writer: Ender,
 }
@@ -51,12 +39,12 @@ enum Ender {
     Writer,
 }
 
-impl Drop for LaneGuard {
+impl Drop for Guard {
     fn drop(&mut self) {
         if self.writer == Ender::Guard {
-            self.lane.durable().ended = true;
+            self.incarnation.durable().ended = true;
         }
-        self.shared.close_lane(&self.lane);
+        self.shared.incarnations.close(&self.incarnation);
     }
 }
 
@@ -75,7 +63,7 @@ enum Phase {
 }
 
 struct Serving {
-    guard: LaneGuard,
+    guard: Guard,
 }
 
 impl Actor for StorageActor {
@@ -109,12 +97,12 @@ impl Actor for StorageActor {
             (Message::WriteGenesis(_, reply), Phase::Fenced(shared)) => {
                 let _ = reply.send(Err(fenced(shared)));
             }
-            (Message::WorkerDied, Phase::Serving(serving)) if serving.guard.lane.is_closed() => {
+            (Message::WorkerDied, Phase::Serving(serving)) if serving.guard.incarnation.is_closed() => {
                 return Err("a thread of storage died, see the log".into());
             }
-            // The thread of a start that was given up, or tried again, may end before its lane is closed.
+            // The thread of a start that was given up, or tried again, may end before its incarnation is closed.
             (Message::WorkerDied, Phase::Serving(_) | Phase::Fenced(_)) => {}
-            (Message::Look, Phase::Serving(Serving { guard: LaneGuard { shared, .. } }) | Phase::Fenced(shared)) => {
+            (Message::Look, Phase::Serving(Serving { guard: Guard { shared, .. } }) | Phase::Fenced(shared)) => {
                 if shared.may_leave() {
                     return Err("there is room on the disk again: recovering from what is there".into());
                 }
@@ -125,16 +113,16 @@ impl Actor for StorageActor {
 
     async fn post_stop(&self, _myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
         if let Phase::Serving(serving) = &state.phase {
-            let LaneGuard { shared, lane, .. } = &serving.guard;
-            shared.close_lane(lane);
-            shared.all_gone().await;
+            let Guard { shared, incarnation, .. } = &serving.guard;
+            shared.incarnations.close(incarnation);
+            shared.incarnations.all_gone().await;
         }
         Ok(())
     }
 }
 
 fn fenced(shared: &Shared) -> Error {
-    shared.fenced().map_or(Error::Unavailable, |cause| cause.error())
+    shared.fence.cause().map_or(Error::Unavailable, |cause| cause.error())
 }
 
 /// Recovers; from the first time that it did not fail on, every failure is one that this process knows of.
@@ -147,20 +135,20 @@ async fn enter(shared: &Arc<Shared>, myself: &ActorRef<Message>) -> Result<Phase
 /// Recovers, however long it takes until what that needs is there.
 async fn recover(shared: &Arc<Shared>, myself: &ActorRef<Message>) -> Result<Phase, ActorProcessingErr> {
     loop {
-        shared.all_gone().await;
-        shared.leave_full();
-        if shared.fenced().is_some() {
+        shared.incarnations.all_gone().await;
+        shared.fence.leave_full();
+        if shared.fence.cause().is_some() {
             return Ok(Phase::Fenced(Arc::clone(shared)));
         }
         match start(shared, myself.clone()).await {
             Ok(serving) => {
-                shared.lacking(None);
+                shared.lacks.say(None);
                 return Ok(Phase::Serving(serving));
             }
             Err(Failure::Fence(cause)) => drop(shared.fence(cause)),
             Err(Failure::Refused(error)) => return Err(error.into()),
             Err(Failure::Passing(what)) => {
-                shared.lacking(Some(what));
+                shared.lacks.say(Some(what));
                 tokio::time::sleep(LACK_PAUSE).await;
                 continue;
             }
@@ -186,38 +174,39 @@ fn spawn(shared: &Shared, name: &str, worker: Box<dyn Worker>) -> Result<(), Fai
     let spawned = shared.settings.executor.spawn(name, worker);
     spawned.map_err(|error| match is_lack(&error) {
         true => Failure::Passing(format!("starting a thread: {error}")),
-        false => super::recover::io_failure("starting a thread")(error),
+        false => io_failure("starting a thread")(error),
     })
 }
 
 async fn start(shared: &Arc<Shared>, actor: ActorRef<Message>) -> Result<Serving, Failure> {
-    let mut guard = LaneGuard { shared: Arc::clone(shared), lane: shared.new_lane(Some(actor)), writer: Ender::Guard };
-    let lane = &guard.lane;
-    let alive = || lane.alive().expect("nobody can have closed it yet");
+    let mut guard =
+        Guard { shared: Arc::clone(shared), incarnation: shared.incarnations.begin(Some(actor)), writer: Ender::Guard };
+    let incarnation = &guard.incarnation;
+    let alive = || incarnation.alive().expect("nobody can have closed it yet");
     let (alive_here, alive_there) = (alive(), alive());
     let (reply, outcome) = oneshot::channel();
-    let committer = Committer::new(Arc::clone(shared), Arc::clone(lane), reply, alive_here);
+    let committer = Committer::new(Arc::clone(shared), Arc::clone(incarnation), reply, alive_here);
     spawn(shared, "storage-redb", Box::new(committer))?;
     let tip = match outcome.await {
         Ok(outcome) => outcome?,
-        Err(_) => return Err(super::recover::data_loss("recovery panicked, see the log")),
+        Err(_) => return Err(data_loss("recovery panicked, see the log")),
     };
-    let writer = Writer::new(Arc::clone(shared), Arc::clone(lane), tip, alive_there);
+    let writer = Writer::new(Arc::clone(shared), Arc::clone(incarnation), tip, alive_there);
     spawn(shared, "storage-journal", Box::new(writer))?;
-    shared.open_lane(lane);
+    shared.incarnations.open(incarnation);
     guard.writer = Ender::Writer;
     Ok(Serving { guard })
 }
 
 impl Serving {
     async fn apply(&self, entries: &[LogEntry]) -> Result<(), Error> {
-        let LaneGuard { shared, lane, .. } = &self.guard;
+        let Guard { shared, incarnation, .. } = &self.guard;
         for entry in entries {
             self.wait_for_room().await;
-            if shared.fenced().is_some() {
+            if shared.fence.cause().is_some() {
                 return Ok(());
             }
-            if let Err(trouble) = apply_all(shared, lane, std::slice::from_ref(entry)) {
+            if let Err(trouble) = shared.apply_all(incarnation, std::slice::from_ref(entry)) {
                 return self.apply_failed(trouble);
             }
         }
@@ -226,13 +215,13 @@ impl Serving {
 
     fn apply_failed(&self, trouble: Trouble) -> Result<(), Error> {
         let shared = &self.guard.shared;
-        match failure(trouble) {
+        match Failure::from(trouble) {
             Failure::Fence(cause) => {
                 shared.fence(cause);
                 Ok(())
             }
             // Whoever met the failure was quicker, or will be found when the threads are waited for.
-            Failure::Refused(_) if shared.fenced().is_some() => Ok(()),
+            Failure::Refused(_) if shared.fence.cause().is_some() => Ok(()),
             Failure::Refused(error) => Err(error),
             Failure::Passing(what) => Err(Error::Passing(what)),
         }
@@ -240,13 +229,13 @@ impl Serving {
 
     /// The database is behind by more than memory should hold.
     async fn wait_for_room(&self) {
-        let LaneGuard { shared, lane, .. } = &self.guard;
+        let Guard { shared, incarnation, .. } = &self.guard;
         loop {
-            let committed = lane.committed.notified();
-            if !shared.crowded(lane) || shared.fenced().is_some() || lane.is_closed() {
+            let committed = incarnation.committed.notified();
+            if !shared.crowded(incarnation) || shared.fence.cause().is_some() || incarnation.is_closed() {
                 return;
             }
-            lane.want_commit();
+            incarnation.want_commit();
             committed.await;
         }
     }
@@ -268,22 +257,16 @@ impl Serving {
     async fn recover(&self) -> Result<Recovered, Error> {
         self.barrier(Vec::new()).await?;
         let shared = &self.guard.shared;
-        loop {
-            let (applied, commit) = {
-                let overlay = shared.overlay();
-                (overlay.applied.index, overlay.commit())
-            };
-            if applied >= commit {
-                break;
-            }
-            let entries = shared.read_log(applied.next(), commit.next(), shared.settings.apply_bytes)?;
+        let unapplied = || shared.memory.overlay().unapplied();
+        while let Some(indexes) = unapplied() {
+            let entries = shared.read_log(indexes.start, indexes.end, shared.settings.apply_bytes)?;
             self.apply(&entries).await?;
-            if let Some(cause) = shared.fenced() {
+            if let Some(cause) = shared.fence.cause() {
                 return Err(cause.error());
             }
         }
         let process = *shared.process();
-        let overlay = shared.overlay();
+        let overlay = shared.memory.overlay();
         Ok(Recovered {
             hard_state: HardState { commit: overlay.commit(), ..overlay.hard_state },
             applied: overlay.applied.index,
@@ -295,7 +278,7 @@ impl Serving {
     }
 
     async fn write_genesis(&self, genesis: Genesis) -> Result<(), Error> {
-        let known = self.guard.shared.overlay().genesis.clone();
+        let known = self.guard.shared.memory.overlay().genesis.clone();
         match known {
             Some(known) if known == genesis => self.barrier(Vec::new()).await,
             Some(known) => Err(Error::Refused {
@@ -307,7 +290,7 @@ impl Serving {
             }),
             None => {
                 self.barrier(vec![Op::Genesis(genesis.clone())]).await?;
-                self.guard.shared.overlay_mut().genesis = Some(genesis);
+                self.guard.shared.memory.set_genesis(genesis);
                 Ok(())
             }
         }

@@ -4,33 +4,41 @@
 //! puts the effects into the overlay in one step. No transaction of the database is on this path.
 
 use std::cell::OnceCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, MutexGuard, PoisonError, RwLockReadGuard};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLockReadGuard};
 
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{
-    Batch, Command, ContextNo, Effects, Head, IndexChunk, IndexRow, Indexed, KeyRow, State, View, apply as core_apply,
+    Batch, Command, ContextNo, Effects, Head, IndexChunk, IndexRow, Indexed, KeyRow, View, apply as core_apply,
 };
 use redb::{Database, ReadTransaction, ReadableDatabase};
 
-use super::overlay::{AppliedMark, Generation};
-use super::read::{Trouble, db_head, db_key};
-use super::shared::{Lane, Shared};
-use super::tables::{Rows, Run, Segment, Segments, chunk_tag, row_check, split};
+use super::database::lent::guarded;
+use super::database::overlay::Generation;
+use super::database::rows::{db_head, db_key};
+use super::database::tables::{Rows, Run, Segment, Segments, chunk_tag, row_check, split};
+use super::database::trouble::Trouble;
+use super::incarnation::Incarnation;
+use super::shared::Shared;
 use super::types::{AppliedBatch, EntryKind, LogEntry};
 
 impl Shared {
-    /// The state machine; none when an apply panicked halfway, which ends this incarnation.
-    pub(crate) fn state(&self) -> Option<MutexGuard<'_, State>> {
-        self.state.lock().ok()
+    /// Applies entries and reports each.
+    pub(crate) fn apply_all(&self, incarnation: &Incarnation, entries: &[LogEntry]) -> Result<(), Trouble> {
+        for entry in entries {
+            if let Some(applied) = self.apply_entry(incarnation, entry)? {
+                (self.on_applied)(applied);
+            }
+        }
+        Ok(())
     }
 
     /// Applies a committed entry and makes its effects readable.
     ///
     /// # Panics
     /// When the entry is not the next one; a lower one is ignored.
-    pub(crate) fn apply_entry(&self, lane: &Lane, entry: &LogEntry) -> Result<Option<AppliedBatch>, Trouble> {
-        let Some(mut state) = self.state() else {
+    fn apply_entry(&self, incarnation: &Incarnation, entry: &LogEntry) -> Result<Option<AppliedBatch>, Trouble> {
+        let Some(mut state) = self.memory.applying() else {
             return Err(Trouble::Closed);
         };
         if entry.index <= state.applied {
@@ -44,36 +52,29 @@ impl Shared {
         drop(view);
         let rows = IndexRows::of(entry, &effects);
         let applied = describe(entry, batch.as_ref(), &effects);
-        let mark = AppliedMark { index: state.applied, position: state.last_position, digest: state.digest };
-        let (added, was_empty) = self.publish(effects, rows, mark);
+        let (added, was_empty) = state.publish(|active| put(active, effects, rows));
         // Before a commit can take the rows, and these bytes off again.
-        lane.backlog.fetch_add(added, std::sync::atomic::Ordering::Relaxed);
+        incarnation.backlog.fetch_add(added, Ordering::Relaxed);
         drop(state);
         if was_empty {
-            lane.redb_signal.raise();
+            incarnation.redb_signal.raise();
         }
         Ok(Some(applied))
     }
+}
 
-    fn publish(&self, effects: Effects, rows: IndexRows, mark: AppliedMark) -> (usize, bool) {
-        let mut overlay = self.overlay_mut();
-        let active = &mut overlay.active;
-        let before = active.bytes;
-        for (context, head) in effects.heads {
-            active.put_head(context, head);
-        }
-        for (context, key, row) in effects.keys {
-            active.put_key(context, key, row);
-        }
-        for (context, first, run) in rows.runs {
-            active.put_run(context, first, run);
-        }
-        if let Some((first, segments)) = rows.positions {
-            active.put_segments(first, segments);
-        }
-        let added = active.bytes - before;
-        overlay.applied = mark;
-        (added, before == 0 && added > 0)
+fn put(active: &mut Generation, effects: Effects, rows: IndexRows) {
+    for (context, head) in effects.heads {
+        active.put_head(context, head);
+    }
+    for (context, key, row) in effects.keys {
+        active.put_key(context, key, row);
+    }
+    for (context, first, run) in rows.runs {
+        active.put_run(context, first, run);
+    }
+    if let Some((first, segments)) = rows.positions {
+        active.put_segments(first, segments);
     }
 }
 
@@ -179,19 +180,18 @@ struct Merged<'a> {
 
 impl<'a> Merged<'a> {
     fn new(shared: &'a Shared) -> Self {
-        let flushing = shared.overlay().flushing.clone();
-        Merged { shared, flushing, db: shared.db.read().unwrap_or_else(PoisonError::into_inner), txn: OnceCell::new() }
+        let flushing = shared.memory.overlay().flushing.clone();
+        Merged { shared, flushing, db: shared.db.borrow(), txn: OnceCell::new() }
     }
 
     fn with_db<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T, Trouble>) -> Result<T, Trouble> {
-        let guarded = catch_unwind(AssertUnwindSafe(|| {
+        guarded(|| {
             if self.txn.get().is_none() {
                 let db = self.db.as_ref().ok_or(Trouble::Closed)?;
                 let _ = self.txn.set(db.begin_read()?);
             }
             read(self.txn.get().expect("was just set"))
-        }));
-        guarded.unwrap_or_else(|_| Err(Trouble::DataLoss("the database: a page is damaged".into())))
+        })
     }
 }
 
@@ -199,7 +199,7 @@ impl View for Merged<'_> {
     type Error = Trouble;
 
     fn head(&self, context_id: &str) -> Result<Option<Head>, Trouble> {
-        let active = self.shared.overlay().active.heads.get(context_id).copied();
+        let active = self.shared.memory.overlay().active.heads.get(context_id).copied();
         let flushing = || self.flushing.as_ref()?.heads.get(context_id).copied();
         match active.or_else(flushing) {
             Some(head) => Ok(Some(head)),
@@ -212,7 +212,7 @@ impl View for Merged<'_> {
     }
 
     fn key(&self, context: ContextNo, key: &str) -> Result<Option<KeyRow>, Trouble> {
-        let active = self.shared.overlay().active.key(context, key);
+        let active = self.shared.memory.overlay().active.key(context, key);
         let flushing = || self.flushing.as_ref()?.key(context, key);
         match active.or_else(flushing) {
             Some(row) => Ok(Some(row)),

@@ -17,58 +17,31 @@ use std::sync::Arc;
 /// after [`File::sync_data`].
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Makes a directory and those above it, and makes their names durable; fine if it exists.
-    ///
-    /// # Errors
-    /// As the system says.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
 
     /// The names in a directory, sorted.
-    ///
-    /// # Errors
-    /// As the system says.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 
     /// Opens a file that exists, for reading and writing.
-    ///
-    /// # Errors
-    /// As the system says.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
     /// Makes an empty file; an old one of that name is emptied.
-    ///
-    /// # Errors
-    /// As the system says.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
     /// Gives a file another name, replacing what has it.
-    ///
-    /// # Errors
-    /// As the system says.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file.
-    ///
-    /// # Errors
-    /// As the system says.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
     /// Makes the names in a directory durable.
-    ///
-    /// # Errors
-    /// As the system says.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
     /// Takes the one lock on a file, which is made if need be, for as long as the answer lives;
     /// none when another holds it, in this process or another.
-    ///
-    /// # Errors
-    /// As the system says.
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
 
     /// Bytes that this process may still write below a directory; as many as one likes where nobody counts.
-    ///
-    /// # Errors
-    /// As the system says.
     fn free(&self, _dir: &Path) -> io::Result<u64> {
         Ok(u64::MAX)
     }
@@ -77,48 +50,30 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
 /// An open file. Reads and writes name their offset, so that threads can share it.
 pub trait File: fmt::Debug + Send + Sync + 'static {
     /// Its length in bytes.
-    ///
-    /// # Errors
-    /// As the system says.
     fn len(&self) -> io::Result<u64>;
 
     /// Whether it has no bytes.
-    ///
-    /// # Errors
-    /// As the system says.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
 
     /// Fills the buffer from an offset; an error when the file ends before.
-    ///
-    /// # Errors
-    /// As the system says.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
 
     /// Writes all of the bytes at an offset.
-    ///
-    /// # Errors
-    /// As the system says.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 
     /// Cuts or extends it; new bytes are zero.
-    ///
-    /// # Errors
-    /// As the system says.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
     /// Returns once all that was written is on the disk, and the length with it.
     ///
     /// # Errors
-    /// As the system says. What is on the disk is unknown then.
+    /// What is on the disk is unknown then.
     fn sync_data(&self) -> io::Result<()>;
 
     /// Whether it is still the file of this name: an open file outlives its name, and takes writes that nobody will
     /// ever find.
-    ///
-    /// # Errors
-    /// As the system says.
     fn is_at(&self, _path: &Path) -> io::Result<bool> {
         Ok(true)
     }
@@ -127,9 +82,6 @@ pub trait File: fmt::Debug + Send + Sync + 'static {
 /// Holds a lock while it lives.
 pub trait Lock: fmt::Debug + Send + Sync {
     /// Whether the locked file is still the one of this name; see [`File::is_at`].
-    ///
-    /// # Errors
-    /// As the system says.
     fn is_at(&self, _path: &Path) -> io::Result<bool> {
         Ok(true)
     }
@@ -249,31 +201,5 @@ impl File for RealFile {
 
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         is_at(&self.0, path)
-    }
-}
-
-/// The database's file as redb wants it.
-#[derive(Debug)]
-pub(crate) struct Backend(pub(crate) Arc<dyn File>);
-
-impl redb::StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data)
     }
 }

@@ -10,12 +10,14 @@ use converge_supervisors::{CallError, ChildSpec, Shutdown};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::actor::{Message, StorageActor};
+use super::actor::StorageActor;
 use super::error::{Cause, Error};
+use super::incarnation::Request;
 use super::journal::record::{ENTRY_OVERHEAD, Op};
+use super::message::Message;
 use super::room::{Room, leaves_from};
 use super::settings::Settings;
-use super::shared::{Request, Shared};
+use super::shared::Shared;
 use super::types::{Done, Genesis, HardState, LogEntry, OnApplied, Page, Phase, ReadQuery, Recovered, Status};
 
 /// Long enough to make the index of a large ledger anew; nothing else takes long at start-up.
@@ -96,7 +98,7 @@ impl Storage {
         if let Some(large) = entries.iter().find(|e| entry_weight(e) > max) {
             return Err(Error::TooLarge { index: large.index, bytes: large.data.len(), max });
         }
-        let known = self.shared.overlay().hard_state;
+        let known = self.shared.memory.overlay().hard_state;
         let vital = hard_state.filter(|s| (s.term, s.vote) != (known.term, known.vote));
         let vital = vital.filter(|_| !planted::is(Bug::VoteUnwritten));
         let state = if entries.is_empty() { vital } else { hard_state };
@@ -123,7 +125,7 @@ impl Storage {
     /// The end of the log, durable or not; 0 before storage was recovered.
     #[must_use]
     pub fn log_last(&self) -> LogIndex {
-        self.shared.overlay().last()
+        self.shared.memory.overlay().last()
     }
 
     /// Applies committed entries, in order; each is reported to `on_applied`. Those that were
@@ -176,7 +178,7 @@ impl Storage {
     /// decide, as long as its journal has room.
     #[must_use]
     pub fn room(&self) -> Room {
-        self.shared.room()
+        self.shared.lacks.room()
     }
 
     /// How storage is, from shared memory.
@@ -192,17 +194,14 @@ impl Storage {
                 _ => cause.to_string(),
             });
         }
-        let (room, lack) = {
-            let lacks = shared.lacks();
-            (lacks.room, lacks.other.clone())
-        };
+        let (room, lack) = (shared.lacks.room(), shared.lacks.other());
         alarms.extend(room.alarm(shared.settings.free_bytes_min));
         alarms.extend(lack.map(|what| format!("lacking for the moment: {what}")));
         let out = matches!(room, Room::Out { .. });
-        if !out && shared.lane().is_some_and(|lane| shared.crowded(&lane)) {
+        if !out && shared.incarnations.current().is_some_and(|incarnation| shared.crowded(&incarnation)) {
             alarms.push("the disk is too slow: writers wait for the database".into());
         }
-        let overlay = shared.overlay();
+        let overlay = shared.memory.overlay();
         Status {
             phase,
             applied: overlay.applied.index,

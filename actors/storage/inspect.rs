@@ -6,20 +6,24 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use converge_ledger_core::{Batch, Boot, ContextNo, LogIndex, Lsn, Position, Sequence, State, StoreId, Term};
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use serde::Serialize;
 
+use super::committer::{Running, close};
+use super::database::open::{drop_index, touch};
+use super::database::rows::{RowReader, db_log};
+use super::database::tables::{CONTEXTS, INDEX, KEYS, POSITIONS, block_from, head_from, key_from, segments_from};
+use super::database::trouble::{Trouble, db_failure};
 use super::error::Error;
-use super::read::{RowReader, Trouble, db_log};
-use super::recover::{self, BootOf, Failure, Found, Make, Opened};
+use super::failure::Failure;
+use super::layout::Make;
+use super::recover::{self, BootOf, Found, Opened};
 use super::settings::Settings;
 use super::shared::Shared;
-use super::tables::{CONTEXTS, INDEX, KEYS, POSITIONS, block_from, head_from, key_from, segments_from};
 use super::types::{EntryKind, Genesis, HardState, LogEntry};
-use super::worker::{Running, close, failure};
 
 /// As much of the log is held in memory at a time.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -89,20 +93,12 @@ pub struct Verified {
 
 fn open(dir: &Path) -> Result<(Settings, Opened), Error> {
     let settings = Settings::new(dir);
-    let opened = recover::open(&settings, Make::Nothing, BootOf::Nobody, &mut Found::default()).map_err(error)?;
+    let opened = recover::open(&settings, Make::Nothing, BootOf::Nobody, &mut Found::default())?;
     Ok((settings, opened))
 }
 
-fn error(failure: Failure) -> Error {
-    match failure {
-        Failure::Refused(error) => error,
-        Failure::Fence(cause) => cause.error(),
-        Failure::Passing(what) => Error::Passing(what),
-    }
-}
-
 fn trouble(trouble: Trouble) -> Error {
-    error(failure(trouble))
+    Failure::from(trouble).into()
 }
 
 /// Puts what was opened where reads look for it.
@@ -110,7 +106,7 @@ fn hold(settings: &Settings, opened: Opened) -> (Shared, Held) {
     let shared = Shared::new(settings.clone(), Arc::new(|_| {}));
     shared.install(&opened);
     let Opened { db, lock, set, state, .. } = opened;
-    *shared.db.write().unwrap_or_else(PoisonError::into_inner) = Some(db);
+    shared.db.put(db);
     let last = set.progress().last;
     (shared, Held { last, state, _lock: lock })
 }
@@ -159,7 +155,7 @@ pub fn log(dir: &Path, from: LogIndex, to: LogIndex, each: &mut dyn FnMut(LogLin
     let mut at = from.max(LogIndex(1));
     let end = to.min(held.last);
     while at <= end {
-        let entries = shared.with_db(|txn| db_log(txn, at, end.next(), CHUNK_BYTES)).map_err(trouble)?;
+        let entries = shared.db.read(|txn| db_log(txn, at, end.next(), CHUNK_BYTES)).map_err(trouble)?;
         for entry in &entries {
             if !each(line(entry)) {
                 return Ok(());
@@ -200,10 +196,10 @@ pub fn verify(dir: &Path) -> Result<Verified, Error> {
         Err(_) => verified.problems.push("the database's pages are damaged".into()),
     }
     // Whatever the check committed: the next start is quick only after a commit of ours.
-    recover::touch(&opened.db).map_err(|e| error(Failure::Fence(super::read::redb_cause("committing", &e))))?;
+    touch(&opened.db).map_err(db_failure("committing"))?;
     let (shared, held) = hold(&settings, opened);
     verify_log(&shared, held.last, &mut verified);
-    let index = shared.with_db(|txn| {
+    let index = shared.db.read(|txn| {
         verify_contexts(txn, &held.state, &mut verified)?;
         verify_positions(txn, &held.state, &mut verified)?;
         verify_keys(txn, &mut verified)
@@ -218,7 +214,7 @@ fn verify_log(shared: &Shared, last: LogIndex, verified: &mut Verified) {
     let mut at = LogIndex(1);
     let mut term = Term(0);
     while at <= last && verified.problems.len() < PROBLEMS_MAX {
-        match shared.with_db(|txn| db_log(txn, at, last.next(), CHUNK_BYTES)) {
+        match shared.db.read(|txn| db_log(txn, at, last.next(), CHUNK_BYTES)) {
             Ok(entries) => {
                 for entry in &entries {
                     if entry.term < term {
@@ -325,13 +321,12 @@ fn verify_keys(txn: &ReadTransaction, verified: &mut Verified) -> Result<(), Tro
 /// As [`summary`].
 pub fn rebuild_index(dir: &Path) -> Result<Summary, Error> {
     let (settings, mut opened) = open(dir)?;
-    let dropped = recover::drop_index(&opened.db);
-    dropped.map_err(|e| error(Failure::Fence(super::read::redb_cause("dropping the index", &e))))?;
+    drop_index(&opened.db).map_err(db_failure("dropping the index"))?;
     opened.state = State::default();
     let shared = Shared::new(settings, Arc::new(|_| {}));
     shared.install(&opened);
-    let lane = shared.new_lane(None);
-    let running = Running::start(&shared, &lane, opened).map_err(error);
+    let incarnation = shared.incarnations.begin(None);
+    let running = Running::start(&shared, &incarnation, opened);
     close(&shared);
     drop(running?);
     summary(dir)

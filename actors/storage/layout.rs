@@ -15,15 +15,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use converge_ledger_core::StoreId;
 use converge_ledger_core::codec::{decode_keyed, encode_keyed};
+use converge_ledger_core::{Lsn, StoreId};
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, Lock};
-use super::error::{Cause, Error};
+use super::error::Cause;
+use super::failure::{Failure, refused};
 use super::journal::ring;
 use super::passing::passes;
-use super::recover::{Failure, Make};
 use super::settings::Settings;
 
 /// The file in a data directory that whoever has it open holds a lock on.
@@ -45,6 +45,23 @@ struct Marker {
     finished: bool,
 }
 
+/// What opening may make of a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Make {
+    /// Nothing: an inspection.
+    Nothing,
+    /// A ledger, where there is none: a process whose storage did not come up yet.
+    Fresh,
+    /// Nothing, for this process knows the directory. An empty one in its place, another one or an older copy of it lacks
+    /// what was acknowledged (S2, S8).
+    Known {
+        /// Its random name, if that was read.
+        store_id: Option<StoreId>,
+        /// The last record that is durable in it.
+        durable: Lsn,
+    },
+}
+
 /// A directory that is ours, and locked.
 pub(crate) struct Directory {
     pub(crate) store_id: StoreId,
@@ -54,10 +71,6 @@ pub(crate) struct Directory {
     pub(crate) slots: Vec<u64>,
     pub(crate) has_database: bool,
     pub(crate) lock: Box<dyn Lock>,
-}
-
-pub(crate) fn refused(settings: &Settings, reason: impl Into<String>) -> Error {
-    Error::Refused { dir: settings.dir.clone(), reason: reason.into() }
 }
 
 /// Says what could not be done for the lack of what.

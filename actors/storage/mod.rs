@@ -43,13 +43,28 @@
 //! A directory that must not be used at all (another node has it open, another format, not a
 //! ledger's) ends the start instead.
 //!
+//! # Files, from the ground up; none uses one that is above it
+//!
+//! | | |
+//! |---|---|
+//! | `error`, `types`, `message`, `settings`, `failure` | what is said, asked and set; why a start fails |
+//! | `disk`, `passing`, `executor`, `room` | the seams to files and threads, and what may be lacking there |
+//! | `journal/` | bytes and files of the journal |
+//! | `layout` | the data directory |
+//! | `database/` | tables of redb, what is written to them and read from them |
+//! | `fence`, `incarnation`, `memory` | what forbids writing; the threads of one life; what is locked, in which order |
+//! | `shared` | all of that together, for as long as the handle lives |
+//! | `apply`, `read`, `page`, `recover` | what is done with it |
+//! | `writer`, `committer` | the threads: journal, database |
+//! | `actor`, `handle`, `inspect` | who starts them, who asks them, who looks without them |
+//!
 //! # Invariants
 //!
-//! S1 one queue, in order (`journal`) · S2 nothing is reported before its `fdatasync`, and a
-//! failed one fences · S3 every transaction keeps applied ≤ commit ≤ last (`commit`) · S4 new
+//! S1 one queue, in order (`writer`) · S2 nothing is reported before its `fdatasync`, and a
+//! failed one fences · S3 every transaction keeps applied ≤ commit ≤ last (`database::commit`) · S4 new
 //! entries replace all behind them, in overlay, journal and database · S5 every row is checked on
-//! every read (`read`), and so is an absence (`absent`) · S6 the threads of an old incarnation are waited for (`shared`) · S7 a
-//! journal file is reused only when it is covered (`worker`) · S8 store id and genesis
+//! every read (`database::rows`), and so is an absence (`database::absent`) · S6 the threads of an old incarnation are
+//! waited for (`incarnation`) · S7 a journal file is reused only when it is covered (`committer`) · S8 store id and genesis
 //! (`layout`).
 //!
 //! One thing one node alone cannot tell: a flipped bit in the very last journal record before a
@@ -57,30 +72,33 @@
 //! it; the other nodes of the majority protect it, as long as none of them fails before the leader
 //! has sent it again.
 
-mod absent;
 mod actor;
 mod apply;
-mod commit;
+mod committer;
+mod database;
 mod disk;
 mod error;
 mod executor;
+mod failure;
+mod fence;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod handle;
+mod incarnation;
 pub mod inspect;
 pub(crate) mod journal;
 mod layout;
-mod overlay;
+mod memory;
+mod message;
+mod page;
 mod passing;
 mod read;
 mod recover;
 mod room;
 mod settings;
 mod shared;
-mod stored;
-mod tables;
 mod types;
-mod worker;
+mod writer;
 
 pub use disk::{Disk, File, Lock, RealDisk};
 pub use error::{Cause, Error};

@@ -6,81 +6,31 @@
 //! then apply up to the recovered commit. No step grows with the size of the database, unless the
 //! index has to be made anew.
 
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{Boot, LogIndex, Lsn, State, StoreId};
-use redb::{Builder as RedbBuilder, Database};
+use redb::Database;
 
-use super::commit::{WriteSet, begin, commit};
-use super::disk::{Backend, File, Lock};
-use super::error::{Cause, Error};
-use super::journal::Tip;
-use super::journal::record::{Builder, FIRST_RECORD, Op};
+use super::database::commit::{WriteSet, commit};
+use super::database::open::{self, closed};
+use super::database::overlay::{AppliedMark, Overlay};
+use super::database::stored;
+use super::database::trouble::db_failure;
+use super::disk::{File, Lock};
+use super::error::Cause;
+use super::failure::{Failure, data_loss, io_failure, refused};
+use super::journal::record::{Builder, FIRST_RECORD, Op, padded};
 use super::journal::ring::{self, JournalFile, Maker, Spares};
-use super::journal::scan::{self, Journal, ScanError};
-use super::layout::{self, DATABASE, Directory, refused};
-use super::overlay::{AppliedMark, Overlay};
-use super::passing::passes;
-use super::read::redb_cause;
+use super::journal::scan::{self, Journal};
+use super::journal::tip::Tip;
+use super::layout::{self, Directory, Make};
 use super::settings::Settings;
 use super::shared::Shared;
-use super::stored;
-use super::tables::{
-    CONTEXTS, Counts, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_IDENTITY, META_PROGRESS,
-    META_STATE, POSITIONS, Progress, StateRow, meta_value,
-};
 use super::types::Genesis;
 
 const FIRST_SLOT: u64 = 1;
-
-/// Why start-up came to no end.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// The process should not start.
-    Refused(Error),
-    /// The node runs, fenced.
-    Fence(Cause),
-    /// Something is lacking for the moment; nothing was lost, and it may be tried again.
-    Passing(String),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::DataLoss(what) => Failure::Fence(Cause::DataLoss { what }),
-            Error::Fenced(cause) => Failure::Fence(cause),
-            other => Failure::Refused(other),
-        }
-    }
-}
-
-impl From<ScanError> for Failure {
-    fn from(error: ScanError) -> Self {
-        match error {
-            ScanError::Io(error) => Failure::Fence(Cause::of("reading the journal", &error)),
-            ScanError::DataLoss(what) => Failure::Fence(Cause::DataLoss { what }),
-        }
-    }
-}
-
-pub(crate) fn data_loss(what: impl Into<String>) -> Failure {
-    Failure::Fence(Cause::DataLoss { what: what.into() })
-}
-
-pub(crate) fn io_failure<'a>(what: &'a str) -> impl Fn(io::Error) -> Failure + 'a {
-    move |error| match passes(&error) {
-        true => Failure::Passing(format!("{what}: {error}")),
-        false => Failure::Fence(Cause::of(what, &error)),
-    }
-}
-
-pub(crate) fn db_failure<E: Into<redb::Error>>(what: &str) -> impl Fn(E) -> Failure + '_ {
-    move |error| Failure::Fence(redb_cause(what, &error.into()))
-}
 
 /// Who opens a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,23 +41,6 @@ pub(crate) enum BootOf {
     New,
     /// A process that has its number.
     Process(Boot),
-}
-
-/// What opening may make of a directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Make {
-    /// Nothing: an inspection.
-    Nothing,
-    /// A ledger, where there is none: a process whose storage did not come up yet.
-    Fresh,
-    /// Nothing, for this process knows the directory. An empty one in its place, another one or an older copy of it lacks
-    /// what was acknowledged (S2, S8).
-    Known {
-        /// Its random name, if that was read.
-        store_id: Option<StoreId>,
-        /// The last record that is durable in it.
-        durable: Lsn,
-    },
 }
 
 /// What was found out about a directory, also by an opening that failed.
@@ -150,7 +83,7 @@ pub(crate) fn open(settings: &Settings, make: Make, boot: BootOf, found: &mut Fo
         (directory.has_database, directory.slots) = (true, vec![FIRST_SLOT]);
     }
     found.is_member = !directory.fresh;
-    let (db, db_file) = open_database(settings, &directory)?;
+    let (db, db_file) = open::open(settings, &directory)?;
     let replayed = match replayed(settings, &db, &directory, &mut found.is_member) {
         Ok(replayed) => replayed,
         Err(failure) => return Err(closed(db, failure)),
@@ -161,16 +94,6 @@ pub(crate) fn open(settings: &Settings, make: Make, boot: BootOf, found: &mut Fo
     match opened.is_known(make).and_then(|()| opened.start_boot(boot, settings)) {
         Ok(()) => Ok(opened),
         Err(failure) => Err(closed(opened.db, failure)),
-    }
-}
-
-/// A database that is dropped keeps a failure to itself, and whoever opens it again in this process would build on what
-/// may not be on the disk.
-fn closed(db: Database, failure: Failure) -> Failure {
-    match db.close().map_err(redb::Error::from) {
-        // Of what failed before, whoever met it has told.
-        Ok(()) | Err(redb::Error::PreviousIo) => failure,
-        Err(error) => Failure::Fence(redb_cause("closing the database", &error)),
     }
 }
 
@@ -228,7 +151,7 @@ fn maker(settings: &Settings, store_id: StoreId) -> Maker {
         disk: Arc::clone(&settings.disk),
         dir: settings.dir.clone(),
         store_id,
-        file_bytes: super::journal::record::padded(settings.journal_file_bytes),
+        file_bytes: padded(settings.journal_file_bytes),
         fill_bytes: settings.fill_bytes,
     }
 }
@@ -270,99 +193,11 @@ pub(crate) fn at_first(settings: &Settings, failure: Failure, is_member: bool) -
 
 /// Makes what belongs into a new directory.
 fn fill(settings: &Settings, directory: &Directory) -> Result<(), Failure> {
+    open::make(settings, directory.store_id)?;
     let making = "making the data directory";
-    let file = settings.disk.create(&settings.dir.join(DATABASE));
-    let file = file.map_err(io_failure(making))?;
-    let db = redb_builder(settings).create_with_backend(Backend(Arc::clone(&file)));
-    let db = db.map_err(db_failure(making))?;
-    let identity = Identity { store_id: directory.store_id };
-    init_tables(&db, &identity).map_err(|error| Failure::Fence(redb_cause(making, &error)))?;
-    // Dropped, it would keep a failure to itself, and a sync behind that one proves nothing.
-    db.close().map_err(db_failure(making))?;
-    file.sync_data().map_err(io_failure(making))?;
     let maker = maker(settings, directory.store_id);
     maker.make(FIRST_SLOT, 1, (settings.random)()).map_err(io_failure(making))?;
     layout::finish(settings, directory.store_id).map_err(io_failure(making))
-}
-
-fn init_tables(db: &Database, identity: &Identity) -> Result<(), redb::Error> {
-    let txn = begin(db)?;
-    {
-        txn.open_table(LOG)?;
-        let mut meta = txn.open_table(META)?;
-        meta.insert(META_IDENTITY, &meta_value(META_IDENTITY, identity)[..])?;
-        let progress = Progress::default();
-        meta.insert(META_PROGRESS, &meta_value(META_PROGRESS, &progress)[..])?;
-    }
-    reset_index(&txn)?;
-    txn.commit()?;
-    Ok(())
-}
-
-/// Empties all that follows from the log.
-fn reset_index(txn: &redb::WriteTransaction) -> Result<(), redb::Error> {
-    txn.delete_table(CONTEXTS)?;
-    txn.delete_table(INDEX)?;
-    txn.delete_table(POSITIONS)?;
-    txn.delete_table(KEYS)?;
-    txn.open_table(CONTEXTS)?;
-    txn.open_table(INDEX)?;
-    txn.open_table(POSITIONS)?;
-    txn.open_table(KEYS)?;
-    let row = StateRow { format: INDEX_FORMAT, state: State::default() };
-    let mut meta = txn.open_table(META)?;
-    meta.insert(META_STATE, &meta_value(META_STATE, &row)[..])?;
-    meta.insert(META_COUNTS, &meta_value(META_COUNTS, &Counts::default())[..])?;
-    Ok(())
-}
-
-/// Drops the index; the next start makes it anew from the log.
-pub(crate) fn drop_index(db: &Database) -> Result<(), redb::Error> {
-    let txn = begin(db)?;
-    reset_index(&txn)?;
-    txn.commit()?;
-    Ok(())
-}
-
-/// An empty transaction of ours, after others may have committed in another way.
-pub(crate) fn touch(db: &Database) -> Result<(), redb::Error> {
-    let txn = begin(db)?;
-    txn.open_table(META)?;
-    txn.commit()?;
-    Ok(())
-}
-
-fn redb_builder(settings: &Settings) -> RedbBuilder {
-    let mut builder = Database::builder();
-    builder.set_cache_size(settings.redb_cache_bytes);
-    builder
-}
-
-fn open_database(settings: &Settings, directory: &Directory) -> Result<(Database, Arc<dyn File>), Failure> {
-    if !directory.has_database {
-        let reason = format!("{DATABASE} is missing: replace this node, nothing was made anew");
-        return Err(Failure::Refused(refused(settings, reason)));
-    }
-    let opening = "opening the database";
-    let file = settings.disk.open(&settings.dir.join(DATABASE));
-    let file = file.map_err(io_failure(opening))?;
-    if file.is_empty().map_err(io_failure(opening))? {
-        // redb would make a new one.
-        return Err(data_loss(format!("{DATABASE} is empty")));
-    }
-    let backend = Backend(Arc::clone(&file));
-    // It panics on some damage, for it trusts the pages of a database that was closed well.
-    let db = catch_unwind(AssertUnwindSafe(|| redb_builder(settings).create_with_backend(backend)));
-    match db {
-        Ok(Ok(db)) => Ok((db, file)),
-        Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(error))))
-            if error.kind() != io::ErrorKind::InvalidData && error.kind() != io::ErrorKind::UnexpectedEof =>
-        {
-            Err(io_failure(opening)(error))
-        }
-        Ok(Err(error)) => Err(data_loss(format!("{DATABASE}: {error}"))),
-        Err(_) => Err(data_loss(format!("{DATABASE} is damaged"))),
-    }
 }
 
 fn open_files(settings: &Settings, directory: &Directory) -> Result<Vec<JournalFile>, Failure> {
@@ -536,11 +371,7 @@ impl Opened {
 impl Shared {
     /// Puts what was recovered in place for readers. The database stays with the caller.
     pub(crate) fn install(&self, opened: &Opened) {
-        *self.overlay_mut() = opened.overlay();
-        self.state.clear_poison();
-        let mut state = self.state.lock().expect("was just cleared of poison");
-        *state = opened.state.clone();
-        drop(state);
+        self.memory.install(opened.overlay(), opened.state.clone());
         let mut process = self.process();
         process.boot = Some(opened.set.progress().boot);
         process.store_id = Some(opened.store_id);

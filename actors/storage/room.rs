@@ -5,27 +5,20 @@
 //! database and no journal file is made. What the journal has is durable all the same; when memory is full of what
 //! waits, the writer waits, too, and nothing more is acknowledged. Everything goes on as soon as there is room.
 //!
-//! A write that finds no room nevertheless (somebody else took it first) fences; [`Shared::may_leave`] says when that
-//! may be left again.
+//! A write that finds no room nevertheless (somebody else took it first) fences; the fence says when that may be left
+//! again (`fence`).
 
-use std::sync::PoisonError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use converge_ledger_core::planted::{self, Bug};
-use tokio::time::Instant;
 
-use super::error::Cause;
 use super::settings::Settings;
-use super::shared::Shared;
 
 /// How often the room and the directory are looked at.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause before what is lacking is asked for again.
 pub(crate) const LACK_PAUSE: Duration = Duration::from_millis(200);
-/// A full disk is left this long after it was met, then twice as long after it was met again: each try is a restart,
-/// and more than the supervisor forgives would end the node.
-const LEAVE_PAUSE_MIN: Duration = Duration::from_secs(5);
-const LEAVE_PAUSE_MAX: Duration = Duration::from_secs(20);
 
 /// How much room there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,31 +72,41 @@ impl Room {
     }
 }
 
-/// What is lacking now.
+/// What is lacking, as it was seen last.
 #[derive(Debug, Default)]
-pub(crate) struct Lacks {
-    pub(crate) room: Room,
+pub(crate) struct Lacks(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    room: Room,
     /// Descriptors, memory, threads.
-    pub(crate) other: Option<String>,
-    /// When a full disk may be left, and after what pause.
-    leave: Option<(Instant, Duration)>,
+    other: Option<String>,
     /// The system does not say how much room there is.
     uncounted: bool,
 }
 
-impl Shared {
+impl Lacks {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The room as it was seen last.
     pub(crate) fn room(&self) -> Room {
-        self.lacks().room
+        self.seen().room
+    }
+
+    /// What else is lacking.
+    pub(crate) fn other(&self) -> Option<String> {
+        self.seen().other.clone()
     }
 
     /// The bytes that are free, if the system says so.
-    fn free(&self) -> Option<u64> {
-        let free = self.settings.disk.free(&self.settings.dir);
-        let before = std::mem::replace(&mut self.lacks().uncounted, free.is_err());
+    pub(crate) fn free(&self, settings: &Settings) -> Option<u64> {
+        let free = settings.disk.free(&settings.dir);
+        let before = std::mem::replace(&mut self.seen().uncounted, free.is_err());
         free.inspect_err(|error| {
             if !before {
-                let dir = self.settings.dir.display();
+                let dir = settings.dir.display();
                 tracing::warn!(%dir, %error, "the system does not say how much room the disk has");
             }
         })
@@ -111,52 +114,27 @@ impl Shared {
     }
 
     /// Looks at the room. A look that fails is no news: what was seen last holds.
-    pub(crate) fn look(&self) -> Room {
-        let mark = self.settings.free_bytes_min;
-        let Some(free) = self.free() else { return self.room() };
+    pub(crate) fn look(&self, settings: &Settings) -> Room {
+        let mark = settings.free_bytes_min;
+        let Some(free) = self.free(settings) else { return self.room() };
         let room = Room::of(free, mark);
-        let before = std::mem::replace(&mut self.lacks().room, room);
+        let before = std::mem::replace(&mut self.seen().room, room);
         match (room.level(), room.alarm(mark)) {
             (level, _) if level == before.level() => {}
-            (_, Some(alarm)) => tracing::warn!(dir = %self.settings.dir.display(), "{alarm}"),
-            (_, None) => tracing::info!(dir = %self.settings.dir.display(), "there is room on the disk again"),
+            (_, Some(alarm)) => tracing::warn!(dir = %settings.dir.display(), "{alarm}"),
+            (_, None) => tracing::info!(dir = %settings.dir.display(), "there is room on the disk again"),
         }
         room
     }
 
     /// Says what is lacking, or that nothing is any more; once each.
-    pub(crate) fn lacking(&self, what: Option<String>) {
-        let before = std::mem::replace(&mut self.lacks().other, what.clone());
+    pub(crate) fn say(&self, what: Option<String>) {
+        let before = std::mem::replace(&mut self.seen().other, what.clone());
         match (before, what) {
             (None, Some(what)) => tracing::warn!(what, "something is lacking for the moment; it is tried again"),
             (Some(_), None) => tracing::info!("what was lacking is there again"),
             _ => {}
         }
-    }
-
-    /// The disk was found full.
-    pub(crate) fn found_full(&self) {
-        let (mut lacks, now) = (self.lacks(), Instant::now());
-        let pause = match lacks.leave {
-            Some((until, pause)) if now < until + LEAVE_PAUSE_MAX => (2 * pause).min(LEAVE_PAUSE_MAX),
-            _ => LEAVE_PAUSE_MIN,
-        };
-        lacks.leave = Some((now + pause, pause));
-    }
-
-    /// Whether storage is fenced for a full disk alone, and there is room again. Room that cannot be counted is none: a
-    /// directory that was moved away has no number either, and S8 forbids to make another in its place.
-    pub(crate) fn may_leave(&self) -> bool {
-        let settings = &self.settings;
-        matches!(self.fenced(), Some(Cause::DiskFull { .. }))
-            && self.lacks().leave.is_none_or(|(until, _)| until <= Instant::now())
-            && self.free().is_some_and(|free| free >= leaves_from(settings))
-    }
-
-    /// No thread of an earlier incarnation is left, and nothing is open: a full disk may be left.
-    pub(crate) fn leave_full(&self) {
-        let mut fence = self.fence.write().unwrap_or_else(PoisonError::into_inner);
-        fence.take_if(|cause| matches!(cause, Cause::DiskFull { .. }));
     }
 }
 

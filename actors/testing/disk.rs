@@ -8,8 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Dice;
-use super::faults::{Change, Counters, Faults, Moment};
+use converge_ledger_core::chance::Dice;
+
+use super::faults::{Change, Counters, Faults};
 use super::model::{Model, power_is_off};
 use crate::storage::{Disk, File, Lock};
 
@@ -68,7 +69,7 @@ impl Drop for SimFile {
 }
 
 impl SimDisk {
-    pub(super) fn of(model: Model) -> SimDisk {
+    fn of(model: Model) -> SimDisk {
         SimDisk(Arc::new(Mutex::new(model)))
     }
 
@@ -156,7 +157,8 @@ impl SimDisk {
     /// What was kept since [`SimDisk::record`]; no more is kept.
     #[must_use]
     pub fn recorded(&self) -> Vec<Moment> {
-        self.model().moments.take().unwrap_or_default()
+        let moments = self.model().moments.take().unwrap_or_default();
+        moments.into_iter().map(|(op, change, disk)| Moment { op, change, disk: SimDisk::of(disk) }).collect()
     }
 
     /// How many changes of files and names are not synced, and could be lost.
@@ -204,6 +206,17 @@ impl SimDisk {
         model.inodes.get_mut(&inode).expect("a named file is kept").handles += 1;
         Arc::new(SimFile { disk: self.clone(), inode })
     }
+}
+
+/// The disk as it was in front of an operation.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// The number of the operation; those before it are done.
+    pub op: u64,
+    /// What it is.
+    pub change: Change,
+    /// The disk, with all that was not synced still not synced.
+    pub disk: SimDisk,
 }
 
 fn missing() -> io::Error {

@@ -52,14 +52,3 @@ pub enum Change {
     Remove,
     SyncDir,
 }
-
-/// The disk as it was in front of an operation.
-#[derive(Clone, Debug)]
-pub struct Moment {
-    /// The number of the operation; those before it are done.
-    pub op: u64,
-    /// What it is.
-    pub change: Change,
-    /// The disk, with all that was not synced still not synced.
-    pub disk: super::SimDisk,
-}

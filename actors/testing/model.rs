@@ -8,8 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Dice;
-use super::faults::{Change, Counters, Faults, Moment};
+use converge_ledger_core::chance::Dice;
+
+use super::faults::{Change, Counters, Faults};
 use super::pages::{PAGE, Pages};
 
 #[derive(Clone, Debug)]
@@ -85,7 +86,8 @@ pub(super) struct Model {
     pub(super) off: bool,
     /// The first operation that it failed.
     pub(super) failed: Option<u64>,
-    pub(super) moments: Option<Vec<Moment>>,
+    /// The number and the kind of each change, and what there was before it.
+    pub(super) moments: Option<Vec<(u64, Change, Model)>>,
 }
 
 /// "Too many open files".
@@ -137,9 +139,8 @@ impl Model {
     pub(super) fn change(&mut self, change: Change) -> io::Result<()> {
         self.operation()?;
         if self.moments.is_some() {
-            let disk = super::SimDisk::of(self.copy());
-            let moment = Moment { op: self.counters.ops, change, disk };
-            self.moments.get_or_insert_default().push(moment);
+            let before = self.copy();
+            self.moments.get_or_insert_default().push((self.counters.ops, change, before));
         }
         Ok(())
     }

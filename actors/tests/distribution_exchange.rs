@@ -86,7 +86,6 @@ async fn status_tells_what_happened() {
     let lane = &peer.lanes[&Lane::Forward];
     assert_eq!((lane.frames_received, lane.bytes_received, lane.connections), (1, 4, 1));
     assert_eq!(lane.phase, LinkPhase::Up { epoch: lane.epoch.unwrap() });
-    assert_eq!(nodes[0].distribution.listener_status().joined, 3);
 
     let [one, two]: [Node; 2] = nodes.try_into().ok().unwrap();
     two.stop().await;

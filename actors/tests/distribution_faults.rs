@@ -232,18 +232,13 @@ async fn a_hello_waits_for_a_link_that_is_not_there_yet() {
         SupervisorSpec::new(Strategy::OneForOne, intensity, vec![child])
     };
     let port = Tree::start("port", alone(listener)).await.unwrap();
-    let hello = hello(2, 1, 1);
-    let (links, (_stream, kind)) = tokio::join!(
-        async {
-            // The hello is accepted, nobody is there to take it.
-            while distribution.listener_status().accepted == 0 {
-                tokio::task::yield_now().await;
-            }
-            Tree::start("links", alone(links)).await.unwrap()
-        },
-        greet(&address, &hello)
-    );
-    assert_eq!(kind, Some(HELLO_ACK));
+    let mut early = say_hello(&address, &hello(2, 1, 1)).await;
+    // Connections are accepted in order: as this one was looked at, the hello before it is accepted, and nobody is there
+    // to take it.
+    let mut stranger = say_hello(&address, &RawHello { group: 9, ..hello(2, 1, 2) }).await;
+    closed(&mut stranger).await;
+    let links = Tree::start("links", alone(links)).await.unwrap();
+    assert_eq!(answer(&mut early).await, Some(HELLO_ACK));
     sink.until("up", |seen| matches!(seen, [Seen::Up { .. }])).await;
     port.stop(PATIENCE).await.unwrap();
     links.stop(PATIENCE).await.unwrap();

@@ -12,6 +12,7 @@ use std::time::Instant;
 use converge_actors::storage::{Cause, LogEntry, Phase};
 use converge_actors::testing::{Change, Faults, Moment, SimDisk};
 use converge_ledger_core::planted::{self, Bug, Level};
+use converge_supervisors::panic_text;
 use storage_support::images::Start;
 use storage_support::{Dice, Leader, Node, killed, lacks, one_thread, pile, simulated, write};
 
@@ -22,9 +23,7 @@ const LIVES_MORE: u64 = 12;
 
 /// What a panic says, on one line.
 fn text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-    text.lines().next().unwrap_or_default().chars().take(150).collect()
+    panic_text(panic).lines().next().unwrap_or_default().chars().take(150).collect()
 }
 
 /// How a level finds fault with a life or a flip, if it does.

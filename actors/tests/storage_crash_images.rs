@@ -14,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use converge_actors::storage::{Cause, Phase};
 use converge_actors::testing::{Change, Dice, Faults, Moment};
+use converge_supervisors::panic_text;
 use storage_support::images::{Ended, Left, Life, Start};
 use storage_support::one_thread;
 
@@ -57,8 +58,7 @@ fn look(life: &Life, moment: &Moment, image: Image) -> u64 {
 
 fn reported(image: Image, test: &str, look: impl FnOnce() -> u64) -> u64 {
     catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        let text = panic_text(panic.as_ref());
         let (seed, op, subset) = image;
         panic!(
             "life {seed}, power cut in front of operation {op}, disk {subset}: {text}\n  \

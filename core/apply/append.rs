@@ -1,6 +1,6 @@
 //! Appending one entry.
 
-use super::Step;
+use super::step::Step;
 use crate::command::Append;
 use crate::entry::chain_link;
 use crate::ids::{ContextNo, Lamport};

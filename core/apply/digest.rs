@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use super::Changes;
+use super::changes::Changes;
 use crate::codec::put;
 use crate::command::Batch;
 use crate::ids::LogIndex;

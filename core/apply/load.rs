@@ -13,23 +13,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
-use super::{Standing, Step};
+use super::changes::StagingChange;
+use super::step::{Standing, Step};
 use crate::command::{Load, Stage};
 use crate::ids::{Lamport, Position, Sequence};
 use crate::outcome::{Outcome, Refusal};
 use crate::planted::{self, Bug};
 use crate::state::{Head, IndexChunk, Indexed, Part, Staging, View};
-
-/// What a batch changes in one staging.
-#[derive(Debug, Default, Serialize)]
-pub(super) struct StagingChange {
-    /// What was staged by earlier batches is gone.
-    pub(super) dropped: bool,
-    /// And this comes.
-    pub(super) added: Staging,
-}
 
 impl<'a, V: View> Step<'a, V> {
     pub(super) fn stage(&mut self, row: u32, stage: &'a Stage) -> Outcome {

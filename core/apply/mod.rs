@@ -19,17 +19,18 @@
 //! Limits are not checked here: they are settings, and would let nodes disagree.
 
 mod append;
+mod changes;
 mod digest;
 mod load;
-
-use std::collections::BTreeMap;
+mod step;
 
 use crate::command::{Batch, Command};
-use crate::ids::{ContextNo, LogIndex, Position};
+use crate::ids::LogIndex;
 use crate::outcome::{Outcome, Refusal};
 use crate::planted::{self, Bug};
-use crate::state::{Effects, Head, KeyRow, Origin, State, View};
-use load::StagingChange;
+use crate::state::{Effects, Origin, State, View};
+use changes::Changes;
+use step::{Standing, Step};
 
 /// Applies the next log entry; `None` stands for one without commands of ours: a leader's empty
 /// entry, or a change of the configuration.
@@ -62,74 +63,7 @@ pub fn apply<V: View>(
     Ok(commit(state, index, batch, digest, changes))
 }
 
-/// How a batch's boot stands to what is known of its node.
-enum Standing<'a> {
-    /// An older boot: closed.
-    Older,
-    /// The newest boot.
-    Current(&'a Origin),
-    /// A boot not seen before: what was kept of the one before goes.
-    Newer,
-}
-
-/// One log entry while it is applied: the state before it, and on top of that what it changes.
-struct Step<'a, V> {
-    view: &'a V,
-    index: LogIndex,
-    standing: Standing<'a>,
-    low_water: u64,
-    low_staging: u64,
-    last_position: Position,
-    contexts: u64,
-    /// First outcomes of this batch's attempts.
-    outcomes: BTreeMap<u64, Outcome>,
-    /// What this batch changes in the stagings that it touches.
-    staged: BTreeMap<u64, StagingChange>,
-    /// Idempotency keys of this batch.
-    keys: BTreeMap<(ContextNo, &'a str), KeyRow>,
-    effects: Effects,
-}
-
-/// What a batch changed.
-struct Changes {
-    newer_boot: bool,
-    /// Of attempts and of stagings; none when the boot is closed.
-    marks: Option<(u64, u64)>,
-    last_position: Position,
-    contexts: u64,
-    outcomes: BTreeMap<u64, Outcome>,
-    staged: BTreeMap<u64, StagingChange>,
-    effects: Effects,
-}
-
 impl<'a, V: View> Step<'a, V> {
-    fn new(state: &'a State, view: &'a V, index: LogIndex, batch: &'a Batch) -> Self {
-        let standing = match state.origins.get(&batch.origin) {
-            Some(origin) if batch.boot < origin.boot => Standing::Older,
-            Some(origin) if batch.boot == origin.boot => Standing::Current(origin),
-            _ => Standing::Newer,
-        };
-        let (low_water, low_staging) = match standing {
-            Standing::Current(origin) => {
-                (batch.low_water.max(origin.low_water), batch.low_staging.max(origin.low_staging))
-            }
-            Standing::Older | Standing::Newer => (batch.low_water, batch.low_staging),
-        };
-        Self {
-            view,
-            index,
-            standing,
-            low_water,
-            low_staging,
-            last_position: state.last_position,
-            contexts: state.contexts,
-            outcomes: BTreeMap::new(),
-            staged: BTreeMap::new(),
-            keys: BTreeMap::new(),
-            effects: Effects::default(),
-        }
-    }
-
     fn command(&mut self, row: u32, command: &'a Command) -> Result<Outcome, V::Error> {
         let counter = command.counter();
         if matches!(self.standing, Standing::Older) || counter < self.low_water {
@@ -150,52 +84,6 @@ impl<'a, V: View> Step<'a, V> {
         };
         self.outcomes.insert(counter, outcome);
         Ok(outcome)
-    }
-
-    fn first_outcome(&self, counter: u64) -> Option<Outcome> {
-        let earlier = match self.standing {
-            Standing::Current(origin) => origin.outcomes.get(&counter),
-            Standing::Older | Standing::Newer => None,
-        };
-        earlier.or_else(|| self.outcomes.get(&counter)).copied()
-    }
-
-    /// The end of a context as of the command before this one.
-    fn head(&self, context_id: &str) -> Result<Option<Head>, V::Error> {
-        match self.effects.heads.get(context_id) {
-            Some(head) => Ok(Some(*head)),
-            None => self.view.head(context_id),
-        }
-    }
-
-    /// The context's number, a new one for a context without entries.
-    fn number(&mut self, head: &Head) -> ContextNo {
-        if head.number == Head::EMPTY.number {
-            self.contexts += 1;
-            ContextNo(self.contexts)
-        } else {
-            head.number
-        }
-    }
-
-    fn next_position(&mut self) -> Position {
-        self.last_position = self.last_position.next();
-        self.last_position
-    }
-
-    fn finish(self) -> Changes {
-        Changes {
-            newer_boot: matches!(self.standing, Standing::Newer),
-            marks: match self.standing {
-                Standing::Older => None,
-                Standing::Current(_) | Standing::Newer => Some((self.low_water, self.low_staging)),
-            },
-            last_position: self.last_position,
-            contexts: self.contexts,
-            outcomes: self.outcomes,
-            staged: self.staged,
-            effects: self.effects,
-        }
     }
 }
 

@@ -13,15 +13,15 @@
 //! All else is postcard, piece by piece. What is optional is there if its flag is set. Times are
 //! not varints, for those of our days would take nine bytes.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::ROW;
 use crate::codec::{CodecError, put};
 use crate::command::{Append, Command, Load, Stage, StagedEntry};
 use crate::entry::NewEntry;
+
+/// What errors call a row.
+pub(super) const ROW: &str = "a log row";
 
 const APPEND: u8 = 1;
 const STAGE: u8 = 2;
@@ -43,17 +43,10 @@ fn flag(set: bool, bit: u8) -> u8 {
 
 /// About how many bytes the row of this command takes.
 pub(super) fn size_hint(command: &Command) -> usize {
-    let metadata = |pairs: &BTreeMap<String, String>| -> usize {
-        pairs.iter().map(|(name, value)| name.len() + value.len() + 4).sum()
-    };
     FIXED_BYTES_MAX
         + match command {
             Command::Append(Append { idempotency_key, entry, .. }) => {
-                idempotency_key.as_ref().map_or(0, String::len)
-                    + entry.context_id.len()
-                    + entry.key.len()
-                    + entry.payload.len()
-                    + metadata(&entry.metadata)
+                idempotency_key.as_ref().map_or(0, String::len) + entry.content_bytes()
             }
             Command::Stage(stage) => {
                 stage.context_id.len() + stage.entries.iter().map(StagedEntry::bytes).sum::<usize>()

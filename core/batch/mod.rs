@@ -30,7 +30,7 @@ use crate::command::{Batch, Command, Stage};
 use crate::entry::Entry;
 use crate::ids::{Boot, Lamport, NodeId, Position, Sequence};
 use crate::planted::{self, Bug};
-use head::Reader;
+use head::{ROW, Reader};
 
 /// The version of a batch and of each of its rows.
 const VERSION: u8 = 2;
@@ -40,7 +40,6 @@ const ROW_BYTES_MIN: usize = 2 + checksum::BYTES;
 const HEADER_BYTES_MAX: usize = 1 + 4 * 10 + 5 + checksum::BYTES;
 
 const BATCH: &str = "a batch";
-const ROW: &str = "a log row";
 
 struct Header {
     origin: NodeId,

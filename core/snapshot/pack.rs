@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::mem;
 
+use super::budget::{Budget, ENTRY_BYTES, text_bytes};
+use super::format::{MAGIC, SnapshotError, VERSION};
 use super::merkle::Tree;
-use super::{Budget, ENTRY_BYTES, MAGIC, SnapshotError, VERSION, text_bytes};
 use crate::checksum::crc32c;
 use crate::codec::put;
 use crate::entry::Entry;

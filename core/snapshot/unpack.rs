@@ -7,17 +7,17 @@ use std::ops::Range;
 use bytes::Bytes;
 use serde::Deserialize;
 
+use super::budget::{Budget, ENTRY_BYTES, pairs_bytes, text_bytes};
+use super::format::{MAGIC, PREAMBLE_BYTES, SnapshotError, VERSION};
 use super::merkle::Tree;
-use super::{Budget, ENTRY_BYTES, MAGIC, PREAMBLE_BYTES, SnapshotError, VERSION, pairs_bytes, text_bytes};
 use crate::checksum::{self, crc32c};
 use crate::entry::Entry;
 use crate::ids::{EntryId, Lamport, Position, Sequence};
+use crate::limits::Limits;
 use crate::planted::{self, Bug};
 
 /// No frame of ours wants a window above 2 MiB; this bounds what a stranger's may take.
 const WINDOW_LOG_MAX: u32 = 23;
-/// The longest name of a context (see [`crate::Limits`]): it is hashed anew for every entry.
-const CONTEXT_ID_BYTES_MAX: usize = 1024;
 
 /// What a sound snapshot holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +105,7 @@ fn take_header(blob: &[u8]) -> Result<(Header<'_>, &[u8]), SnapshotError> {
     if crc32c(&blob[..blob.len() - rest.len()]).to_le_bytes() != *stored {
         return Err(SnapshotError::Checksum);
     }
-    if context_id.len() > CONTEXT_ID_BYTES_MAX {
+    if context_id.len() > Limits::CONTRACT.context_id_bytes {
         return Err(SnapshotError::Malformed("its context has a longer name than any"));
     }
     Ok((Header { context_id, created_at_ns, count, content_bytes, root }, body))

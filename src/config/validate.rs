@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-use converge_ledger_core::NodeId;
+use converge_ledger_core::{Limits, NodeId};
 
 use super::ConfigError;
 use super::address::{Address, check_directory, check_text};
@@ -19,7 +19,7 @@ const HEARTBEATS_PER_ELECTION: u64 = 3;
 /// What an entry may take beside its payload: names and metadata.
 const ENTRY_OVERHEAD_BYTES: u64 = 128 << 10;
 /// The largest payload that a Raft entry has room for.
-const PAYLOAD_BYTES_MAX: u64 = 4 << 20;
+const PAYLOAD_BYTES_MAX: u64 = Limits::CONTRACT.payload_bytes as u64;
 /// The largest entry that any setting ever let in: what is there can be read, whatever the limits are now.
 pub(crate) const ENTRY_BYTES_MAX: usize = (PAYLOAD_BYTES_MAX + ENTRY_OVERHEAD_BYTES) as usize;
 /// gRPC frames a message with 32 bits; half of that is far past any use.

@@ -13,6 +13,8 @@ use converge_ledger_core::planted::{self, Bug};
 
 use super::record::{BLOCK, FIRST_RECORD, Op, RECORD_HEADER, RecordHead, decode_ops, padded};
 use super::ring::{JournalFile, file_name};
+use crate::storage::error::Cause;
+use crate::storage::failure::Failure;
 
 /// Read ahead when looking for records behind a gap.
 const PROBE_BYTES: usize = 1 << 20;
@@ -44,6 +46,15 @@ pub(crate) enum ScanError {
 impl From<io::Error> for ScanError {
     fn from(error: io::Error) -> Self {
         ScanError::Io(error)
+    }
+}
+
+impl From<ScanError> for Failure {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::Io(error) => Failure::Fence(Cause::of("reading the journal", &error)),
+            ScanError::DataLoss(what) => Failure::Fence(Cause::DataLoss { what }),
+        }
     }
 }
 

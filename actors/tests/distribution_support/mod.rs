@@ -27,7 +27,6 @@ pub enum Seen {
     Frame { from: u64, lane: Lane, epoch: u64, payload: Bytes },
     Up { peer: u64, lane: Lane, epoch: u64 },
     Down { peer: u64, lane: Lane, epoch: u64 },
-    Refused { peer: Option<u64>, reason: String },
 }
 
 /// Remembers everything in order; can hold on to permits like a slow consumer, or panic like a broken one.
@@ -72,14 +71,6 @@ impl Recorder {
         self.seen().iter().filter_map(|seen| frame(seen, from, lane)).collect()
     }
 
-    pub fn refusals(&self) -> Vec<(Option<u64>, String)> {
-        let of = |seen| match seen {
-            Seen::Refused { peer, reason } => Some((peer, reason)),
-            _ => None,
-        };
-        self.seen().into_iter().filter_map(of).collect()
-    }
-
     /// Waits until what was seen satisfies `enough`, which must not look at the recorder itself.
     pub async fn until(&self, what: &str, enough: impl Fn(&[Seen]) -> bool) {
         let mut changed = self.changed.subscribe();
@@ -113,7 +104,6 @@ impl Recorder {
                     let now = open.get(&(from, lane)).copied().flatten();
                     assert_eq!(now, Some(epoch), "a frame outside its epoch");
                 }
-                Seen::Refused { .. } => {}
             }
         }
     }
@@ -158,10 +148,6 @@ impl Sink for Recorder {
             LinkEvent::Up { peer, lane, epoch } => Seen::Up { peer: peer.get(), lane, epoch },
             LinkEvent::Down { peer, lane, epoch } => Seen::Down { peer: peer.get(), lane, epoch },
         });
-    }
-
-    fn hello_refused(&self, peer: Option<NodeId>, reason: String) {
-        self.note(Seen::Refused { peer: peer.map(NodeId::get), reason });
     }
 }
 
@@ -340,11 +326,21 @@ pub const DATA: u8 = 6;
 
 /// Sends a hello by hand; returns the stream and the kind of the answer, if one came.
 pub async fn greet(address: &str, hello: &RawHello) -> (TcpStream, Option<u8>) {
+    let mut stream = say_hello(address, hello).await;
+    let kind = answer(&mut stream).await;
+    (stream, kind)
+}
+
+/// Sends a hello by hand.
+pub async fn say_hello(address: &str, hello: &RawHello) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let frame = raw_frame(HELLO, &postcard::to_stdvec(hello).unwrap());
-    if stream.write_all(&frame).await.is_err() {
-        return (stream, None);
-    }
+    // One that is crowded out at once gets no answer either.
+    let _ = stream.write_all(&raw_frame(HELLO, &postcard::to_stdvec(hello).unwrap())).await;
+    stream
+}
+
+/// The kind of the answer to a hello, if one came.
+pub async fn answer(stream: &mut TcpStream) -> Option<u8> {
     let mut header = [0; 10];
     let read = timeout(PATIENCE, stream.read_exact(&mut header)).await.expect("no answer");
     let kind = read.ok().map(|_| header[5]);
@@ -352,7 +348,7 @@ pub async fn greet(address: &str, hello: &RawHello) -> (TcpStream, Option<u8>) {
         let length = u32::from_le_bytes(header[..4].try_into().unwrap()) as usize;
         stream.read_exact(&mut vec![0; length]).await.unwrap();
     }
-    (stream, kind)
+    kind
 }
 
 /// Waits until the other side has closed.

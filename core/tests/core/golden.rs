@@ -4,12 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use converge_ledger_core::codec::{encode_index_row, encode_record};
+use converge_ledger_core::codec::encode_keyed;
 use converge_ledger_core::testing::Memory;
-use converge_ledger_core::{
-    Append, Batch, Boot, Command, ContextNo, Head, IndexRow, Lamport, Load, LogIndex, NodeId, Position, Sequence,
-    snapshot,
-};
+use converge_ledger_core::{Append, Batch, Boot, Command, ContextNo, Head, Lamport, Load, NodeId, Sequence, snapshot};
 
 use crate::sample::{append, history, stage};
 
@@ -69,18 +66,9 @@ d24547a9f62472ce8794bc3b010802000000000000000000000000000003e90100a0d88557341605
 fn records() {
     let head = Head { number: ContextNo(3), latest: Sequence(9), lamport: Lamport(12), chain: [7; 32] };
     assert_eq!(
-        hex(encode_record(&head)),
+        hex(encode_keyed(b"", &head)),
         "0103090c07070707070707070707070707070707070707070707070707070707070707070d6728c7"
     );
-    let row = IndexRow {
-        context: ContextNo(3),
-        sequence: Sequence(9),
-        position: Position(300),
-        lamport: Lamport(8),
-        index: LogIndex(200),
-        row: 1,
-    };
-    assert_eq!(hex(encode_index_row(&row)), "01ac0201c8010187220b97");
 }
 
 #[test]
@@ -98,7 +86,7 @@ fn a_state() {
     memory.apply(Some(batch()));
     assert_eq!(hex(memory.state.digest), "82a4bcc969d77d813d066d0b3689183b1a69619c9228b55d6d9b28aa8b70a857");
     assert_eq!(
-        hex(encode_record(&memory.state)),
+        hex(encode_keyed(b"", &memory.state)),
         "0102030282a4bcc969d77d813d066d0b3689183b1a69619c9228b55d6d9b28aa8b70a85701030207\
 0903070001010101000800010202ad02000a020201010089e119b2"
     );

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use converge_ledger_core::codec::{decode_record, encode_record};
+use converge_ledger_core::codec::{decode_keyed, encode_keyed};
 use converge_ledger_core::testing::{Memory, Model};
 use converge_ledger_core::{
     Append, Batch, Boot, Command, EntryId, Lamport, Load, LogIndex, NewEntry, NodeId, Outcome, Position, Refusal,
@@ -245,7 +245,7 @@ impl Run {
         for batch in self.memory.rows.log.values() {
             let batch = batch.as_ref().map(|batch| Batch::decode(&batch.encode()).unwrap());
             replay.apply(batch);
-            replay.state = decode_record(&encode_record(&replay.state)).unwrap();
+            replay.state = decode_keyed(b"state", &encode_keyed(b"state", &replay.state)).unwrap();
         }
         assert_eq!(replay, self.memory);
     }

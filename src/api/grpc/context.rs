@@ -24,7 +24,7 @@ use super::status::{from_error, overloaded, refused};
 use super::watch::{Feed, Slot};
 use super::{Settings, convert, encode, names};
 use crate::config::ENTRY_BYTES_MAX;
-use crate::ledger::{size, weight};
+use crate::ledger::size;
 use crate::pages::Pages;
 use crate::{AppendOptions, Error, Ledger, ReadOptions};
 
@@ -71,7 +71,7 @@ impl Context {
 
     /// Room for the answer to an append, before anything is proposed.
     fn room_for(&self, entry: &NewEntry) -> Result<Held, Status> {
-        self.appends.hold(APPEND_FACTOR * weight(entry)).ok_or_else(|| {
+        self.appends.hold(APPEND_FACTOR * entry.content_bytes()).ok_or_else(|| {
             let message = "too many answers to appends are being sent: try again";
             overloaded(message, RETRY_AFTER)
         })

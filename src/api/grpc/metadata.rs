@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use converge_ledger_core::Sequence;
+use converge_ledger_core::{Limits, Sequence};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Extensions, Status};
 
@@ -14,7 +14,7 @@ use super::status::refused;
 use crate::{Consistency, Written};
 
 /// The longest idempotency key.
-const IDEMPOTENCY_KEY_BYTES: usize = 1024;
+const IDEMPOTENCY_KEY_BYTES: usize = Limits::CONTRACT.idempotency_key_bytes;
 /// The answer leaves this part of the client's time-out before its end, within
 /// the two bounds below, so that the outcome reaches the client and not its own
 /// time-out.

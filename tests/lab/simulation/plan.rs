@@ -1,10 +1,10 @@
 //! What a run is to be: drawn from a seed, written down, and cut shorter by whoever looks for the cause of a failure.
 
 use converge_actors::testing::Dice;
+use converge_ledger_core::chance::mix;
 use serde::{Deserialize, Serialize};
 
 use super::links::{NetworkPlan, Weather};
-use super::trace::mix;
 use super::tuning::Tuning;
 
 /// Everything that a run depends on.

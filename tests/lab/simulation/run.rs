@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use converge_actors::testing::Dice;
 use converge_ledger_core::NodeId;
+use converge_ledger_core::chance::mix;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::{Client, Copied, followed, whole};
@@ -15,7 +16,7 @@ use super::facts::Facts;
 use super::links::Counts;
 use super::network::SimNetwork;
 use super::plan::Plan;
-use super::trace::{Trace, mix};
+use super::trace::Trace;
 use super::world::{Life, World};
 use super::{faults, panics};
 use crate::history::{self, Operation};

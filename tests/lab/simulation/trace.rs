@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use converge_ledger_core::chance::mix;
 use tokio::time::Instant;
 
 /// Shared by everything in a run.
@@ -57,14 +58,6 @@ impl Trace {
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.0.lock().expect("no code panics while it holds this lock")
     }
-}
-
-/// The finaliser of splitmix64.
-pub(super) fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// A digest of bytes, cheap and the same in every process.

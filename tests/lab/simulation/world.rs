@@ -13,6 +13,7 @@ use std::time::Duration;
 use converge_actors::storage::{self, Phase};
 use converge_actors::testing::{Counters, Dice, Faults, SimDisk};
 use converge_ledger_core::NodeId;
+use converge_ledger_core::chance::mix;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ use super::network::SimNetwork;
 use super::plan::Plan;
 use super::settings::{calls, config, entry_bounds, raft_bounds, storage_settings, watch_bounds};
 use super::threads::{Pace, SimThreads};
-use super::trace::{Trace, mix};
+use super::trace::Trace;
 use super::tuning::Tuning;
 use converge_ledger::config::Config;
 use converge_ledger::environment::{Environment, Offload};

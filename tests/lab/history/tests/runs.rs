@@ -1,27 +1,20 @@
 //! Histories of a correct ledger that seeds choose, and ways to spoil them.
 
-use converge_ledger_core::{NodeId, Position, Sequence};
+use converge_ledger_core::{NodeId, Position, Sequence, chance};
 
 use crate::history::*;
 
-/// Chance from a seed: splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators").
-pub(super) struct Dice(u64);
+/// Chance from a seed, for places in lists.
+pub(super) struct Dice(chance::Dice);
 
 impl Dice {
     pub(super) fn new(seed: u64) -> Self {
-        Dice(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        Dice(chance::Dice(seed))
     }
 
     /// One of `0..below`.
     pub(super) fn below(&mut self, below: usize) -> usize {
-        (self.next() % below.max(1) as u64) as usize
+        self.0.below(below.max(1) as u64) as usize
     }
 
     pub(super) fn one_in(&mut self, n: usize) -> bool {

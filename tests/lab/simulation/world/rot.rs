@@ -11,10 +11,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use converge_actors::testing::{Piece, journal};
+use converge_ledger_core::chance::mix;
 use converge_ledger_core::{Lsn, NodeId};
 
 use super::super::settings::DIRECTORY;
-use super::super::trace::mix;
 use super::{Host, World};
 
 const DATABASE: &str = "/data/ledger.redb";

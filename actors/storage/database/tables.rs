@@ -19,8 +19,8 @@ use redb::{ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::journal::record::{kind_byte, kind_of};
-use super::types::{EntryKind, HardState, LogEntry};
+use crate::storage::journal::record::{kind_byte, kind_of};
+use crate::storage::types::{EntryKind, HardState, LogEntry};
 
 pub(crate) const LOG: TableDefinition<'static, (u64, u32), &[u8]> = TableDefinition::new("log");
 pub(crate) const CONTEXTS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("contexts");

@@ -10,14 +10,14 @@ use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{LogIndex, Lsn, State};
 use redb::{Database, Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
-use super::journal::record::Op;
 use super::overlay::Generation;
 use super::tables::{
     Block, CONTEXTS, Counts, INDEX, INDEX_FORMAT, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_PROGRESS,
     META_STATE, POSITIONS, Progress, Run, Segments, StateRow, block_from, block_value, ends, head_value, key_value,
     log_rows, meta_value, segments_value,
 };
-use super::types::{Genesis, LogEntry};
+use crate::storage::journal::record::Op;
+use crate::storage::types::{Genesis, LogEntry};
 
 /// From so many rows on, inserting them through a cursor is faster.
 const CURSOR_ROWS_MIN: usize = 16;
@@ -294,7 +294,7 @@ fn last_block(index: &Table<'_, (u64, u64), &[u8]>, context: u64) -> Result<(u64
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::tables::Segment;
+    use crate::storage::database::tables::Segment;
 
     fn segments(index: u64, counts: &[u32]) -> Segments {
         let segment = |(count, row): (&u32, u32)| Segment { index: LogIndex(index), row, count: *count, chunk: false };

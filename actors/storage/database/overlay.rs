@@ -3,16 +3,17 @@
 //!
 //! Readers look here first and in the database second; a row may move from here to there in
 //! between and is then seen twice, never not at all. Owns no file and no thread. Its size is
-//! bounded by those that add to it, see `shared`.
+//! bounded by those that add to it, see `Shared::crowded`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use converge_ledger_core::{ContextNo, Head, KeyRow, LogIndex, Position, Term};
 
 use super::tables::{Run, Segments, split};
-use super::types::{Genesis, HardState, LogEntry};
+use crate::storage::types::{Genesis, HardState, LogEntry};
 
 /// Rough cost of a row in memory besides its text.
 const ROW_BYTES: usize = 96;
@@ -124,6 +125,18 @@ impl Overlay {
     pub(crate) fn commit(&self) -> LogIndex {
         let known = self.hard_state.commit.min(self.last());
         known.max(self.applied.index)
+    }
+
+    /// The head of a context that grew since the last commit.
+    pub(crate) fn head(&self, context: &str) -> Option<Head> {
+        let active = self.active.heads.get(context);
+        let flushing = || self.flushing.as_ref()?.heads.get(context);
+        active.or_else(flushing).copied()
+    }
+
+    /// What is known to be committed and not applied yet; none when all is.
+    pub(crate) fn unapplied(&self) -> Option<Range<LogIndex>> {
+        (self.applied.index < self.commit()).then(|| self.applied.index.next()..self.commit().next())
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -6,7 +6,7 @@
 //! sides: the rows next to the gap must be sound, lie on their sides of it, and be each other's
 //! neighbours also when they are looked up themselves.
 //!
-//! What a table has altogether, and where it ends, is looked at when it is opened (`recover`).
+//! What a table has altogether, and where it ends, is looked at when it is opened (`stored`).
 //!
 //! What stays: a pointer whose flipped bit makes it one to an earlier version of the same page, or
 //! to a page below it.
@@ -15,8 +15,8 @@ use std::ops::Bound;
 
 use redb::{Key, ReadOnlyTable};
 
-use super::read::Trouble;
 use super::tables::{head_from, key_from};
+use super::trouble::Trouble;
 
 /// A table whose values vouch for their keys.
 pub(crate) trait Vouched: Key + 'static {

@@ -7,14 +7,16 @@ use converge_ledger_core::{LogIndex, State};
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use serde::de::DeserializeOwned;
 
-use super::layout::{DATABASE, Directory, refused};
-use super::recover::{Failure, data_loss, db_failure, drop_index};
-use super::settings::Settings;
+use super::open::drop_index;
 use super::tables::{
     CONTEXTS, Counts, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_IDENTITY,
     META_PROGRESS, META_STATE, POSITIONS, Progress, StateRow, ends, meta_from, parse_row0,
 };
-use super::types::Genesis;
+use super::trouble::db_failure;
+use crate::storage::failure::{Failure, data_loss, refused};
+use crate::storage::layout::{DATABASE, Directory};
+use crate::storage::settings::Settings;
+use crate::storage::types::Genesis;
 
 /// What the database holds besides rows.
 pub(crate) struct Stored {

@@ -5,40 +5,42 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{LogIndex, Lsn, State};
-use converge_supervisors::Hold;
+use converge_supervisors::{Hold, panic_text};
 use redb::Database;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::commit::{AppliedRows, WriteSet, commit};
+use super::database::commit::{AppliedRows, WriteSet, commit};
+use super::database::overlay::Generation;
+use super::database::rows::db_log;
+use super::database::trouble::redb_cause;
 use super::disk::{File, Lock};
 use super::error::{Cause, Error};
 use super::executor::{Signal, Step, Worker};
-use super::journal::Tip;
+use super::failure::Failure;
+use super::incarnation::Incarnation;
 use super::journal::ring::{JournalFile, Maker};
-use super::layout::{self, DATABASE, LOCK_FILE};
-use super::overlay::Generation;
+use super::journal::tip::Tip;
+use super::layout::{self, DATABASE, LOCK_FILE, Make};
 use super::passing::{is_lack, lack, passes};
-use super::read::{Trouble, db_log, redb_cause};
-use super::recover::{self, BootOf, Failure, Found, Make, Opened};
+use super::recover::{self, BootOf, Found, Opened};
 use super::room::{LACK_PAUSE, LOOK_INTERVAL, Room};
 use super::settings::Settings;
-use super::shared::{Lane, Process, Shared};
-use super::types::LogEntry;
+use super::shared::{Process, Shared};
 
-/// What recovery hands back: where the journal goes on.
-pub(crate) type Outcome = Result<Tip, Failure>;
+/// Told what recovery came to: where the journal goes on.
+type Recovery = oneshot::Sender<Result<Tip, Failure>>;
 
 /// The worker's life: `Opening -> Running -> (gone)`.
-enum Phase {
+enum Work {
     /// Recovery is to be done, and its outcome sent.
-    Opening(Option<oneshot::Sender<Outcome>>),
+    Opening(Option<Recovery>),
     /// Commits what comes.
     Running(Box<Running>),
 }
@@ -46,8 +48,8 @@ enum Phase {
 /// Drives the database.
 pub(crate) struct Committer {
     shared: Arc<Shared>,
-    lane: Arc<Lane>,
-    phase: Phase,
+    incarnation: Arc<Incarnation>,
+    work: Work,
     // Dropped last: the next incarnation starts after it.
     _alive: Arc<Hold>,
 }
@@ -55,11 +57,11 @@ pub(crate) struct Committer {
 impl Committer {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        lane: Arc<Lane>,
-        reply: oneshot::Sender<Outcome>,
+        incarnation: Arc<Incarnation>,
+        reply: Recovery,
         alive: Arc<Hold>,
     ) -> Committer {
-        Committer { shared, lane, phase: Phase::Opening(Some(reply)), _alive: alive }
+        Committer { shared, incarnation, work: Work::Opening(Some(reply)), _alive: alive }
     }
 
     fn recover(&mut self) -> Result<(Box<Running>, Tip), Failure> {
@@ -79,14 +81,14 @@ impl Committer {
     fn recover_as(&self, make: Make, boot: BootOf, found: &mut Found) -> Result<(Box<Running>, Tip), Failure> {
         let opened = recover::open(&self.shared.settings, make, boot, found)?;
         self.shared.install(&opened);
-        Running::start(&self.shared, &self.lane, opened)
+        Running::start(&self.shared, &self.incarnation, opened)
     }
 }
 
 impl Worker for Committer {
     fn step(&mut self) -> Step {
-        match &mut self.phase {
-            Phase::Opening(reply) => {
+        match &mut self.work {
+            Work::Opening(reply) => {
                 let reply = reply.take();
                 let (outcome, next) = match self.recover() {
                     Ok((running, tip)) => (Ok(tip), Some(running)),
@@ -94,33 +96,33 @@ impl Worker for Committer {
                 };
                 let go_on = next.is_some();
                 if let Some(running) = next {
-                    self.phase = Phase::Running(running);
+                    self.work = Work::Running(running);
                 }
-                // Whoever asked may be gone; then the lane was closed.
+                // Whoever asked may be gone; then the incarnation was closed.
                 let _ = reply.map(|reply| reply.send(outcome));
                 if go_on { Step::Worked } else { Step::Done }
             }
-            Phase::Running(running) => running.step(&self.shared, &self.lane),
+            Work::Running(running) => running.step(&self.shared, &self.incarnation),
         }
     }
 
     fn signal(&self) -> Arc<Signal> {
-        Arc::clone(&self.lane.redb_signal)
+        Arc::clone(&self.incarnation.redb_signal)
     }
 }
 
 impl Drop for Committer {
     fn drop(&mut self) {
         close(&self.shared);
-        self.lane.spares().ended = true;
-        self.shared.worker_ended(&self.lane);
-        self.lane.wake();
+        self.incarnation.spares().ended = true;
+        self.incarnation.worker_ended();
+        self.incarnation.wake();
     }
 }
 
 /// Closes the database once no reader has it.
 pub(crate) fn close(shared: &Shared) {
-    let db = shared.db.write().unwrap_or_else(PoisonError::into_inner).take();
+    let db = shared.db.take();
     let close = || db.map_or(Ok(()), |db| db.close().map_err(redb::Error::from));
     match catch_unwind(AssertUnwindSafe(close)).unwrap_or(Err(redb::Error::PreviousIo)) {
         Ok(()) => {}
@@ -153,9 +155,13 @@ pub(crate) struct Running {
 impl Running {
     /// Takes the database over and applies what is committed, so that whoever recovers finds
     /// nothing left to apply.
-    pub(crate) fn start(shared: &Shared, lane: &Lane, opened: Opened) -> Result<(Box<Running>, Tip), Failure> {
-        *lane.spares() = opened.spares;
-        *shared.db.write().unwrap_or_else(PoisonError::into_inner) = Some(opened.db);
+    pub(crate) fn start(
+        shared: &Shared,
+        incarnation: &Incarnation,
+        opened: Opened,
+    ) -> Result<(Box<Running>, Tip), Failure> {
+        *incarnation.spares() = opened.spares;
+        shared.db.put(opened.db);
         let mut running = Box::new(Running {
             applied: opened.state.applied,
             set: opened.set,
@@ -166,57 +172,51 @@ impl Running {
             since: None,
             lock: opened.lock,
         });
-        let caught_up = running.catch_up(shared, lane);
+        let caught_up = running.catch_up(shared, incarnation);
         if caught_up.is_err() {
             close(shared);
         }
         caught_up.map(|()| (running, opened.tip))
     }
 
-    fn catch_up(&mut self, shared: &Shared, lane: &Lane) -> Result<(), Failure> {
-        loop {
-            let (applied, commit) = {
-                let overlay = shared.overlay();
-                (overlay.applied.index, overlay.commit())
-            };
-            if applied >= commit {
-                break;
-            }
+    fn catch_up(&mut self, shared: &Shared, incarnation: &Incarnation) -> Result<(), Failure> {
+        let unapplied = || shared.memory.overlay().unapplied();
+        while let Some(indexes) = unapplied() {
             let bytes = shared.settings.apply_bytes;
-            let read = |txn: &redb::ReadTransaction| db_log(txn, applied.next(), commit.next(), bytes);
-            let entries = shared.with_db(read).map_err(failure)?;
-            apply_all(shared, lane, &entries).map_err(failure)?;
-            if shared.overlay().bytes() >= shared.settings.commit_bytes {
-                self.commit(shared, lane)?;
+            let read = |txn: &redb::ReadTransaction| db_log(txn, indexes.start, indexes.end, bytes);
+            let entries = shared.db.read(read)?;
+            shared.apply_all(incarnation, &entries)?;
+            if shared.memory.overlay().bytes() >= shared.settings.commit_bytes {
+                self.commit(shared, incarnation)?;
             }
         }
-        self.commit(shared, lane)?;
-        self.measure(shared, lane);
+        self.commit(shared, incarnation)?;
+        self.measure(shared, incarnation);
         Ok(())
     }
 
-    fn step(&mut self, shared: &Shared, lane: &Lane) -> Step {
+    fn step(&mut self, shared: &Shared, incarnation: &Incarnation) -> Step {
         let (bytes, waiting, ended, wanted) = {
-            let mut durable = lane.durable();
+            let mut durable = incarnation.durable();
             let wanted = std::mem::take(&mut durable.wanted);
             (durable.bytes, !durable.records.is_empty(), durable.ended, wanted)
         };
         self.look(shared);
-        if let Some(cause) = shared.fenced() {
+        if let Some(cause) = shared.fence.cause() {
             // A full disk is left again, and must not be when the directory is gone meanwhile (S8).
             let looks = matches!(cause, Cause::DiskFull { .. }).then_some(LOOK_INTERVAL);
             return if ended { Step::Done } else { Step::Idle(looks) };
         }
         // After an apply that panicked halfway the state is not to be stored any more.
-        let sound = !shared.state.is_poisoned();
-        let active = if sound { shared.overlay().active.bytes } else { 0 };
+        let sound = shared.memory.is_sound();
+        let active = if sound { shared.memory.overlay().active.bytes } else { 0 };
         let pending = waiting || (sound && shared.applied() > self.applied);
         let due = self.due(pending, shared.settings.commit_interval);
         let enough = bytes + active >= shared.settings.commit_bytes;
         let room = if pending { shared.look() } else { Room::default() };
         let room = if matches!(room, Room::Out { .. }) { None } else { Some(room) };
         if pending && room.is_some() && (enough || wanted || ended || due == Some(Duration::ZERO)) {
-            return match self.commit(shared, lane) {
+            return match self.commit(shared, incarnation) {
                 Ok(()) => Step::Worked,
                 Err(Halt::Fence(cause)) => {
                     shared.fence(cause);
@@ -225,11 +225,11 @@ impl Running {
                 Err(Halt::Exit) => Step::Done,
             };
         }
-        let next = match self.prepare(shared, lane) {
+        let next = match self.prepare(shared, incarnation) {
             Ok(Prepared::Made) => return Step::Worked,
             Ok(Prepared::Nothing) if room.is_some() => LOOK_INTERVAL,
             Ok(prepared) => {
-                lane.give_up_files();
+                incarnation.give_up_files();
                 if prepared == Prepared::Lacking { LACK_PAUSE } else { LOOK_INTERVAL }
             }
             Err(cause) => {
@@ -275,12 +275,12 @@ impl Running {
         Some(interval.saturating_sub(since.elapsed()))
     }
 
-    fn commit(&mut self, shared: &Shared, lane: &Lane) -> Result<(), Halt> {
+    fn commit(&mut self, shared: &Shared, incarnation: &Incarnation) -> Result<(), Halt> {
         self.since = None;
         // Rows first, records second: what was applied is durable in the journal by then.
         let rows = self.take_rows(shared);
         let records = {
-            let mut durable = lane.durable();
+            let mut durable = incarnation.durable();
             durable.bytes = 0;
             std::mem::take(&mut durable.records)
         };
@@ -296,32 +296,32 @@ impl Running {
         self.store(shared, rows.as_ref())?;
         let written = self.set.stored(*self.set.progress());
         // Freed after the lock is.
-        let gone = shared.overlay_mut().end_flush(&written);
+        let gone = shared.memory.end_flush(&written);
         drop(gone);
-        let freed = weight.min(lane.backlog.load(Ordering::Relaxed));
-        lane.backlog.fetch_sub(freed, Ordering::Relaxed);
+        let freed = weight.min(incarnation.backlog.load(Ordering::Relaxed));
+        incarnation.backlog.fetch_sub(freed, Ordering::Relaxed);
         let covered = self.set.progress().covered.get();
         shared.covered_lsn.store(covered, Ordering::Release);
-        self.measure(shared, lane);
-        lane.committed.notify_waiters();
-        lane.journal_signal.raise();
+        self.measure(shared, incarnation);
+        incarnation.committed.notify_waiters();
+        incarnation.journal_signal.raise();
         Ok(())
     }
 
     /// The applied rows and the state that goes with them, when there is something new.
     fn take_rows(&self, shared: &Shared) -> Option<(State, Arc<Generation>)> {
-        let state = shared.state()?;
+        let mut state = shared.memory.applying()?;
         if state.applied == self.applied {
             return None;
         }
-        let generation = shared.overlay_mut().begin_flush();
+        let generation = state.begin_flush();
         Some((state.clone(), generation))
     }
 
     fn store(&mut self, shared: &Shared, rows: Option<&(State, Arc<Generation>)>) -> Result<(), Halt> {
         let applied_rows = rows.map(|(state, rows)| AppliedRows { state, rows });
         let applied = rows.map_or(self.applied, |(state, _)| state.applied);
-        let db = shared.db.read().unwrap_or_else(PoisonError::into_inner);
+        let db = shared.db.borrow();
         let db: &Database = db.as_ref().expect("is open while its worker runs");
         let stored = catch_unwind(AssertUnwindSafe(|| commit(db, &self.set, self.applied, applied_rows)));
         match stored {
@@ -341,9 +341,9 @@ impl Running {
     }
 
     /// Sees to it that the journal's writer finds a next file.
-    fn prepare(&mut self, shared: &Shared, lane: &Lane) -> Result<Prepared, Cause> {
+    fn prepare(&mut self, shared: &Shared, incarnation: &Incarnation) -> Result<Prepared, Cause> {
         let covered = self.set.progress().covered;
-        let mut spares = lane.spares();
+        let mut spares = incarnation.spares();
         if spares.ready.is_some() {
             return Ok(Prepared::Nothing);
         }
@@ -372,19 +372,19 @@ impl Running {
         let ready = match ready {
             Ok(ready) => ready,
             Err(error) if passes(&error) => {
-                shared.lacking(Some(format!("making a journal file: {error}")));
+                shared.lacks.say(Some(format!("making a journal file: {error}")));
                 return Ok(Prepared::Lacking);
             }
             Err(error) => return Err(Cause::of("making a journal file", &error)),
         };
-        shared.lacking(None);
+        shared.lacks.say(None);
         self.owed = false;
-        let mut spares = lane.spares();
+        let mut spares = incarnation.spares();
         spares.slot = spares.slot.max(ready.slot);
         spares.ready = Some(ready);
         drop(spares);
-        self.measure(shared, lane);
-        lane.journal_signal.raise();
+        self.measure(shared, incarnation);
+        incarnation.journal_signal.raise();
         Ok(Prepared::Made)
     }
 
@@ -398,11 +398,11 @@ impl Running {
         self.maker.make(slot, generation, salt)
     }
 
-    fn measure(&self, shared: &Shared, lane: &Lane) {
+    fn measure(&self, shared: &Shared, incarnation: &Incarnation) {
         if let Ok(len) = self.db_file.len() {
             shared.redb_bytes.store(len, Ordering::Relaxed);
         }
-        let spares = lane.spares();
+        let spares = incarnation.spares();
         let files = 1 + spares.retired.len() + usize::from(spares.ready.is_some());
         let bytes = files as u64 * self.maker.file_bytes;
         shared.journal_bytes.store(bytes, Ordering::Relaxed);
@@ -434,29 +434,4 @@ enum Prepared {
     Made,
     /// Something is lacking; it is to be tried again.
     Lacking,
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("a commit panicked").to_owned()
-}
-
-/// Applies entries and reports each.
-pub(crate) fn apply_all(shared: &Shared, lane: &Lane, entries: &[LogEntry]) -> Result<(), Trouble> {
-    for entry in entries {
-        if let Some(applied) = shared.apply_entry(lane, entry)? {
-            (shared.on_applied)(applied);
-        }
-    }
-    Ok(())
-}
-
-pub(crate) fn failure(trouble: Trouble) -> Failure {
-    match trouble {
-        Trouble::DataLoss(what) => Failure::Fence(Cause::DataLoss { what }),
-        Trouble::Redb(error) => Failure::Fence(redb_cause("reading the database", &error)),
-        // Its worker is gone, or has met a failure that it will fence for: an exit, after which it is opened again.
-        Trouble::Closed => Failure::Refused(Error::Unavailable),
-    }
 }

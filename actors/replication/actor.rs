@@ -1,0 +1,66 @@
+//! The actor.
+
+use std::sync::Arc;
+
+use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::args::Args;
+use super::message::Message;
+use super::state::State;
+use super::view::Shared;
+
+/// The actor.
+pub(super) struct Raft {
+    shared: Arc<Shared>,
+}
+
+impl Raft {
+    pub(super) fn new(shared: Arc<Shared>) -> Raft {
+        Raft { shared }
+    }
+}
+
+impl Actor for Raft {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
+        let recovered = match args.storage.recover().await {
+            Ok(recovered) => Some(recovered),
+            // Expected trouble is a phase: this node stays up to say what happened.
+            Err(error) if error.is_fenced() => None,
+            Err(error) => return Err(error.into()),
+        };
+        let mut state = State::new(args, self.shared.clone(), myself, recovered.as_ref());
+        if let Some(recovered) = recovered {
+            state.enter(recovered).await?;
+        }
+        state.publish();
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Tick => state.tick()?,
+            Message::Frame(received) => state.frame(received).await?,
+            Message::Link(event) => state.link(event)?,
+            Message::Shed(peer) => drop(state.drive(|core, out| core.unreachable(peer, out))?),
+            Message::Propose { data, refused } => {
+                if let Err(hint) = state.propose(data)? {
+                    refused(hint);
+                }
+            }
+            Message::Read { reply } => state.read(reply)?,
+            Message::Persisted { number, result } => state.persisted(number, result)?,
+            Message::Applied(index) => state.applied(index)?,
+        }
+        state.publish();
+        Ok(())
+    }
+}

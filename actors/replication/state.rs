@@ -1,0 +1,230 @@
+//! What the actor remembers, its phases, and the step by which the Raft node moves.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use converge_ledger_core::planted::{self, Bug};
+use converge_ledger_core::{Boot, LogIndex, NodeId, StoreId};
+use converge_supervisors::ractor::{ActorProcessingErr, ActorRef};
+use raft::StateRole;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::args::Args;
+use super::core::{Core, NotProposed};
+use super::genesis::Forming;
+use super::log::Log;
+use super::message::{Message, ReadError, ReadReply};
+use super::outage::{Outage, list};
+use super::reads::Reads;
+use super::received::Strangers;
+use super::shell::Shell;
+use super::view::Shared;
+use super::voters::Voters;
+use crate::distribution::Lane;
+use crate::storage::{self, Genesis, Recovered};
+
+/// One incarnation, from its start to its end.
+pub(crate) struct State {
+    pub(super) args: Args,
+    pub(super) shared: Arc<Shared>,
+    pub(super) myself: ActorRef<Message>,
+    pub(super) phase: Phase,
+    pub(super) store_id: StoreId,
+    pub(super) boot: Boot,
+    pub(super) reads: Reads<ReadReply>,
+    pub(super) started: Instant,
+    pub(super) ticks: u64,
+    pub(super) epochs: BTreeMap<(NodeId, Lane), u64>,
+    /// When each sync that has not returned was asked for, oldest first.
+    pub(super) syncing: VecDeque<(u64, Instant)>,
+    /// Whether the disk is so slow that nothing is to be begun here.
+    pub(super) stalled: bool,
+    /// When a node with little room on its disk gives up its office next, should it lead then.
+    pub(super) leaves_at: Option<Instant>,
+    pub(super) strangers: Strangers,
+    pub(super) outage: Outage,
+    pub(super) others: Voters,
+    _ticker: JoinSet<()>,
+}
+
+/// See the diagram at the module.
+pub(super) enum Phase {
+    Forming(Forming),
+    Running(Box<Running>),
+    Silent,
+    Wrong,
+}
+
+impl Phase {
+    /// The voters that a forming cluster waits for, as text.
+    pub(super) fn missing(&self) -> String {
+        match self {
+            Phase::Forming(forming) => list(&forming.missing()),
+            _ => String::new(),
+        }
+    }
+}
+
+pub(super) struct Running {
+    pub(super) core: Core<Log>,
+    pub(super) genesis: Genesis,
+    pub(super) tag: u64,
+}
+
+impl State {
+    pub(super) fn new(
+        args: Args,
+        shared: Arc<Shared>,
+        myself: ActorRef<Message>,
+        recovered: Option<&Recovered>,
+    ) -> State {
+        let ticker = ticker(myself.clone(), args.heartbeat / args.bounds.ticks_per_heartbeat, shared.clone());
+        State {
+            reads: Reads::new((args.random)(), args.bounds.read_rounds_max, args.bounds.reads_waiting_max),
+            phase: Phase::Silent,
+            store_id: recovered.map_or(StoreId([0; 16]), |r| r.store_id),
+            boot: recovered.map_or(Boot(0), |r| r.boot),
+            started: Instant::now(),
+            ticks: 0,
+            epochs: Default::default(),
+            syncing: Default::default(),
+            stalled: false,
+            leaves_at: None,
+            strangers: Default::default(),
+            outage: Outage::default(),
+            others: Voters::default(),
+            _ticker: ticker,
+            args,
+            shared,
+            myself,
+        }
+    }
+
+    /// Runs one step of the core and all that follows from it. `None` when there is no Raft node.
+    pub(super) fn drive<R>(
+        &mut self,
+        step: impl FnOnce(&mut Core<Log>, &mut Shell<'_>) -> R,
+    ) -> Result<Option<R>, ActorProcessingErr> {
+        let Phase::Running(running) = &mut self.phase else { return Ok(None) };
+        let mut shell = Shell {
+            args: &self.args,
+            myself: &self.myself,
+            tag: running.tag,
+            syncing: &mut self.syncing,
+            reads: Vec::new(),
+            failure: None,
+        };
+        let result = step(&mut running.core, &mut shell);
+        let (reads, failure) = (shell.reads, shell.failure);
+        for (context, index) in reads {
+            self.reads.answered(&context, index);
+        }
+        if let Some(error) = failure {
+            self.storage_failed(error)?;
+        }
+        self.answer_reads();
+        Ok(Some(result))
+    }
+
+    /// A fenced storage silences this node; anything else is for the supervisor.
+    pub(super) fn storage_failed(&mut self, error: storage::Error) -> Result<(), ActorProcessingErr> {
+        if !error.is_fenced() {
+            return Err(error.into());
+        }
+        tracing::error!(%error, "storage is fenced; this node falls silent");
+        self.phase = Phase::Silent;
+        Ok(())
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        matches!(&self.phase, Phase::Running(running) if running.core.summary().role == StateRole::Leader)
+    }
+
+    /// There is no other voter.
+    pub(super) fn alone(&self) -> bool {
+        self.args.voters.len() == 1
+    }
+
+    pub(super) fn propose(&mut self, data: Bytes) -> Result<Result<(), Option<NodeId>>, ActorProcessingErr> {
+        if (self.stalled && self.alone()) || self.args.storage.room() != storage::Room::Ample {
+            // Refused before anything is written; whoever leads next may have room.
+            return Ok(Err(None));
+        }
+        let result = self.drive(|core, out| core.propose(data, out))?;
+        Ok(result.unwrap_or(Err(NotProposed { hint: None })).map_err(|refused| refused.hint))
+    }
+
+    pub(super) fn read(&mut self, reply: ReadReply) -> Result<(), ActorProcessingErr> {
+        if planted::is(Bug::ReadUnconfirmed) {
+            let _ = reply.send(Ok(self.shared.applied()));
+            return Ok(());
+        }
+        if let Err(reply) = self.reads.add(reply) {
+            let _ = reply.send(Err(ReadError::Overloaded));
+        }
+        self.open_reads()
+    }
+
+    pub(super) fn open_reads(&mut self) -> Result<(), ActorProcessingErr> {
+        let may_read = matches!(&self.phase, Phase::Running(running) if running.core.may_read());
+        if may_read && let Some(context) = self.reads.open(self.started.elapsed()) {
+            self.drive(|core, out| core.read_index(context, out))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn answer_reads(&mut self) {
+        let applied = self.shared.applied();
+        for reply in self.reads.applied(applied) {
+            let _ = reply.send(Ok(applied));
+        }
+    }
+
+    pub(super) fn persisted(
+        &mut self,
+        number: u64,
+        result: Result<(), storage::Error>,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Err(error) = result {
+            return self.storage_failed(error);
+        }
+        while self.syncing.front().is_some_and(|(n, _)| *n <= number) {
+            self.syncing.pop_front();
+        }
+        self.drive(|core, out| core.persisted(number, out)).map(|_| ())
+    }
+
+    pub(super) fn applied(&mut self, index: LogIndex) -> Result<(), ActorProcessingErr> {
+        self.shared.set_applied(index);
+        self.drive(|core, out| core.applied(index, out))?;
+        self.open_reads()
+    }
+
+    pub(super) fn publish(&self) {
+        match &self.phase {
+            Phase::Running(running) => self.shared.publish(running.core.summary()),
+            Phase::Forming(forming) => self.shared.forming(forming.missing()),
+            Phase::Silent | Phase::Wrong => self.shared.silent(),
+        }
+    }
+}
+
+/// Ticks the actor; a tick that has not been handled yet is not doubled.
+fn ticker(myself: ActorRef<Message>, every: Duration, shared: Arc<Shared>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    shared.tick_done();
+    tasks.spawn(async move {
+        let mut interval = tokio::time::interval(every);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            if shared.tick_due() && myself.cast(Message::Tick).is_err() {
+                return;
+            }
+        }
+    });
+    tasks
+}
