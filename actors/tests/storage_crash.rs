@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use converge_actors::storage::{Cause, Error, HardState, LogEntry, Phase, ReadQuery, Settings, inspect};
+use converge_actors::storage::{Cause, Error, HardState, LogEntry, Phase, Settings};
 use converge_actors::testing::{Faults, SimDisk};
 use converge_ledger_core::{Batch, Command, LogIndex, NodeId, Term};
-use storage_support::{Dice, Leader, Node, check_page, one_thread, simulated, small, write};
+use storage_support::{Dice, Leader, Node, check_page, one_thread, simulated, write};
 
 fn settings(disk: &SimDisk, dice: &mut Dice) -> Settings {
     let salt = dice.roll();
@@ -305,4 +305,17 @@ fn a_full_disk_fences_and_room_brings_the_node_back() {
         });
     }
     assert!(fences > 5, "the disk was full {fences} times only");
+}
+
+/// Batches of entries of chance.
+async fn furnish(node: &Node, leader: &mut Leader, dice: &mut Dice, batches: u64) {
+    for _ in 0..batches {
+        let writes: Vec<_> = (0..1 + dice.below(6))
+            .map(|_| {
+                let length = dice.below(900) as usize;
+                write(&format!("c{}", dice.below(3)), "k", &dice.bytes(length))
+            })
+            .collect();
+        leader.write(node, &writes).await;
+    }
 }

@@ -43,6 +43,7 @@ async fn greet(greeter: &Service<Greet>, name: &'static str) -> Result<String, C
     greeter.call(|reply| Greet { name, reply }, soon()).await
 }
 
+/// Greets two, kills the greeter, and greets a third.
 #[tokio::main]
 pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let greeter = Service::new("greeter");

@@ -59,6 +59,7 @@ impl Pool {
     }
 }
 
+/// Hands out six jobs, one of which kills its worker.
 #[tokio::main]
 pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut pool = Pool::new();

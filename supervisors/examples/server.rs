@@ -111,6 +111,7 @@ async fn say(server: SocketAddr, text: &str) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
+/// Serves two clients of its own.
 #[tokio::main]
 pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;

@@ -1,7 +1,11 @@
 //! Directories that were closed well and then damaged, and what an inspection makes of them.
 
-use super::settings;
-use super::storage_support::{Dice, Leader, Node, one_thread, simulated, small, write};
+use converge_actors::storage::{Error, ReadQuery, inspect};
+use converge_actors::testing::SimDisk;
+use converge_ledger_core::LogIndex;
+
+use super::storage_support::{Dice, Leader, Node, one_thread, small};
+use super::{furnish, settings};
 
 /// A directory with a few files' worth of history, closed well.
 async fn furnished(dice: &mut Dice) -> (SimDisk, Leader) {
@@ -11,18 +15,6 @@ async fn furnished(dice: &mut Dice) -> (SimDisk, Leader) {
     furnish(&node, &mut leader, dice, 40).await;
     node.stop().await;
     (disk, leader)
-}
-
-async fn furnish(node: &Node, leader: &mut Leader, dice: &mut Dice, batches: u64) {
-    for _ in 0..batches {
-        let writes: Vec<_> = (0..1 + dice.below(6))
-            .map(|_| {
-                let length = dice.below(900) as usize;
-                write(&format!("c{}", dice.below(3)), "k", &dice.bytes(length))
-            })
-            .collect();
-        leader.write(node, &writes).await;
-    }
 }
 
 /// Reads all there is; every answer is the truth or an error.

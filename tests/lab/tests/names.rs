@@ -31,6 +31,7 @@ const TOO_OFTEN: &[(&str, usize)] = &[
     ("Kept", 4),
     ("Kind", 4),
     ("Line", 4),
+    ("Listener", 4),
     ("Live", 4),
     ("Node", 8),
     ("Outcome", 7),
@@ -44,12 +45,11 @@ const TOO_OFTEN: &[(&str, usize)] = &[
     ("Rows", 4),
     ("Run", 5),
     ("Running", 6),
-    ("Shape", 4),
     ("Shared", 7),
     ("Slot", 5),
-    ("Step", 5),
+    ("Step", 4),
     ("Verdict", 4),
-    ("Worker", 6),
+    ("Worker", 7),
     ("World", 6),
 ];
 
