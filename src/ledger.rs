@@ -306,7 +306,10 @@ impl Ledger {
         };
         index.map_err(|error| match error {
             ReadError::Unavailable => self.no_leader(),
-            ReadError::Overloaded => Error::Overloaded { retry_after: Duration::from_millis(100) },
+            ReadError::Overloaded => {
+                self.inner.reached.note("linearizable reads that wait", "reads are shed, their clients come back");
+                Error::Overloaded { retry_after: Duration::from_millis(100) }
+            }
         })
     }
 

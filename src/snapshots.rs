@@ -40,7 +40,7 @@ pub(crate) async fn snapshot(ledger: &Ledger, context: &str, given: Option<Durat
 }
 
 /// What a blob may take unpacked.
-fn unpacked_bytes(ledger: &Ledger) -> usize {
+pub(crate) fn unpacked_bytes(ledger: &Ledger) -> usize {
     ledger.inner.snapshot_bytes.saturating_mul(ledger.inner.calls.unpacked_factor)
 }
 

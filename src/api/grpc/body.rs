@@ -1,5 +1,9 @@
 //! Bodies that count: what is being received and sent stays within budgets and deadlines.
 //!
+//! A request is given to its decoder when all of it has come, and not before: a message can be a thousand times as large
+//! as what came of it, and more, packed or not, and nobody is charged for that. So nothing is unpacked or decoded for a
+//! client that the node still waits for. Only a conversation is decoded message by message.
+//!
 //! An answer is handed to HTTP/2 piece by piece: the next one, and the trailers, only when the last one went into the
 //! socket. So an answer that nobody reads holds one piece there, its call lives and can be ended, and what it is
 //! charged for is given back when its last byte is gone, and not before.
@@ -19,10 +23,10 @@ use tonic::{Code, Status};
 
 use super::budget::{Budget, Held};
 use super::call::{Call, Kind, STALLED};
+use super::crowd::Entered;
 use super::places::Places;
-use super::reflection::QUESTION_BYTES_MAX;
 use super::status::{overloaded, refused};
-use super::whole::Whole;
+use super::whole::{Misfit, Whole};
 
 /// When to come back after a shed request.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -33,39 +37,50 @@ const PROGRESS_BYTES: usize = 4 << 10;
 /// The trailers go right behind a piece that is not larger than this: one write for the answer to an append.
 const SMALL_BYTES: usize = 4 << 10;
 
-/// A request's body; what arrived of it counts until it was decoded, and is decoded message by message.
+/// A request's body; what arrived of it counts until it was decoded.
 pub(super) struct RequestBody<B> {
-    inner: B,
-    budget: Budget,
-    held: Option<Held>,
+    pub(super) inner: B,
+    /// None where its kind's places bound it well enough.
+    budget: Option<Budget>,
+    held: Option<(Held, Entered)>,
     received: usize,
     /// Bytes since the last sign that its client goes on, and whether a message was whole.
     progress: (usize, bool),
     whole: Whole,
+    /// All of it has come; in front of this, what is left to decode.
+    ended: Option<Option<Frame<Bytes>>>,
     message_bytes_max: usize,
     call: Arc<Call>,
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> RequestBody<B> {
-    pub(super) fn new(inner: B, budget: Budget, message_bytes_max: usize, call: Arc<Call>) -> Self {
-        let (held, received, progress, whole, patience) = (None, 0, (0, false), Whole::default(), None);
-        RequestBody { inner, budget, held, received, progress, whole, message_bytes_max, call, patience }
+    pub(super) fn new(inner: B, budget: Option<Budget>, message_bytes_max: usize, call: Arc<Call>) -> Self {
+        let (held, received, progress, whole, ended, patience) = (None, 0, (0, false), Whole::default(), None, None);
+        RequestBody { inner, budget, held, received, progress, whole, ended, message_bytes_max, call, patience }
+    }
+
+    /// Its client asks when it likes.
+    fn is_conversation(&self) -> bool {
+        self.call.kind == Kind::Other
     }
 
     /// For all that was received: a client may send it byte by byte.
     fn charge(&mut self, bytes: usize) -> bool {
+        let Some(budget) = &self.budget else { return true };
         self.received += bytes;
-        if self.call.kind == Kind::Other {
-            self.received = self.received.min(QUESTION_BYTES_MAX);
-        }
-        match &mut self.held {
-            Some(held) => held.grow_to(&self.budget, self.received),
-            None => {
-                self.held = self.budget.hold(self.received);
-                self.held.is_some()
+        if let Some((held, _)) = &mut self.held {
+            let grown = held.grow_to(budget, self.received);
+            if !grown {
+                budget.is_short();
             }
+            return grown;
         }
+        self.held = budget.hold(self.received).map(|held| {
+            let waits = held.waits_for(&self.call);
+            (held, waits)
+        });
+        self.held.is_some()
     }
 
     /// What came, charged and put to its message.
@@ -74,10 +89,15 @@ impl<B> RequestBody<B> {
             return Err(overloaded("the node is receiving as many bytes as it may: try again", RETRY_AFTER));
         }
         let bytes = data.len();
-        self.whole.push(data, self.message_bytes_max).map_err(|bytes| {
-            let limit = self.message_bytes_max;
-            let message = format!("a message of {bytes} bytes is larger than the limit of {limit} bytes: split it");
-            refused(Code::ResourceExhausted, message)
+        let (limit, one) = (self.message_bytes_max, !self.is_conversation());
+        self.whole.push(data, limit, one).map_err(|misfit| match misfit {
+            Misfit::TooLong(bytes) => {
+                let message = format!("a message of {bytes} bytes is larger than the limit of {limit} bytes: split it");
+                refused(Code::ResourceExhausted, message)
+            }
+            Misfit::Second => {
+                refused(Code::InvalidArgument, "the request has more than one message: make a call for each")
+            }
         })?;
         self.progress(bytes);
         Ok(())
@@ -104,8 +124,8 @@ impl<B> RequestBody<B> {
         if let Some(status) = self.call.farewell() {
             return Poll::Ready(status);
         }
-        // A conversation: its client asks when it likes, and has no connection to itself for that.
-        if self.call.kind == Kind::Other {
+        // It has no connection to itself for that.
+        if self.is_conversation() {
             return Poll::Pending;
         }
         let until = self.call.request_until.min(Instant::now() + STALLED);
@@ -127,8 +147,13 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         loop {
-            if let Some(piece) = this.whole.pop() {
-                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            if this.ended.is_some() || this.is_conversation() {
+                if let Some(piece) = this.whole.pop() {
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
+                }
+                if let Some(end) = this.ended.take() {
+                    return Poll::Ready(end.map(Ok));
+                }
             }
             let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
                 Poll::Pending => return this.wait(cx).map(|status| Some(Err(status.into()))),
@@ -145,7 +170,7 @@ where
                         }
                         continue;
                     }
-                    Err(trailers) => Some(Ok(trailers)),
+                    Err(trailers) => Some(trailers),
                 },
                 None => None,
             };
@@ -153,12 +178,12 @@ where
                 let status = refused(Code::InvalidArgument, "the request ends within its message: send all of it");
                 return Poll::Ready(Some(Err(status.into())));
             }
-            return Poll::Ready(ends);
+            this.ended = Some(ends);
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream() && self.whole.is_empty()
+        self.inner.is_end_stream() && self.whole.is_empty() && self.ended.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -237,13 +262,15 @@ pub(super) struct ResponseBody {
     ended: bool,
     call: Arc<Call>,
     held: Option<Arc<Held>>,
+    _waits: Option<Entered>,
     _places: Option<Places>,
 }
 
 impl ResponseBody {
     pub(super) fn new(source: Source, call: Arc<Call>, places: Option<Places>, held: Option<Arc<Held>>) -> Self {
         let (rest, outstanding, ended) = (Bytes::new(), None, false);
-        ResponseBody { source, rest, outstanding, ended, call, held, _places: places }
+        let waits = held.as_ref().map(|held| held.waits_for(&call));
+        ResponseBody { source, rest, outstanding, ended, call, held, _waits: waits, _places: places }
     }
 
     /// The next piece of `self.rest`.
@@ -287,7 +314,10 @@ impl Body for ResponseBody {
             if this.ended {
                 return Poll::Ready(None);
             }
-            if let Some(status) = this.call.farewell() {
+            // Only of those that wait and ask: what another has to say, as that its entry was written, stands.
+            if this.call.kind.is_idle()
+                && let Some(status) = this.call.farewell()
+            {
                 return Poll::Ready(Some(Ok(this.trailers(&status))));
             }
             if !this.rest.is_empty() {

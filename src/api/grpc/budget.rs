@@ -12,6 +12,8 @@ use converge_actors::watch::Room;
 use converge_ledger_core::planted::{self, Bug};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::call::Call;
+use super::crowd::{Crowd, Entered, Rule};
 use crate::Ledger;
 
 /// Budgets count in units of so many bytes.
@@ -25,42 +27,47 @@ pub(super) struct Budget {
     room: Arc<Semaphore>,
     units: u32,
     waiting: Arc<AtomicUsize>,
+    /// Whose clients are waited for.
+    crowd: Arc<Crowd>,
     /// The setting that it comes from.
     limit: &'static str,
     ledger: Ledger,
 }
 
 impl Budget {
-    pub(super) fn new(limit: &'static str, bytes_max: usize, ledger: &Ledger) -> Self {
+    /// Calls that hold some of it go by this rule where others want it.
+    pub(super) fn new(limit: &'static str, bytes_max: usize, rule: Rule, ledger: &Ledger) -> Self {
         let units = if planted::is(Bug::BudgetUnbounded) { u32::MAX } else { units(bytes_max).max(1) };
         let room = Arc::new(Semaphore::new(units as usize));
-        Budget { room, units, waiting: Arc::default(), limit, ledger: ledger.clone() }
+        Budget { room, units, waiting: Arc::default(), crowd: Crowd::new(rule), limit, ledger: ledger.clone() }
     }
 
     /// Room for `bytes`, or for all there is; waits in line.
     pub(super) async fn wait(&self, bytes: usize) -> Held {
         let units = units(bytes).min(self.units);
         if let Ok(permit) = self.room.clone().try_acquire_many_owned(units) {
-            return Held(permit);
+            return self.held(permit);
         }
         let _waiting = Waiting::new(&self.waiting);
         let mut acquire = std::pin::pin!(self.room.clone().acquire_many_owned(units));
-        let permit = tokio::select! {
-            permit = acquire.as_mut() => permit,
-            () = tokio::time::sleep(LONG_WAIT) => {
-                self.note();
-                acquire.await
+        loop {
+            tokio::select! {
+                permit = acquire.as_mut() => return self.held(permit.expect("a budget is never closed")),
+                () = tokio::time::sleep(LONG_WAIT) => self.is_short(),
             }
-        };
-        Held(permit.expect("a budget is never closed"))
+        }
+    }
+
+    fn held(&self, permit: OwnedSemaphorePermit) -> Held {
+        Held { permit, crowd: self.crowd.clone() }
     }
 
     /// Room for `bytes`, if there is some now.
     pub(super) fn hold(&self, bytes: usize) -> Option<Held> {
         match self.room.clone().try_acquire_many_owned(units(bytes)) {
-            Ok(permit) => Some(Held(permit)),
+            Ok(permit) => Some(self.held(permit)),
             Err(_) => {
-                self.note();
+                self.is_short();
                 None
             }
         }
@@ -71,8 +78,10 @@ impl Budget {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    fn note(&self) {
-        self.ledger.inner.reached.note(self.limit, "calls wait or are shed until others have read their answers");
+    /// Somebody wants more than there is: who holds some and may go does.
+    pub(super) fn is_short(&self) {
+        self.ledger.inner.reached.note(self.limit, "calls wait or are shed until the clients of others go on");
+        self.crowd.make_room();
     }
 }
 
@@ -97,17 +106,25 @@ impl Drop for Waiting<'_> {
 }
 
 /// Room in a budget, until it is dropped.
-pub(super) struct Held(OwnedSemaphorePermit);
+pub(super) struct Held {
+    permit: OwnedSemaphorePermit,
+    crowd: Arc<Crowd>,
+}
 
 impl Held {
+    /// From now on it is this call's client that has to do something, so that the room is free again.
+    pub(super) fn waits_for(&self, call: &Arc<Call>) -> Entered {
+        self.crowd.enter(call)
+    }
+
     /// Takes what lacks to room for `bytes` in all; false where there is none. What comes in small parts is rounded
     /// up once, and not with each part.
     pub(super) fn grow_to(&mut self, budget: &Budget, bytes: usize) -> bool {
-        let lacking = (units(bytes) as usize).saturating_sub(self.0.num_permits());
+        let lacking = (units(bytes) as usize).saturating_sub(self.permit.num_permits());
         let lacking = u32::try_from(lacking).unwrap_or(u32::MAX);
         match budget.room.clone().try_acquire_many_owned(lacking) {
             Ok(more) => {
-                self.0.merge(more);
+                self.permit.merge(more);
                 true
             }
             Err(_) => false,
@@ -117,8 +134,8 @@ impl Held {
     /// Keeps room for `bytes`, and gives back the rest.
     pub(super) fn shrink(&mut self, bytes: usize) {
         let keep = units(bytes) as usize;
-        if let Some(rest) = self.0.num_permits().checked_sub(keep).filter(|rest| *rest > 0) {
-            drop(self.0.split(rest));
+        if let Some(rest) = self.permit.num_permits().checked_sub(keep).filter(|rest| *rest > 0) {
+            drop(self.permit.split(rest));
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::HeaderMap;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::Settings;
-use super::connection::{Connection, now_ms};
+use super::connection::{Connection, NEVER, now_ms};
 use super::metadata::grpc_timeout;
 use super::status::overloaded;
 
@@ -67,7 +68,7 @@ impl Kind {
 
     /// But for moments it waits for its client or for a change: no reason to keep its connection when others want its
     /// place. A watch of the contract waits, too, but it is what the port is for.
-    fn is_idle(self) -> bool {
+    pub(super) fn is_idle(self) -> bool {
         matches!(self, Kind::HealthWatch | Kind::Other)
     }
 
@@ -92,6 +93,8 @@ pub(super) struct Call {
     at_work: AtomicBool,
     /// When its client last did something for it, or began to be waited for, on the clock of [`now_ms`].
     moved_ms: AtomicU64,
+    /// When there first was something of its answer to read, on the same clock; [`NEVER`] before.
+    readable_ms: AtomicU64,
     /// It has to make room for others.
     crowded_out: AtomicBool,
     drain: CancellationToken,
@@ -135,6 +138,7 @@ impl Call {
             changed: Notify::new(),
             at_work: AtomicBool::new(false),
             moved_ms: AtomicU64::new(now_ms()),
+            readable_ms: AtomicU64::new(NEVER),
             crowded_out: AtomicBool::new(false),
             drain: drain.clone(),
         };
@@ -184,8 +188,19 @@ impl Call {
     /// For how long it has waited for its client in vain, in milliseconds; none while the node has something to do for
     /// it. A watch of health waits, too: its client has the last word of the node, and may ask again.
     pub(super) fn waits_ms(&self) -> Option<u64> {
-        let waits = !self.at_work.load(Ordering::Relaxed) && !self.crowded_out.load(Ordering::Relaxed);
-        waits.then(|| now_ms().saturating_sub(self.moved_ms.load(Ordering::Relaxed)))
+        self.waits().then(|| now_ms().saturating_sub(self.moved_ms.load(Ordering::Relaxed)))
+    }
+
+    /// For how long its client has had something to read in all, in milliseconds; none while the node has something to
+    /// do for it, or has not begun to answer.
+    pub(super) fn is_read_ms(&self) -> Option<u64> {
+        let since = self.readable_ms.load(Ordering::Relaxed);
+        (since != NEVER && self.waits()).then(|| now_ms().saturating_sub(since))
+    }
+
+    /// Its client is waited for, and it does not go yet.
+    fn waits(&self) -> bool {
+        !self.at_work.load(Ordering::Relaxed) && !self.crowded_out.load(Ordering::Relaxed)
     }
 
     /// Ends it, for others want its place; unless its client goes on just then.
@@ -201,6 +216,20 @@ impl Call {
         (goes && self.unread().0 == 0).then(|| overloaded(message, RETRY_AFTER))
     }
 
+    /// Returns when one that waits for room has to make room for others: its place is wanted, or its connection's. Whoever
+    /// polls it is polled again when the call is crowded out.
+    pub(super) async fn leaves(&self) -> Status {
+        let crowded_out = std::future::poll_fn(|_| match self.farewell() {
+            Some(_) => Poll::Ready(()),
+            None => Poll::Pending,
+        });
+        tokio::select! {
+            () = crowded_out => {}
+            () = self.connection.leave.cancelled() => {}
+        }
+        overloaded("other calls have all the room, and others want this one's place: try again", RETRY_AFTER)
+    }
+
     fn unread(&self) -> MutexGuard<'_, (usize, Option<Instant>)> {
         self.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,6 +242,7 @@ impl Call {
         if count == 0 {
             // Until now the client waited.
             self.moved();
+            let _ = self.readable_ms.compare_exchange(NEVER, now_ms(), Ordering::Relaxed, Ordering::Relaxed);
         }
         self.set_at_work(false);
         drop(unread);

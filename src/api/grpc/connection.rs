@@ -44,7 +44,7 @@ const SENDING: Duration = Duration::from_millis(750);
 pub(super) const EVICTED_PART: usize = 8;
 
 /// No time on the clock of this process.
-const NEVER: u64 = u64::MAX;
+pub(super) const NEVER: u64 = u64::MAX;
 
 static START: LazyLock<Instant> = LazyLock::new(|| std::time::Instant::now().into());
 

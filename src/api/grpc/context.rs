@@ -14,6 +14,7 @@ use tonic::{Code, Extensions, Request, Response, Status};
 use super::body::{Charged, Encoded};
 use super::budget::{Budget, Held, STEP_BYTES};
 use super::call::Call;
+use super::crowd::Rule;
 use super::metadata::{Arrived, Begun, consistency, expected_sequence, idempotency_key, time_left};
 use super::pb::context::context_service_server::ContextService;
 use super::pb::context::{
@@ -26,6 +27,7 @@ use super::{Settings, convert, encode, names};
 use crate::config::ENTRY_BYTES_MAX;
 use crate::ledger::size;
 use crate::pages::Pages;
+use crate::snapshots::unpacked_bytes;
 use crate::{AppendOptions, Error, Ledger, ReadOptions};
 
 /// When to come back after a shed append.
@@ -44,6 +46,8 @@ pub(super) struct Context {
     /// The most that one read can need.
     read_bytes_max: usize,
     snapshots: Budget,
+    /// What is unpacked of snapshots that are loaded.
+    loads: Budget,
     watches: Budget,
 }
 
@@ -53,12 +57,14 @@ impl Context {
         let watches = (settings.answer_bytes / WATCHES_PART).max(STEP_BYTES);
         let reads = settings.answer_bytes.saturating_sub(watches).max(read_bytes_max);
         let appends = settings.inflight_bytes.saturating_mul(APPEND_FACTOR);
+        let budget = |limit, bytes| Budget::new(limit, bytes, Rule::Read, &ledger);
         Context {
-            appends: Budget::new("limits.inflight_bytes (answers to appends)", appends, &ledger),
-            reads: Budget::new("limits.answer_bytes (reads)", reads, &ledger),
+            appends: budget("limits.inflight_bytes (answers to appends)", appends),
+            reads: budget("limits.answer_bytes (reads)", reads),
             read_bytes_max,
-            snapshots: Budget::new("limits.snapshot_bytes (answers)", snapshot_bytes_max(&settings), &ledger),
-            watches: Budget::new("limits.answer_bytes (watches)", watches, &ledger),
+            snapshots: budget("limits.snapshot_bytes (answers)", snapshot_bytes_max(&settings)),
+            loads: budget("limits.snapshot_bytes (loads)", unpacked_bytes(&ledger)),
+            watches: budget("limits.answer_bytes (watches)", watches),
             ledger,
             settings,
             drain,
@@ -123,12 +129,24 @@ fn snapshot_bytes_max(settings: &Settings) -> usize {
     settings.snapshot_bytes.saturating_mul(2).saturating_add(STEP_BYTES)
 }
 
+/// Waits for room; not past the deadline, nor where others want the call's place.
 async fn within<T>(deadline: Instant, of: &Extensions, room: impl Future<Output = T>) -> Result<T, Status> {
-    let _waits = of.get::<Arc<Call>>().cloned().map(Call::waits_for_room);
-    tokio::time::timeout_at(deadline, room).await.map_err(|_| {
-        let message = "other answers took all the room until the deadline: try again, or page";
-        refused(Code::DeadlineExceeded, message)
-    })
+    let call = of.get::<Arc<Call>>().cloned();
+    let _waits = call.clone().map(Call::waits_for_room);
+    let farewell = async {
+        match &call {
+            Some(call) => call.leaves().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        room = tokio::time::timeout_at(deadline, room) => room.map_err(|_| {
+            let message = "other calls took all the room until the deadline: try again; a read, in pages";
+            refused(Code::DeadlineExceeded, message)
+        }),
+        status = farewell => Err(status),
+    }
 }
 
 #[tonic::async_trait]
@@ -167,7 +185,7 @@ impl ContextService for Context {
         let options = ReadOptions {
             after: Sequence(message.after_sequence),
             limit: message.limit,
-            key: convert::key_filter(message.key),
+            key: convert::key_filter(message.key)?,
             consistency,
             deadline: Some(left),
         };
@@ -185,8 +203,9 @@ impl ContextService for Context {
         let (metadata, extensions, message) = request.into_parts();
         convert::context_id(&message.context_id)?;
         let left = self.time_left(&metadata, &extensions)?;
-        let held =
-            within(Instant::now() + left, &extensions, self.snapshots.wait(snapshot_bytes_max(&self.settings))).await?;
+        let deadline = Instant::now() + left;
+        let mut held = within(deadline, &extensions, self.snapshots.wait(usize::MAX)).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
         let snapshot =
             self.ledger.snapshot(&message.context_id, Some(left)).await.map_err(|error| from_error(&error))?;
         let metadata = SnapshotMetadata {
@@ -197,7 +216,6 @@ impl ContextService for Context {
         let sequence = snapshot.sequence.get();
         let answer = SnapshotResponse { snapshot: snapshot.bytes, sequence, metadata: Some(metadata) };
         let mut response = Response::new(SnapshotResponse::default());
-        let mut held = held;
         held.shrink(answer.snapshot.len() + FRAME_BYTES);
         let parts = encode::snapshot(answer).into();
         response.extensions_mut().insert(Encoded { parts, held: Arc::new(held) });
@@ -209,6 +227,10 @@ impl ContextService for Context {
         convert::context_id(&message.context_id)?;
         let left = self.time_left(&metadata, &extensions)?;
         let LoadRequest { context_id, snapshot, fail_if_exists } = message;
+        // How much it unpacks to nobody knows before.
+        let deadline = Instant::now() + left;
+        let _room = within(deadline, &extensions, self.loads.wait(usize::MAX)).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
         Begun::set(&extensions);
         let loaded = self
             .ledger
@@ -231,7 +253,7 @@ impl ContextService for Context {
         };
         let context_id = message.context_id.clone();
         let from = Sequence(message.from_sequence);
-        let watch = self.ledger.watch(&context_id, convert::watch_options(message));
+        let watch = self.ledger.watch(&context_id, convert::watch_options(message)?);
         let feed = Feed::new(watch, from, self.watches.clone(), self.drain.clone(), timeout);
         let mut response = Response::new(tokio_stream::empty());
         response.extensions_mut().insert(Slot::new(feed));

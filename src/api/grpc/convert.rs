@@ -11,6 +11,8 @@ use crate::{PeerStatus, WatchOptions};
 
 /// The longest context id.
 const CONTEXT_ID_BYTES: usize = 1024;
+/// The longest key.
+const KEY_BYTES: usize = 1024;
 
 /// Checks a context's name before it is looked up.
 pub(super) fn context_id(text: &str) -> Result<(), Status> {
@@ -22,9 +24,13 @@ pub(super) fn context_id(text: &str) -> Result<(), Status> {
     Err(refused(Code::InvalidArgument, why))
 }
 
-/// A key filter; `""` filters nothing.
-pub(super) fn key_filter(key: String) -> Option<String> {
-    (!key.is_empty()).then_some(key)
+/// A key filter; `""` filters nothing. It is kept for as long as the call lasts, so one that no entry can have is refused.
+pub(super) fn key_filter(key: String) -> Result<Option<String>, Status> {
+    match key.len() {
+        0 => Ok(None),
+        1..=KEY_BYTES => Ok(Some(key)),
+        bytes => Err(refused(Code::InvalidArgument, format!("key has {bytes} bytes: at most {KEY_BYTES}"))),
+    }
 }
 
 pub(super) fn new_entry(request: context::AppendRequest) -> NewEntry {
@@ -42,8 +48,8 @@ pub(super) fn entry(entry: Entry) -> context::Entry {
     }
 }
 
-pub(super) fn watch_options(request: context::WatchRequest) -> WatchOptions {
-    WatchOptions { from: Sequence(request.from_sequence), key: key_filter(request.key) }
+pub(super) fn watch_options(request: context::WatchRequest) -> Result<WatchOptions, Status> {
+    Ok(WatchOptions { from: Sequence(request.from_sequence), key: key_filter(request.key)? })
 }
 
 pub(super) fn status(status: crate::Status) -> admin::StatusResponse {

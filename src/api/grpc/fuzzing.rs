@@ -30,8 +30,8 @@ pub(crate) fn request(data: &[u8]) -> bool {
     match method {
         0 => decoded(body).is_some_and(|message| refusal(append(&headers, message))),
         1 => decoded(body).is_some_and(|message: context::GetRequest| {
-            _ = convert::key_filter(message.key);
-            refusal(convert::context_id(&message.context_id).and_then(|()| beside(&headers)))
+            let named = convert::context_id(&message.context_id).and_then(|()| convert::key_filter(message.key));
+            refusal(named.and_then(|_| beside(&headers)))
         }),
         2 => decoded(body)
             .is_some_and(|message: context::SnapshotRequest| refusal(convert::context_id(&message.context_id))),
@@ -41,9 +41,9 @@ pub(crate) fn request(data: &[u8]) -> bool {
         }),
         4 => decoded(body).is_some_and(|message: context::WatchRequest| {
             let (from, key) = (message.from_sequence, message.key.clone());
-            let options = convert::watch_options(message);
-            assert_eq!((options.from.get(), options.key.unwrap_or_default()), (from, key));
-            true
+            refusal(convert::watch_options(message).map(|options| {
+                assert_eq!((options.from.get(), options.key.unwrap_or_default()), (from, key));
+            }))
         }),
         5 => decoded::<admin::StatusRequest>(body).is_some(),
         6 => decoded::<admin::TreeRequest>(body).is_some(),

@@ -8,9 +8,11 @@
 //!
 //! What it holds is bounded, each kind of call by itself so that none leaves the
 //! others no place: connections and streams, calls (`places`), bytes of requests
-//! being received, and every byte of an answer from before it is read until it
-//! is in the socket (`budget`, `body`). Every call is over by its deadline, also
-//! where its client neither sends nor reads. A limit that is reached is an alarm.
+//! being received, which are unpacked and decoded only when all have come, what a
+//! load unpacks, and every byte of an answer from before it is read until it is in
+//! the socket (`budget`, `body`). Every call is over by its deadline, also where its
+//! client neither sends nor reads, and before that where it waits for its client
+//! and others want what it holds (`crowd`). A limit that is reached is an alarm.
 //!
 //! Deliberately decides nothing: limits of entries, deduplication, consistency
 //! are the ledger's.
@@ -23,6 +25,7 @@ mod connection;
 mod connections;
 mod context;
 mod convert;
+mod crowd;
 mod encode;
 mod frames;
 #[cfg(feature = "fuzzing")]
@@ -104,7 +107,7 @@ pub struct Settings {
     pub requests: usize,
     /// Watches open at once on all connections.
     pub watches: usize,
-    /// Bytes of requests being received.
+    /// Bytes of requests being received: loads, appends, and the rest by themselves.
     pub request_bytes: usize,
     /// The largest payload of an entry.
     pub payload_bytes: usize,

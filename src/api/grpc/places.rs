@@ -2,24 +2,24 @@
 //!
 //! Where there is no place, calls of the same kind that wait for their clients end, those first that have waited for the
 //! longest: for the rest of a request, or for an answer to be read, or because they only watch health. So calls that their
-//! client does not go on with keep nobody out. Of the places for health, reflection and the operator, one connection has
-//! a share only, so that calls begun anew each time do not take them all either.
+//! client does not go on with keep nobody out (`crowd`). Of the places for health, reflection and the operator, one
+//! connection has a share only, so that calls begun anew each time do not take them all either.
 //!
 //! What does keep others out: watches of contexts whose entries are read. They are what the port is for, and nobody
 //! ends them in favour of others, so that clients with `grpc.watches` of them in all, on as few connections as
 //! `grpc.streams` lets them, leave no place for another watch. They leave those for appends, reads and all else.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Settings;
 use super::call::Call;
-use super::connection::{EVICTED_PART, Watching, now_ms};
+use super::connection::Watching;
+use super::crowd::{Crowd, Entered, Rule};
 
 /// Snapshots being made or loaded at once. Each may hold a whole blob, which is
-/// why their number is small, and why further ones are shed.
+/// why their number is small, and why further ones are shed. Of those, one is unpacked at a time.
 const BULK_AT_ONCE: usize = 4;
 /// Health checks at once, and as many watches of health, which stay open through a drain.
 const HEALTH_AT_ONCE: usize = 1024;
@@ -31,11 +31,6 @@ const ADMIN_AT_ONCE: usize = 64;
 const SHARE_PART: usize = 8;
 /// Of all connections, one in so many is kept for those without a watch: a watch stays as long as its client likes.
 const WATCHLESS_PART: usize = 4;
-/// A crowd is looked through once in so many milliseconds at most.
-const LOOK_MS: u64 = 100;
-/// A call that has waited for its client for less than so many milliseconds does not end in favour of another.
-const WAITS_MS_MIN: u64 = 1000;
-
 /// The places for calls.
 pub(super) struct AllPlaces {
     pub(super) appends: Arc<Pool>,
@@ -72,14 +67,7 @@ pub(super) struct Pool {
     places: Arc<Semaphore>,
     /// So many are for one connection at most.
     each: usize,
-    open: Mutex<Listed>,
-}
-
-#[derive(Default)]
-struct Listed {
-    next: u64,
-    calls: BTreeMap<u64, Arc<Call>>,
-    looked_ms: u64,
+    open: Arc<Crowd>,
 }
 
 impl Pool {
@@ -93,71 +81,36 @@ impl Pool {
     }
 
     fn bounded(places: usize, each: usize) -> Arc<Pool> {
-        Arc::new(Pool { places: Arc::new(Semaphore::new(places)), each, open: Mutex::default() })
-    }
-
-    /// This call's connection has as many as it may.
-    fn has_its_share(&self, call: &Call) -> bool {
-        let open = self.open();
-        open.calls.len() >= self.each && open.calls.values().filter(|other| other.is_beside(call)).count() >= self.each
-    }
-
-    fn open(&self) -> MutexGuard<'_, Listed> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        Arc::new(Pool { places: Arc::new(Semaphore::new(places)), each, open: Crowd::new(Rule::Still) })
     }
 
     /// Calls that are open.
     pub(super) fn count(&self) -> usize {
-        self.open().calls.len()
+        self.open.count()
     }
 
     /// A place for this call; none where there is none, but then there may be soon.
-    pub(super) fn take(self: &Arc<Self>, call: &Arc<Call>) -> Option<Place> {
-        if self.has_its_share(call) {
+    pub(super) fn take(&self, call: &Arc<Call>) -> Option<Place> {
+        if self.open.has_beside(call, self.each) {
             return None;
         }
         let Ok(permit) = self.places.clone().try_acquire_owned() else {
-            self.crowd_out();
+            self.make_room();
             return None;
         };
-        let mut open = self.open();
-        open.next += 1;
-        let id = open.next;
-        open.calls.insert(id, call.clone());
-        drop(open);
-        Some(Place { pool: self.clone(), id, _permit: permit })
+        Some(Place { _open: self.open.enter(call), _permit: permit })
     }
 
     /// Ends some of the calls that wait for their clients.
-    pub(super) fn crowd_out(&self) {
-        let mut open = self.open();
-        let now = now_ms();
-        if now < open.looked_ms + LOOK_MS {
-            return;
-        }
-        open.looked_ms = now;
-        let waits = |call: &Arc<Call>| call.waits_ms().filter(|waits| *waits >= WAITS_MS_MIN);
-        let mut waiting: Vec<_> = open.calls.values().filter_map(|call| Some((waits(call)?, call.clone()))).collect();
-        let count = (open.calls.len() / EVICTED_PART).max(1);
-        drop(open);
-        waiting.sort_by_key(|(waits, _)| std::cmp::Reverse(*waits));
-        waiting.into_iter().take(count).for_each(|(_, call)| call.crowd_out());
+    pub(super) fn make_room(&self) {
+        self.open.make_room();
     }
 }
 
 /// A place in a pool, until it is dropped.
 pub(super) struct Place {
-    pool: Arc<Pool>,
-    id: u64,
+    _open: Entered,
     _permit: OwnedSemaphorePermit,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let call = self.pool.open().calls.remove(&self.id);
-        // After the lock: it may be the last of it.
-        drop(call);
-    }
 }
 
 /// A call's places among the open ones.

@@ -24,6 +24,7 @@ use super::call::{Call, Kind};
 use super::connection::{Connection, Watching};
 use super::connections::Tasks;
 use super::context::Context;
+use super::crowd::Rule;
 use super::metadata::{Arrived, Begun};
 use super::pb::admin::admin_service_server::AdminServiceServer;
 use super::pb::context::context_service_server::ContextServiceServer;
@@ -31,11 +32,18 @@ use super::places::{AllPlaces, Places};
 use super::reflection::{self, Index, QUESTION_BYTES_MAX};
 use super::status::{outcome, overloaded, refused};
 use super::watch::Slot;
+use super::whole::PREFIX_BYTES;
 use super::{Settings, names};
 use crate::{Ledger, Written};
 
 /// What a message may take beside its payload: names, metadata, framing.
 const MESSAGE_OVERHEAD_BYTES: usize = 256 << 10;
+/// What the operator and health checks ask has names of services, if anything.
+const NAMES_BYTES_MAX: usize = 4 << 10;
+/// Of the bytes of requests, appends have one part in so many.
+const APPENDS_PART: usize = 4;
+/// And reads and watches one in so many. Loads have the rest.
+const READS_PART: usize = 8;
 /// Metadata of one call, counted as HTTP/2 does.
 const METADATA_BYTES_MAX: usize = 16 << 10;
 /// What HTTP/2 counts for a header besides its texts.
@@ -46,16 +54,62 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 type Answer = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
 type Failure = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
 
+/// The largest message of a request, as it comes and unpacked.
+pub(super) fn message_bytes_max(kind: Kind, settings: &Settings) -> usize {
+    match kind {
+        Kind::Append => settings.payload_bytes + MESSAGE_OVERHEAD_BYTES,
+        Kind::Load => settings.snapshot_bytes + MESSAGE_OVERHEAD_BYTES,
+        Kind::Snapshot | Kind::Read | Kind::Watch => MESSAGE_OVERHEAD_BYTES,
+        Kind::Admin | Kind::Health | Kind::HealthWatch => NAMES_BYTES_MAX,
+        Kind::Other => QUESTION_BYTES_MAX,
+    }
+}
+
+/// Bytes of requests that are being received, of each kind by itself: a few loads leave appends and reads their room.
+#[derive(Clone)]
+pub(super) struct Received {
+    appends: Budget,
+    loads: Budget,
+    reads: Budget,
+}
+
+impl Received {
+    pub(super) fn new(settings: &Settings, ledger: &Ledger) -> Received {
+        let all = settings.request_bytes;
+        let budget = |limit, bytes: usize, kind| {
+            // One of them always fits.
+            Budget::new(limit, bytes.max(PREFIX_BYTES + message_bytes_max(kind, settings)), Rule::Still, ledger)
+        };
+        let (appends, reads) = (all / APPENDS_PART, all / READS_PART);
+        Received {
+            appends: budget("grpc.request_bytes (appends)", appends, Kind::Append),
+            loads: budget("grpc.request_bytes (loads)", all - appends - reads, Kind::Load),
+            reads: budget("grpc.request_bytes (reads)", reads, Kind::Read),
+        }
+    }
+
+    /// The messages of the other kinds are so small that their places bound them.
+    pub(super) fn of(&self, kind: Kind) -> Option<&Budget> {
+        match kind {
+            Kind::Append => Some(&self.appends),
+            Kind::Load => Some(&self.loads),
+            Kind::Read | Kind::Snapshot | Kind::Watch => Some(&self.reads),
+            Kind::Admin | Kind::Health | Kind::HealthWatch | Kind::Other => None,
+        }
+    }
+}
+
 /// All services of the port. Cloned per connection and per call.
 #[derive(Clone)]
 pub(super) struct Stack {
-    /// Append, Get, Snapshot, Watch: small requests.
-    small: ContextServiceServer<Context>,
-    /// Load: a request may hold a whole snapshot.
-    bulk: ContextServiceServer<Context>,
+    appends: ContextServiceServer<Context>,
+    /// A request may hold a whole snapshot.
+    loads: ContextServiceServer<Context>,
+    /// Get, Snapshot, Watch: names and numbers, also when they are unpacked.
+    reads: ContextServiceServer<Context>,
     rest: Routes,
     places: Arc<AllPlaces>,
-    received: Budget,
+    received: Received,
     ledger: Ledger,
     settings: Settings,
     drain: CancellationToken,
@@ -71,35 +125,25 @@ impl Stack {
         health: tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService>,
     ) -> Self {
         let context = Arc::new(Context::new(ledger.clone(), settings.clone(), drain.clone()));
-        let service = |request_bytes: usize| {
+        let service = |kind: Kind| {
             ContextServiceServer::from_arc(context.clone())
                 .accept_compressed(CompressionEncoding::Gzip)
-                .max_decoding_message_size(request_bytes + MESSAGE_OVERHEAD_BYTES)
+                .max_decoding_message_size(message_bytes_max(kind, settings))
                 // What an answer may be is judged before it is made.
                 .max_encoding_message_size(usize::MAX)
         };
         let rest = Routes::new(AdminServiceServer::new(Admin(ledger.clone()))).add_service(health);
         Stack {
-            small: service(settings.payload_bytes),
-            bulk: service(settings.snapshot_bytes),
+            appends: service(Kind::Append),
+            loads: service(Kind::Load),
+            reads: service(Kind::Read),
             rest: with_reflection(rest).prepare(),
             places: Arc::new(AllPlaces::new(settings)),
-            received: Budget::new("grpc.request_bytes", settings.request_bytes, ledger),
+            received: Received::new(settings, ledger),
             ledger: ledger.clone(),
             settings: settings.clone(),
             drain: drain.clone(),
             tasks: tasks.clone(),
-        }
-    }
-
-    /// The largest message of a request.
-    fn message_bytes_max(&self, kind: Kind) -> usize {
-        match kind {
-            Kind::Append => self.settings.payload_bytes + MESSAGE_OVERHEAD_BYTES,
-            Kind::Load => self.settings.snapshot_bytes + MESSAGE_OVERHEAD_BYTES,
-            // Names and numbers.
-            Kind::Snapshot | Kind::Read | Kind::Watch => MESSAGE_OVERHEAD_BYTES,
-            Kind::Admin | Kind::Health | Kind::HealthWatch | Kind::Other => QUESTION_BYTES_MAX,
         }
     }
 
@@ -141,7 +185,7 @@ impl Stack {
     /// The connection's place among those with watches.
     fn watching(&self, connection: &Arc<Connection>) -> Result<Watching, Status> {
         connection.watch(&self.places.watching).ok_or_else(|| {
-            self.places.watches.crowd_out();
+            self.places.watches.make_room();
             let advice = "watch over fewer connections, or raise grpc.connections";
             self.shed("grpc.connections (with watches)", "connections with watches", advice)
         })
@@ -158,9 +202,10 @@ impl Stack {
         B::Error: Into<tonic::codegen::StdError>,
     {
         match kind {
-            Kind::Load => Service::call(&mut self.bulk, request),
-            kind if kind.is_contract() => Service::call(&mut self.small, request),
-            _ => {
+            Kind::Append => Service::call(&mut self.appends, request),
+            Kind::Load => Service::call(&mut self.loads, request),
+            Kind::Read | Kind::Snapshot | Kind::Watch => Service::call(&mut self.reads, request),
+            Kind::Admin | Kind::Health | Kind::HealthWatch | Kind::Other => {
                 let answer = Service::call(&mut self.rest, request);
                 Box::pin(answer)
             }
@@ -188,9 +233,8 @@ impl Stack {
                 return Box::pin(std::future::ready(Ok(Response::from_parts(parts, body))));
             }
         };
-        let message_bytes_max = self.message_bytes_max(kind);
-        let mut request =
-            request.map(|body| RequestBody::new(body, self.received.clone(), message_bytes_max, call.clone()));
+        let (budget, bytes_max) = (self.received.of(kind).cloned(), message_bytes_max(kind, &self.settings));
+        let mut request = request.map(|body| RequestBody::new(body, budget, bytes_max, call.clone()));
         let begun = Begun::default();
         request.extensions_mut().insert(Arrived(call.arrived.into_std()));
         request.extensions_mut().insert(begun.clone());

@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 
 use super::body::Fed;
 use super::budget::{Budget, Held, PageRoom};
+use super::crowd::READ_MS;
 use super::status::{from_error, refused};
 use super::{encode, names};
 use crate::Watch;
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// The same for a watch that was read on after it had let go: each time costs a read of a whole page or entry.
 const PATIENCE_AGAIN: Duration = Duration::from_secs(1);
 /// Longer than this nobody holds room that others want, however slowly it is read.
-const HELD_MAX: Duration = Duration::from_secs(10);
+const HELD_MAX: Duration = Duration::from_millis(READ_MS);
 
 /// A subscription, and what ends it.
 pub(super) struct Feed {

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 /// Flag and length in front of each message, as gRPC has them.
-const PREFIX_BYTES: usize = 5;
+pub(super) const PREFIX_BYTES: usize = 5;
 /// Pieces below this are put together: each keeps the connection's buffer that it came in.
 const SMALL_BYTES: usize = 4 << 10;
 /// What is put together has at most so many bytes.
@@ -27,13 +27,26 @@ pub(super) struct Whole {
     ready: VecDeque<Bytes>,
 }
 
+/// What is not let through.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Misfit {
+    /// A message of so many bytes.
+    TooLong(usize),
+    /// Another one, where there is to be one only.
+    Second,
+}
+
 impl Whole {
     /// Takes what came.
     ///
     /// # Errors
-    /// The length of a message that is longer than `limit`.
-    pub(super) fn push(&mut self, mut bytes: Bytes, limit: usize) -> Result<(), usize> {
+    /// A message that is longer than `limit`, or one more where `one` is all there may be: what unpacks to much is
+    /// then unpacked once.
+    pub(super) fn push(&mut self, mut bytes: Bytes, limit: usize, one: bool) -> Result<(), Misfit> {
         while !bytes.is_empty() {
+            if one && !self.ready.is_empty() {
+                return Err(Misfit::Second);
+            }
             let wanted = if self.prefixed < PREFIX_BYTES { PREFIX_BYTES - self.prefixed } else { self.missing };
             let part = bytes.split_to(wanted.min(bytes.len()));
             if self.prefixed < PREFIX_BYTES {
@@ -49,7 +62,7 @@ impl Whole {
                 continue;
             }
             if self.missing > limit {
-                return Err(self.missing);
+                return Err(Misfit::TooLong(self.missing));
             }
             if self.missing == 0 {
                 self.gather();
@@ -115,7 +128,7 @@ mod tests {
         for piece in [1, 3, 5, 4_096, 5_000, usize::MAX] {
             let (mut whole, mut out, mut ends) = (Whole::default(), Vec::new(), 0);
             for part in stream.chunks(piece.min(stream.len())) {
-                whole.push(Bytes::copy_from_slice(part), 40_000).unwrap();
+                whole.push(Bytes::copy_from_slice(part), 40_000, false).unwrap();
                 out.extend(all(&mut whole));
                 ends += 1;
                 // What is let through ends where a message does.
@@ -134,11 +147,16 @@ mod tests {
     #[test]
     fn what_is_announced_is_not_let_through_and_what_is_too_long_is_named() {
         let mut whole = Whole::default();
-        whole.push(Bytes::from_static(&[0, 0, 0, 1]), 1 << 20).unwrap();
+        whole.push(Bytes::from_static(&[0, 0, 0, 1]), 1 << 20, true).unwrap();
         assert!(whole.is_within());
-        whole.push(Bytes::from_static(&[0, 7, 7]), 1 << 20).unwrap();
+        whole.push(Bytes::from_static(&[0, 7, 7]), 1 << 20, true).unwrap();
         assert!(whole.pop().is_none() && whole.is_within());
         let mut whole = Whole::default();
-        assert_eq!(whole.push(Bytes::from_static(&[0, 0, 16, 0, 1]), 1 << 20), Err((1 << 20) + 1));
+        let too_long = Bytes::from_static(&[0, 0, 16, 0, 1]);
+        assert_eq!(whole.push(too_long, 1 << 20, true), Err(Misfit::TooLong((1 << 20) + 1)));
+        let (mut one, two) = (Whole::default(), Bytes::from_static(&[0, 0, 0, 0, 0, 0]));
+        assert_eq!(one.push(two.slice(..5), 9, true), Ok(()));
+        assert_eq!(one.push(two.slice(5..), 9, true), Err(Misfit::Second), "not a byte of another");
+        assert_eq!(Whole::default().push(two, 9, true), Err(Misfit::Second), "nor with the first");
     }
 }

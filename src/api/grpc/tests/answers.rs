@@ -1,0 +1,303 @@
+//! What answers hold, and what becomes of those that are not read.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as Poller, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use converge_ledger_core::Sequence;
+use http_body::{Body, Frame};
+use tokio::sync::{mpsc, oneshot};
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Request, Status};
+
+use super::super::body::{Fed, ResponseBody, Source};
+use super::super::budget::{Budget, STEP_BYTES};
+use super::super::call::{Call, Kind};
+use super::super::connection::Connection;
+use super::super::context::Context;
+use super::super::crowd::{Crowd, Rule};
+use super::super::pb::context::context_service_server::ContextService as _;
+use super::super::pb::context::{GetRequest, LoadRequest};
+use super::super::watch::Feed;
+use super::super::{Settings, names};
+use super::{PATIENCE, call, is_over, node, settings};
+use crate::environment::Environment;
+use crate::{Config, WatchOptions};
+
+#[tokio::test]
+async fn a_budget_is_waited_for_in_line_and_by_nobody_who_holds_some() {
+    let (node, _directory) = node().await;
+    let budget = Budget::new("a test", 10 << 10, Rule::Read, &node.ledger());
+    let mut held = budget.hold(6 << 10).unwrap();
+    assert!(budget.hold(5 << 10).is_none(), "a refusal takes nothing");
+    assert!(held.grow_to(&budget, 10 << 10) && !held.grow_to(&budget, (10 << 10) + 1));
+    held.shrink(6 << 10);
+    assert!(budget.hold(4 << 10).is_some() && budget.hold(5 << 10).is_none(), "what is not needed is given back");
+    let (mut whole, mut part) = (Box::pin(budget.wait(usize::MAX)), Box::pin(budget.wait(1)));
+    let mut poll = Poller::from_waker(Waker::noop());
+    assert!(whole.as_mut().poll(&mut poll).is_pending() && budget.is_contended());
+    assert!(part.as_mut().poll(&mut poll).is_pending(), "who came first is first, also for more");
+    assert!(!held.grow_to(&budget, 7 << 10), "and before those who hold some");
+    drop(held);
+    drop(tokio::time::timeout(PATIENCE, whole).await.unwrap());
+    drop(tokio::time::timeout(PATIENCE, part).await.unwrap());
+    assert!(!budget.is_contended());
+    assert!(node.ledger().status().alarms.iter().any(|alarm| alarm.contains("a test")), "a refusal is an alarm");
+    node.stop(PATIENCE).await.unwrap();
+}
+
+/// Keys and metadata take room as payloads do: here the answer has nothing else.
+#[tokio::test]
+async fn what_is_being_sent_is_bounded_whatever_it_is_made_of() {
+    let (node, _directory) = node().await;
+    let metadata: std::collections::BTreeMap<_, _> = [("name".to_owned(), "v".repeat(60 << 10))].into();
+    for _ in 0..16 {
+        let metadata = metadata.clone();
+        let entry = crate::NewEntry { context_id: "c".into(), metadata, ..crate::NewEntry::default() };
+        node.ledger().append(entry, crate::AppendOptions::default()).await.unwrap();
+    }
+    // Two thirds are for reads: room for the most that one can need, and for some answers of 960 KiB.
+    let settings = Settings { response_bytes: 4 << 20, answer_bytes: 30 << 20, ..settings() };
+    let service = Context::new(node.ledger(), settings, Default::default());
+    let get = || {
+        let mut request = Request::new(GetRequest { context_id: "c".into(), ..GetRequest::default() });
+        request.metadata_mut().insert("grpc-timeout", MetadataValue::from_static("1S"));
+        service.get(request)
+    };
+    let mut sent = Vec::new();
+    let refused = loop {
+        match get().await {
+            Ok(answer) => sent.push(answer),
+            Err(status) => break status,
+        }
+        assert!(sent.len() <= 20, "nothing bounds what is being sent");
+    };
+    assert_eq!(refused.code(), Code::DeadlineExceeded);
+    assert_eq!(refused.metadata().get(names::OUTCOME).unwrap(), names::REFUSED);
+    assert!(sent.len() > 8, "{} answers", sent.len());
+    sent.truncate(8);
+    assert!(get().await.is_ok(), "what was sent makes room");
+    node.stop(PATIENCE).await.unwrap();
+}
+
+/// Else unread answers would take all the room, and the reads that wait for it all the connections.
+#[tokio::test]
+async fn a_read_that_waits_for_room_keeps_no_place_from_others() {
+    let (node, _directory) = node().await;
+    put(&node, 4 << 20).await;
+    // Room for two answers that are not taken, and not for the reading of a third.
+    let settings = Settings { answer_bytes: 1, response_bytes: 1, ..settings() };
+    let context = Context::new(node.ledger(), settings, Default::default());
+    let get = |call: &Arc<Call>| {
+        let mut request = Request::new(GetRequest { context_id: "c".into(), ..Default::default() });
+        request.extensions_mut().insert(call.clone());
+        context.get(request)
+    };
+    let [served, more, waits] = [Kind::Read; 3].map(|kind| call(kind, &Connection::new(false)));
+    let unread = [get(&served).await.unwrap(), get(&more).await.unwrap()];
+    let mut waiting = get(&waits);
+    tokio::select! {
+        _ = &mut waiting => panic!("it counted as the node's work until it ended, or there was room for it"),
+        () = is_waiting(&waits) => {}
+        () = tokio::time::sleep(PATIENCE) => panic!("it counts as the node's work"),
+    }
+    drop(unread);
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    assert_eq!(waits.waits_ms(), None, "there is something to do for it");
+    node.stop(PATIENCE).await.unwrap();
+}
+
+/// An answer of which nothing more comes.
+struct Never;
+
+impl Body for Never {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Poller<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Poll::Pending
+    }
+}
+
+#[test]
+fn a_watch_of_health_that_makes_room_for_others_is_told_so() {
+    let call = call(Kind::HealthWatch, &Connection::new(false));
+    let mut body = ResponseBody::new(Source::Tonic(tonic::body::Body::new(Never)), call.clone(), None, None);
+    let mut poll = Poller::from_waker(Waker::noop());
+    assert!(Pin::new(&mut body).poll_frame(&mut poll).is_pending() && !body.is_end_stream());
+    call.crowd_out();
+    let Poll::Ready(Some(Ok(end))) = Pin::new(&mut body).poll_frame(&mut poll) else { panic!("no end") };
+    let trailers = end.into_trailers().ok().expect("nothing but an end");
+    assert_eq!(trailers["grpc-status"], "8");
+    assert!(trailers.contains_key(names::RETRY_AFTER_MS) && body.is_end_stream());
+}
+
+/// A piece of a watch, and what says that it was taken.
+async fn piece(fed: &mut mpsc::Receiver<Fed>) -> (Bytes, oneshot::Sender<()>) {
+    match tokio::time::timeout(PATIENCE, fed.recv()).await.unwrap() {
+        Some(Fed::Bytes(bytes, taken)) => (bytes, taken),
+        _ => panic!("the watch ended"),
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_is_read_slowly_is_not_read_for_anew_with_each_piece() {
+    let (node, _directory) = node().await;
+    put(&node, 1 << 20).await;
+    let budget = Budget::new("a test", STEP_BYTES, Rule::Read, &node.ledger());
+    let watch = node.ledger().watch("c", WatchOptions::default());
+    let feed = Feed::new(watch, Sequence(0), budget.clone(), Default::default(), None);
+    let (sender, mut fed) = mpsc::channel(1);
+    let feed = tokio::spawn(feed.run(sender));
+    let all_the_room = || tokio::time::timeout(PATIENCE, budget.wait(usize::MAX));
+    let (first, taken) = piece(&mut fed).await;
+    drop(all_the_room().await.expect("nobody reads on, and others get the room"));
+    let start = Instant::now();
+    drop(taken);
+    let (second, taken) = piece(&mut fed).await;
+    assert!(first.len() == second.len() && first.len() < 1 << 16, "{}, {}", first.len(), second.len());
+    drop(all_the_room().await.expect("nobody reads on, and others get the room again"));
+    assert!(start.elapsed() >= Duration::from_millis(900), "but not so soon: {:?}", start.elapsed());
+    drop(taken);
+    feed.abort();
+    node.stop(PATIENCE).await.unwrap();
+}
+
+/// What an append has to say is said, whoever wants its place: that it was written is never taken back.
+#[test]
+fn an_answer_that_is_there_is_not_replaced_by_a_refusal() {
+    for kind in [Kind::Append, Kind::Read, Kind::Snapshot, Kind::Load, Kind::Watch, Kind::Health, Kind::Admin] {
+        let call = call(kind, &Connection::new(false));
+        let parts = [Bytes::from_static(b"all of it")].into();
+        let mut body = ResponseBody::new(Source::Encoded(parts), call.clone(), None, None);
+        let mut poll = Poller::from_waker(Waker::noop());
+        let mut next = || match Pin::new(&mut body).poll_frame(&mut poll) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            _ => panic!("{kind:?}: no frame"),
+        };
+        // Its client was waited for, and begins to read just now.
+        call.set_at_work(false);
+        call.crowd_out();
+        let piece = next().into_data().ok().expect("the answer");
+        drop(piece);
+        call.set_at_work(false);
+        let trailers = next().into_trailers().ok().expect("its end");
+        assert!(trailers["grpc-status"] == "0" && !trailers.contains_key(names::OUTCOME), "{kind:?}: {trailers:?}");
+    }
+}
+
+/// Each piece in time, and all of it never: so a few clients would have all the room that there is for answers.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_read_piece_by_piece_goes_after_a_while_when_others_want_its_room() {
+    const EACH: Duration = Duration::from_secs(4);
+    let room = Crowd::new(Rule::Read);
+    let [slow, fast, works] = [Kind::Append, Kind::Read, Kind::Append].map(|kind| call(kind, &Connection::new(false)));
+    let _in = [&slow, &fast, &works].map(|call| room.enter(call));
+    // The answer to this one was long in coming.
+    let step = async |calls: &[&Arc<Call>]| {
+        calls.iter().for_each(|call| call.piece_waits());
+        tokio::time::advance(EACH).await;
+        room.make_room();
+        let gone = is_over(&slow).await;
+        calls.iter().for_each(|call| call.piece_taken());
+        gone
+    };
+    assert!(!step(&[&slow]).await && !step(&[&slow]).await);
+    assert!(step(&[&slow, &fast]).await, "it was there to be read for 12 s");
+    assert!(!is_over(&fast).await && !is_over(&works).await);
+}
+
+/// A context with one entry of so many bytes.
+async fn put(node: &crate::Node, bytes: usize) {
+    let entry = crate::NewEntry { context_id: "c".into(), payload: vec![7; bytes].into(), ..Default::default() };
+    node.ledger().append(entry, crate::AppendOptions::default()).await.unwrap();
+}
+
+/// Returns when the call waits for its client, or for others.
+async fn is_waiting(call: &Call) {
+    while call.waits_ms().is_none() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Few bytes can unpack to as much as a snapshot may be, four times over.
+#[tokio::test]
+async fn a_snapshot_is_unpacked_when_no_other_is() {
+    let (node, _directory) = node().await;
+    put(&node, 10).await;
+    let snapshot = node.ledger().snapshot("c", None).await.unwrap().bytes;
+    let context = Context::new(node.ledger(), settings(), Default::default());
+    let [first, second] = [Kind::Load; 2].map(|kind| call(kind, &Connection::new(false)));
+    let load = |call: &Arc<Call>, to: &str| {
+        let message = LoadRequest { context_id: to.into(), snapshot: snapshot.clone(), fail_if_exists: true };
+        let mut request = Request::new(message);
+        request.extensions_mut().insert(call.clone());
+        context.load(request)
+    };
+    let mut one = load(&first, "one");
+    assert!(one.as_mut().poll(&mut Poller::from_waker(Waker::noop())).is_pending());
+    assert!(first.waits_ms().is_none(), "it has the room");
+    let mut other = load(&second, "other");
+    tokio::select! {
+        _ = &mut other => panic!("both were unpacked at once"),
+        () = is_waiting(&second) => {}
+        () = tokio::time::sleep(PATIENCE) => panic!("it counts as the node's work"),
+    }
+    let both = tokio::time::timeout(PATIENCE, async { tokio::join!(one, other) }).await.unwrap();
+    assert_eq!(both.0.unwrap().into_inner().entries_restored, 1);
+    assert_eq!(both.1.unwrap().into_inner().entries_restored, 1);
+    node.stop(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_read_that_waits_for_room_is_told_when_it_makes_room_for_others() {
+    let (node, _directory) = node().await;
+    put(&node, 4 << 20).await;
+    let settings = Settings { answer_bytes: 1, response_bytes: 1, ..settings() };
+    let context = Context::new(node.ledger(), settings, Default::default());
+    let get = |call: &Arc<Call>| {
+        let mut request = Request::new(GetRequest { context_id: "c".into(), ..Default::default() });
+        request.extensions_mut().insert(call.clone());
+        context.get(request)
+    };
+    let [served, more] = [Kind::Read; 2].map(|kind| call(kind, &Connection::new(false)));
+    let _unread = [get(&served).await.unwrap(), get(&more).await.unwrap()];
+    for place_is_wanted in [true, false] {
+        let connection = Connection::new(false);
+        let call = call(Kind::Read, &connection);
+        let mut waiting = get(&call);
+        tokio::select! {
+            _ = &mut waiting => panic!("there was room"),
+            () = is_waiting(&call) => {}
+        }
+        if place_is_wanted {
+            call.crowd_out()
+        } else {
+            connection.leave.cancel()
+        }
+        let told = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap_err();
+        assert_eq!(told.code(), Code::ResourceExhausted);
+        assert_eq!(told.metadata().get(names::OUTCOME).unwrap(), names::REFUSED);
+        assert!(told.metadata().contains_key(names::RETRY_AFTER_MS));
+        assert!(!is_over(&call).await, "its answer goes out");
+    }
+    node.stop(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn reads_that_are_shed_before_they_are_confirmed_are_an_alarm() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.node.data_dir = directory.path().join("data");
+    config.listen.grpc = "off".into();
+    let mut environment = Environment::default();
+    environment.raft.reads_waiting_max = 0;
+    let node = crate::Node::builder(config).environment(environment).start().await.unwrap();
+    let shed = node.ledger().read("c", crate::ReadOptions::default()).await;
+    assert!(matches!(shed, Err(crate::Error::Overloaded { .. })), "{shed:?}");
+    let alarms = node.ledger().status().alarms;
+    assert!(alarms.iter().any(|alarm| alarm.contains("linearizable reads that wait")), "{alarms:?}");
+    node.stop(PATIENCE).await.unwrap();
+}
