@@ -55,7 +55,14 @@ impl Pool {
     async fn root(&mut self, number: i64) -> Result<i64, CallError> {
         let worker = &self.workers[self.next];
         self.next = (self.next + 1) % self.workers.len();
-        worker.call(|root| Job { number, root }, Instant::now() + Duration::from_secs(30)).await
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let asked = worker.get();
+        let root = worker.call(|root| Job { number, root }, deadline).await;
+        // A worker that dies lets go of the job before it is out of its place, where the next job would still meet it.
+        if let (Err(CallError::Unknown), Some(dying)) = (&root, asked) {
+            worker.left(dying.get_id(), deadline).await;
+        }
+        root
     }
 }
 
