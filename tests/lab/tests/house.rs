@@ -1,4 +1,4 @@
-//! One name, one meaning: a type's name is not given a fourth time.
+//! What a newcomer counts on: one name has one meaning, and a file is a chapter.
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;
@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 /// So often a name may be given.
 const TIMES: usize = 3;
+
+/// So long a file may be.
+const LINES: usize = 500;
 
 /// What every module may call its own by these names: they are read with the module's.
 const OF_A_MODULE: [&str; 6] = ["Arguments", "Error", "Inner", "Message", "Settings", "State"];
@@ -34,6 +37,7 @@ const TOO_OFTEN: &[(&str, usize)] = &[
     ("Listener", 4),
     ("Live", 4),
     ("Node", 8),
+    ("Open", 4),
     ("Outcome", 7),
     ("Owner", 4),
     ("Page", 4),
@@ -79,6 +83,16 @@ fn defined(line: &str) -> Option<&str> {
         matches!(keyword, "struct" | "enum" | "trait") || keyword == "type" && !line.starts_with(char::is_whitespace);
     let end = name.find(|c: char| !c.is_alphanumeric()).unwrap_or(name.len());
     (defines && name.starts_with(char::is_uppercase)).then(|| &name[..end])
+}
+
+#[test]
+fn a_file_is_a_chapter() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut files = Vec::new();
+    FOLDERS.iter().for_each(|folder| sources(&root.join(folder), &mut files));
+    let lines = |file: &PathBuf| fs::read_to_string(file).unwrap().lines().count();
+    let long: Vec<_> = files.iter().filter(|file| lines(file) > LINES).collect();
+    assert!(long.is_empty(), "longer than {LINES} lines; something in them wants a file of its own: {long:#?}");
 }
 
 #[test]
