@@ -10,6 +10,7 @@ mod budgets;
 mod clock;
 mod raw;
 mod sorts;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -270,34 +271,6 @@ async fn what_a_client_begins_it_ends_in_time() {
         .collect();
     tokio::task::spawn_blocking(|| threads.into_iter().for_each(|thread| thread.join().unwrap())).await.unwrap();
     assert!(node.is_running());
-}
-
-/// Requests that come bit by bit have as much time as they ask for, but not in place of others.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_without_an_end_keep_no_others_out() {
-    const REQUESTS: usize = 16;
-    let root = tempfile::tempdir().unwrap();
-    let mut node = node(&root);
-    node.set("grpc.requests", REQUESTS);
-    node.start().await;
-    put(&node.channel(), "c", 1).await;
-    let said = [raw::hello(65_535), raw::patient_headers(1, APPEND), raw::data(1, &[0, 0, 0, 3, 232])].concat();
-    let held = (0..2 * REQUESTS).filter_map(|_| Some((raw::silent_after(&node.grpc, &said)?, 0))).collect();
-    let (held, ended) = (Arc::new(Mutex::new(held)), Arc::new(AtomicBool::new(false)));
-    let (dripped, end) = (held.clone(), ended.clone());
-    let dripper = std::thread::spawn(move || drip(&dripped, &[raw::data(1, &[7])], &end));
-    let alarm = || async {
-        let alarms = node.status().await?["alarms"].to_string();
-        alarms.contains("grpc.requests (appends)").then_some(())
-    };
-    until("an alarm", SERVED, alarm).await;
-    put(&node.channel(), "c", 1).await;
-    ended.store(true, Ordering::Relaxed);
-    dripper.join().unwrap();
-    // Who made room has an answer: a call is not just gone.
-    let mut ends: Vec<_> = held.lock().unwrap().iter_mut().map(|(socket, _)| raw::first_of_call(socket)).collect();
-    ends.retain(Option::is_some);
-    assert!(ends.len() > REQUESTS && ends.iter().all(|kind| *kind == Some(raw::HEADERS)), "{ends:?}");
 }
 
 /// One connection has as many watches of health as it may have calls, and asks as often for what it does not go on with.

@@ -103,17 +103,31 @@ pub(crate) fn call(stream: u32, path: &str, message: &impl Message) -> Vec<u8> {
     [headers(stream, path), frame(DATA, END_STREAM, stream, &body)].concat()
 }
 
-/// Whether the other side has ended the connection or the call on it, by an answer too. Takes what it sent until then.
-pub(crate) fn is_over(socket: &mut TcpStream, received: &mut Vec<u8>) -> bool {
+/// Whether the other side has closed the connection. Takes what it sent until then.
+fn is_closed(socket: &mut TcpStream, received: &mut Vec<u8>) -> bool {
     socket.set_nonblocking(true).unwrap();
     let mut bytes = [0; 4096];
-    let closed = loop {
+    loop {
         match socket.read(&mut bytes) {
-            Ok(0) => break true,
+            Ok(0) => return true,
             Ok(count) => received.extend(&bytes[..count]),
-            Err(error) => break error.kind() != ErrorKind::WouldBlock,
+            Err(error) => return error.kind() != ErrorKind::WouldBlock,
         }
-    };
+    }
+}
+
+/// Whether the other side has closed the connection, seen by who reads nothing of it: writing fails.
+pub(crate) fn is_gone(socket: &mut TcpStream) -> bool {
+    socket.set_nonblocking(true).unwrap();
+    match socket.write_all(&ping()) {
+        Ok(_) => false,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+/// Whether the other side has ended the connection or the call on it, by an answer too. Takes what it sent until then.
+pub(crate) fn is_over(socket: &mut TcpStream, received: &mut Vec<u8>) -> bool {
+    let closed = is_closed(socket, received);
     let mut rest = &received[..];
     while let [a, b, c, kind, _, _, _, _, _, after @ ..] = rest {
         if [HEADERS, RST_STREAM, GOAWAY].contains(kind) {

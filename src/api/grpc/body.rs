@@ -37,6 +37,9 @@ const PROGRESS_BYTES: usize = 4 << 10;
 /// The trailers go right behind a piece that is not larger than this: one write for the answer to an append.
 const SMALL_BYTES: usize = 4 << 10;
 
+/// Gives the call its places, or says why there is none.
+pub(super) type Admit = Box<dyn FnOnce() -> Result<(), Status> + Send>;
+
 /// A request's body; what arrived of it counts until it was decoded.
 pub(super) struct RequestBody<B> {
     pub(super) inner: B,
@@ -51,13 +54,20 @@ pub(super) struct RequestBody<B> {
     ended: Option<Option<Frame<Bytes>>>,
     message_bytes_max: usize,
     call: Arc<Call>,
+    /// Called when a message is whole: until then it takes no place.
+    admit: Option<Admit>,
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> RequestBody<B> {
     pub(super) fn new(inner: B, budget: Option<Budget>, message_bytes_max: usize, call: Arc<Call>) -> Self {
         let (held, received, progress, whole, ended, patience) = (None, 0, (0, false), Whole::default(), None, None);
-        RequestBody { inner, budget, held, received, progress, whole, ended, message_bytes_max, call, patience }
+        let admit = None;
+        RequestBody { inner, budget, held, received, progress, whole, ended, message_bytes_max, call, admit, patience }
+    }
+
+    pub(super) fn admitted_by(self, admit: Option<Admit>) -> Self {
+        RequestBody { admit, ..self }
     }
 
     /// Its client asks when it likes.
@@ -149,6 +159,9 @@ where
         loop {
             if this.ended.is_some() || this.is_conversation() {
                 if let Some(piece) = this.whole.pop() {
+                    if let Some(Err(status)) = this.admit.take().map(|admit| admit()) {
+                        return Poll::Ready(Some(Err(status.into())));
+                    }
                     return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
                 if let Some(end) = this.ended.take() {

@@ -10,17 +10,17 @@ use hyper::HeaderMap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::Settings;
 use super::connection::{Connection, NEVER, now_ms};
 use super::metadata::grpc_timeout;
-use super::status::overloaded;
+use super::status::{overloaded, refused};
 
 /// Of a call whose client has to send or to read, the client moves at least so often.
 pub(super) const STALLED: Duration = Duration::from_secs(10);
-/// While the node drains, an answer that is not read ends after this.
-const DRAIN_UNREAD: Duration = Duration::from_secs(1);
+/// While the node drains, a call that waits ends after this, for its client, or for room: whatever its deadline.
+const DRAIN_WAITS: Duration = Duration::from_secs(1);
 /// When to come back after having made room for others.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -143,6 +143,7 @@ impl Call {
             drain: drain.clone(),
         };
         call.set_at_work(true);
+        connection.idle.fetch_add(usize::from(kind.is_idle()), Ordering::Relaxed);
         connection.moved();
         Arc::new(call)
     }
@@ -160,7 +161,10 @@ impl Call {
     pub(super) fn set_at_work(&self, at_work: bool) {
         let at_work = at_work && !self.kind.is_idle();
         match (self.at_work.swap(at_work, Ordering::Relaxed), at_work) {
-            (false, true) => _ = self.connection.at_work.fetch_add(1, Ordering::Relaxed),
+            (false, true) => {
+                self.connection.worked.store(true, Ordering::Relaxed);
+                self.connection.at_work.fetch_add(1, Ordering::Relaxed);
+            }
             (true, false) => _ = self.connection.at_work.fetch_sub(1, Ordering::Relaxed),
             _ => {}
         }
@@ -212,8 +216,13 @@ impl Call {
     /// The end of one that has to make room for others and can still be told so: nothing is in the way.
     pub(super) fn farewell(&self) -> Option<Status> {
         let goes = self.crowded_out.load(Ordering::Relaxed) && !self.at_work.load(Ordering::Relaxed);
-        let message = "the call waited for its client, and others want its place: try again";
-        (goes && self.unread().0 == 0).then(|| overloaded(message, RETRY_AFTER))
+        (goes && self.unread().0 == 0).then(|| match self.drain.is_cancelled() {
+            true => refused(
+                Code::Unavailable,
+                "the node is stopping, and this call only waited: try again, on another node",
+            ),
+            false => overloaded("the call waited for its client, and others want its place: try again", RETRY_AFTER),
+        })
     }
 
     /// Returns when one that waits for room has to make room for others: its place is wanted, or its connection's. Whoever
@@ -259,13 +268,22 @@ impl Call {
         self.moved();
     }
 
-    /// When it is over, as things stand.
-    fn limit(&self) -> Option<Instant> {
+    /// Something of its answer is not in the socket.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread().0 > 0
+    }
+
+    /// When it is over, as things stand; it drains since then.
+    fn limit(&self, drains: Option<Instant>) -> Option<Instant> {
         let unread = self.unread().1;
-        let stalled = match unread {
-            Some(since) if self.drain.is_cancelled() => Some(since + DRAIN_UNREAD),
+        let stalled = match (unread, drains) {
+            (Some(since), Some(drains)) => Some(since.max(drains) + DRAIN_WAITS),
+            // What has no end ends by itself, or stays to say that the node drains.
+            (None, Some(drains)) if !self.kind.is_endless() => {
+                self.waits_since().map(|since| since.max(drains) + DRAIN_WAITS)
+            }
             // An unread watch holds a piece, which its place is charged for.
-            Some(since) if !self.kind.is_endless() => Some(since + STALLED),
+            (Some(since), None) if !self.kind.is_endless() => Some(since + STALLED),
             _ => None,
         };
         // An append's answer is sent when it is there; until then the append is bounded by itself.
@@ -273,8 +291,14 @@ impl Call {
         stalled.into_iter().chain(until).min()
     }
 
+    /// None while the node has something to do for it.
+    fn waits_since(&self) -> Option<Instant> {
+        Instant::now().checked_sub(Duration::from_millis(self.waits_ms()?))
+    }
+
     /// Returns when the call has to be over, whoever it waits for.
     pub(super) async fn over(&self) {
+        let mut drains = None;
         loop {
             let changed = self.changed.notified();
             if self.crowded_out.load(Ordering::Relaxed) {
@@ -284,18 +308,27 @@ impl Call {
                 // The rest of the request came, or the answer was read.
                 self.crowded_out.store(false, Ordering::Relaxed);
             }
-            let limit = self.limit();
+            if self.drain.is_cancelled() {
+                drains.get_or_insert_with(Instant::now);
+            }
+            let limit = self.limit(drains);
+            // What the node works at now may wait for its client then.
+            let look = drains.map(|_| Instant::now() + DRAIN_WAITS);
             let time = async {
-                match limit {
-                    Some(limit) => tokio::time::sleep_until(limit).await,
+                match limit.into_iter().chain(look).min() {
+                    Some(at) => tokio::time::sleep_until(at).await,
                     None => std::future::pending().await,
                 }
             };
-            let draining = self.drain.is_cancelled();
             tokio::select! {
                 () = changed => {}
-                () = self.drain.cancelled(), if !draining => {}
-                () = time => if self.limit().is_some_and(|limit| limit <= Instant::now()) {
+                () = self.drain.cancelled(), if drains.is_none() => {}
+                () = time => if self.limit(drains).is_some_and(|limit| limit <= Instant::now()) {
+                    if drains.is_some() {
+                        // Whoever polls this polls the call before it: who can still be told is told.
+                        self.crowded_out.store(true, Ordering::Relaxed);
+                        tokio::task::yield_now().await;
+                    }
                     return;
                 },
             }
@@ -306,5 +339,35 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.set_at_work(false);
+        self.connection.idle.fetch_sub(usize::from(self.kind.is_idle()), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_gives_a_call_that_waits_for_its_client_little_time_and_waits_for_what_is_at_work() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let (drain, mut headers) = (CancellationToken::new(), HeaderMap::new());
+        headers.insert("grpc-timeout", "300S".parse().unwrap());
+        let settings = Settings::from(&Config::default());
+        let call = |kind| Call::new(kind, &headers, &Connection::new(false), &settings, &drain);
+        let [half, unread, works] = [Kind::Append, Kind::Read, Kind::Append].map(call);
+        half.set_at_work(false);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        unread.piece_waits();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let within = async |call: &Call, time| tokio::time::timeout(time, call.over()).await.is_ok();
+        assert!(!within(&half, Duration::from_secs(1)).await, "nobody stops");
+        drain.cancel();
+        let (half_ends, unread_ends) = tokio::join!(within(&half, 2 * DRAIN_WAITS), within(&unread, 2 * DRAIN_WAITS));
+        assert!(half_ends && unread_ends);
+        assert_eq!(half.farewell().map(|status| status.code()), Some(Code::Unavailable), "it is told why");
+        assert!(!within(&works, HOUR).await, "what was proposed gets its answer");
+        works.piece_waits();
+        assert!(within(&works, 2 * DRAIN_WAITS).await, "which has to be read");
     }
 }

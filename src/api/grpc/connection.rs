@@ -2,7 +2,9 @@
 //!
 //! At the limit of connections the one goes that was quiet for the longest, of those for which the node has nothing to
 //! do: nobody's call is at work there. It waits for its client: for a preface, a call, the rest of a request, or for
-//! an answer to be read; or its calls only watch the node's health, or ask what it serves. Bytes alone are no sign of life:
+//! an answer to be read; or its calls only watch the node's health, or ask what it serves. A client that was served and owes
+//! nothing may only think before its next call: such a connection goes only where no other does, and after a longer
+//! quiet. Bytes alone are no sign of life:
 //! a client may send one now and then for as long as it likes. A connection moves when a call begins, when its request is
 //! whole, or much of it has come, and when an answer is there and when it is read: the client is waited for from when there
 //! is something to take. What a client begins to say it has to end in time, see [`super::frames`].
@@ -12,7 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::call::{Call, STALLED};
 use super::frames::Frames;
+use super::streams::{Followed, Streams};
 
 /// A connection has this long for the HTTP/2 preface and the frame that has to follow.
 const HELLO: Duration = Duration::from_secs(5);
@@ -38,8 +41,14 @@ const WHOLE: Duration = STALLED;
 const LOOK: Duration = Duration::from_secs(1);
 /// A connection that moved within this time is not closed in favour of another.
 const QUIET_MIN: Duration = Duration::from_millis(250);
-/// Nor one within this much more that got a part of a request: a slow link delivers by fits and starts.
+/// Nor within this time one whose client was served, and owes nothing: clients do something else between two calls.
+const SETTLED_MIN: Duration = Duration::from_secs(2);
+/// Nor within this much more one that got a part of a request: a slow link delivers by fits and starts.
 const SENDING: Duration = Duration::from_millis(750);
+/// A connection that goes in favour of another may say so for this long.
+const LEAVE: Duration = Duration::from_millis(100);
+/// And answer calls that came meanwhile for this long.
+const LEAVE_AT_WORK: Duration = Duration::from_secs(2);
 /// This part of all connections, or of all calls of a kind, is ended at once, so that a crowd is not worked off one by one.
 pub(super) const EVICTED_PART: usize = 8;
 
@@ -73,6 +82,16 @@ pub(super) struct Connection {
     watches: Mutex<(usize, Option<OwnedSemaphorePermit>)>,
     /// Calls for which the node has something to do.
     pub(super) at_work: AtomicUsize,
+    /// The node had something to do for any of its calls.
+    pub(super) worked: AtomicBool,
+    /// Calls that wait by their nature.
+    pub(super) idle: AtomicUsize,
+    /// Streams of HTTP/2 that are open.
+    pub(super) streams: AtomicUsize,
+    /// What its client owed at the last look of [`Open::relieve`].
+    owed: AtomicUsize,
+    /// It has to go for what its client owes.
+    hoards: AtomicBool,
     /// Ends of small answers that are not read, by turn.
     unread: [AtomicUsize; 2],
     turn: AtomicUsize,
@@ -93,6 +112,11 @@ impl Connection {
             headers_ms: AtomicU64::new(0),
             watches: Mutex::default(),
             at_work: AtomicUsize::new(0),
+            worked: AtomicBool::new(false),
+            idle: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+            owed: AtomicUsize::new(0),
+            hoards: AtomicBool::new(false),
             unread: Default::default(),
             turn: AtomicUsize::new(0),
             leave: CancellationToken::new(),
@@ -110,12 +134,41 @@ impl Connection {
         self.moved_ms.fetch_max(now_ms() + millis(SENDING), Ordering::Relaxed);
     }
 
-    fn received(&self, bytes: &[u8], frames: &mut Frames) {
+    fn received(&self, bytes: &[u8], frames: &mut Frames, streams: &mut Option<Followed>) {
         self.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if let Some(took) = frames.push(bytes, now_ms()) {
+        let took = frames.push(bytes, now_ms(), |says| {
+            if let Some(streams) = streams {
+                streams.came(says);
+            }
+        });
+        if let Some(took) = took {
             self.headers_ms.fetch_max(took, Ordering::Relaxed);
         }
         self.began_ms.store(frames.began().unwrap_or(NEVER), Ordering::Relaxed);
+    }
+
+    /// Streams for which its client has to do something, or whose answers it has to read.
+    fn owed(&self) -> usize {
+        self.streams.load(Ordering::Relaxed).saturating_sub(self.at_work.load(Ordering::Relaxed))
+    }
+
+    /// Its client has something to do: it has not called yet, or not sent all of what it began, or not read an answer.
+    fn owes(&self) -> bool {
+        !self.worked.load(Ordering::Relaxed)
+            || self.began_ms.load(Ordering::Relaxed) != NEVER
+            || self.owed() > self.idle.load(Ordering::Relaxed)
+    }
+
+    /// Returns when one that has to go has had its time: a call that came meanwhile gets its answer.
+    pub(super) async fn has_left(&self) {
+        let until = Instant::now() + LEAVE_AT_WORK;
+        loop {
+            tokio::time::sleep(LEAVE).await;
+            let is_done = self.at_work.load(Ordering::Relaxed) == 0 || self.hoards.load(Ordering::Relaxed);
+            if is_done || Instant::now() >= until {
+                return;
+            }
+        }
     }
 
     /// How long ago the first byte of the call came whose headers are whole now.
@@ -220,22 +273,57 @@ impl Open {
         Entry { open: self.clone(), id }
     }
 
-    /// Closes those that were quiet for the longest and have no call at work.
+    /// Closes those that were quiet for the longest and have no call at work; those first whose clients owe something.
     pub(super) fn evict(&self) {
         if planted::is(Bug::SilentStays) {
             return;
         }
         let now = now_ms();
         let listed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = |connection: &&Arc<Connection>| {
-            let quiet = now.saturating_sub(connection.moved_ms.load(Ordering::Relaxed));
-            let at_work = connection.at_work.load(Ordering::Relaxed) > 0;
-            !at_work && quiet >= millis(QUIET_MIN) && !connection.leave.is_cancelled()
+        let may_go = |connection: &&Arc<Connection>| {
+            connection.at_work.load(Ordering::Relaxed) == 0 && !connection.leave.is_cancelled()
         };
-        let mut idle: Vec<_> = listed.connections.values().filter(idle).collect();
-        idle.sort_by_key(|connection| connection.moved_ms.load(Ordering::Relaxed));
+        let quiet = |connection: &Connection| now.saturating_sub(connection.moved_ms.load(Ordering::Relaxed));
+        let (mut going, mut settled): (Vec<_>, Vec<_>) =
+            listed.connections.values().filter(may_go).partition(|connection| connection.owes());
+        going.retain(|connection| quiet(connection) >= millis(QUIET_MIN));
+        if going.is_empty() {
+            settled.retain(|connection| quiet(connection) >= millis(SETTLED_MIN));
+            going = settled;
+        }
+        going.sort_by_key(|connection| std::cmp::Reverse(quiet(connection)));
         let count = (listed.connections.len() / EVICTED_PART).max(1);
-        idle.into_iter().take(count).for_each(|connection| connection.leave.cancel());
+        going.into_iter().take(count).for_each(|connection| connection.leave.cancel());
+    }
+
+    /// Of `count` streams, closes connections with as many as there are more than `max`: those first whose clients owed
+    /// the most, now and when this was called last. Whether any had to go.
+    pub(super) fn relieve(&self, count: usize, max: usize) -> bool {
+        let listed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut beyond, mut owing) = (count.saturating_sub(max), Vec::new());
+        for connection in listed.connections.values() {
+            if connection.leave.is_cancelled() {
+                beyond = beyond.saturating_sub(connection.streams.load(Ordering::Relaxed));
+                continue;
+            }
+            let owed = connection.owed();
+            let owed = owed.min(connection.owed.swap(owed, Ordering::Relaxed));
+            if owed > 0 {
+                owing.push((owed, connection));
+            }
+        }
+        owing.sort_by_key(|(owed, _)| std::cmp::Reverse(*owed));
+        let mut any = false;
+        for (_, connection) in owing {
+            if beyond == 0 {
+                break;
+            }
+            beyond = beyond.saturating_sub(connection.streams.load(Ordering::Relaxed));
+            connection.hoards.store(true, Ordering::Relaxed);
+            connection.leave.cancel();
+            any = true;
+        }
+        any
     }
 }
 
@@ -251,26 +339,48 @@ impl Drop for Entry {
     }
 }
 
-/// A socket that tells its connection what arrives.
+/// A socket that tells its connection what arrives, and what leaves.
 pub(super) struct Metered<S> {
     inner: S,
     connection: Arc<Connection>,
     frames: Frames,
+    answers: Frames,
+    streams: Option<Followed>,
 }
 
 impl<S> Metered<S> {
     pub(super) fn new(inner: S, connection: Arc<Connection>) -> Self {
-        Metered { inner, connection, frames: Frames::new() }
+        Metered { inner, connection, frames: Frames::new(), answers: Frames::of_answers(), streams: None }
+    }
+
+    /// Its streams count among these.
+    pub(super) fn counted(mut self, streams: &Streams) -> Self {
+        self.streams = Some(Followed::new(streams, &self.connection));
+        self
+    }
+
+    /// So much of these left.
+    fn left<'a>(&mut self, parts: impl IntoIterator<Item = &'a [u8]>, written: &Poll<std::io::Result<usize>>) {
+        let (Some(streams), Poll::Ready(Ok(count))) = (&mut self.streams, written) else { return };
+        let mut count = *count;
+        for part in parts {
+            let part = &part[..count.min(part.len())];
+            count -= part.len();
+            self.answers.push(part, 0, |says| streams.went(says));
+        }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
-        let Metered { inner, connection, frames } = &mut *self;
+        let Metered { inner, connection, frames, streams, .. } = &mut *self;
         let read = Pin::new(inner).poll_read(cx, buf);
         if let came @ [_, ..] = &buf.filled()[before..] {
-            connection.received(came, frames);
+            connection.received(came, frames, streams);
+        }
+        if let Some(streams) = streams {
+            streams.look();
         }
         read
     }
@@ -278,7 +388,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.left([buf], &written);
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -294,7 +406,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         cx: &mut Context<'_>,
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.left(bufs.iter().map(|buf| &buf[..]), &written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Settings;
 use super::body::ResponseBody;
-use super::connection::{Connection, Metered, Open};
+use super::connection::{Connection, Metered};
 use super::health::Health;
 use super::listener::{ConnectionPlace, Gate};
 use super::transport::Stack;
@@ -45,8 +45,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const HEADER_BYTES_MAX: u32 = 128 << 10;
 /// What HTTP/2 takes of an answer ahead of sending it: a piece.
 const SEND_BYTES: usize = 64 << 10;
-/// A connection that goes in favour of another may say so for this long.
-const LEAVE: Duration = Duration::from_millis(100);
+/// What HTTP/2 still has of an answer whose call is over goes into the socket within this, or nothing does.
+const BLOCKED: Duration = Duration::from_secs(2);
 /// Time for the last answers to leave the sockets when no call is open.
 const FLUSH: Duration = Duration::from_millis(200);
 /// How often a drain looks whether calls are open.
@@ -111,7 +111,7 @@ impl Actor for Connections {
             state.settings.streams,
             state.tasks.clone(),
             state.drain.clone(),
-            state.gate.open.clone(),
+            state.gate.clone(),
         ));
         Ok(())
     }
@@ -175,12 +175,22 @@ where
 {
     fn execute(&self, task: F) {
         let Some(call) = self.connection.begun() else { return self.tasks.spawn(task) };
+        let connection = self.connection.clone();
         self.tasks.spawn(async move {
-            tokio::select! {
+            let is_over = tokio::select! {
                 biased;
-                _ = task => {}
+                _ = task => false,
                 // Its stream is reset, and what HTTP/2 has of its answer goes.
-                () = call.over() => {}
+                () = call.over() => true,
+            };
+            let left = Arc::downgrade(&call);
+            drop(call);
+            if is_over {
+                tokio::time::sleep(BLOCKED).await;
+                // A frame is in the way of all others on its connection, and keeps all that its answer was charged for.
+                if left.upgrade().is_some_and(|call| call.is_unread()) {
+                    connection.leave.cancel();
+                }
             }
         });
     }
@@ -209,13 +219,13 @@ async fn serve(
     streams: u32,
     tasks: Tasks,
     drain: CancellationToken,
-    open: Open,
+    gate: Gate,
 ) {
     let _ = stream.set_nodelay(true);
     let connection = Connection::new(place.is_operators());
-    let _listed = open.list(connection.clone());
+    let _listed = gate.open.list(connection.clone());
     let calls = Calls { tasks, connection: connection.clone() };
-    let io = Metered::new(stream, connection.clone());
+    let io = Metered::new(stream, connection.clone()).counted(&gate.streams);
     let http = http2::Builder::new(calls)
         .timer(TokioTimer::new())
         // No wall clock in an answer: one that cannot be written as a date would panic there.
@@ -229,7 +239,13 @@ async fn serve(
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(io), Calling { stack, connection: connection.clone() });
     let mut http = std::pin::pin!(http);
-    let mut outstays = std::pin::pin!(connection.outstays());
+    let outstays = async {
+        tokio::select! {
+            why = connection.outstays() => why,
+            never = gate.streams.keeps_looking() => match never {},
+        }
+    };
+    let mut outstays = std::pin::pin!(outstays);
     let ended = tokio::select! {
         // After a pause of the node, what has come meanwhile is read before it is judged.
         biased;
@@ -237,8 +253,11 @@ async fn serve(
         why = outstays.as_mut() => return tracing::debug!(why, "connection closed"),
         () = connection.leave.cancelled() => {
             http.as_mut().graceful_shutdown();
-            let ended = tokio::time::timeout(LEAVE, http).await;
-            return tracing::debug!(?ended, "connection closed for others");
+            tokio::select! {
+                _ = http => {}
+                () = connection.has_left() => {}
+            }
+            return tracing::debug!("connection closed for others");
         }
         () = drain.cancelled() => {
             http.as_mut().graceful_shutdown();

@@ -17,8 +17,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::Settings;
 use super::connection::Open;
 use super::connections;
+use super::streams::{Streams, streams_max};
 use crate::Ledger;
 
 /// How long a fresh connection waits for `connections` to be restarted.
@@ -39,6 +41,7 @@ pub(super) struct Gate {
     operators: Arc<Semaphore>,
     draining: Arc<AtomicBool>,
     pub(super) open: Open,
+    pub(super) streams: Streams,
     ledger: Ledger,
 }
 
@@ -57,11 +60,18 @@ impl ConnectionPlace {
 }
 
 impl Gate {
-    pub(super) fn new(connections: usize, ledger: Ledger) -> Self {
+    pub(super) fn new(settings: &Settings, ledger: Ledger) -> Self {
+        let connections = settings.connections;
         let kept = OPERATORS.min(connections / OPERATORS_PART);
         let places = |count| Arc::new(Semaphore::new(count));
         let (places, operators) = (places(connections - kept), places(kept));
-        Gate { places, operators, draining: Arc::default(), open: Open::default(), ledger }
+        let (open, reached) = (Open::default(), ledger.clone());
+        let streams = Streams::new(streams_max(settings), open.clone(), move || {
+            let advice =
+                "connections whose clients do not send or read what they began are closed: use fewer calls at once";
+            reached.inner.reached.note("streams (grpc.requests and grpc.watches)", advice);
+        });
+        Gate { places, operators, draining: Arc::default(), open, streams, ledger }
     }
 
     /// A place for a connection that has come.

@@ -36,6 +36,7 @@ mod metadata;
 mod places;
 mod reflection;
 mod status;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -158,7 +159,7 @@ const DRAIN_SLACK: Duration = Duration::from_secs(1);
 pub fn children(socket: TcpListener, ledger: Ledger, settings: Settings) -> Vec<ChildSpec> {
     let socket = Arc::new(socket);
     let slot = Service::new("connections");
-    let gate = listener::Gate::new(settings.connections, ledger.clone());
+    let gate = listener::Gate::new(&settings, ledger.clone());
     let drain = settings.drain;
 
     let listener = {

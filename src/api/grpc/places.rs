@@ -1,15 +1,18 @@
 //! Places of each kind of call; none leaves another without.
 //!
+//! A call takes its places when its request is whole: what a client has not sent keeps no other's out.
+//!
 //! Where there is no place, calls of the same kind that wait for their clients end, those first that have waited for the
-//! longest: for the rest of a request, or for an answer to be read, or because they only watch health. So calls that their
-//! client does not go on with keep nobody out (`crowd`). Of the places for health, reflection and the operator, one
-//! connection has a share only, so that calls begun anew each time do not take them all either.
+//! longest: for an answer to be read, or because they only watch health. So calls that their client does not go on with
+//! keep nobody out (`crowd`). Of the places for health, reflection and the operator, one connection has a share only, so
+//! that calls begun anew each time do not take them all either.
 //!
 //! What does keep others out: watches of contexts whose entries are read. They are what the port is for, and nobody
 //! ends them in favour of others, so that clients with `grpc.watches` of them in all, on as few connections as
 //! `grpc.streams` lets them, leave no place for another watch. They leave those for appends, reads and all else.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -43,6 +46,8 @@ pub(super) struct AllPlaces {
     pub(super) health: Arc<Pool>,
     pub(super) health_watches: Arc<Pool>,
     pub(super) others: Arc<Pool>,
+    /// Appends, reads and the like whose requests are not whole.
+    arriving: Arc<AtomicUsize>,
 }
 
 impl AllPlaces {
@@ -58,7 +63,28 @@ impl AllPlaces {
             health: Pool::shared(HEALTH_AT_ONCE),
             health_watches: Pool::shared(HEALTH_AT_ONCE),
             others: Pool::shared(OTHERS_AT_ONCE),
+            arriving: Arc::default(),
         }
+    }
+
+    /// One call whose request is not whole, until that is dropped.
+    pub(super) fn arrives(&self) -> Arriving {
+        self.arriving.fetch_add(1, Ordering::Relaxed);
+        Arriving(self.arriving.clone())
+    }
+
+    /// Calls that have something to lose: an append its answer, a read its time. A watch goes on elsewhere.
+    pub(super) fn open_calls(&self) -> usize {
+        self.appends.count() + self.reads.count() + self.arriving.load(Ordering::Relaxed)
+    }
+}
+
+/// See [`AllPlaces::arrives`].
+pub(super) struct Arriving(Arc<AtomicUsize>);
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -87,6 +113,18 @@ impl Pool {
     /// Calls that are open.
     pub(super) fn count(&self) -> usize {
         self.open.count()
+    }
+
+    /// Whether there would be a place for this call; where there is none, there may be soon.
+    pub(super) fn has_room(&self, call: &Call) -> bool {
+        if self.open.has_beside(call, self.each) {
+            return false;
+        }
+        if self.places.available_permits() == 0 {
+            self.make_room();
+            return false;
+        }
+        true
     }
 
     /// A place for this call; none where there is none, but then there may be soon.
@@ -119,4 +157,22 @@ pub(super) struct Places {
     pub(super) place: Place,
     pub(super) bulk: Option<Place>,
     pub(super) watching: Option<Watching>,
+}
+
+/// Where a call's places are from when it has any until its answer has them.
+#[derive(Clone, Default)]
+pub(super) struct Seat(Arc<Mutex<Option<Places>>>);
+
+impl Seat {
+    fn lock(&self) -> MutexGuard<'_, Option<Places>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn put(&self, places: Places) {
+        *self.lock() = Some(places);
+    }
+
+    pub(super) fn take(&self) -> Option<Places> {
+        self.lock().take()
+    }
 }

@@ -18,7 +18,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use super::admin::Admin;
-use super::body::{Charged, Encoded, RequestBody, ResponseBody, Source};
+use super::body::{Admit, Charged, Encoded, RequestBody, ResponseBody, Source};
 use super::budget::Budget;
 use super::call::{Call, Kind};
 use super::connection::{Connection, Watching};
@@ -28,7 +28,7 @@ use super::crowd::Rule;
 use super::metadata::{Arrived, Begun};
 use super::pb::admin::admin_service_server::AdminServiceServer;
 use super::pb::context::context_service_server::ContextServiceServer;
-use super::places::{AllPlaces, Places};
+use super::places::{AllPlaces, Places, Pool, Seat};
 use super::reflection::{self, Index, QUESTION_BYTES_MAX};
 use super::status::{outcome, overloaded, refused};
 use super::watch::Slot;
@@ -99,6 +99,89 @@ impl Received {
     }
 }
 
+/// Who gives calls their places.
+#[derive(Clone)]
+struct Admission {
+    places: Arc<AllPlaces>,
+    ledger: Ledger,
+}
+
+impl Admission {
+    /// The places of this kind, by what bound, and what they are for.
+    fn pool(&self, kind: Kind) -> (&Arc<Pool>, &'static str, &'static str) {
+        let places = &self.places;
+        match kind {
+            Kind::Append | Kind::Load => (&places.appends, "grpc.requests (appends)", "appends"),
+            Kind::Read | Kind::Snapshot => (&places.reads, "grpc.requests (reads)", "reads"),
+            Kind::Watch => (&places.watches, "grpc.watches", "watches"),
+            Kind::Admin => (&places.admin, "calls of the operator", "calls of the operator"),
+            Kind::Health => (&places.health, "health checks", "health checks"),
+            Kind::HealthWatch => (&places.health_watches, "watches of health", "watches of health"),
+            Kind::Other => (&places.others, "calls of reflection", "calls of reflection"),
+        }
+    }
+
+    /// Whether a call that arrives may send its request: where there is no place, it would send it in vain.
+    fn may_arrive(&self, call: &Arc<Call>, connection: &Arc<Connection>) -> Result<(), Status> {
+        if connection.operator && call.kind.is_contract() {
+            return Err(self.shed("grpc.connections", "connections", "connect again"));
+        }
+        let (pool, limit, what) = self.pool(call.kind);
+        pool.has_room(call).then_some(()).ok_or_else(|| self.shed(limit, what, "try again"))
+    }
+
+    /// The call's places; an answer holds them until it was sent.
+    fn admit(&self, call: &Arc<Call>, connection: &Arc<Connection>) -> Result<Places, Status> {
+        let watching = match call.kind {
+            Kind::Watch => Some(self.watching(connection)?),
+            _ => None,
+        };
+        let (pool, limit, what) = self.pool(call.kind);
+        let place = pool.take(call).ok_or_else(|| self.shed(limit, what, "try again"))?;
+        let bulk = match call.kind {
+            Kind::Load | Kind::Snapshot => {
+                let bulk = self.places.bulk.take(call);
+                Some(bulk.ok_or_else(|| self.shed("snapshots made or loaded at once", "snapshots", "try again"))?)
+            }
+            _ => None,
+        };
+        Ok(Places { place, bulk, watching })
+    }
+
+    /// What gives a call its places when its request is whole, and where they are then. A conversation has them at once: it
+    /// is answered message by message.
+    fn when_whole(&self, call: &Arc<Call>, connection: &Arc<Connection>) -> Result<(Option<Admit>, Seat), Status> {
+        let seat = Seat::default();
+        if call.kind == Kind::Other {
+            seat.put(self.admit(call, connection)?);
+            return Ok((None, seat));
+        }
+        let (admission, put, call, connection) = (self.clone(), seat.clone(), call.clone(), connection.clone());
+        let arriving = (call.kind.is_contract() && call.kind != Kind::Watch).then(|| self.places.arrives());
+        let admit: Admit = Box::new(move || {
+            put.put(admission.admit(&call, &connection)?);
+            // It is one of those with places from here on.
+            drop(arriving);
+            Ok(())
+        });
+        Ok((Some(admit), seat))
+    }
+
+    /// The connection's place among those with watches.
+    fn watching(&self, connection: &Arc<Connection>) -> Result<Watching, Status> {
+        connection.watch(&self.places.watching).ok_or_else(|| {
+            self.places.watches.make_room();
+            let advice = "watch over fewer connections, or raise grpc.connections";
+            self.shed("grpc.connections (with watches)", "connections with watches", advice)
+        })
+    }
+
+    fn shed(&self, limit: &'static str, what: &str, advice: &str) -> Status {
+        self.ledger.inner.reached.note(limit, "further calls are shed, their clients come back");
+        overloaded(format!("the node is serving as many {what} as it may: {advice}"), RETRY_AFTER)
+    }
+}
+
 /// All services of the port. Cloned per connection and per call.
 #[derive(Clone)]
 pub(super) struct Stack {
@@ -108,9 +191,8 @@ pub(super) struct Stack {
     /// Get, Snapshot, Watch: names and numbers, also when they are unpacked.
     reads: ContextServiceServer<Context>,
     rest: Routes,
-    places: Arc<AllPlaces>,
+    admission: Admission,
     received: Received,
-    ledger: Ledger,
     settings: Settings,
     drain: CancellationToken,
     tasks: Tasks,
@@ -138,62 +220,17 @@ impl Stack {
             loads: service(Kind::Load),
             reads: service(Kind::Read),
             rest: with_reflection(rest).prepare(),
-            places: Arc::new(AllPlaces::new(settings)),
+            admission: Admission { places: Arc::new(AllPlaces::new(settings)), ledger: ledger.clone() },
             received: Received::new(settings, ledger),
-            ledger: ledger.clone(),
             settings: settings.clone(),
             drain: drain.clone(),
             tasks: tasks.clone(),
         }
     }
 
-    /// Calls that are open and have something to lose: an append its answer, a read its time. A watch goes on elsewhere.
+    /// Calls that are open and have something to lose.
     pub(super) fn open_calls(&self) -> usize {
-        self.places.appends.count() + self.places.reads.count()
-    }
-
-    /// The call's places; an answer holds them until it was sent.
-    fn admit(&self, call: &Arc<Call>, connection: &Arc<Connection>) -> Result<Places, Status> {
-        if connection.operator && call.kind.is_contract() {
-            return Err(self.shed("grpc.connections", "connections", "connect again"));
-        }
-        let places = &self.places;
-        let watching = match call.kind {
-            Kind::Watch => Some(self.watching(connection)?),
-            _ => None,
-        };
-        let (pool, limit, what) = match call.kind {
-            Kind::Append | Kind::Load => (&places.appends, "grpc.requests (appends)", "appends"),
-            Kind::Read | Kind::Snapshot => (&places.reads, "grpc.requests (reads)", "reads"),
-            Kind::Watch => (&places.watches, "grpc.watches", "watches"),
-            Kind::Admin => (&places.admin, "calls of the operator", "calls of the operator"),
-            Kind::Health => (&places.health, "health checks", "health checks"),
-            Kind::HealthWatch => (&places.health_watches, "watches of health", "watches of health"),
-            Kind::Other => (&places.others, "calls of reflection", "calls of reflection"),
-        };
-        let place = pool.take(call).ok_or_else(|| self.shed(limit, what, "try again"))?;
-        let bulk = match call.kind {
-            Kind::Load | Kind::Snapshot => {
-                let bulk = places.bulk.take(call);
-                Some(bulk.ok_or_else(|| self.shed("snapshots made or loaded at once", "snapshots", "try again"))?)
-            }
-            _ => None,
-        };
-        Ok(Places { place, bulk, watching })
-    }
-
-    /// The connection's place among those with watches.
-    fn watching(&self, connection: &Arc<Connection>) -> Result<Watching, Status> {
-        connection.watch(&self.places.watching).ok_or_else(|| {
-            self.places.watches.make_room();
-            let advice = "watch over fewer connections, or raise grpc.connections";
-            self.shed("grpc.connections (with watches)", "connections with watches", advice)
-        })
-    }
-
-    fn shed(&self, limit: &'static str, what: &str, advice: &str) -> Status {
-        self.ledger.inner.reached.note(limit, "further calls are shed, their clients come back");
-        overloaded(format!("the node is serving as many {what} as it may: {advice}"), RETRY_AFTER)
+        self.admission.places.open_calls()
     }
 
     fn dispatch<B>(&mut self, kind: Kind, request: Request<RequestBody<B>>) -> Failure
@@ -221,9 +258,11 @@ impl Stack {
         let kind = Kind::of(request.uri().path());
         let call = Call::new(kind, request.headers(), connection, &self.settings, &self.drain);
         connection.begins(&call);
-        let places = metadata_fits(request.headers()).and_then(|()| self.admit(&call, connection));
-        let places = match places {
-            Ok(places) => places,
+        let arrives = metadata_fits(request.headers())
+            .and_then(|()| self.admission.may_arrive(&call, connection))
+            .and_then(|()| self.admission.when_whole(&call, connection));
+        let (admit, seat) = match arrives {
+            Ok(arrives) => arrives,
             Err(status) => {
                 if connection.operator && kind.is_contract() {
                     connection.leave.cancel();
@@ -234,7 +273,8 @@ impl Stack {
             }
         };
         let (budget, bytes_max) = (self.received.of(kind).cloned(), message_bytes_max(kind, &self.settings));
-        let mut request = request.map(|body| RequestBody::new(body, budget, bytes_max, call.clone()));
+        let mut request =
+            request.map(|body| RequestBody::new(body, budget, bytes_max, call.clone()).admitted_by(admit));
         let begun = Begun::default();
         request.extensions_mut().insert(Arrived(call.arrived.into_std()));
         request.extensions_mut().insert(begun.clone());
@@ -253,7 +293,7 @@ impl Stack {
             } else {
                 (Source::Tonic(body), parts.extensions.remove::<Charged>().map(|charged| charged.0))
             };
-            let body = ResponseBody::new(source, call, Some(places), held);
+            let body = ResponseBody::new(source, call, seat.take(), held);
             Ok(Response::from_parts(parts, body))
         })
     }
