@@ -163,8 +163,8 @@ impl Body for Open {
 }
 
 /// A few bytes can unpack to a thousand times as much, which nobody is charged for.
-#[test]
-fn nothing_is_decoded_for_a_client_that_may_still_send() {
+#[tokio::test]
+async fn nothing_is_decoded_for_a_client_that_may_still_send() {
     const MESSAGE: &[u8] = &[1, 0, 0, 0, 2, 7, 7];
     for kind in [Kind::Append, Kind::Load, Kind::Read, Kind::Watch, Kind::Health, Kind::Admin, Kind::HealthWatch] {
         let call = call(kind, &Connection::new(false));
