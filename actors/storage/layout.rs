@@ -110,7 +110,9 @@ fn unusable(settings: &Settings, make: Make, reason: &str) -> Failure {
 /// The names in the directory. To be written is no use to one that may not be read.
 fn list(settings: &Settings, make: Make) -> Result<Vec<String>, Failure> {
     settings.disk.list(&settings.dir).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound if matches!(make, Make::Known { .. }) => Failure::Fence(gone()),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory if matches!(make, Make::Known { .. }) => {
+            Failure::Fence(gone())
+        }
         io::ErrorKind::NotFound => refused(settings, "does not exist: name the directory of a node").into(),
         io::ErrorKind::PermissionDenied => {
             let reason =
@@ -134,14 +136,11 @@ pub(crate) fn open(settings: &Settings, make: Make) -> Result<Directory, Failure
     if !marked {
         let ours = [LOCK_FILE, MARKER_NEW, "lost+found"];
         if let Some(stranger) = names.iter().find(|name| !ours.contains(&&name[..])) {
-            return Err(refused(
-                settings,
-                format!(
-                    "it has no {MARKER} file but holds {stranger:?}: not a ledger's directory, or \
-                     a damaged one; choose an empty directory"
-                ),
-            )
-            .into());
+            let reason = format!(
+                "it has no {MARKER} file but holds {stranger:?}: not a ledger's directory, or a damaged one; choose an \
+                 empty directory"
+            );
+            return Err(unusable(settings, make, &reason));
         }
         if make != Make::Fresh {
             return Err(unusable(settings, make, "holds no ledger"));

@@ -3,6 +3,7 @@
 //! What cargo builds beside the tests has the features of all of them: traps for actors, planted bugs, a clock that can
 //! be stopped. So the program is built once more, by itself; or it is the one that `CONVERGE_BIN` names.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -11,7 +12,8 @@ static PROGRAM: OnceLock<Vec<String>> = OnceLock::new();
 
 /// Names another program for this process, before the first use.
 pub fn instead(words: &[&str]) {
-    PROGRAM.get_or_init(|| words.iter().map(|&word| word.to_owned()).collect());
+    let set = PROGRAM.get_or_init(|| words.iter().map(|&word| word.to_owned()).collect());
+    assert_eq!(set, words, "another program was used before");
 }
 
 /// What starts a command `converge-ledger`.
@@ -38,5 +40,16 @@ fn built() -> String {
     let messages = String::from_utf8(output.stdout).unwrap();
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let mut executables = messages.filter_map(|message| message["executable"].as_str().map(str::to_owned));
-    executables.next_back().expect("cargo names what it built")
+    let built = executables.next_back().expect("cargo names what it built");
+    // Cargo gives that name to what it builds beside the tests, too: a link of our own stays what it is.
+    let made = std::fs::metadata(&built).and_then(|file| file.modified()).expect("the program is there");
+    let made = made.duration_since(std::time::UNIX_EPOCH).expect("it was built after 1970").as_nanos();
+    let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("converge-ledger-{made}"));
+    match std::fs::hard_link(&built, &own) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            panic!("cannot link {}: {error}", own.display())
+        }
+        _ => {}
+    }
+    own.into_os_string().into_string().expect("cargo's names are text")
 }

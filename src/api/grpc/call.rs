@@ -269,6 +269,11 @@ impl Call {
     }
 
     /// Something of its answer is not in the socket.
+    /// It has to go in favour of others.
+    pub(super) fn is_crowded_out(&self) -> bool {
+        self.crowded_out.load(Ordering::Relaxed)
+    }
+
     pub(super) fn is_unread(&self) -> bool {
         self.unread().0 > 0
     }
@@ -328,6 +333,12 @@ impl Call {
                         // Whoever polls this polls the call before it: who can still be told is told.
                         self.crowded_out.store(true, Ordering::Relaxed);
                         tokio::task::yield_now().await;
+                        let has_work = self.at_work.load(Ordering::Relaxed);
+                        if has_work && self.limit(drains).is_none_or(|limit| limit > Instant::now()) {
+                            // The rest of its request came just then, and may have been given to the ledger.
+                            self.crowded_out.store(false, Ordering::Relaxed);
+                            continue;
+                        }
                     }
                     return;
                 },

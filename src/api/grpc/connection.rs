@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -65,6 +65,9 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// What was seen longer ago than so many milliseconds says nothing of now.
+const LOOKED_MS: u64 = 1000;
+
 /// So many looks take that long.
 fn looks(duration: Duration) -> u64 {
     millis(duration) / millis(LOOK)
@@ -88,10 +91,10 @@ pub(super) struct Connection {
     pub(super) idle: AtomicUsize,
     /// Streams of HTTP/2 that are open.
     pub(super) streams: AtomicUsize,
-    /// What its client owed at the last look of [`Open::relieve`].
-    owed: AtomicUsize,
-    /// It has to go for what its client owes.
-    hoards: AtomicBool,
+    /// What its client owed at the last look of [`Open::relieve`], and when that was.
+    owed: Mutex<(u64, usize)>,
+    /// Bytes that its client's system has taken.
+    sent: AtomicU64,
     /// Ends of small answers that are not read, by turn.
     unread: [AtomicUsize; 2],
     turn: AtomicUsize,
@@ -115,8 +118,8 @@ impl Connection {
             worked: AtomicBool::new(false),
             idle: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
-            owed: AtomicUsize::new(0),
-            hoards: AtomicBool::new(false),
+            owed: Mutex::default(),
+            sent: AtomicU64::new(0),
             unread: Default::default(),
             turn: AtomicUsize::new(0),
             leave: CancellationToken::new(),
@@ -152,6 +155,19 @@ impl Connection {
         self.streams.load(Ordering::Relaxed).saturating_sub(self.at_work.load(Ordering::Relaxed))
     }
 
+    /// What its client owes now and owed a moment ago: what has only just come is no debt.
+    fn owed_for_long(&self) -> usize {
+        let (now, owed) = (now_ms(), self.owed());
+        let mut last = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, before) = std::mem::replace(&mut *last, (now, owed));
+        if now.saturating_sub(at) > LOOKED_MS { 0 } else { owed.min(before) }
+    }
+
+    /// Bytes that its client's system has taken.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
     /// Its client has something to do: it has not called yet, or not sent all of what it began, or not read an answer.
     fn owes(&self) -> bool {
         !self.worked.load(Ordering::Relaxed)
@@ -164,9 +180,23 @@ impl Connection {
         let until = Instant::now() + LEAVE_AT_WORK;
         loop {
             tokio::time::sleep(LEAVE).await;
-            let is_done = self.at_work.load(Ordering::Relaxed) == 0 || self.hoards.load(Ordering::Relaxed);
-            if is_done || Instant::now() >= until {
+            if self.at_work.load(Ordering::Relaxed) == 0 || Instant::now() >= until {
                 return;
+            }
+        }
+    }
+
+    /// A frame of a call that is over is in the way of all others here, and keeps all that its answer was charged for. Where
+    /// nothing moves for that long, the connection has to go.
+    pub(super) async fn lets_go(&self, call: &Weak<Call>, patience: Duration) {
+        loop {
+            let before = self.sent();
+            tokio::time::sleep(patience).await;
+            if !call.upgrade().is_some_and(|call| call.is_unread()) {
+                return;
+            }
+            if self.sent() == before {
+                return self.leave.cancel();
             }
         }
     }
@@ -306,8 +336,7 @@ impl Open {
                 beyond = beyond.saturating_sub(connection.streams.load(Ordering::Relaxed));
                 continue;
             }
-            let owed = connection.owed();
-            let owed = owed.min(connection.owed.swap(owed, Ordering::Relaxed));
+            let owed = connection.owed_for_long();
             if owed > 0 {
                 owing.push((owed, connection));
             }
@@ -319,7 +348,6 @@ impl Open {
                 break;
             }
             beyond = beyond.saturating_sub(connection.streams.load(Ordering::Relaxed));
-            connection.hoards.store(true, Ordering::Relaxed);
             connection.leave.cancel();
             any = true;
         }
@@ -361,7 +389,9 @@ impl<S> Metered<S> {
 
     /// So much of these left.
     fn left<'a>(&mut self, parts: impl IntoIterator<Item = &'a [u8]>, written: &Poll<std::io::Result<usize>>) {
-        let (Some(streams), Poll::Ready(Ok(count))) = (&mut self.streams, written) else { return };
+        let Poll::Ready(Ok(count)) = written else { return };
+        self.connection.sent.fetch_add(*count as u64, Ordering::Relaxed);
+        let Some(streams) = &mut self.streams else { return };
         let mut count = *count;
         for part in parts {
             let part = &part[..count.min(part.len())];

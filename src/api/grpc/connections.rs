@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Settings;
 use super::body::ResponseBody;
+use super::call::STALLED;
 use super::connection::{Connection, Metered};
 use super::health::Health;
 use super::listener::{ConnectionPlace, Gate};
@@ -183,14 +184,12 @@ where
                 // Its stream is reset, and what HTTP/2 has of its answer goes.
                 () = call.over() => true,
             };
+            // Somebody else wants what it keeps, or the node stops.
+            let patience = if call.is_crowded_out() { BLOCKED } else { STALLED };
             let left = Arc::downgrade(&call);
             drop(call);
             if is_over {
-                tokio::time::sleep(BLOCKED).await;
-                // A frame is in the way of all others on its connection, and keeps all that its answer was charged for.
-                if left.upgrade().is_some_and(|call| call.is_unread()) {
-                    connection.leave.cancel();
-                }
+                connection.lets_go(&left, patience).await;
             }
         });
     }
