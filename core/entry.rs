@@ -25,7 +25,7 @@ pub struct NewEntry {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Bytes of what an entry is made of, and [`PAIR_BYTES`] for each pair. What one takes besides these is for whoever
+/// Bytes of what an entry is made of, and 8 for each pair. What one takes besides these is for whoever
 /// weighs it to add.
 #[must_use]
 pub fn content_bytes(context_id: &str, key: &str, payload: &[u8], metadata: &BTreeMap<String, String>) -> usize {

@@ -22,7 +22,7 @@ mod idle {
     use crate::vitals::Callback;
 
     #[derive(Debug, Default)]
-    pub(crate) struct Hook;
+    pub(crate) struct Hook {}
 
     impl Hook {
         pub(crate) fn supervises(&self, _: Intensity) {}

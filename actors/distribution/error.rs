@@ -11,10 +11,10 @@ pub enum SendError {
     /// The link's queue is full: the peer is slower than this node. Drop the frame or try later.
     #[error("the queue of the link is full")]
     Full,
-    /// There is no connection. [`LinkEvent::Up`] tells when there is one again.
+    /// There is no connection. [`LinkEvent::Up`](super::LinkEvent::Up) tells when there is one again.
     #[error("the link is down")]
     Down,
-    /// The payload is longer than [`Settings::frame_bytes_max`] and never will be sent: split it.
+    /// The payload is longer than [`Settings::frame_bytes_max`](super::Settings::frame_bytes_max) and never will be sent: split it.
     #[error("the payload is longer than a frame may be")]
     TooLong,
 }

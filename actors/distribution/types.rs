@@ -63,14 +63,14 @@ pub struct Inbound {
     pub lane: Lane,
     /// The connection it came over: drop it when a newer one is up.
     pub epoch: u64,
-    /// The pieces the peer passed to [`Distribution::send`], joined.
+    /// The pieces the peer passed to [`Distribution::send`](super::Distribution::send), joined.
     pub payload: Bytes,
     /// Keep it until the payload is dealt with.
     pub permit: Permit,
 }
 
 /// Credit that an [`Inbound`] frame holds; while it lives, its bytes, and what its consumer
-/// [weighs](Permit::weigh), count against [`Settings::inbound_bytes_max`] of the link. Dropping it lets the
+/// [weighs](Permit::weigh), count against [`Settings::inbound_bytes_max`](super::Settings::inbound_bytes_max) of the link. Dropping it lets the
 /// reader read on.
 #[derive(Debug)]
 pub struct Permit(Option<OwnedSemaphorePermit>);
@@ -132,7 +132,7 @@ pub enum LinkEvent {
 /// Where frames and events go.
 ///
 /// Called from the tasks of the links: no call may block or wait. Calls for one (peer, lane) are
-/// serialised, calls for different ones are not. A call may use the [`Distribution`].
+/// serialised, calls for different ones are not. A call may use the [`Distribution`](super::Distribution).
 pub trait Sink: Send + Sync + 'static {
     /// A frame arrived.
     fn deliver(&self, inbound: Inbound);
@@ -153,11 +153,11 @@ pub struct Identity {
 ///
 /// It calls the [`Sink`] under the rules that this module keeps.
 pub trait Carrier: Send + Sync + 'static {
-    /// See [`Distribution::send`].
+    /// See [`Distribution::send`](super::Distribution::send).
     ///
     /// # Errors
     /// [`SendError`]: nothing was sent.
     fn send(&self, peer: NodeId, lane: Lane, payload: Vec<Bytes>) -> Result<(), SendError>;
-    /// See [`Distribution::reject`].
+    /// See [`Distribution::reject`](super::Distribution::reject).
     fn reject(&self, peer: NodeId, lane: Lane, epoch: u64, reason: &str);
 }
