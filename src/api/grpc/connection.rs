@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use converge_ledger_core::planted::{self, Bug};
@@ -405,6 +405,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
         let Metered { inner, connection, frames, streams, .. } = &mut *self;
+        if let Some(streams) = streams {
+            ready!(streams.poll_room(cx));
+        }
         let read = Pin::new(inner).poll_read(cx, buf);
         if let came @ [_, ..] = &buf.filled()[before..] {
             connection.received(came, frames, streams);

@@ -66,7 +66,7 @@ impl Gate {
         let places = |count| Arc::new(Semaphore::new(count));
         let (places, operators) = (places(connections - kept), places(kept));
         let (open, reached) = (Open::default(), ledger.clone());
-        let streams = Streams::new(streams_max(settings), open.clone(), move || {
+        let streams = Streams::new(streams_max(settings), settings.connections, open.clone(), move || {
             let advice =
                 "connections whose clients do not send or read what they began are closed: use fewer calls at once";
             reached.inner.reached.note("streams (grpc.requests and grpc.watches)", advice);

@@ -1,18 +1,25 @@
 //! The streams of HTTP/2 that are open on all connections.
 //!
-//! Each takes memory, about 8 KiB, from the headers of its call until the last frame of its answer is in the socket. It does
+//! Each takes memory, 8 to 32 KiB, from the headers of its call until the last frame of its answer is in the socket. It does
 //! so whatever became of the call: the answer to one that was refused waits, too, until it is read. So they are counted
 //! where they are seen, on the wire, and there is one bound for all connections.
 //!
-//! Beyond it those connections are closed whose clients owe the most: the rest of a request, or reading an answer. A client
-//! owes nothing for a call that the node works at. So what is beyond the bound is never what clients wait for. Many calls
-//! that come at once are owed for a moment until the node begins them, so a client owes what it owed a moment ago, too.
+//! Where there are as many, a connection that has its share of them is not read: its client begins no more. A client can
+//! begin a thousand streams in a moment, and again on its next connection, faster than any connection is closed.
+//!
+//! And room is made: those connections are closed whose clients owe the most, the rest of a request, or reading an answer.
+//! A client owes nothing for a call that the node works at. So what goes is never what clients wait for. Many calls that
+//! come at once are owed for a moment until the node begins them, so a client owes what it owed a moment ago, too.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
+
+use tokio::time::Sleep;
 
 use super::Settings;
 use super::connection::{Connection, Open, now_ms};
@@ -20,6 +27,8 @@ use super::frames::Says;
 
 /// Where there are too many, this is looked at once in so many milliseconds at most.
 const LOOK_MS: u64 = 20;
+/// A connection that is not read looks for room this often.
+const PAUSE: Duration = Duration::from_millis(50);
 /// And at least this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -30,6 +39,8 @@ pub(super) struct Streams(Arc<All>);
 struct All {
     count: AtomicUsize,
     max: usize,
+    /// So many one connection may have, however many there are.
+    share: usize,
     looked_ms: AtomicU64,
     connections: Open,
     /// Called when some had to go.
@@ -43,9 +54,19 @@ pub(super) fn streams_max(settings: &Settings) -> usize {
 }
 
 impl Streams {
-    pub(super) fn new(max: usize, connections: Open, reached: impl Fn() + Send + Sync + 'static) -> Streams {
-        let (count, looked_ms) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Streams(Arc::new(All { count, max, looked_ms, connections, reached: Box::new(reached) }))
+    /// For so many connections.
+    pub(super) fn new(
+        max: usize,
+        connections_max: usize,
+        connections: Open,
+        reached: impl Fn() + Send + Sync + 'static,
+    ) -> Streams {
+        let (count, looked_ms, share) = (AtomicUsize::new(0), AtomicU64::new(0), (max / connections_max).max(1));
+        Streams(Arc::new(All { count, max, share, looked_ms, connections, reached: Box::new(reached) }))
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.count.load(Ordering::Relaxed) >= self.0.max
     }
 
     #[cfg(test)]
@@ -61,10 +82,10 @@ impl Streams {
         }
     }
 
-    /// Closes connections where there are too many streams.
+    /// Closes connections where there is no room for another stream.
     fn look(&self) {
         let count = self.0.count.load(Ordering::Relaxed);
-        if count <= self.0.max {
+        if count < self.0.max {
             return;
         }
         let (now, looked) = (now_ms(), self.0.looked_ms.load(Ordering::Relaxed));
@@ -73,7 +94,7 @@ impl Streams {
             let swapped = self.0.looked_ms.compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed);
             swapped.is_ok()
         };
-        if is_due && takes_turn() && self.0.connections.relieve(count, self.0.max) {
+        if is_due && takes_turn() && self.0.connections.relieve(count, self.0.max - 1) {
             (self.0.reached)();
         }
     }
@@ -87,11 +108,26 @@ pub(super) struct Followed {
     /// The last one that its client began: they only go up.
     last: u32,
     begun: bool,
+    /// Until then it is not read.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Followed {
     pub(super) fn new(all: &Streams, connection: &Arc<Connection>) -> Followed {
-        Followed { all: all.clone(), connection: connection.clone(), open: HashSet::new(), last: 0, begun: false }
+        let (all, connection) = (all.clone(), connection.clone());
+        Followed { all, connection, open: HashSet::new(), last: 0, begun: false, pause: None }
+    }
+
+    /// Whether its connection may be read: it has less than its share, or there is room.
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.open.len() >= self.all.0.share && self.all.is_full() {
+            self.all.look();
+            let pause = self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(PAUSE)));
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        self.pause = None;
+        Poll::Ready(())
     }
 
     /// What the client says.
@@ -168,7 +204,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_counts_from_its_headers_to_the_last_frame_of_its_answer() {
-        let all = Streams::new(9, Open::default(), || {});
+        let all = Streams::new(9, 1, Open::default(), || {});
         let (mut client, server) = tokio::io::duplex(1 << 10);
         let mut server = Metered::new(server, Connection::new(false)).counted(&all);
         let head = |kind: u8, flags: u8, stream: u8| [0, 0, 0, kind, flags, 0, 0, 0, stream];
@@ -191,10 +227,44 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn where_there_is_no_room_a_connection_that_has_its_share_is_not_read() {
+        let all = Streams::new(3, 3, Open::default(), || {});
+        let mut sides = [(); 2].map(|()| {
+            let (client, server) = tokio::io::duplex(1 << 10);
+            (client, Metered::new(server, Connection::new(false)).counted(&all))
+        });
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let begins = |stream: u8| [0, 0, 0, 1, 4, 0, 0, 0, stream];
+        let [(hoarder, hoards), (other, served)] = &mut sides;
+        hoarder.write_all(&[&preface[..], &begins(1), &begins(3), &begins(5)].concat()).await.unwrap();
+        hoards.read_exact(&mut vec![0; preface.len() + 27]).await.unwrap();
+        hoarder.write_all(&begins(7)).await.unwrap();
+        let read = tokio::time::timeout(Duration::from_secs(9), hoards.read_u8()).await;
+        assert!(read.is_err() && all.count() == 3, "there is no room for its fourth");
+        other.write_all(&[&preface[..], &begins(1)].concat()).await.unwrap();
+        served.read_exact(&mut vec![0; preface.len() + 9]).await.unwrap();
+        assert_eq!(all.count(), 4, "who has none has room");
+        drop(sides);
+        assert_eq!(all.count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_not_read_is_read_when_there_is_room() {
+        let all = Streams::new(1, 1, Open::default(), || {});
+        let (_listed, _other, hoard) = with(&all, 1);
+        let (mut client, server) = tokio::io::duplex(1 << 10);
+        let mut server = Metered::new(server, Connection::new(false)).counted(&all);
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x01\x04\0\0\0\x01-").await.unwrap();
+        server.read_exact(&mut [0; 33]).await.unwrap();
+        let (read, ()) = tokio::join!(server.read_exact(&mut [0]), async { drop(hoard) });
+        read.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn beyond_the_bound_those_go_whose_clients_owe_the_most_for_a_while() {
         let reached = Arc::new(AtomicUsize::new(0));
         let noted = reached.clone();
-        let all = Streams::new(10, Open::default(), move || _ = noted.fetch_add(1, Ordering::Relaxed));
+        let all = Streams::new(11, 1, Open::default(), move || _ = noted.fetch_add(1, Ordering::Relaxed));
         let look = async || {
             advance(Duration::from_secs(1)).await;
             all.look();
@@ -220,7 +290,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_between_two_calls_keeps_its_connection_while_others_owe() {
-        let all = Streams::new(usize::MAX, Open::default(), || {});
+        let all = Streams::new(usize::MAX, 1, Open::default(), || {});
         let (_listed, kept, mut streams) = with(&all, 1);
         let served = call(&kept);
         served.piece_waits();
