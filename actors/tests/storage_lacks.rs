@@ -10,7 +10,7 @@ use std::time::Duration;
 use converge_actors::storage::{Cause, Phase, Settings};
 use converge_actors::testing::SimDisk;
 use storage_support::full::FullDisk;
-use storage_support::{Leader, Node, lacks, one_thread, simulated, small, write};
+use storage_support::{Leader, Node, lacks, one_thread, simulated, small, until, write};
 
 #[test]
 fn a_file_that_cannot_be_opened_is_opened_later() {
@@ -77,9 +77,8 @@ async fn a_panic_of_a_thread_is_an_exit() {
             let _ = node.storage.apply(vec![entry]);
             tokio::task::yield_now().await;
         }
-        while incarnation(&node).is_none_or(|now| Some(now) == before) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let is_another = async || incarnation(&node).filter(|now| Some(*now) != before);
+        until(&node.storage, "another incarnation", is_another).await;
         node.until_serving().await;
         let recovered = node.recover().await;
         assert_eq!(recovered.last_index.get(), leader.index, "what was written is there");
@@ -134,18 +133,12 @@ impl Full {
         std::fs::rename(&self.data, &away).unwrap();
         what(self.root.path(), &self.data);
         self.disk.set_full(false);
-        let cause = tokio::time::timeout(storage_support::WAIT, async {
-            loop {
-                match self.node.storage.status().phase {
-                    Phase::Fenced { cause: Cause::DiskFull { .. } } => {}
-                    Phase::Fenced { cause } => return cause.to_string(),
-                    Phase::Serving => panic!("it serves what it was not told to keep"),
-                    Phase::Recovering => {}
-                }
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        });
-        let cause = cause.await.expect("a graver fence comes");
+        let cause = async || match self.node.storage.status().phase {
+            Phase::Fenced { cause: Cause::DiskFull { .. } } | Phase::Recovering => None,
+            Phase::Fenced { cause } => Some(cause.to_string()),
+            Phase::Serving => panic!("it serves what it was not told to keep"),
+        };
+        let cause = until(&self.node.storage, "a graver fence", cause).await;
         self.node.stop().await;
         let files = std::fs::read_dir(&self.data).ok().map(Iterator::count);
         // What was acknowledged is where the operator has put it.

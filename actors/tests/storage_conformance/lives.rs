@@ -8,7 +8,7 @@ use converge_actors::storage::{Error, LogEntry, Phase, ReadQuery, Settings};
 use converge_ledger_core::LogIndex;
 
 use super::plain;
-use super::storage_support::{Leader, Node, check_context, small, write};
+use super::storage_support::{Leader, Node, check_context, small, until, write};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_or_panicking_actor_comes_back_with_everything() {
@@ -30,18 +30,15 @@ async fn a_killed_or_panicking_actor_comes_back_with_everything() {
         } else {
             node.tree.find("root/storage").expect("runs").kill();
         }
-        loop {
-            match node.storage.recover().await {
-                Ok(recovered) => {
-                    assert_eq!(recovered.boot, boot);
-                    assert_eq!(recovered.last_index, LogIndex(leader.index));
-                    assert_eq!(recovered.applied, LogIndex(leader.index));
-                    break;
-                }
-                Err(Error::Unavailable) => tokio::time::sleep(Duration::from_millis(1)).await,
-                Err(error) => panic!("round {round}: {error}"),
-            }
-        }
+        let recovered = until(&node.storage, "the next actor", async || match node.storage.recover().await {
+            Ok(recovered) => Some(recovered),
+            Err(Error::Unavailable) => None,
+            Err(error) => panic!("round {round}: {error}"),
+        });
+        let recovered = recovered.await;
+        assert_eq!(recovered.boot, boot);
+        assert_eq!(recovered.last_index, LogIndex(leader.index));
+        assert_eq!(recovered.applied, LogIndex(leader.index));
         leader.check(&node);
     }
     node.stop().await;
@@ -57,13 +54,12 @@ async fn a_thread_that_dies_takes_the_actor_with_it_and_both_come_back() {
         let entry = leader.batch(&[write("c", "k", &[n, n])]);
         let panics = Box::new(|_| panic!("on the journal's thread"));
         node.storage.append(vec![entry], Some(leader.hard_state()), panics).unwrap();
-        let back = async {
-            while node.storage.recover().await.is_err() || node.log().unwrap().len() as u64 != leader.index {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            leader.write(&node, &[write("c", "k", b"after")]).await;
+        let is_back = async || {
+            let is_up = node.storage.recover().await.is_ok();
+            (is_up && node.log().unwrap().len() as u64 == leader.index).then_some(())
         };
-        tokio::time::timeout(Duration::from_secs(10), back).await.expect("storage comes back");
+        until(&node.storage, "storage with all it had", is_back).await;
+        leader.write(&node, &[write("c", "k", b"after")]).await;
         leader.check(&node);
     }
     node.stop().await;

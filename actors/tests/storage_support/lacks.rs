@@ -21,12 +21,8 @@ async fn fill(node: &Node, leader: &mut Leader, records: usize) {
     }
 }
 
-async fn until(what: &str, node: &Node, mut there: impl FnMut(&Node) -> bool) {
-    let start = Instant::now();
-    while !there(node) {
-        assert!(start.elapsed() < WAIT, "{what} does not come: {:?}", node.storage.status());
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+async fn until(what: &str, node: &Node, there: impl Fn(&Node) -> bool) {
+    super::until(&node.storage, what, async || there(node).then_some(())).await;
 }
 
 /// Two starts and what comes between, while these openings fail. Says how many there were.

@@ -148,34 +148,36 @@ impl Node {
     }
 
     pub async fn until_covered(&self) {
-        let start = std::time::Instant::now();
-        loop {
+        until(&self.storage, "a database that has all", async || {
             let status = self.storage.status();
-            if status.covered_lsn == status.durable_lsn && status.overlay_bytes == 0 {
-                return;
-            }
-            assert!(start.elapsed() < WAIT, "the database does not keep up: {status:?}");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+            (status.covered_lsn == status.durable_lsn && status.overlay_bytes == 0).then_some(())
+        })
+        .await;
     }
 
     pub async fn until_serving(&self) {
-        let start = std::time::Instant::now();
-        while self.storage.status().phase != Phase::Serving {
-            assert!(start.elapsed() < WAIT, "storage does not come back: {:?}", self.storage.status());
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let is_serving = async || (self.storage.status().phase == Phase::Serving).then_some(());
+        until(&self.storage, "storage that serves", is_serving).await;
     }
 
     pub async fn until_fenced(&self) -> converge_actors::storage::Cause {
-        let start = std::time::Instant::now();
-        loop {
-            if let Phase::Fenced { cause } = self.storage.status().phase {
-                return cause;
-            }
-            assert!(start.elapsed() < WAIT, "storage does not fence itself");
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        let cause = async || match self.storage.status().phase {
+            Phase::Fenced { cause } => Some(cause),
+            Phase::Serving | Phase::Recovering => None,
+        };
+        until(&self.storage, "a fence", cause).await
+    }
+}
+
+/// Looks until there is an answer: for what the threads of storage come to and announce to nobody.
+pub async fn until<T>(storage: &Storage, what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = std::time::Instant::now();
+    loop {
+        if let Some(answer) = probe().await {
+            return answer;
         }
+        assert!(start.elapsed() < WAIT, "{what} does not come: {:?}", storage.status());
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
