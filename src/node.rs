@@ -75,7 +75,7 @@ impl Builder {
     }
 
     /// Puts another world in place of the machine's.
-    #[cfg(feature = "lab")]
+    #[cfg(any(test, feature = "lab"))]
     #[doc(hidden)]
     #[must_use]
     pub fn environment(mut self, environment: Environment) -> Builder {

@@ -10,7 +10,7 @@ use converge_ledger_core::Sequence;
 use http_body::{Body, Frame};
 use tokio::sync::{mpsc, oneshot};
 use tonic::metadata::MetadataValue;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::super::body::{Fed, ResponseBody, Source};
 use super::super::budget::{Budget, STEP_BYTES};
@@ -19,7 +19,7 @@ use super::super::connection::Connection;
 use super::super::context::Context;
 use super::super::crowd::{Crowd, Rule};
 use super::super::pb::context::context_service_server::ContextService as _;
-use super::super::pb::context::{GetRequest, LoadRequest};
+use super::super::pb::context::{GetRequest, GetResponse, LoadRequest};
 use super::super::watch::Feed;
 use super::super::{Settings, names};
 use super::{PATIENCE, call, is_over, node, settings};
@@ -82,22 +82,30 @@ async fn what_is_being_sent_is_bounded_whatever_it_is_made_of() {
     node.stop(PATIENCE).await.unwrap();
 }
 
+/// It has an entry of 4 MiB, room for two answers with it that are not taken, and not for the reading of a third.
+async fn with_little_room(node: &crate::Node) -> Context {
+    put(node, 4 << 20).await;
+    let settings = Settings { answer_bytes: 1, response_bytes: 1, ..settings() };
+    Context::new(node.ledger(), settings, Default::default())
+}
+
+fn get<'a>(
+    context: &'a Context,
+    call: &Arc<Call>,
+) -> Pin<Box<dyn Future<Output = Result<Response<GetResponse>, Status>> + Send + 'a>> {
+    let mut request = Request::new(GetRequest { context_id: "c".into(), ..Default::default() });
+    request.extensions_mut().insert(call.clone());
+    context.get(request)
+}
+
 /// Else unread answers would take all the room, and the reads that wait for it all the connections.
 #[tokio::test]
 async fn a_read_that_waits_for_room_keeps_no_place_from_others() {
     let (node, _directory) = node().await;
-    put(&node, 4 << 20).await;
-    // Room for two answers that are not taken, and not for the reading of a third.
-    let settings = Settings { answer_bytes: 1, response_bytes: 1, ..settings() };
-    let context = Context::new(node.ledger(), settings, Default::default());
-    let get = |call: &Arc<Call>| {
-        let mut request = Request::new(GetRequest { context_id: "c".into(), ..Default::default() });
-        request.extensions_mut().insert(call.clone());
-        context.get(request)
-    };
+    let context = with_little_room(&node).await;
     let [served, more, waits] = [Kind::Read; 3].map(|kind| call(kind, &Connection::new(false)));
-    let unread = [get(&served).await.unwrap(), get(&more).await.unwrap()];
-    let mut waiting = get(&waits);
+    let unread = [get(&context, &served).await.unwrap(), get(&context, &more).await.unwrap()];
+    let mut waiting = get(&context, &waits);
     tokio::select! {
         _ = &mut waiting => panic!("it counted as the node's work until it ended, or there was room for it"),
         () = is_waiting(&waits) => {}
@@ -254,20 +262,13 @@ async fn a_snapshot_is_unpacked_when_no_other_is() {
 #[tokio::test]
 async fn a_read_that_waits_for_room_is_told_when_it_makes_room_for_others() {
     let (node, _directory) = node().await;
-    put(&node, 4 << 20).await;
-    let settings = Settings { answer_bytes: 1, response_bytes: 1, ..settings() };
-    let context = Context::new(node.ledger(), settings, Default::default());
-    let get = |call: &Arc<Call>| {
-        let mut request = Request::new(GetRequest { context_id: "c".into(), ..Default::default() });
-        request.extensions_mut().insert(call.clone());
-        context.get(request)
-    };
+    let context = with_little_room(&node).await;
     let [served, more] = [Kind::Read; 2].map(|kind| call(kind, &Connection::new(false)));
-    let _unread = [get(&served).await.unwrap(), get(&more).await.unwrap()];
+    let _unread = [get(&context, &served).await.unwrap(), get(&context, &more).await.unwrap()];
     for place_is_wanted in [true, false] {
         let connection = Connection::new(false);
         let call = call(Kind::Read, &connection);
-        let mut waiting = get(&call);
+        let mut waiting = get(&context, &call);
         tokio::select! {
             _ = &mut waiting => panic!("there was room"),
             () = is_waiting(&call) => {}
