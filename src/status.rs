@@ -1,9 +1,10 @@
 //! What a node says about itself, gathered from shared state without asking an actor.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use converge_actors::distribution::ListenerStatus;
-use converge_actors::replication::NO_LEADER_ELECTIONS;
+use converge_actors::replication::{NO_LEADER_ELECTIONS, Overfull};
 use converge_actors::storage::Phase;
 use converge_ledger_core::NodeId;
 use serde::Serialize;
@@ -89,12 +90,22 @@ fn lost_events() -> Option<String> {
 
 /// Handshakes that made room at the peer port a short time ago.
 fn crowded_out(listener: &ListenerStatus) -> Option<String> {
-    let ago = listener.crowded_out_ago.filter(|ago| *ago < FRESH)?.as_secs();
-    let times = listener.crowded_out;
-    Some(format!(
-        "limit reached: handshakes at the peer port, {times} times, last {ago} s ago: the oldest makes room for the newest, \
-         so that a slow peer may not get in; see who connects there, and let only peers reach the port"
-    ))
+    let advice = "the oldest makes room for the newest, so that a slow peer may not get in; see who connects there, and let \
+                  only peers reach the port";
+    reached("handshakes at the peer port", listener.crowded_out, listener.crowded_out_ago?, advice)
+}
+
+/// Proposals that a leader refused a short time ago.
+fn overfull(overfull: Overfull) -> Option<String> {
+    let advice = "appends wait until a majority has synced what this leader proposed; see the voters' disks and the network \
+                  to them";
+    reached("bytes of the log that are not committed", overfull.times, overfull.last.elapsed(), advice)
+}
+
+/// A limit of the actors, in the words of those of this crate.
+fn reached(limit: &str, times: u64, ago: Duration, advice: &str) -> Option<String> {
+    let seconds = ago.as_secs();
+    (ago < FRESH).then(|| format!("limit reached: {limit}, {times} times, last {seconds} s ago: {advice}"))
 }
 
 pub(crate) fn status(node: &Inner) -> Status {
@@ -141,6 +152,7 @@ pub(crate) fn status(node: &Inner) -> Status {
     }
     alarms.extend(node.reached.alarms());
     alarms.extend(crowded_out(&node.distribution.listener_status()));
+    alarms.extend(node.replication.overfull().and_then(overfull));
     let phase = match storage.phase {
         Phase::Recovering => "recovering",
         Phase::Serving => "serving",

@@ -12,7 +12,7 @@ use super::actor::Raft;
 use super::args::Args;
 use super::message::{Message, ReadError, Refused};
 use super::received::Received;
-use super::view::{Shared, View};
+use super::view::{Overfull, Shared, View};
 use super::wire;
 use crate::distribution::{Inbound, LinkEvent};
 use crate::storage;
@@ -121,5 +121,11 @@ impl Replication {
     #[must_use]
     pub fn unheard(&self) -> Vec<(NodeId, Instant)> {
         self.shared.unheard()
+    }
+
+    /// Proposals that this node refused as a leader because too much of the log was not committed; none so far.
+    #[must_use]
+    pub fn overfull(&self) -> Option<Overfull> {
+        self.shared.overfull()
     }
 }

@@ -53,4 +53,4 @@ pub use self::core::Bounds;
 pub use self::handle::Replication;
 pub use self::message::{ReadError, Refused};
 pub use self::ticks::NO_LEADER_ELECTIONS;
-pub use self::view::{Role, View};
+pub use self::view::{Overfull, Role, View};

@@ -154,7 +154,11 @@ impl State {
             return Ok(Err(None));
         }
         let result = self.drive(|core, out| core.propose(data, out))?;
-        Ok(result.unwrap_or(Err(NotProposed { hint: None })).map_err(|refused| refused.hint))
+        let result = result.unwrap_or(Err(NotProposed { hint: None }));
+        if result.is_err() && self.leads() {
+            self.shared.refused_overfull();
+        }
+        Ok(result.map_err(|refused| refused.hint))
     }
 
     pub(super) fn read(&mut self, reply: ReadReply) -> Result<(), ActorProcessingErr> {

@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use converge_ledger_core::{LogIndex, NodeId, Term};
 use raft::StateRole;
@@ -54,6 +55,18 @@ pub struct View {
     pub leaderless_since: Option<Instant>,
 }
 
+/// How often this node, as a leader, refused a proposal because too much of the log was not committed.
+#[derive(Debug, Clone, Copy)]
+pub struct Overfull {
+    /// Since the actor's first start.
+    pub times: u64,
+    /// The last one.
+    pub last: Instant,
+}
+
+/// Such refusals are logged at most this often.
+const OVERFULL_LOG_EVERY: Duration = Duration::from_secs(10);
+
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) view: watch::Sender<View>,
@@ -61,6 +74,7 @@ pub(crate) struct Shared {
     applied: AtomicU64,
     matched: Mutex<Vec<(NodeId, LogIndex)>>,
     unheard: Mutex<Vec<(NodeId, Instant)>>,
+    overfull: Mutex<Option<Overfull>>,
     ticking: AtomicBool,
     tag: AtomicU64,
 }
@@ -138,6 +152,22 @@ impl Shared {
 
     pub(crate) fn set_unheard(&self, unheard: Vec<(NodeId, Instant)>) {
         *self.unheard.lock().expect("no code panics while it holds this lock") = unheard;
+    }
+
+    pub(crate) fn overfull(&self) -> Option<Overfull> {
+        *self.overfull.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// A proposal was refused because too much of the log is not committed.
+    pub(crate) fn refused_overfull(&self) {
+        let mut overfull = self.overfull.lock().expect("no code panics while it holds this lock");
+        let (before, last) = (overfull.map_or(0, |before| before.times), Instant::now());
+        let is_news = overfull.is_none_or(|before| last - before.last >= OVERFULL_LOG_EVERY);
+        *overfull = Some(Overfull { times: before + 1, last });
+        drop(overfull);
+        if is_news {
+            tracing::warn!("this leader refuses appends for a moment: too much of the log is not committed");
+        }
     }
 
     /// Whether the last tick was handled, so that another may be sent.

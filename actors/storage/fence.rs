@@ -6,6 +6,7 @@
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::error::Cause;
@@ -16,7 +17,11 @@ const LEAVE_PAUSE_MAX: Duration = Duration::from_secs(20);
 
 /// Why nothing is written; nothing else in storage can change that.
 #[derive(Debug, Default)]
-pub(crate) struct Fence(RwLock<Inner>);
+pub(crate) struct Fence {
+    inner: RwLock<Inner>,
+    /// Wakes those who wait for a cause.
+    caused: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -27,16 +32,28 @@ struct Inner {
 
 impl Fence {
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why nothing may be written; none when all may.
     pub(crate) fn cause(&self) -> Option<Cause> {
         self.read().cause.clone()
+    }
+
+    /// Waits until nothing may be written any more, and says why.
+    pub(crate) async fn caused(&self) -> Cause {
+        loop {
+            // First in line, then the look: a cause in between is not missed.
+            let caused = self.caused.notified();
+            if let Some(cause) = self.cause() {
+                return cause;
+            }
+            caused.await;
+        }
     }
 
     /// Nothing is written from here on. The first cause stays, unless this one is graver; says whether this one holds
@@ -49,6 +66,7 @@ impl Fence {
                 inner.found_full(Instant::now());
             }
             inner.cause = Some(cause.clone());
+            self.caused.notify_waiters();
         }
         replace
     }

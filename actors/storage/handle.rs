@@ -174,6 +174,11 @@ impl Storage {
         self.shared.data_loss(what.into());
     }
 
+    /// Waits until the node is fenced, and returns the cause as an error. Until then it costs nothing.
+    pub async fn fenced(&self) -> Error {
+        self.shared.fence.caused().await.error()
+    }
+
     /// The room on the disk. Where it is not ample, nothing is to be proposed: a follower may still take what others
     /// decide, as long as its journal has room.
     #[must_use]

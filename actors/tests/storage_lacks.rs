@@ -5,7 +5,6 @@ mod storage_support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use converge_actors::storage::{Cause, Phase, Settings};
 use converge_actors::testing::SimDisk;

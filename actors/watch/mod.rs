@@ -125,7 +125,8 @@ impl Follow {
     /// The next entry; waits until there is one.
     ///
     /// # Errors
-    /// When storage is fenced or found corruption; the subscription is over then.
+    /// When storage is fenced or found corruption; what was applied before is given first, and the subscription is over
+    /// then.
     pub async fn next(&mut self) -> Result<Entry, storage::Error> {
         loop {
             if let Some(entry) = self.page.pop_front() {
@@ -153,7 +154,7 @@ impl Follow {
                     match moved {
                         // A key that matches little: others want to run, too.
                         true => tokio::task::yield_now().await,
-                        false => self.wait(seen).await,
+                        false => self.wait(seen).await?,
                     }
                 }
                 Err(storage::Error::Unavailable) => {
@@ -199,12 +200,19 @@ impl Follow {
         self.grown.as_mut().map(|grown| *grown.borrow_and_update())
     }
 
-    /// Waits until the context may have grown.
-    async fn wait(&mut self, seen: Option<Sequence>) {
-        match (&mut self.grown, seen) {
-            // A closed cell means that the actor died: look again.
-            (Some(grown), Some(_)) => drop(grown.changed().await),
-            _ => tokio::time::sleep(self.watches.bounds.retry_pause).await,
+    /// Waits until the context may have grown. A fenced node applies nothing: here it would never grow.
+    async fn wait(&mut self, seen: Option<Sequence>) -> Result<(), storage::Error> {
+        let grown = async {
+            match (&mut self.grown, seen) {
+                // A closed cell means that the actor died: look again.
+                (Some(grown), Some(_)) => drop(grown.changed().await),
+                _ => tokio::time::sleep(self.watches.bounds.retry_pause).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = grown => Ok(()),
+            error = self.storage.fenced() => Err(error),
         }
     }
 }

@@ -250,14 +250,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_was_not_read_is_read_when_there_is_room() {
-        let all = Streams::new(1, 1, Open::default(), || {});
+        let all = Streams::new(2, 1, Open::default(), || {});
         let (_listed, _other, hoard) = with(&all, 1);
         let (mut client, server) = tokio::io::duplex(1 << 10);
         let mut server = Metered::new(server, Connection::new(false)).counted(&all);
         client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x01\x04\0\0\0\x01-").await.unwrap();
         server.read_exact(&mut [0; 33]).await.unwrap();
-        let (read, ()) = tokio::join!(server.read_exact(&mut [0]), async { drop(hoard) });
-        read.unwrap();
+        let (read, ()) = tokio::join!(server.read_u8(), async { drop(hoard) });
+        assert_eq!(read.unwrap(), b'-');
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,9 +22,9 @@ use super::super::pb::context::context_service_server::ContextService as _;
 use super::super::pb::context::{GetRequest, GetResponse, LoadRequest};
 use super::super::watch::Feed;
 use super::super::{Settings, names};
-use super::{PATIENCE, call, is_over, node, settings};
+use super::{PATIENCE, call, is_over, node, node_in, settings};
+use crate::WatchOptions;
 use crate::environment::Environment;
-use crate::{Config, WatchOptions};
 
 #[tokio::test]
 async fn a_budget_is_waited_for_in_line_and_by_nobody_who_holds_some() {
@@ -173,6 +173,27 @@ async fn a_watch_that_is_read_slowly_is_not_read_for_anew_with_each_piece() {
     node.stop(PATIENCE).await.unwrap();
 }
 
+/// A fenced node applies nothing: whoever watched it on would never be told of what other nodes commit.
+#[tokio::test]
+async fn a_watch_that_waits_is_told_when_storage_is_fenced() {
+    let (node, _directory) = node().await;
+    put(&node, 1).await;
+    let ledger = node.ledger();
+    let budget = Budget::new("a test", STEP_BYTES, Rule::Read, &ledger);
+    let watch = ledger.watch("c", WatchOptions::default());
+    let (sender, mut fed) = mpsc::channel(1);
+    let feed = Feed::new(watch, Sequence(0), budget, Default::default(), None);
+    let feed = tokio::spawn(feed.run(sender));
+    drop(piece(&mut fed).await);
+    ledger.inner.storage.fence("a test");
+    let end = tokio::time::timeout(PATIENCE, fed.recv()).await.expect("the watch ends");
+    let Some(Fed::End(status)) = end else { panic!("no end is told") };
+    assert_eq!(status.code(), tonic::Code::DataLoss, "{status:?}");
+    assert_eq!(status.metadata().get(names::LAST_SEQUENCE).unwrap(), "1");
+    feed.await.unwrap();
+    node.stop(PATIENCE).await.unwrap();
+}
+
 /// What an append has to say is said, whoever wants its place: that it was written is never taken back.
 #[test]
 fn an_answer_that_is_there_is_not_replaced_by_a_refusal() {
@@ -289,16 +310,32 @@ async fn a_read_that_waits_for_room_is_told_when_it_makes_room_for_others() {
 
 #[tokio::test]
 async fn reads_that_are_shed_before_they_are_confirmed_are_an_alarm() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut config = Config::default();
-    config.node.data_dir = directory.path().join("data");
-    config.listen.grpc = "off".into();
     let mut environment = Environment::default();
     environment.raft.reads_waiting_max = 0;
-    let node = crate::Node::builder(config).environment(environment).start().await.unwrap();
+    let (node, _directory) = node_in(environment).await;
     let shed = node.ledger().read("c", crate::ReadOptions::default()).await;
     assert!(matches!(shed, Err(crate::Error::Overloaded { .. })), "{shed:?}");
     let alarms = node.ledger().status().alarms;
     assert!(alarms.iter().any(|alarm| alarm.contains("linearizable reads that wait")), "{alarms:?}");
+    node.stop(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn appends_that_a_leader_refuses_for_what_is_not_committed_are_an_alarm() {
+    let mut environment = Environment::default();
+    environment.raft.uncommitted_bytes_max = 2;
+    environment.raft.message_bytes_max = 1;
+    let (node, _directory) = node_in(environment).await;
+    let append = async || {
+        let entry = crate::NewEntry { context_id: "c".into(), ..Default::default() };
+        node.ledger().append(entry, Default::default()).await.unwrap();
+    };
+    let is_told = || node.ledger().status().alarms.iter().any(|alarm| alarm.contains("log that are not committed"));
+    let crowd = async {
+        while !is_told() {
+            tokio::join!(append(), append(), append(), append(), append(), append(), append(), append());
+        }
+    };
+    tokio::time::timeout(PATIENCE, crowd).await.expect("all are acknowledged, and an alarm tells why they waited");
     node.stop(PATIENCE).await.unwrap();
 }

@@ -11,6 +11,7 @@ use super::Settings;
 use super::call::{Call, Kind};
 use super::connection::Connection;
 use crate::Config;
+use crate::environment::Environment;
 
 fn settings() -> Settings {
     Settings::from(&Config::default())
@@ -18,11 +19,15 @@ fn settings() -> Settings {
 
 /// A node without a client port, for what is called beside it.
 async fn node() -> (crate::Node, tempfile::TempDir) {
+    node_in(Environment::default()).await
+}
+
+async fn node_in(environment: Environment) -> (crate::Node, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let mut config = Config::default();
     config.node.data_dir = directory.path().join("data");
     config.listen.grpc = "off".into();
-    (crate::Node::start(config).await.unwrap(), directory)
+    (crate::Node::builder(config).environment(environment).start().await.unwrap(), directory)
 }
 
 const PATIENCE: Duration = Duration::from_secs(30);
