@@ -9,6 +9,8 @@ pub mod entry;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(test)]
+mod golden;
 pub mod replication;
 pub mod storage;
 #[cfg(feature = "testing")]

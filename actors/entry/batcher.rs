@@ -267,12 +267,6 @@ impl Batcher {
             }
         }
     }
-
-    /// Whether anything waits, sealed or not.
-    #[cfg(test)]
-    pub(super) fn is_idle(&self) -> bool {
-        self.open.is_empty() && self.sealed.is_empty()
-    }
 }
 
 #[cfg(test)]

@@ -100,58 +100,58 @@ pub(crate) fn tag(genesis: &Genesis) -> u64 {
 mod tests {
     use super::*;
 
-    fn forming(id: u64, voters: &[u64]) -> Forming {
-        let voters = voters.iter().copied().map(NodeId).collect();
-        Forming::new(ClusterId([9; 16]), 1, NodeId(id), store(id), voters)
+    const CLUSTER: ClusterId = ClusterId([9; 16]);
+    const GROUP: u64 = 1;
+
+    /// `3/7`: node 3, whose store is 7.
+    fn node(text: &str) -> (NodeId, StoreId) {
+        let (id, store) = text.split_once('/').unwrap_or((text, text));
+        (NodeId(id.parse().unwrap()), StoreId([store.parse().unwrap(); 16]))
     }
 
-    fn store(id: u64) -> StoreId {
-        StoreId([u8::try_from(id).unwrap(); 16])
+    fn tell(verdict: Verdict, forming: &Forming) -> String {
+        match verdict {
+            Verdict::Wait if forming.missing().is_empty() => "wait".to_owned(),
+            Verdict::Wait => format!("wait for {}", list(forming.missing().iter().map(NodeId::to_string))),
+            Verdict::Found(Genesis { cluster_id, group, voters }) => {
+                assert_eq!((cluster_id, group), (CLUSTER, GROUP));
+                format!("found {}", list(voters.iter().map(|(id, store)| format!("{id}/{}", store.0[0]))))
+            }
+            Verdict::Wiped { listed: None } => "wiped: not listed".to_owned(),
+            Verdict::Wiped { listed: Some(store) } => format!("wiped: listed as {}", store.0[0]),
+        }
     }
 
-    fn genesis(voters: &[(u64, StoreId)]) -> Genesis {
-        let voters = voters.iter().map(|(id, store)| (NodeId(*id), *store)).collect();
-        Genesis { cluster_id: ClusterId([9; 16]), group: 1, voters }
-    }
-
-    #[test]
-    fn alone_it_founds_at_once() {
-        assert_eq!(forming(1, &[1]).verdict(), Verdict::Found(genesis(&[(1, store(1))])));
-    }
-
-    #[test]
-    fn the_lowest_founds_when_all_are_reached_and_nobody_else_does() {
-        let mut lowest = forming(1, &[1, 2, 3]);
-        assert_eq!(lowest.heard(NodeId(3), store(3), None), Verdict::Wait);
-        assert_eq!(lowest.missing(), vec![NodeId(2)]);
-        let found = genesis(&[(1, store(1)), (2, store(2)), (3, store(3))]);
-        assert_eq!(lowest.heard(NodeId(2), store(2), None), Verdict::Found(found));
-        let mut other = forming(2, &[1, 2, 3]);
-        assert_eq!(other.heard(NodeId(1), store(1), None), Verdict::Wait);
-        assert_eq!(other.heard(NodeId(3), store(3), None), Verdict::Wait);
+    fn list(nodes: impl Iterator<Item = String>) -> String {
+        nodes.collect::<Vec<_>>().join(" ")
     }
 
     #[test]
-    fn a_peer_that_left_must_be_reached_again() {
-        let mut lowest = forming(1, &[1, 2, 3]);
-        lowest.heard(NodeId(3), store(3), None);
-        lowest.lost(NodeId(3));
-        assert_eq!(lowest.heard(NodeId(2), store(2), None), Verdict::Wait);
-        let again = store(7);
-        let found = genesis(&[(1, store(1)), (2, store(2)), (3, again)]);
-        assert_eq!(lowest.heard(NodeId(3), again, None), Verdict::Found(found));
-    }
-
-    #[test]
-    fn a_genesis_that_lists_this_store_is_adopted() {
-        let found = genesis(&[(1, store(1)), (2, store(2))]);
-        assert_eq!(forming(2, &[1, 2]).heard(NodeId(1), store(1), Some(found.clone())), Verdict::Found(found));
-    }
-
-    #[test]
-    fn a_genesis_that_lists_another_store_means_this_directory_was_wiped() {
-        let found = genesis(&[(1, store(1)), (2, store(8))]);
-        let verdict = forming(2, &[1, 2]).heard(NodeId(1), store(1), Some(found));
-        assert_eq!(verdict, Verdict::Wiped { listed: Some(store(8)) });
+    fn the_script_is_what_a_forming_node_decides() {
+        let mut forming = None;
+        crate::golden::check("replication/golden/genesis.txt", |words| {
+            if let ["node", id, "of", voters @ ..] = words {
+                let voters = voters.iter().map(|voter| node(voter).0).collect();
+                let (id, store_id) = node(id);
+                let begun = forming.insert(Forming::new(CLUSTER, GROUP, id, store_id, voters));
+                return tell(begun.verdict(), begun);
+            }
+            let forming = forming.as_mut().expect("a script begins with a node");
+            let verdict = match words {
+                ["heard", from, genesis @ ..] => {
+                    let voters = genesis.iter().skip(1).map(|voter| node(voter)).collect();
+                    let genesis =
+                        (!genesis.is_empty()).then_some(Genesis { cluster_id: CLUSTER, group: GROUP, voters });
+                    let (from, store_id) = node(from);
+                    forming.heard(from, store_id, genesis)
+                }
+                ["lost", peer] => {
+                    forming.lost(node(peer).0);
+                    forming.verdict()
+                }
+                _ => panic!("no such line: {words:?}"),
+            };
+            tell(verdict, forming)
+        });
     }
 }

@@ -114,71 +114,53 @@ impl<C> Reads<C> {
 mod tests {
     use super::*;
 
-    const NOW: Duration = Duration::from_secs(1);
-    const ROUNDS_MAX: usize = 8;
-    const WAITING_MAX: usize = 100;
+    const PATIENCE: Duration = Duration::from_secs(1);
 
-    #[test]
-    fn who_comes_after_a_round_was_asked_waits_for_the_next() {
-        let mut reads = Reads::new(7, ROUNDS_MAX, WAITING_MAX);
-        reads.add("early").unwrap();
-        let first = reads.open(NOW).unwrap();
-        reads.add("late").unwrap();
-        reads.answered(&first, LogIndex(5));
-        assert_eq!(reads.applied(LogIndex(9)), vec!["early"]);
-        let second = reads.open(NOW).unwrap();
-        reads.answered(&second, LogIndex(6));
-        assert_eq!(reads.applied(LogIndex(5)), Vec::<&str>::new(), "not before apply reaches the index");
-        assert_eq!(reads.applied(LogIndex(6)), vec!["late"]);
+    /// `7.2`: round 2 of incarnation 7.
+    fn tell(context: &[u8]) -> String {
+        let (incarnation, counter) = context.split_at(8);
+        let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("a number of 8 bytes"));
+        format!("{}.{}", number(incarnation), number(counter))
+    }
+
+    fn number(text: &str) -> u64 {
+        text.trim_end_matches("ms").parse().expect("a number")
     }
 
     #[test]
-    fn an_answer_to_a_former_incarnation_satisfies_nobody() {
-        let mut former = Reads::new(1, ROUNDS_MAX, WAITING_MAX);
-        former.add("x").unwrap();
-        let context = former.open(NOW).unwrap();
-        let mut reads = Reads::new(2, ROUNDS_MAX, WAITING_MAX);
-        reads.add("x").unwrap();
-        reads.open(NOW).unwrap();
-        reads.answered(&context, LogIndex(1));
-        assert!(reads.applied(LogIndex(9)).is_empty());
-    }
-
-    #[test]
-    fn an_unanswered_round_is_asked_again_under_a_new_context() {
-        let mut reads = Reads::new(1, ROUNDS_MAX, WAITING_MAX);
-        reads.add("x").unwrap();
-        let lost = reads.open(NOW).unwrap();
-        reads.retry(NOW * 2, NOW);
-        let again = reads.open(NOW * 2).unwrap();
-        assert_ne!(lost, again);
-        reads.answered(&lost, LogIndex(1));
-        assert!(reads.applied(LogIndex(9)).is_empty(), "the lost round has no callers left");
-        reads.answered(&again, LogIndex(2));
-        assert_eq!(reads.applied(LogIndex(2)), vec!["x"]);
-    }
-
-    #[test]
-    fn rounds_are_bounded_and_callers_share_the_next() {
-        let mut reads = Reads::new(1, ROUNDS_MAX, WAITING_MAX);
-        for caller in 0..ROUNDS_MAX {
-            reads.add(caller).unwrap();
-            assert!(reads.open(NOW).is_some());
-        }
-        reads.add(100).unwrap();
-        reads.add(101).unwrap();
-        assert_eq!(reads.open(NOW), None);
-        reads.retry(NOW * 2, NOW);
-        assert!(reads.open(NOW * 2).is_some());
-        assert_eq!(reads.open(NOW * 2), None, "one round took everybody");
-    }
-
-    #[test]
-    fn who_gave_up_is_forgotten() {
-        let mut reads = Reads::new(1, ROUNDS_MAX, WAITING_MAX);
-        (0..WAITING_MAX).for_each(|n| reads.add(n).unwrap());
-        assert_eq!(reads.add(1), Err(1));
-        reads.retain(|n| n % 2 == 0);
-        assert!(reads.add(1).is_ok());
+    fn the_script_is_what_reads_decide() {
+        let (mut reads, mut now) = (Reads::new(0, 0, 0), Duration::ZERO);
+        crate::golden::check("replication/golden/reads.txt", |words| {
+            match words {
+                ["reads", incarnation, "rounds", rounds, "callers", callers] => {
+                    reads = Reads::new(number(incarnation), number(rounds) as usize, number(callers) as usize);
+                    return String::new();
+                }
+                ["add", caller] => {
+                    return reads
+                        .add((*caller).to_owned())
+                        .map_or_else(|back| format!("{back} is refused"), |()| "waits".into());
+                }
+                ["open"] => {
+                    return reads.open(now).map_or("nothing".to_owned(), |context| format!("ask {}", tell(&context)));
+                }
+                ["answered", context, "at", index] => {
+                    let (incarnation, counter) = context.split_once('.').expect("a context");
+                    let context = [number(incarnation).to_le_bytes(), number(counter).to_le_bytes()].concat();
+                    reads.answered(&context, LogIndex(number(index)));
+                }
+                ["retry", "after", pause] => {
+                    now += Duration::from_millis(number(pause));
+                    reads.retry(now, PATIENCE);
+                }
+                ["gave_up", caller] => reads.retain(|waiting| waiting != caller),
+                ["applied", index] => {
+                    let ready = reads.applied(LogIndex(number(index)));
+                    return if ready.is_empty() { "nobody".to_owned() } else { ready.join(" ") };
+                }
+                _ => panic!("no such line: {words:?}"),
+            }
+            format!("{} wait", reads.waiting())
+        });
     }
 }
