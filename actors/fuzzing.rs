@@ -5,7 +5,7 @@
 //! same. Where a checksum stands in front of a decoder, one mode of the input gets the right one put on, because
 //! chance does not find it.
 //!
-//! Behind the feature `fuzzing`, which no node is built with. `fuzz/` runs these under a fuzzer, `tests/fuzz_corpus.rs`
+//! Behind the feature `fuzzing`, which no node is built with. `fuzz/` runs these under a fuzzer, `tests/lab/tests/fuzz_corpus.rs`
 //! replays what it found.
 
 mod apply;

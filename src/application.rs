@@ -54,9 +54,8 @@ pub(crate) fn build(
     let id = NodeId(config.node.id);
     let ids: Vec<NodeId> = voters.keys().copied().collect();
     let cluster_id = cluster_id(&config.cluster.name, &ids);
-    let alone = config.cluster.peers.is_empty();
-    let by_sockets = !alone && environment.network.is_none();
     let Sockets { peer: peer_socket, grpc: grpc_socket } = sockets;
+    let by_sockets = peer_socket.is_some();
     let (grpc, peer) = (address(grpc_socket.as_ref()), address(peer_socket.as_ref()));
 
     let (replication, watches, verdict) = (Replication::new(), Watches::new(environment.watch), Verdict::new());

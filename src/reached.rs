@@ -12,7 +12,7 @@ use tokio::time::Instant;
 /// A limit is logged at most this often.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 /// A limit that was reached within this time is an alarm.
-pub(crate) const FRESH: Duration = Duration::from_secs(60);
+const FRESH: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -50,12 +50,9 @@ impl LimitsReached {
     /// What an operator should look at.
     pub(crate) fn alarms(&self) -> Vec<String> {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = counts.iter().filter(|(_, count)| count.last.elapsed() < FRESH);
-        fresh
-            .map(|(limit, count)| {
-                let (total, ago) = (count.total, count.last.elapsed().as_secs());
-                format!("limit reached: {limit}, {total} times, last {ago} s ago: {}", count.advice)
-            })
+        counts
+            .iter()
+            .filter_map(|(limit, count)| alarm(limit, count.total, count.last.elapsed(), count.advice))
             .collect()
     }
 
@@ -65,6 +62,12 @@ impl LimitsReached {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counts.iter().map(|(limit, count)| (*limit, count.total)).collect()
     }
+}
+
+/// The alarm of a limit, for a while after it was last reached.
+pub(crate) fn alarm(limit: &str, times: u64, ago: Duration, advice: &str) -> Option<String> {
+    let seconds = ago.as_secs();
+    (ago < FRESH).then(|| format!("limit reached: {limit}, {times} times, last {seconds} s ago: {advice}"))
 }
 
 #[cfg(test)]

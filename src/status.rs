@@ -1,7 +1,6 @@
 //! What a node says about itself, gathered from shared state without asking an actor.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
 
 use converge_actors::distribution::ListenerStatus;
 use converge_actors::replication::{NO_LEADER_ELECTIONS, Overfull};
@@ -10,7 +9,7 @@ use converge_ledger_core::NodeId;
 use serde::Serialize;
 
 use crate::ledger::Inner;
-use crate::reached::FRESH;
+use crate::reached::alarm;
 
 /// Who is missing in a cluster that has not begun, in the same words wherever it is said.
 pub(crate) fn not_formed(missing: &[NodeId]) -> String {
@@ -92,20 +91,14 @@ fn lost_events() -> Option<String> {
 fn crowded_out(listener: &ListenerStatus) -> Option<String> {
     let advice = "the oldest makes room for the newest, so that a slow peer may not get in; see who connects there, and let \
                   only peers reach the port";
-    reached("handshakes at the peer port", listener.crowded_out, listener.crowded_out_ago?, advice)
+    alarm("handshakes at the peer port", listener.crowded_out, listener.crowded_out_ago?, advice)
 }
 
 /// Proposals that a leader refused a short time ago.
 fn overfull(overfull: Overfull) -> Option<String> {
     let advice = "appends wait until a majority has synced what this leader proposed; see the voters' disks and the network \
                   to them";
-    reached("bytes of the log that are not committed", overfull.times, overfull.last.elapsed(), advice)
-}
-
-/// A limit of the actors, in the words of those of this crate.
-fn reached(limit: &str, times: u64, ago: Duration, advice: &str) -> Option<String> {
-    let seconds = ago.as_secs();
-    (ago < FRESH).then(|| format!("limit reached: {limit}, {times} times, last {seconds} s ago: {advice}"))
+    alarm("bytes of the log that are not committed", overfull.times, overfull.last.elapsed(), advice)
 }
 
 pub(crate) fn status(node: &Inner) -> Status {

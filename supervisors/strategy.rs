@@ -1,6 +1,6 @@
 //! What a supervisor decides, as a pure state machine.
 //!
-//! Events go in, effects come out; nothing here awaits, spawns or knows an actor. It owns the children's states as the
+//! Inputs go in, effects come out; nothing here awaits, spawns or knows an actor. It owns the children's states as the
 //! supervisor believes them to be, the restart intensity, and the phase. It deliberately knows no incarnations: the
 //! shell drops reports about old ones, so an input is always about the current one.
 //!

@@ -1,6 +1,6 @@
 //! The supervisor actor: a thin shell around the machine of `strategy`.
 //!
-//! Turns exit events and minders' reports into events of the machine, and its effects into orders. It never awaits a
+//! Turns exit events and minders' reports into inputs of the machine, and its effects into orders. It never awaits a
 //! child in a handler, so it always reads its mailbox, unless it is suspended; only `post_stop`, which nothing follows,
 //! awaits the ordered stop of what is left.
 //!

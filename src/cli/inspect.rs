@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use converge_actors::storage::inspect::{self, LogLine, Summary};
-use converge_actors::storage::{EntryKind, Error, LOCK_FILE};
+use converge_actors::storage::{Disk as _, EntryKind, Error, LOCK_FILE, RealDisk};
 use converge_ledger_core::LogIndex;
 use serde_json::json;
 
@@ -129,8 +129,7 @@ fn copy(dir: &Path, path: &Path) -> Result<(), Failure> {
     }
     let files = files(dir).map_err(failed)?;
     let needed = files.iter().map(|(_, bytes)| bytes).sum::<u64>();
-    let stat = rustix::fs::statvfs(path).map_err(|error| failed(error.into()))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let free = RealDisk.free(path).map_err(failed)?;
     if free < needed {
         return Err(refused(format!(
             "it cannot be written, and {path:?} has no room for a copy of it: {needed} bytes are needed, {free} are free; \

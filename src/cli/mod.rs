@@ -144,7 +144,10 @@ pub fn finish(command: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {
-            let outcome = runtime.block_on(command);
+            let outcome = runtime.block_on(async {
+                limits::outlive_file_sizes();
+                command.await
+            });
             // Nothing that still runs may hold up the exit.
             runtime.shutdown_background();
             outcome
@@ -166,7 +169,6 @@ pub fn finish(command: impl Future<Output = Result<(), Failure>>) -> ExitCode {
 
 async fn run(cli: Cli) -> Result<(), Failure> {
     let global = cli.global;
-    limits::outlive_file_sizes();
     Config::check_environment().map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
     match cli.command {
         Command::Start(arguments) => start::run(&global, arguments).await,

@@ -219,7 +219,7 @@ pub struct Supervision {
     pub root: IntensityConfig,
     /// Storage, replication, entry, watch.
     pub ledger: IntensityConfig,
-    /// Discovery, links, the peer port.
+    /// Links, and the peer port.
     pub distribution: IntensityConfig,
     /// One link per peer and lane.
     pub links: IntensityConfig,

@@ -79,7 +79,7 @@ impl State {
 
     /// A sibling of a child that failed gets the grace, where that is less than its own time.
     fn stop_how(&self, spec: &ChildSpec, hurry: bool) -> Shutdown {
-        match (spec.shutdown, self.orders.grace_elder()) {
+        match (spec.shutdown, self.orders.sibling_shutdown()) {
             (Shutdown::Timeout(own), Some(grace)) if hurry => Shutdown::Timeout(own.min(grace)),
             (Shutdown::Infinity, Some(grace)) if hurry => Shutdown::Timeout(grace),
             (own, _) => own,

@@ -74,7 +74,7 @@ impl Orders {
         }
     }
 
-    pub(super) fn grace_elder(&self) -> Option<Duration> {
+    pub(super) fn sibling_shutdown(&self) -> Option<Duration> {
         match self {
             Orders::Static(spec) => spec.sibling_shutdown,
             Orders::Dynamic(_) => None,

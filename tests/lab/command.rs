@@ -57,7 +57,6 @@ fn main() -> ExitCode {
 }
 
 async fn run(output: Format, command: Command) -> Result<(), Failure> {
-    cli::limits::outlive_file_sizes();
     match command {
         Command::Sim(arguments) => tokio::task::block_in_place(|| sim::run(output, &arguments)),
         Command::Chaos(arguments) => chaos::run(output, arguments).await,

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// A program, and what stands before its arguments.
 static PROGRAM: OnceLock<Vec<String>> = OnceLock::new();
@@ -21,9 +22,10 @@ pub fn program() -> &'static [String] {
     PROGRAM.get_or_init(|| vec![std::env::var("CONVERGE_BIN").unwrap_or_else(|_| built())])
 }
 
-/// Its path.
+/// Its path, where it is all that stands before the arguments.
 pub fn binary() -> &'static str {
-    &program()[0]
+    let [path] = program() else { panic!("{:?} is started with arguments of its own", program()) };
+    path
 }
 
 fn built() -> String {
@@ -51,5 +53,19 @@ fn built() -> String {
         }
         _ => {}
     }
+    forget_old_links(&own);
     own.into_os_string().into_string().expect("cargo's names are text")
+}
+
+/// Each build leaves a link of tens of megabytes. Those of a day ago no test uses any more.
+fn forget_old_links(own: &Path) {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let links = std::fs::read_dir(env!("CARGO_TARGET_TMPDIR")).expect("cargo made it").filter_map(Result::ok);
+    for link in links.filter(|link| link.file_name().to_string_lossy().starts_with("converge-ledger-")) {
+        let age = link.metadata().and_then(|file| file.modified()).ok().and_then(|made| made.elapsed().ok());
+        if link.path() != own && age.is_some_and(|age| age > DAY) {
+            // Another test may have been faster.
+            let _ = std::fs::remove_file(link.path());
+        }
+    }
 }

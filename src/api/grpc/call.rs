@@ -268,12 +268,12 @@ impl Call {
         self.moved();
     }
 
-    /// Something of its answer is not in the socket.
     /// It has to go in favour of others.
     pub(super) fn is_crowded_out(&self) -> bool {
         self.crowded_out.load(Ordering::Relaxed)
     }
 
+    /// Something of its answer is not in the socket.
     pub(super) fn is_unread(&self) -> bool {
         self.unread().0 > 0
     }

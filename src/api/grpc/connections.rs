@@ -87,6 +87,8 @@ impl Actor for Connections {
         let drain = CancellationToken::new();
         let (health, service) = Health::new().await;
         tasks.spawn(drain.clone().run_until_cancelled_owned(health.clone().follow(ledger.clone())));
+        let streams = gate.streams.clone();
+        tasks.spawn(drain.clone().run_until_cancelled_owned(async move { streams.keeps_looking().await }));
         gate.set_draining(false);
         Ok(State {
             stack: Stack::new(&ledger, &settings, &drain, &tasks, service),
@@ -238,13 +240,7 @@ async fn serve(
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(io), Calling { stack, connection: connection.clone() });
     let mut http = std::pin::pin!(http);
-    let outstays = async {
-        tokio::select! {
-            why = connection.outstays() => why,
-            never = gate.streams.keeps_looking() => match never {},
-        }
-    };
-    let mut outstays = std::pin::pin!(outstays);
+    let mut outstays = std::pin::pin!(connection.outstays());
     let ended = tokio::select! {
         // After a pause of the node, what has come meanwhile is read before it is judged.
         biased;
