@@ -20,7 +20,7 @@ use crate::exit::{Exit, IGNORE, KILLED, SHUTDOWN};
 use crate::latch::Latch;
 use crate::node::{Incarnation, Live, Node};
 use crate::spec::{Body, ChildSpec, Restart, Shutdown, Spawned, Spawning};
-use crate::strategy::{Failure, Place};
+use crate::strategy::{Place, StartFailure};
 use crate::supervisor::{Msg, Orders, Setup, Supervisor};
 
 /// How long a killed actor, and a dead supervisor's subtree, may take to go. A kill takes effect at an await point, so
@@ -31,17 +31,17 @@ pub(crate) const KILL_WAIT: Duration = Duration::from_millis(if cfg!(test) { 300
 const ORDERS: usize = 1;
 
 /// How a supervisor's start ended, from the supervisor itself.
-pub(crate) type Boot = oneshot::Receiver<Result<(), Failure>>;
+pub(crate) type Boot = oneshot::Receiver<Result<(), StartFailure>>;
 
 /// What a minder tells its supervisor.
 #[derive(Clone, Debug)]
-pub(crate) enum Report {
+pub(crate) enum MinderReport {
     /// The child is up.
     Started(ActorCell),
     /// There is nothing to run.
     Ignored,
     /// It did not start, or its start was called off; nothing of it is left.
-    StartFailed(Failure),
+    StartFailed(StartFailure),
     /// It was up and nothing of it is left. An exit event knows better than this why.
     Gone(Exit),
     /// It was killed and is still there.
@@ -53,7 +53,7 @@ pub(crate) enum Report {
 pub(crate) struct Minder {
     pub(crate) incarnation: u64,
     orders: mpsc::Sender<Shutdown>,
-    task: JoinHandle<Report>,
+    task: JoinHandle<MinderReport>,
 }
 
 impl Minder {
@@ -73,10 +73,10 @@ impl Minder {
     }
 
     /// The minder's last report. To be awaited once, by a supervisor that reads no messages any more.
-    pub(crate) async fn end(&mut self) -> Report {
+    pub(crate) async fn end(&mut self) -> MinderReport {
         match (&mut self.task).await {
             Ok(report) => report,
-            Err(error) => Report::Gone(Exit::abnormal(error.to_string())),
+            Err(error) => MinderReport::Gone(Exit::abnormal(error.to_string())),
         }
     }
 }
@@ -92,7 +92,7 @@ struct Job {
 enum Launch {
     Up(Spawned),
     Ignored,
-    Failed(Failure, Left),
+    Failed(StartFailure, Left),
 }
 
 /// What is left of a child after its end was awaited.
@@ -109,7 +109,7 @@ enum Left {
 }
 
 impl Job {
-    async fn run(mut self, live: Live, mut orders: mpsc::Receiver<Shutdown>) -> Report {
+    async fn run(mut self, live: Live, mut orders: mpsc::Receiver<Shutdown>) -> MinderReport {
         let incarnation = self.incarnation.number;
         let (exit, report, left) = match self.launch(&mut orders).await {
             Launch::Up((cell, join)) => {
@@ -117,13 +117,13 @@ impl Job {
                     self.spec.body = Body::Spent; // not kept for a restart that will not be
                 }
                 self.node().running(incarnation);
-                self.report(Report::Started(cell.clone()));
+                self.report(MinderReport::Started(cell.clone()));
                 let (exit, left) = self.watch(cell, join, &mut orders).await;
-                (exit.clone(), Report::Gone(exit), left)
+                (exit.clone(), MinderReport::Gone(exit), left)
             }
-            Launch::Ignored => (Exit::from_reason(Some(IGNORE.to_owned())), Report::Ignored, Left::Nothing),
+            Launch::Ignored => (Exit::from_reason(Some(IGNORE.to_owned())), MinderReport::Ignored, Left::Nothing),
             Launch::Failed(failure, left) => {
-                (Exit::abnormal(failure.reason.clone()), Report::StartFailed(failure), left)
+                (Exit::abnormal(failure.reason.clone()), MinderReport::StartFailed(failure), left)
             }
         };
         let left = match left {
@@ -145,7 +145,7 @@ impl Job {
                 let held = held_on(&self.node().path, latch.name());
                 return self.stuck(held, async move { latch.released().await }, live);
             }
-            Left::Subtree => Report::Stuck(still_runs(&self.node().live_below().join(", "))),
+            Left::Subtree => MinderReport::Stuck(still_runs(&self.node().live_below().join(", "))),
         };
         self.node().ended(incarnation, &exit);
         drop(live); // gone: from here on a successor may start
@@ -168,12 +168,12 @@ impl Job {
     }
 
     /// The child will not go: it keeps its place until it does after all.
-    fn stuck(&self, reason: String, gone: impl Future<Output = ()> + Send + 'static, live: Live) -> Report {
+    fn stuck(&self, reason: String, gone: impl Future<Output = ()> + Send + 'static, live: Live) -> MinderReport {
         tokio::spawn(async move {
             gone.await;
             drop(live);
         });
-        let stuck = Report::Stuck(reason);
+        let stuck = MinderReport::Stuck(reason);
         self.report(stuck.clone());
         stuck
     }
@@ -182,14 +182,14 @@ impl Job {
         &self.incarnation.node
     }
 
-    fn report(&self, report: Report) {
+    fn report(&self, report: MinderReport) {
         let incarnation = self.incarnation.number;
         // A supervisor that no longer reads will learn the end from `Minder::end`, or has died.
         let _ = self.parent.send_message(Msg::Report { child: self.child, incarnation, report });
     }
 
-    fn failed(&self, reason: impl Into<String>) -> Failure {
-        Failure { path: self.node().path.clone(), reason: reason.into() }
+    fn failed(&self, reason: impl Into<String>) -> StartFailure {
+        StartFailure { path: self.node().path.clone(), reason: reason.into() }
     }
 
     /// Up to the moment when the child counts as started.

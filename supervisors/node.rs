@@ -22,7 +22,7 @@ use crate::linked::Linked;
 use crate::reports::{Bus, Event, Loudness};
 use crate::snapshot::{ChildState, Counts, Kind, TreeNode};
 use crate::spec::{Body, ChildSpec};
-use crate::strategy::{Failure, Place};
+use crate::strategy::{Place, StartFailure};
 use crate::vitals::Pulse;
 use facts::Facts;
 
@@ -240,7 +240,7 @@ impl Node {
     }
 
     /// A supervisor has stopped its children and is about to exit, because it was told to or because of this failure.
-    pub(crate) fn conclude(&self, incarnation: u64, conclusion: Result<(), Failure>) {
+    pub(crate) fn conclude(&self, incarnation: u64, conclusion: Result<(), StartFailure>) {
         let mut facts = self.facts();
         if facts.incarnation == incarnation {
             facts.conclusion.get_or_insert(conclusion);
@@ -248,7 +248,7 @@ impl Node {
     }
 
     /// What a supervisor concluded; `None` when it was killed.
-    pub(crate) fn conclusion(&self) -> Option<Result<(), Failure>> {
+    pub(crate) fn conclusion(&self) -> Option<Result<(), StartFailure>> {
         self.facts().conclusion.clone()
     }
 

@@ -19,10 +19,10 @@ use crate::vitals::Pulse;
 /// clone. One child fills it: a specification that gives it to two is refused, and of two specifications the child that
 /// finds it filled does not start.
 pub struct Service<M> {
-    slot: Arc<Slot<M>>,
+    slot: Arc<ServiceSlot<M>>,
 }
 
-struct Slot<M> {
+struct ServiceSlot<M> {
     name: &'static str,
     actor: watch::Sender<Option<Holder<M>>>,
 }
@@ -73,7 +73,7 @@ impl<M> std::fmt::Debug for Service<M> {
 impl<M: Message> Service<M> {
     /// An empty slot. The name is for people: in logs and `Debug`, never for lookup.
     pub fn new(name: &'static str) -> Self {
-        Service { slot: Arc::new(Slot { name, actor: watch::Sender::new(None) }) }
+        Service { slot: Arc::new(ServiceSlot { name, actor: watch::Sender::new(None) }) }
     }
 
     /// The same for all clones, and for no other.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use crate::spec::{Body, ChildSpec, SpecError};
 
 /// Whose what is: a word for it, and which one.
-type Owners<'a> = BTreeMap<(&'static str, usize), Owner<'a>>;
+type Owners<'a> = BTreeMap<(&'static str, usize), Holder<'a>>;
 
-struct Owner<'a> {
+struct Holder<'a> {
     name: &'a str,
     path: String,
 }
@@ -24,7 +24,7 @@ pub(crate) fn check(children: &[ChildSpec]) -> Result<(), SpecError> {
 fn note<'a>(above: &str, children: &'a [ChildSpec], owners: &mut Owners<'a>) -> Result<(), SpecError> {
     for child in children {
         let path = format!("{above}{}", child.id);
-        let mut claim = |what, which, name| own(owners, (what, which), Owner { name, path: path.clone() });
+        let mut claim = |what, which, name| own(owners, (what, which), Holder { name, path: path.clone() });
         if let Some((which, name)) = child.service {
             claim("service", which, name)?;
         }
@@ -40,7 +40,7 @@ fn note<'a>(above: &str, children: &'a [ChildSpec], owners: &mut Owners<'a>) -> 
     Ok(())
 }
 
-fn own<'a>(owners: &mut Owners<'a>, key: (&'static str, usize), owner: Owner<'a>) -> Result<(), SpecError> {
+fn own<'a>(owners: &mut Owners<'a>, key: (&'static str, usize), owner: Holder<'a>) -> Result<(), SpecError> {
     let what = key.0;
     match owners.get(&key) {
         Some(first) if first.path != owner.path => {

@@ -31,7 +31,9 @@ mod state;
 mod types;
 
 pub(crate) use state::Machine;
-pub(crate) use types::{Effect, Failure, Input, Outcome, Place, Refusal, Request, Rules, Stage, Terms, Verdict};
+pub(crate) use types::{
+    Effect, ExitCause, Input, Place, Refusal, Request, RequestOutcome, Rules, Stage, StartFailure, Terms,
+};
 
 #[cfg(test)]
 mod tests;

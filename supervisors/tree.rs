@@ -18,7 +18,7 @@ use crate::reports::{Bus, Event, Loudness};
 use crate::requests::SupervisorRef;
 use crate::snapshot::{TreeNode, TreeSnapshot};
 use crate::spec::{SpecError, SupervisorSpec, check_id};
-use crate::strategy::Failure;
+use crate::strategy::StartFailure;
 use crate::supervisor::{Orders, Setup, Supervisor};
 use crate::vitals::{Pulse, SuspendError};
 
@@ -122,7 +122,9 @@ impl Tree {
                 return Ok(Tree { root: Arc::new(root) });
             }
             Ok(Err(failure)) => failure,
-            Err(_dropped) => Failure { path: name.to_owned(), reason: "it was killed while it was starting".into() },
+            Err(_dropped) => {
+                StartFailure { path: name.to_owned(), reason: "it was killed while it was starting".into() }
+            }
         };
         let _ = end.wait_for(Option::is_some).await;
         Err(StartError::Child { path: failure.path, reason: failure.reason })
@@ -273,7 +275,7 @@ async fn keep(
     let refused = matches!(conclusion, Some(Err(_))) && !node.came_up();
     let loudness = if refused { Loudness::Aside } else { Loudness::Usual };
     let (exit, verdict) = match conclusion {
-        Some(Err(Failure { path, reason })) => (Exit::abnormal(reason.clone()), Err(Escalated { path, reason })),
+        Some(Err(StartFailure { path, reason })) => (Exit::abnormal(reason.clone()), Err(Escalated { path, reason })),
         None if !stopping.load(Ordering::SeqCst) => {
             let killed = Escalated { path: node.path.clone(), reason: KILLED.to_owned() };
             (Exit::abnormal(KILLED), Err(killed))

@@ -24,7 +24,7 @@ const PIPE_BYTES: usize = 64 << 10;
 
 /// What stands where a node writes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum End {
+enum Output {
     Closed,
     /// A pipe whose reader is gone.
     Dead,
@@ -37,15 +37,15 @@ enum End {
 
 /// Open ends that a test keeps until its node is gone.
 #[derive(Default)]
-struct Kept(Vec<(PipeReader, PipeWriter)>);
+struct OpenEnds(Vec<(PipeReader, PipeWriter)>);
 
-impl End {
-    fn stdio(self, kept: &mut Kept) -> Stdio {
+impl Output {
+    fn stdio(self, kept: &mut OpenEnds) -> Stdio {
         match self {
-            End::Closed | End::Fine => Stdio::null(),
-            End::Full => OpenOptions::new().write(true).open("/dev/full").unwrap().into(),
-            End::Dead => std::io::pipe().unwrap().1.into(),
-            End::Stuck => {
+            Output::Closed | Output::Fine => Stdio::null(),
+            Output::Full => OpenOptions::new().write(true).open("/dev/full").unwrap().into(),
+            Output::Dead => std::io::pipe().unwrap().1.into(),
+            Output::Stuck => {
                 let (reader, mut writer) = std::io::pipe().unwrap();
                 writer.write_all(&vec![b'x'; PIPE_BYTES]).unwrap();
                 kept.0.push((reader, writer.try_clone().unwrap()));
@@ -67,8 +67,8 @@ fn arguments(node: &Node) -> Vec<String> {
 }
 
 /// Starts a node with these ends as its stdout and stderr.
-fn spawn(node: &Node, stdout: End, stderr: End, kept: &mut Kept) -> Child {
-    let closed = |end, number| if end == End::Closed { format!(" {number}>&-") } else { String::new() };
+fn spawn(node: &Node, stdout: Output, stderr: Output, kept: &mut OpenEnds) -> Child {
+    let closed = |end, number| if end == Output::Closed { format!(" {number}>&-") } else { String::new() };
     // A shell, because a standard library opens what is closed.
     let script = format!("exec \"$@\" <&-{}{}", closed(stdout, 1), closed(stderr, 2));
     Command::new("sh")
@@ -123,17 +123,17 @@ async fn ended(child: &mut Child) -> ExitStatus {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_cannot_write_serves_and_stops_in_order() {
     for (stdout, stderr) in [
-        (End::Fine, End::Dead),
-        (End::Dead, End::Fine),
-        (End::Dead, End::Dead),
-        (End::Full, End::Full),
-        (End::Stuck, End::Stuck),
-        (End::Closed, End::Closed),
-        (End::Closed, End::Dead),
-        (End::Stuck, End::Closed),
+        (Output::Fine, Output::Dead),
+        (Output::Dead, Output::Fine),
+        (Output::Dead, Output::Dead),
+        (Output::Full, Output::Full),
+        (Output::Stuck, Output::Stuck),
+        (Output::Closed, Output::Closed),
+        (Output::Closed, Output::Dead),
+        (Output::Stuck, Output::Closed),
     ] {
         let (node, _directory) = alone();
-        let mut kept = Kept::default();
+        let mut kept = OpenEnds::default();
         let mut child = spawn(&node, stdout, stderr, &mut kept);
         serves(&node).await;
         append(&node).await;
@@ -145,9 +145,9 @@ async fn a_node_that_cannot_write_serves_and_stops_in_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_could_not_be_written_is_an_alarm() {
-    for (stdout, stderr, name) in [(End::Dead, End::Fine, "stdout"), (End::Fine, End::Full, "stderr")] {
+    for (stdout, stderr, name) in [(Output::Dead, Output::Fine, "stdout"), (Output::Fine, Output::Full, "stderr")] {
         let (node, _directory) = alone();
-        let _child = spawn(&node, stdout, stderr, &mut Kept::default());
+        let _child = spawn(&node, stdout, stderr, &mut OpenEnds::default());
         let alarm = until("the alarm", READY, || async {
             let status = node.status().await?;
             let alarms = status["alarms"].as_array()?.clone();
@@ -165,8 +165,8 @@ const GAP: &str = "lines of this log could not be written";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_can_be_written_again_says_what_was_lost() {
     let (node, _directory) = alone();
-    let mut kept = Kept::default();
-    let mut child = spawn(&node, End::Fine, End::Stuck, &mut kept);
+    let mut kept = OpenEnds::default();
+    let mut child = spawn(&node, Output::Fine, Output::Stuck, &mut kept);
     until("lines are dropped", READY, || async {
         append(&node).await;
         let status = node.status().await?;
@@ -220,7 +220,7 @@ async fn a_dead_terminal_takes_no_node_down() {
     until("the process is gone", STOPPED, || async { (!runs(pid)).then_some(()) }).await;
     assert!(status["alarms"].to_string().contains("Input/output error"), "{status}");
     // It was a stop in order: a node that starts there has nothing to repair, and one that still runs would refuse.
-    let mut again = spawn(&node, End::Fine, End::Fine, &mut Kept::default());
+    let mut again = spawn(&node, Output::Fine, Output::Fine, &mut OpenEnds::default());
     serves(&node).await;
     again.kill().await.unwrap();
 }
@@ -299,7 +299,7 @@ async fn signals_that_come_together_are_one_stop() {
             eprintln!("skipped: hangups are ignored here, as under nohup, and so by the nodes");
             continue;
         }
-        let mut child = spawn(&node, End::Fine, End::Fine, &mut Kept::default());
+        let mut child = spawn(&node, Output::Fine, Output::Fine, &mut OpenEnds::default());
         serves(&node).await;
         signal(child.id().expect("it runs"), names);
         let status = ended(&mut child).await;

@@ -15,9 +15,9 @@ use tracing_real::{Event, Level, Metadata, Subscriber, span};
 /// Warnings and errors, their fields by name.
 static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-struct Listener;
+struct LogListener;
 
-impl Subscriber for Listener {
+impl Subscriber for LogListener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.is_event() && *metadata.level() <= Level::WARN
     }
@@ -31,7 +31,7 @@ impl Subscriber for Listener {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        let mut line = Line(event.metadata().level().to_string());
+        let mut line = LogLine(event.metadata().level().to_string());
         event.record(&mut line);
         SAID.lock().unwrap().push(line.0);
     }
@@ -41,18 +41,18 @@ impl Subscriber for Listener {
     fn exit(&self, _: &span::Id) {}
 }
 
-struct Line(String);
+struct LogLine(String);
 
-impl Visit for Line {
+impl Visit for LogLine {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.0 += &format!(" {}={value:?}", field.name());
     }
 }
 
 /// Starts unless it must not.
-struct Worker;
+struct Unless;
 
-impl Actor for Worker {
+impl Actor for Unless {
     type Msg = ();
     type State = ();
     type Arguments = Arc<AtomicBool>;
@@ -64,11 +64,11 @@ impl Actor for Worker {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_reason_of_a_start_that_fails_is_said_once() {
-    tracing_real::subscriber::set_global_default(Listener).unwrap();
+    tracing_real::subscriber::set_global_default(LogListener).unwrap();
     let refuses = Arc::new(AtomicBool::new(true));
     let worker = {
         let refuses = refuses.clone();
-        ChildSpec::actor("worker", move || (Worker, refuses.clone()))
+        ChildSpec::actor("worker", move || (Unless, refuses.clone()))
     };
     let intensity = |restarts| Intensity { restarts, period: Duration::from_secs(60) };
     let inner = SupervisorSpec::new(Strategy::OneForOne, intensity(0), vec![worker]);

@@ -30,11 +30,11 @@ pub enum Existing {
 pub struct OutputFile {
     name: PathBuf,
     existing: Existing,
-    place: Place,
+    place: Destination,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Destination {
     Stdout,
     /// What is there is no regular file.
     Through {
@@ -53,7 +53,7 @@ impl OutputFile {
         let usage = |why: &str| Err(Failure::new(Kind::Usage, format!("{name:?} {why}")));
         let found = |place| Ok(OutputFile { name: name.to_owned(), existing, place });
         if name == Path::new("-") {
-            return found(Place::Stdout);
+            return found(Destination::Stdout);
         }
         let there = match fs::metadata(name) {
             Ok(there) => there,
@@ -62,15 +62,15 @@ impl OutputFile {
                 if is_directory_name(name) || is_directory_name(&target) {
                     return usage("is the name of a directory: name a file");
                 }
-                return found(Place::File { target, there: None });
+                return found(Destination::File { target, there: None });
             }
             Err(error) => return Err(cannot_write(name, &error)),
         };
         if is_stdout(&there) {
-            return found(Place::Stdout);
+            return found(Destination::Stdout);
         }
         if is_descriptor(name) {
-            return found(Place::Through { append: there.is_file() });
+            return found(Destination::Through { append: there.is_file() });
         }
         let holds_content = there.is_file() || there.file_type().is_block_device();
         match () {
@@ -78,27 +78,27 @@ impl OutputFile {
             () if holds_content && existing == Existing::Keep => usage("exists: name another file, or give --force"),
             () if there.is_file() => {
                 let target = fs::canonicalize(name).map_err(|error| cannot_write(name, &error))?;
-                found(Place::File { target, there: Some(there) })
+                found(Destination::File { target, there: Some(there) })
             }
-            () => found(Place::Through { append: false }),
+            () => found(Destination::Through { append: false }),
         }
     }
 
     /// What is written goes where results are printed.
     pub fn is_stdout(&self) -> bool {
-        matches!(self.place, Place::Stdout)
+        matches!(self.place, Destination::Stdout)
     }
 
     /// Writes the file. Whoever drops this on the way leaves nothing behind.
     pub async fn write(&self, bytes: impl AsRef<[u8]> + Send + 'static) -> Result<(), Failure> {
         let written = match &self.place {
-            Place::Stdout => return output::bytes(bytes.as_ref()),
-            Place::Through { append } => {
+            Destination::Stdout => return output::bytes(bytes.as_ref()),
+            Destination::Through { append } => {
                 let (name, append) = (self.name.clone(), *append);
                 // Opening a pipe waits for its reader.
                 aside(move || write_through(&name, append, bytes.as_ref())).await
             }
-            Place::File { target, there } => self.write_file(target, there.as_ref(), bytes).await,
+            Destination::File { target, there } => self.write_file(target, there.as_ref(), bytes).await,
         };
         written.map_err(|error| cannot_write(&self.name, &error))
     }
@@ -190,11 +190,11 @@ fn write_through(name: &Path, append: bool, bytes: &[u8]) -> io::Result<()> {
 pub fn replace(name: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
     let file = OutputFile::find(name, Existing::Replace)?;
     let written = match &file.place {
-        Place::Stdout => fill(&mut io::stdout().lock()),
-        Place::Through { append } => {
+        Destination::Stdout => fill(&mut io::stdout().lock()),
+        Destination::Through { append } => {
             OpenOptions::new().write(true).append(*append).open(name).and_then(|to| filled(&to, fill))
         }
-        Place::File { target, there } => Part::create(target, there.as_ref()).and_then(|part| {
+        Destination::File { target, there } => Part::create(target, there.as_ref()).and_then(|part| {
             filled(&part.file, fill)?;
             part.file.sync_all()?;
             part.take_its_place(target, Existing::Replace)

@@ -21,9 +21,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// See the module. Clones write to the same place.
 #[derive(Clone)]
-pub(crate) struct Outlet(Arc<Shared>);
+pub(crate) struct Outlet(Arc<OutletState>);
 
-struct Shared {
+struct OutletState {
     name: &'static str,
     state: Mutex<State>,
     changed: Condvar,
@@ -52,7 +52,7 @@ impl Outlet {
 
     /// The descriptor is one of our own: whoever holds the lock of the standard library's may wait for ever.
     fn start(name: &'static str, file: File, gaps: Option<&'static str>) -> io::Result<Outlet> {
-        let shared = Arc::new(Shared { name, state: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(OutletState { name, state: Mutex::default(), changed: Condvar::new() });
         let outlet = Outlet(shared.clone());
         thread::Builder::new().name(format!("to-{name}")).spawn(move || shared.write_out(file, gaps))?;
         Ok(outlet)
@@ -109,7 +109,7 @@ impl State {
     }
 }
 
-impl Shared {
+impl OutletState {
     /// Nothing panics while it holds this lock but for want of memory.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

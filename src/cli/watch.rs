@@ -53,7 +53,7 @@ async fn follow(global: &Global, arguments: Arguments) -> Result<(), Failure> {
     let mut patience = Patience::new(client.timeout());
     loop {
         let node = client.preferred();
-        let End { status, lived } = match view.stream(node, client.share(patience.left())).await? {
+        let StreamEnd { status, lived } = match view.stream(node, client.share(patience.left())).await? {
             ControlFlow::Break(()) => return Ok(()),
             ControlFlow::Continue(end) => end,
         };
@@ -68,7 +68,7 @@ async fn follow(global: &Global, arguments: Arguments) -> Result<(), Failure> {
 }
 
 /// How a stream ended.
-struct End {
+struct StreamEnd {
     status: Status,
     lived: bool,
 }
@@ -82,13 +82,13 @@ struct View {
 
 impl View {
     /// Shows entries until there are enough, or the stream ends. One that does not begin in time is left.
-    async fn stream(&mut self, node: &Node, begin: Duration) -> Result<ControlFlow<(), End>, Failure> {
+    async fn stream(&mut self, node: &Node, begin: Duration) -> Result<ControlFlow<(), StreamEnd>, Failure> {
         let mut context = node.context.clone();
         // The time is not the request's: that would end the stream, too.
         let answer = timeout(begin, context.watch(self.request.clone())).await;
         let mut stream = match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
             Ok(response) => response.into_inner(),
-            Err(status) => return Ok(ControlFlow::Continue(End { status, lived: false })),
+            Err(status) => return Ok(ControlFlow::Continue(StreamEnd { status, lived: false })),
         };
         let (opened, before) = (Instant::now(), self.request.from_sequence);
         loop {
@@ -103,7 +103,7 @@ impl View {
                 Err(status) => status,
             };
             let lived = opened.elapsed() >= LIVED || self.request.from_sequence > before;
-            return Ok(ControlFlow::Continue(End { status, lived }));
+            return Ok(ControlFlow::Continue(StreamEnd { status, lived }));
         }
     }
 

@@ -157,7 +157,7 @@ impl Monkey {
             self.faults.push((Fault::Kill, 1));
         }
         let (orders, ordered) = watch::channel(Until::Detached);
-        let run = Run {
+        let run = MonkeyRun {
             dice: Dice::new(self.seed),
             // Before this returns: whatever happens from now on is seen.
             observer: Observer::new(tree),
@@ -221,7 +221,7 @@ async fn outcome(task: JoinHandle<Outcome>) -> Outcome {
     }
 }
 
-struct Run {
+struct MonkeyRun {
     monkey: Monkey,
     dice: Dice,
     observer: Observer,
@@ -248,17 +248,17 @@ struct Open {
 /// A fault that waits for its moment.
 struct Waiting {
     armed: Armed,
-    place: Place,
+    place: Victim,
     fault: Fault,
 }
 
 /// Where a fault goes.
-struct Place {
+struct Victim {
     path: String,
     incarnation: u64,
 }
 
-impl Run {
+impl MonkeyRun {
     async fn run(mut self, mut orders: watch::Receiver<Until>) -> Outcome {
         let tree = self.observer.tree.clone();
         let mut end = Box::pin(async move { tree.wait().await });
@@ -362,7 +362,7 @@ impl Run {
         };
         self.nobody_since = None;
         let TreeNode { path, incarnation, .. } = places[chosen].look();
-        let place = Place { path, incarnation };
+        let place = Victim { path, incarnation };
         let moment = match self.monkey.trigger {
             Trigger::Every { .. } => {
                 self.laid.retain_mut(|armed| !armed.is_over());
@@ -416,7 +416,7 @@ impl Run {
         meant && (busy || in_time)
     }
 
-    fn hit(&mut self, Place { path, incarnation }: Place, fault: Fault, sprung: Option<Sprung>) {
+    fn hit(&mut self, Victim { path, incarnation }: Victim, fault: Fault, sprung: Option<Sprung>) {
         let recovery = if fault.is_deadly() { Recovery::Failed } else { Recovery::NotDue };
         let moment = sprung.map(|sprung| (sprung.callback, sprung.kind));
         let at = sprung.map_or_else(Instant::now, |sprung| sprung.at);

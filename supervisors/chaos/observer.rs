@@ -37,7 +37,7 @@ pub struct Orphan {
 }
 
 /// What runs: path and incarnation.
-pub(crate) type Running = BTreeMap<String, u64>;
+pub(crate) type RunningPlaces = BTreeMap<String, u64>;
 
 /// Whether a supervisor would tolerate so many more restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +122,7 @@ impl Observer {
     }
 
     /// What runs now.
-    pub(crate) fn running(&self) -> Running {
+    pub(crate) fn running(&self) -> RunningPlaces {
         let nodes = self.tree.snapshot().nodes.into_iter();
         nodes.filter(|node| node.state == ChildState::Running).map(|node| (node.path, node.incarnation)).collect()
     }
@@ -131,7 +131,7 @@ impl Observer {
     /// more is waited for by nobody. False when that did not happen in time.
     pub(crate) async fn recovered(
         &mut self,
-        before: &Running,
+        before: &RunningPlaces,
         struck: Option<(&str, u64)>,
         patience: Duration,
     ) -> bool {

@@ -212,14 +212,14 @@ pub async fn sweep_awaits(
     if sweep.targets.is_empty() {
         sweep.targets.push(Target::path("**"));
     }
-    let mut run = Run { sweep, observer: Observer::new(tree), load, check, table: Table::default() };
+    let mut run = SweepRun { sweep, observer: Observer::new(tree), load, check, table: Table::default() };
     run.all().await;
     run.observer.look_around();
     run.table.orphans = run.observer.orphans(run.sweep.patience).await;
     run.table
 }
 
-struct Run<L, C> {
+struct SweepRun<L, C> {
     sweep: Sweep,
     observer: Observer,
     load: L,
@@ -230,7 +230,7 @@ struct Run<L, C> {
 /// What is swept to its end: an actor's callback, of one kind of message.
 type Class = (String, Callback, Option<MessageKind>);
 
-impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> Run<L, C> {
+impl<L: AsyncFnMut(), C: AsyncFnMut(&Point) -> Result<(), String>> SweepRun<L, C> {
     async fn all(&mut self) {
         let paths = self.paths();
         let mut seen: BTreeSet<Class> = BTreeSet::new();

@@ -78,14 +78,14 @@ pub struct Sprung {
 }
 
 /// Callbacks that were seen to begin, by kind of message.
-pub(crate) type Record = BTreeSet<(Callback, Option<MessageKind>)>;
+pub(crate) type SeenCallbacks = BTreeSet<(Callback, Option<MessageKind>)>;
 
 /// The traps of one place; clones are the same.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Trap(Arc<Shared>);
+pub(crate) struct Trap(Arc<TrapState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct TrapState {
     /// There is something to look at.
     busy: AtomicBool,
     inner: Mutex<Inner>,
@@ -95,7 +95,7 @@ struct Shared {
 struct Inner {
     tokens: u64,
     armed: Vec<Set>,
-    record: Option<Record>,
+    record: Option<SeenCallbacks>,
     /// Actors that came to make this one run a callback.
     pokes: Vec<ActorId>,
     /// The callback that begins next is for a poke, and goes into no record.
@@ -181,10 +181,10 @@ impl Trap {
     }
 
     /// Starts a record, or takes the one that was started.
-    pub(crate) fn record(&self, on: bool) -> Record {
+    pub(crate) fn record(&self, on: bool) -> SeenCallbacks {
         let mut inner = self.inner();
         inner.poked = false;
-        let record = std::mem::replace(&mut inner.record, on.then(Record::new));
+        let record = std::mem::replace(&mut inner.record, on.then(SeenCallbacks::new));
         self.settle(&inner);
         record.unwrap_or_default()
     }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use crate::exit::{Exit, SHUTDOWN};
 use crate::gone::Gone;
 use crate::snapshot::ChildState;
-use crate::strategy::Failure;
+use crate::strategy::StartFailure;
 
 #[derive(Debug)]
 pub(super) struct Facts {
@@ -24,7 +24,7 @@ pub(super) struct Facts {
     pub(super) exited: u64,
     pub(super) up_since: Option<Instant>,
     /// How a supervisor that exited in good order came to that. One that was killed leaves nothing here.
-    pub(super) conclusion: Option<Result<(), Failure>>,
+    pub(super) conclusion: Option<Result<(), StartFailure>>,
     /// A worker came to the end of its `post_stop`.
     pub(super) stopped_well: bool,
 }
@@ -62,7 +62,9 @@ impl Facts {
     pub(super) fn own_account(&self) -> Option<Exit> {
         match &self.conclusion {
             Some(Ok(())) => Some(Exit::from_reason(Some(SHUTDOWN.to_owned()))),
-            Some(Err(Failure { path, reason })) => Some(Exit::from_reason(Some(format!("shutdown: {path}: {reason}")))),
+            Some(Err(StartFailure { path, reason })) => {
+                Some(Exit::from_reason(Some(format!("shutdown: {path}: {reason}"))))
+            }
             None => self.stopped_well.then(Exit::unread),
         }
     }

@@ -5,7 +5,7 @@
 //! that a start that hangs can be called off.
 
 use super::state::{Asked, Child, Delay, Machine, Phase, Slot, Then};
-use super::types::{Effect, Outcome, Place, Refusal, Request, Stage};
+use super::types::{Effect, Place, Refusal, Request, RequestOutcome, Stage};
 
 impl Machine {
     /// How far it is.
@@ -102,7 +102,7 @@ impl Machine {
             Slot::Down | Slot::Delayed => {
                 child.slot = Slot::Down;
                 child.terminating = true;
-                self.told_down(i, Outcome::Terminated);
+                self.told_down(i, RequestOutcome::Terminated);
                 self.turn_is_over(i);
             }
         }

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::state::{Delay, Machine, NOBODY, Phase, Slot, Then};
-use super::types::{Effect, Failure, Input, Outcome, Place, Terms, Verdict};
+use super::types::{Effect, ExitCause, Input, Place, RequestOutcome, StartFailure, Terms};
 use crate::exit::Exit;
 use crate::spec::{Restart, Strategy};
 
@@ -38,7 +38,7 @@ impl Machine {
         }
         child.slot = Slot::Up(now);
         child.failed_starts = 0;
-        self.answer(i, Outcome::Started);
+        self.answer(i, RequestOutcome::Started);
         self.turn_is_over(i);
     }
 
@@ -46,13 +46,13 @@ impl Machine {
     fn ignored(&mut self, i: Place) {
         self.child(i).failed_starts = 0;
         self.child(i).slot = Slot::Down;
-        self.answer(i, Outcome::Ignored);
+        self.answer(i, RequestOutcome::Ignored);
         self.forget_if_due(i);
         self.turn_is_over(i);
         self.stop_next();
     }
 
-    fn start_failed(&mut self, now: Instant, i: Place, failure: Failure) {
+    fn start_failed(&mut self, now: Instant, i: Place, failure: StartFailure) {
         let called_off = self.is_being_stopped(i);
         let announced = self.announced;
         self.child(i).slot = Slot::Down;
@@ -61,13 +61,13 @@ impl Machine {
         }
         let child = self.child(i);
         if called_off || child.asked.is_some() {
-            let outcome = if child.terminating { Outcome::Terminated } else { Outcome::Failed(failure) };
+            let outcome = if child.terminating { RequestOutcome::Terminated } else { RequestOutcome::Failed(failure) };
             self.told_down(i, outcome);
             self.turn_is_over(i);
             return self.stop_next();
         }
         if !announced {
-            return self.stop_all(NOBODY, Verdict::StartFailed(failure));
+            return self.stop_all(NOBODY, ExitCause::StartFailed(failure));
         }
         child.failed_starts += 1;
         self.failed(now, i, &failure.reason);
@@ -90,7 +90,7 @@ impl Machine {
         child.slot = Slot::Down;
         if stopped {
             if !self.comes_back(i) {
-                self.told_down(i, Outcome::Terminated);
+                self.told_down(i, RequestOutcome::Terminated);
             }
             self.turn_is_over(i);
             return self.stop_next();
@@ -130,7 +130,7 @@ impl Machine {
 
     fn stuck(&mut self, i: Place, reason: String) {
         self.child(i).slot = Slot::Stuck;
-        self.answer(i, Outcome::Failed(Failure { path: String::new(), reason: reason.clone() }));
+        self.answer(i, RequestOutcome::Failed(StartFailure { path: String::new(), reason: reason.clone() }));
         match self.phase {
             Phase::Stopping { then: Then::Exit(_), .. } => self.stop_next(),
             Phase::Done => {}
@@ -153,12 +153,12 @@ impl Machine {
             Phase::Stopping { from, then, .. } => {
                 *from = 0;
                 if matches!(then, Then::Start) {
-                    *then = Then::Exit(Verdict::Shutdown);
+                    *then = Then::Exit(ExitCause::Shutdown);
                 }
                 self.call_off_starts();
                 self.stop_next();
             }
-            _ => self.stop_all(NOBODY, Verdict::Shutdown),
+            _ => self.stop_all(NOBODY, ExitCause::Shutdown),
         }
     }
 
@@ -194,6 +194,6 @@ impl Machine {
             Strategy::OneForOne => NOBODY,
             Strategy::OneForAll | Strategy::RestForOne => self.group(i),
         };
-        self.stop_all(hurry_from, Verdict::Escalated { child: i, reason });
+        self.stop_all(hurry_from, ExitCause::Escalated { child: i, reason });
     }
 }

@@ -2,10 +2,10 @@
 //! supervisor all at once.
 
 use super::state::{Delay, Machine, NOBODY, Phase, Slot, Then};
-use super::types::{Effect, Failure, Outcome, Place, Verdict};
+use super::types::{Effect, ExitCause, Place, RequestOutcome, StartFailure};
 
 impl Machine {
-    pub(super) fn stop_all(&mut self, hurry_from: Place, verdict: Verdict) {
+    pub(super) fn stop_all(&mut self, hurry_from: Place, verdict: ExitCause) {
         self.phase = Phase::Stopping { from: 0, hurry_from, below: NOBODY, then: Then::Exit(verdict) };
         self.forget_ends(0);
         self.call_off_starts();
@@ -115,7 +115,7 @@ impl Machine {
                 }
                 Slot::Down | Slot::Delayed => {
                     let reason = "its supervisor is on its way out".to_owned();
-                    self.told_down(place, Outcome::Failed(Failure { path: String::new(), reason }));
+                    self.told_down(place, RequestOutcome::Failed(StartFailure { path: String::new(), reason }));
                 }
                 Slot::Up(_) | Slot::Stopping | Slot::Ended | Slot::Stuck => {}
             }

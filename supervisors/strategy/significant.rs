@@ -1,7 +1,7 @@
 //! Whether significant children that have ended end the supervisor.
 
 use super::state::{Machine, NOBODY, Phase, Slot};
-use super::types::Verdict;
+use super::types::ExitCause;
 use crate::spec::AutoShutdown;
 
 impl Machine {
@@ -20,7 +20,7 @@ impl Machine {
         // judged when all have had their turn.
         let ordered = !matches!(self.phase, Phase::Running);
         if self.rules.auto_shutdown == AutoShutdown::AnySignificant {
-            return self.stop_all(NOBODY, Verdict::AutoShutdown);
+            return self.stop_all(NOBODY, ExitCause::AutoShutdown);
         }
         if ordered {
             self.significant_end = true;
@@ -29,7 +29,7 @@ impl Machine {
         match self.significant_left() {
             Some(Slot::Starting) => self.significant_end = true,
             Some(_) => {}
-            None => self.stop_all(NOBODY, Verdict::AutoShutdown),
+            None => self.stop_all(NOBODY, ExitCause::AutoShutdown),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tokio::time::Instant;
 
-use super::types::{Effect, Outcome, Place, Rules, Terms, Verdict};
+use super::types::{Effect, ExitCause, Place, RequestOutcome, Rules, Terms};
 use crate::exit::Exit;
 use crate::intensity::Window;
 use crate::spec::{Restart, Strategy};
@@ -85,7 +85,7 @@ pub(super) enum Phase {
 #[derive(Clone, Debug)]
 pub(super) enum Then {
     Start,
-    Exit(Verdict),
+    Exit(ExitCause),
 }
 
 /// Nobody is stopped in a hurry; no child is above it.
@@ -197,7 +197,7 @@ impl Machine {
     }
 
     /// What a caller waits for has come about.
-    pub(super) fn answer(&mut self, i: Place, outcome: Outcome) {
+    pub(super) fn answer(&mut self, i: Place, outcome: RequestOutcome) {
         let child = self.child(i);
         let asked = child.asked.take().is_some();
         if std::mem::take(&mut child.terminating) || asked {
@@ -206,7 +206,7 @@ impl Machine {
     }
 
     /// It is down, as somebody wanted or was told. What `start_child` did not bring up is no child.
-    pub(super) fn told_down(&mut self, i: Place, outcome: Outcome) {
+    pub(super) fn told_down(&mut self, i: Place, outcome: RequestOutcome) {
         let child = self.child(i);
         child.failed_starts = 0; // whoever starts it next begins anew
         child.delay = Delay::None;

@@ -27,8 +27,8 @@ fn crash() -> Exit {
     Exit::abnormal("killed")
 }
 
-fn no_start() -> Failure {
-    Failure { path: "root/x".into(), reason: "no".into() }
+fn no_start() -> StartFailure {
+    StartFailure { path: "root/x".into(), reason: "no".into() }
 }
 
 impl Machine {
@@ -50,6 +50,6 @@ fn many_that_end_one_after_another_are_not_looked_through_each_time() {
         assert_eq!(machine.now(Input::Gone(child, Exit::from_reason(None))), []);
     }
     let last = machine.now(Input::Gone(CHILDREN - 1, Exit::from_reason(None)));
-    assert_eq!(last, [Effect::Exit(Verdict::AutoShutdown)]);
+    assert_eq!(last, [Effect::Exit(ExitCause::AutoShutdown)]);
     assert!(machine.looks <= 2 * CHILDREN, "{} looks", machine.looks);
 }

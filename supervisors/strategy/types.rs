@@ -10,7 +10,7 @@ pub(crate) type Place = usize;
 
 /// A start that did not come about: where, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failure {
+pub(crate) struct StartFailure {
     pub(crate) path: String,
     pub(crate) reason: String,
 }
@@ -25,7 +25,7 @@ pub(crate) enum Input {
     /// A `Start` is done, and there is nothing to run.
     Ignored(Place),
     /// A `Start` failed, and nothing of it is left.
-    StartFailed(Place, Failure),
+    StartFailed(Place, StartFailure),
     /// The child ended, and nothing of it is left.
     Gone(Place, Exit),
     /// The child was killed and is still there: it must never be started again.
@@ -67,11 +67,11 @@ pub(crate) enum Effect {
     /// A child is no longer one: drop what is known of it. After its `Answer`.
     Forget(Place),
     /// What was asked about this child is done; whoever asked is to be told.
-    Answer(Place, Outcome),
+    Answer(Place, RequestOutcome),
     /// All children are up for the first time.
     Ready,
     /// Nothing is left: exit.
-    Exit(Verdict),
+    Exit(ExitCause),
 }
 
 impl Effect {
@@ -87,24 +87,24 @@ impl Effect {
 
 /// How a request about a child ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum RequestOutcome {
     /// It is up.
     Started,
     /// Its factory had nothing to run.
     Ignored,
     /// It did not start.
-    Failed(Failure),
+    Failed(StartFailure),
     /// It is down, by `terminate_child`.
     Terminated,
 }
 
 /// Why the supervisor exits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum ExitCause {
     /// It was told to.
     Shutdown,
     /// A child could not be started the first time.
-    StartFailed(Failure),
+    StartFailed(StartFailure),
     /// A significant child ended by itself.
     AutoShutdown,
     /// More restarts than the intensity allows.

@@ -12,7 +12,7 @@ use super::parked::TryAgain;
 use super::state::{Asker, State};
 use crate::requests::{ChildError, Control, Reply, Started};
 use crate::spec::{ChildSpec, SpecError};
-use crate::strategy::{Outcome, Place, Refusal, Request};
+use crate::strategy::{Place, Refusal, Request, RequestOutcome};
 
 /// Requests that may wait for their turn.
 const PARKED_MAX: usize = 1024;
@@ -170,9 +170,9 @@ impl State {
     }
 
     /// What was asked about a child is done.
-    pub(super) fn answer(&mut self, child: Place, outcome: Outcome) {
+    pub(super) fn answer(&mut self, child: Place, outcome: RequestOutcome) {
         let post = self.post(child);
-        if outcome == Outcome::Terminated {
+        if outcome == RequestOutcome::Terminated {
             // It may have waited for its backoff.
             post.node.stopped();
             post.delay = None;
@@ -184,22 +184,27 @@ impl State {
                     let _ = reply.send(started(&outcome, id.clone(), path.clone(), actor.clone()));
                 }
                 // Not even a kill ended it: the supervisor gives up, and the reply dies with it.
-                Asker::End(_) if matches!(outcome, Outcome::Failed(_)) => {}
+                Asker::End(_) if matches!(outcome, RequestOutcome::Failed(_)) => {}
                 Asker::End(reply) => drop(reply.send(Ok(()))),
             }
         }
     }
 }
 
-fn started(outcome: &Outcome, id: String, path: String, actor: Option<ActorCell>) -> Result<Started, ChildError> {
+fn started(
+    outcome: &RequestOutcome,
+    id: String,
+    path: String,
+    actor: Option<ActorCell>,
+) -> Result<Started, ChildError> {
     match (outcome, actor) {
-        (Outcome::Started, Some(actor)) => Ok(Started::Running { id, actor }),
-        (Outcome::Started, None) => unreachable!("what is up has an actor"),
-        (Outcome::Ignored, _) => Ok(Started::Ignore),
-        (Outcome::Terminated, _) => {
+        (RequestOutcome::Started, Some(actor)) => Ok(Started::Running { id, actor }),
+        (RequestOutcome::Started, None) => unreachable!("what is up has an actor"),
+        (RequestOutcome::Ignored, _) => Ok(Started::Ignore),
+        (RequestOutcome::Terminated, _) => {
             Err(ChildError::StartFailed { path, reason: "it was stopped while it started".to_owned() })
         }
-        (Outcome::Failed(failure), _) => {
+        (RequestOutcome::Failed(failure), _) => {
             let path = if failure.path.is_empty() { path } else { failure.path.clone() };
             Err(ChildError::StartFailed { path, reason: failure.reason.clone() })
         }

@@ -8,7 +8,7 @@ use crate::exit::SHUTDOWN;
 use crate::minder::{AbortOnDrop, Minder};
 use crate::reports::Event;
 use crate::spec::{ChildSpec, Shutdown};
-use crate::strategy::{Effect, Failure, Input, Place, Verdict};
+use crate::strategy::{Effect, ExitCause, Input, Place, StartFailure};
 
 impl State {
     pub(super) fn carry_out(&mut self, effects: Vec<Effect>) {
@@ -87,25 +87,25 @@ impl State {
     }
 
     /// All children are gone.
-    fn exit(&mut self, verdict: Verdict) {
+    fn exit(&mut self, verdict: ExitCause) {
         self.node().all_stopped();
         self.refuse_parked();
         let (conclusion, reason) = match verdict {
-            Verdict::AutoShutdown => {
+            ExitCause::AutoShutdown => {
                 let child = self.last_significant.take().unwrap_or_default();
                 self.node().tell(Event::AutoShutdown { child });
                 (Ok(()), SHUTDOWN.to_owned())
             }
-            Verdict::Shutdown => {
+            ExitCause::Shutdown => {
                 self.node().tell(Event::Stopped);
                 (Ok(()), SHUTDOWN.to_owned())
             }
-            Verdict::StartFailed(failure) => {
+            ExitCause::StartFailed(failure) => {
                 let reason = format!("shutdown: {} did not start: {}", failure.path, failure.reason);
                 (Err(failure), reason)
             }
-            Verdict::Escalated { child, reason } => {
-                let failure = Failure { path: self.posts[&child].node.path.clone(), reason };
+            ExitCause::Escalated { child, reason } => {
+                let failure = StartFailure { path: self.posts[&child].node.path.clone(), reason };
                 let event = Event::GaveUp { child: failure.path.clone(), reason: failure.reason.clone() };
                 self.node().tell(event);
                 let reason = format!("shutdown: gave up on {}: {}", failure.path, failure.reason);
@@ -121,7 +121,7 @@ impl State {
         self.myself.stop(Some(reason));
     }
 
-    fn failure(&self, reason: &str) -> Failure {
-        Failure { path: self.node().path.clone(), reason: reason.to_owned() }
+    fn failure(&self, reason: &str) -> StartFailure {
+        StartFailure { path: self.node().path.clone(), reason: reason.to_owned() }
     }
 }

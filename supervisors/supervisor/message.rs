@@ -7,18 +7,18 @@ use tokio::time::Duration;
 
 use crate::dynamic::DynamicSpec;
 use crate::hook::{MessageKind, kind_of};
-use crate::minder::Report;
+use crate::minder::MinderReport;
 use crate::node::Incarnation;
 use crate::requests::Control;
 use crate::spec::{ChildSpec, Strategy, SupervisorSpec};
-use crate::strategy::{Failure, Place, Rules};
+use crate::strategy::{Place, Rules, StartFailure};
 
 /// What a supervisor starts from.
 pub(crate) struct Setup {
     pub(crate) orders: Orders,
     pub(crate) incarnation: Incarnation,
     /// Told once whether all children came up.
-    pub(crate) boot: oneshot::Sender<Result<(), Failure>>,
+    pub(crate) boot: oneshot::Sender<Result<(), StartFailure>>,
 }
 
 /// What kind of supervisor it is.
@@ -31,7 +31,7 @@ pub(crate) enum Orders {
 /// What a supervisor is told by its own tasks, and asked by others.
 pub(crate) enum Msg {
     /// From the minder of a child.
-    Report { child: Place, incarnation: u64, report: Report },
+    Report { child: Place, incarnation: u64, report: MinderReport },
     /// The backoff of a child is over.
     Elapsed { child: Place, ticket: u64 },
     /// Someone asks for something.

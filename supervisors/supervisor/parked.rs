@@ -122,9 +122,9 @@ mod tests {
     const WAITING: usize = 1_000;
 
     /// Stops when it is let.
-    struct Worker(Arc<Notify>);
+    struct StopsWhenLet(Arc<Notify>);
 
-    impl Actor for Worker {
+    impl Actor for StopsWhenLet {
         type Msg = ();
         type State = ();
         type Arguments = ();
@@ -141,7 +141,7 @@ mod tests {
 
     fn worker(id: usize, may_stop: &Arc<Notify>) -> ChildSpec {
         let may_stop = Arc::clone(may_stop);
-        ChildSpec::actor(id.to_string(), move || (Worker(Arc::clone(&may_stop)), ())).shutdown(Shutdown::Infinity)
+        ChildSpec::actor(id.to_string(), move || (StopsWhenLet(Arc::clone(&may_stop)), ())).shutdown(Shutdown::Infinity)
     }
 
     /// A group is stopped and started again while many wait for their turn: each is tried when it comes, when the group

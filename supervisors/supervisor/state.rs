@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use super::message::{Msg, Orders, Setup};
 use super::parked::Parked;
 use crate::exit::{Exit, KILLED};
-use crate::minder::{AbortOnDrop, Minder, Report};
+use crate::minder::{AbortOnDrop, Minder, MinderReport};
 use crate::node::{Incarnation, Node};
 use crate::reports::{Event, Loudness};
 use crate::requests::{Reply, Started};
 use crate::spec::{Body, ChildSpec, Restart, Shutdown};
-use crate::strategy::{Failure, Input, Machine, Place, Rules};
+use crate::strategy::{Input, Machine, Place, Rules, StartFailure};
 
 /// A supervisor's state.
 pub(crate) struct State {
@@ -31,7 +31,7 @@ pub(crate) struct State {
     pub(super) next_place: Place,
     /// Requests that wait for their turn.
     pub(super) parked: Parked,
-    pub(super) boot: Option<oneshot::Sender<Result<(), Failure>>>,
+    pub(super) boot: Option<oneshot::Sender<Result<(), StartFailure>>>,
     pub(super) tickets: u64,
     /// Path of the significant child that ended last.
     pub(super) last_significant: Option<String>,
@@ -152,7 +152,7 @@ impl State {
         self.posts.get_mut(&child).expect("the machine speaks of children only")
     }
 
-    pub(super) fn reported(&mut self, child: Place, incarnation: u64, report: Report) {
+    pub(super) fn reported(&mut self, child: Place, incarnation: u64, report: MinderReport) {
         let minder = self.posts.get(&child).and_then(|post| post.minder.as_ref());
         let current = minder.map(|minder| minder.incarnation);
         if current == Some(incarnation) {
@@ -177,10 +177,10 @@ impl State {
     }
 
     /// A report of the current incarnation of a child.
-    fn feed(&mut self, child: Place, report: Report) {
+    fn feed(&mut self, child: Place, report: MinderReport) {
         self.stir(child);
         let event = match report {
-            Report::Started(actor) => {
+            MinderReport::Started(actor) => {
                 self.tell(child, Event::Started);
                 let post = self.post(child);
                 post.actor = Some(actor);
@@ -189,18 +189,18 @@ impl State {
                 }
                 return self.step(Input::Started(child));
             }
-            Report::Ignored => {
+            MinderReport::Ignored => {
                 self.tell(child, Event::Ignored);
                 Input::Ignored(child)
             }
-            Report::StartFailed(failure) => {
-                let Failure { reason, path } = failure.clone();
+            MinderReport::StartFailed(failure) => {
+                let StartFailure { reason, path } = failure.clone();
                 // Where this one is starting itself, it fails with the same reason.
                 let loudness = if self.boot.is_some() { Loudness::Aside } else { Loudness::Usual };
                 self.posts[&child].node.tell_as(Event::StartFailed { reason, at: path }, loudness);
                 Input::StartFailed(child, failure)
             }
-            Report::Gone(fallback) => {
+            MinderReport::Gone(fallback) => {
                 let exit = self.post(child).exit.take().unwrap_or(fallback);
                 let post = &self.posts[&child];
                 if post.spec.significant && !self.machine.is_exiting() {
@@ -213,7 +213,7 @@ impl State {
                 self.tell(child, Event::Exited { reason: exit.reason.clone(), normal: exit.normal || as_told });
                 Input::Gone(child, exit)
             }
-            Report::Stuck(reason) => {
+            MinderReport::Stuck(reason) => {
                 self.tell(child, Event::Stuck { reason: reason.clone() });
                 Input::Stuck(child, reason)
             }

@@ -18,25 +18,25 @@ type Acts = Arc<Mutex<BTreeMap<u64, u32>>>;
 
 struct Clerk;
 
-struct Request {
+struct Order {
     id: u64,
     reply: oneshot::Sender<u64>,
 }
 
 impl Actor for Clerk {
-    type Msg = Request;
+    type Msg = Order;
     type State = Acts;
     type Arguments = Acts;
 
-    async fn pre_start(&self, _: ActorRef<Request>, acts: Acts) -> Result<Acts, ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Order>, acts: Acts) -> Result<Acts, ActorProcessingErr> {
         Ok(acts)
     }
 
     /// Dies before it acts, after it has acted, or not at all.
     async fn handle(
         &self,
-        _: ActorRef<Request>,
-        Request { id, reply }: Request,
+        _: ActorRef<Order>,
+        Order { id, reply }: Order,
         acts: &mut Acts,
     ) -> Result<(), ActorProcessingErr> {
         sleep(Duration::from_micros(id % 400)).await;
@@ -105,7 +105,7 @@ async fn a_call_whose_deadline_has_come_is_not_sent() {
     let spec = SupervisorSpec::new(Strategy::OneForOne, Intensity::default(), vec![clerk]);
     let tree = Tree::start("root", spec).await.unwrap();
     for deadline in [now, now - Duration::from_secs(1)] {
-        let ask = |reply| Request { id: 1, reply };
+        let ask = |reply| Order { id: 1, reply };
         assert_eq!(service.call(ask, deadline).await, Err(CallError::NotSent));
     }
     sleep(DEADLINE).await;
@@ -155,13 +155,13 @@ async fn hammer(length: Duration) -> Tally {
     tally
 }
 
-async fn call(caller: u64, service: Service<Request>, acts: Acts, end: Instant) -> Tally {
+async fn call(caller: u64, service: Service<Order>, acts: Acts, end: Instant) -> Tally {
     let mut tally = Tally::default();
     let mut id = caller;
     while Instant::now() < end {
         id += CALLERS;
         let deadline = Instant::now() + DEADLINE;
-        let call = service.call(|reply| Request { id, reply }, deadline);
+        let call = service.call(|reply| Order { id, reply }, deadline);
         let outcome = timeout(DEADLINE * 2, call).await.expect("a call never hangs past its deadline");
         let acted = acts.lock().unwrap().contains_key(&id);
         match outcome {

@@ -38,25 +38,25 @@ struct Keeper {
     hasty: bool,
 }
 
-enum Ask {
+enum Question {
     Get(oneshot::Sender<Option<u64>>),
     Put(u64, oneshot::Sender<()>),
 }
 
 impl Actor for Keeper {
-    type Msg = Ask;
+    type Msg = Question;
     type State = ();
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Ask>, (): ()) -> Result<(), ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Question>, (): ()) -> Result<(), ActorProcessingErr> {
         yield_now().await;
         Ok(())
     }
 
-    async fn handle(&self, _: ActorRef<Ask>, ask: Ask, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _: ActorRef<Question>, ask: Question, (): &mut ()) -> Result<(), ActorProcessingErr> {
         match ask {
-            Ask::Get(reply) => drop(reply.send(self.disk.read())),
-            Ask::Put(value, reply) => {
+            Question::Get(reply) => drop(reply.send(self.disk.read())),
+            Question::Put(value, reply) => {
                 yield_now().await;
                 if self.hasty {
                     self.disk.write(None);
@@ -79,8 +79,8 @@ async fn sweep(hasty: bool, sweep: Sweep) -> Table {
     let tree = Tree::start("root", spec(OneForOne, 3, 5, vec![keeper])).await.unwrap();
     let load = async || {
         let deadline = Instant::now() + second();
-        let _ = service.call(|reply| Ask::Put(1, reply), deadline).await;
-        let _ = service.call(Ask::Get, deadline).await;
+        let _ = service.call(|reply| Question::Put(1, reply), deadline).await;
+        let _ = service.call(Question::Get, deadline).await;
     };
     let check = async |_: &Point| disk.read().map(drop).ok_or_else(|| "the number is lost".to_owned());
     let table = sweep_awaits(&tree, sweep, load, check).await;
@@ -90,7 +90,7 @@ async fn sweep(hasty: bool, sweep: Sweep) -> Table {
 }
 
 fn put() -> Option<converge_supervisors::chaos::MessageKind> {
-    Some(kind_of(&Ask::Put(0, oneshot::channel().0)))
+    Some(kind_of(&Question::Put(0, oneshot::channel().0)))
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,7 +98,7 @@ async fn every_await_of_a_sound_actor_is_swept_and_holds() {
     let table = sweep(false, Sweep::new()).await;
     assert_eq!(table.failures().count(), 0, "{table}");
     assert!(table.cut.is_empty() && table.orphans.is_empty());
-    let get = Some(kind_of(&Ask::Get(oneshot::channel().0)));
+    let get = Some(kind_of(&Question::Get(oneshot::channel().0)));
     let reached = |callback, kind| -> Vec<At> {
         let rows = table.rows.iter().filter(|row| row.reached);
         rows.filter(|row| (row.point.callback, row.point.kind) == (callback, kind)).map(|row| row.point.at).collect()

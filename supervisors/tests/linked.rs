@@ -33,7 +33,7 @@ impl Drop for Bound {
 
 /// What the actors of a test share.
 #[derive(Clone, Debug)]
-struct Shared {
+struct Stage {
     ports: [Port; 2],
     /// Starts that the worker is to fail once all below it is there.
     fail: Arc<AtomicU32>,
@@ -44,7 +44,7 @@ struct Shared {
 
 /// Has the port of its level, and one of the next level below it, if there is one. The last blocks its thread at once,
 /// so that a kill has to wait.
-struct Inner(Shared, usize);
+struct Inner(Stage, usize);
 
 impl Actor for Inner {
     type Msg = ();
@@ -70,22 +70,22 @@ impl Actor for Inner {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum End {
+enum Death {
     Kill,
     Stop,
     Panic,
     Error,
 }
 
-struct Worker(Shared);
+struct LinkedWorker(Stage);
 
-impl Actor for Worker {
-    type Msg = End;
+impl Actor for LinkedWorker {
+    type Msg = Death;
     type State = ();
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<End>, (): ()) -> Result<(), ActorProcessingErr> {
-        let Worker(shared) = self;
+    async fn pre_start(&self, myself: ActorRef<Death>, (): ()) -> Result<(), ActorProcessingErr> {
+        let LinkedWorker(shared) = self;
         let inner = Inner::spawn_linked(None, Inner(shared.clone(), 0), (), myself.get_cell()).await;
         if inner.is_err() {
             shared.refused.fetch_add(1, Ordering::SeqCst);
@@ -97,12 +97,12 @@ impl Actor for Worker {
         Ok(())
     }
 
-    async fn handle(&self, myself: ActorRef<End>, end: End, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, myself: ActorRef<Death>, end: Death, (): &mut ()) -> Result<(), ActorProcessingErr> {
         match end {
-            End::Kill => myself.kill(),
-            End::Stop => myself.stop(None),
-            End::Panic => panic!("told to panic"),
-            End::Error => return Err("told to fail".into()),
+            Death::Kill => myself.kill(),
+            Death::Stop => myself.stop(None),
+            Death::Panic => panic!("told to panic"),
+            Death::Error => return Err("told to fail".into()),
         }
         Ok(())
     }
@@ -118,16 +118,16 @@ async fn busy(tree: &Tree, busy: &mut mpsc::UnboundedReceiver<ActorRef<()>>, inc
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_worker_comes_back_when_nothing_below_it_is_left() {
     let (tell, mut told) = mpsc::unbounded_channel();
-    let shared = Shared { ports: Default::default(), fail: Arc::default(), refused: Arc::default(), busy: tell };
+    let shared = Stage { ports: Default::default(), fail: Arc::default(), refused: Arc::default(), busy: tell };
     let own = shared.clone();
-    let w = ChildSpec::actor("w", move || (Worker(own.clone()), ())).restart(Restart::Permanent);
+    let w = ChildSpec::actor("w", move || (LinkedWorker(own.clone()), ())).restart(Restart::Permanent);
     let tree = Tree::start("root", spec(OneForOne, 100_000, 5, vec![w])).await.unwrap();
     let mut incarnation = 1;
-    for end in [End::Kill, End::Stop, End::Panic, End::Error] {
+    for end in [Death::Kill, Death::Stop, Death::Panic, Death::Error] {
         for idle in [false, true] {
             let worker = busy(&tree, &mut told, incarnation).await;
             match (idle, end) {
-                (true, End::Kill) => worker.kill(),
+                (true, Death::Kill) => worker.kill(),
                 (true, _) => worker.stop(None),
                 (false, end) => worker.send_message(end).unwrap(),
             }

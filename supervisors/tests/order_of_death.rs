@@ -18,9 +18,9 @@ struct Mortal {
     log: Log,
 }
 
-struct End(usize, Log);
+struct Witness(usize, Log);
 
-impl Drop for End {
+impl Drop for Witness {
     fn drop(&mut self) {
         self.1.push(self.0.to_string());
     }
@@ -28,11 +28,11 @@ impl Drop for End {
 
 impl Actor for Mortal {
     type Msg = ();
-    type State = End;
+    type State = Witness;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<End, ActorProcessingErr> {
-        Ok(End(self.number, self.log.clone()))
+    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<Witness, ActorProcessingErr> {
+        Ok(Witness(self.number, self.log.clone()))
     }
 }
 

@@ -31,7 +31,7 @@ pub fn wrapper(output: &str) -> Vec<String> {
 
 /// One system call. Times are microseconds since the epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
+pub struct SystemCall {
     pub name: String,
     /// What the descriptor stands for: a path, or `TCP:[from->to]`.
     pub target: String,
@@ -42,7 +42,7 @@ pub struct Call {
     pub end_us: u64,
 }
 
-impl Call {
+impl SystemCall {
     fn is_sync(&self) -> bool {
         matches!(self.name.as_str(), "fdatasync" | "fsync")
     }
@@ -53,7 +53,7 @@ impl Call {
 }
 
 /// Parses a whole trace. Calls that never returned are left out; lines that are no calls too.
-pub fn parse(text: &str) -> Vec<Call> {
+pub fn parse(text: &str) -> Vec<SystemCall> {
     let mut calls = Vec::new();
     let mut unfinished: BTreeMap<&str, (u64, String)> = BTreeMap::new();
     for line in text.lines() {
@@ -81,7 +81,7 @@ fn head(line: &str) -> Option<(&str, u64, &str)> {
 }
 
 /// `name(fd<target>, arguments) = result <seconds>`; the end is given where the call was resumed.
-fn call(text: &str, begin_us: u64, end_us: Option<u64>) -> Option<Call> {
+fn call(text: &str, begin_us: u64, end_us: Option<u64>) -> Option<SystemCall> {
     let (name, rest) = text.split_once('(')?;
     let (before, after) = rest.rsplit_once(") = ").or_else(|| {
         // strace pads short calls to a column: `fdatasync(3</x>)    = 0`.
@@ -98,7 +98,7 @@ fn call(text: &str, begin_us: u64, end_us: Option<u64>) -> Option<Call> {
         None => (before, ""),
     };
     let target = descriptor.split_once('<').map_or("", |(_, target)| target.strip_suffix('>').unwrap_or(target));
-    Some(Call {
+    Some(SystemCall {
         name: name.to_owned(),
         target: target.to_owned(),
         markers: markers(arguments),
@@ -120,7 +120,7 @@ fn micros(seconds: &str) -> Option<u64> {
 
 /// What one node did.
 pub struct Recorded {
-    pub calls: Vec<Call>,
+    pub calls: Vec<SystemCall>,
     /// Files below it count as storage.
     pub data: String,
     /// Sockets of this local port are clients'.
@@ -132,7 +132,7 @@ impl Recorded {
     fn durable_us(&self, marker: u32) -> Option<u64> {
         let written = self.calls.iter().filter(|call| call.target.starts_with(&self.data) && call.writes(marker));
         let synced = written.filter_map(|write| {
-            let after = |sync: &&Call| {
+            let after = |sync: &&SystemCall| {
                 sync.is_sync() && sync.target == write.target && sync.begin_us >= write.end_us && sync.result == 0
             };
             self.calls.iter().filter(after).map(|sync| sync.end_us).min()

@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status};
 
 use super::budget::{Budget, Held};
-use super::call::{Call, Kind, STALLED};
+use super::call::{Call, CallKind, STALLED};
 use super::crowd::Entered;
 use super::places::Places;
 use super::status::{overloaded, refused};
@@ -72,7 +72,7 @@ impl<B> RequestBody<B> {
 
     /// Its client asks when it likes.
     fn is_conversation(&self) -> bool {
-        self.call.kind == Kind::Other
+        self.call.kind == CallKind::Other
     }
 
     /// For all that was received: a client may send it byte by byte.

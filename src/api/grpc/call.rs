@@ -26,7 +26,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Calls of a kind have places and budgets of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum CallKind {
     Append,
     /// A whole context in, or out.
     Load,
@@ -43,43 +43,43 @@ pub(super) enum Kind {
     Other,
 }
 
-impl Kind {
-    pub(super) fn of(path: &str) -> Kind {
+impl CallKind {
+    pub(super) fn of(path: &str) -> CallKind {
         let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else {
-            return Kind::Other;
+            return CallKind::Other;
         };
         match (service, method) {
-            (super::CONTEXT_SERVICE, "Append") => Kind::Append,
-            (super::CONTEXT_SERVICE, "Load") => Kind::Load,
-            (super::CONTEXT_SERVICE, "Snapshot") => Kind::Snapshot,
-            (super::CONTEXT_SERVICE, "Watch") => Kind::Watch,
-            (super::CONTEXT_SERVICE, _) => Kind::Read,
-            ("converge.admin.v1.AdminService", _) => Kind::Admin,
-            ("grpc.health.v1.Health", "Watch") => Kind::HealthWatch,
-            ("grpc.health.v1.Health", _) => Kind::Health,
-            _ => Kind::Other,
+            (super::CONTEXT_SERVICE, "Append") => CallKind::Append,
+            (super::CONTEXT_SERVICE, "Load") => CallKind::Load,
+            (super::CONTEXT_SERVICE, "Snapshot") => CallKind::Snapshot,
+            (super::CONTEXT_SERVICE, "Watch") => CallKind::Watch,
+            (super::CONTEXT_SERVICE, _) => CallKind::Read,
+            ("converge.admin.v1.AdminService", _) => CallKind::Admin,
+            ("grpc.health.v1.Health", "Watch") => CallKind::HealthWatch,
+            ("grpc.health.v1.Health", _) => CallKind::Health,
+            _ => CallKind::Other,
         }
     }
 
     /// It belongs to the client contract; the others are the operator's.
     pub(super) fn is_contract(self) -> bool {
-        matches!(self, Kind::Append | Kind::Load | Kind::Snapshot | Kind::Read | Kind::Watch)
+        matches!(self, CallKind::Append | CallKind::Load | CallKind::Snapshot | CallKind::Read | CallKind::Watch)
     }
 
     /// But for moments it waits for its client or for a change: no reason to keep its connection when others want its
     /// place. A watch of the contract waits, too, but it is what the port is for.
     pub(super) fn is_idle(self) -> bool {
-        matches!(self, Kind::HealthWatch | Kind::Other)
+        matches!(self, CallKind::HealthWatch | CallKind::Other)
     }
 
     /// It lasts until its client ends it.
     fn is_endless(self) -> bool {
-        matches!(self, Kind::Watch | Kind::HealthWatch)
+        matches!(self, CallKind::Watch | CallKind::HealthWatch)
     }
 }
 
 pub(super) struct Call {
-    pub(super) kind: Kind,
+    pub(super) kind: CallKind,
     connection: Arc<Connection>,
     /// A request that is still arriving then is refused.
     pub(super) request_until: Instant,
@@ -111,7 +111,7 @@ impl Drop for WaitsForRoom {
 
 impl Call {
     pub(super) fn new(
-        kind: Kind,
+        kind: CallKind,
         headers: &HeaderMap,
         connection: &Arc<Connection>,
         settings: &Settings,
@@ -292,7 +292,7 @@ impl Call {
             _ => None,
         };
         // An append's answer is sent when it is there; until then the append is bounded by itself.
-        let until = self.until.filter(|_| unread.is_some() || self.kind != Kind::Append);
+        let until = self.until.filter(|_| unread.is_some() || self.kind != CallKind::Append);
         stalled.into_iter().chain(until).min()
     }
 
@@ -366,7 +366,7 @@ mod tests {
         headers.insert("grpc-timeout", "300S".parse().unwrap());
         let settings = Settings::from(&Config::default());
         let call = |kind| Call::new(kind, &headers, &Connection::new(false), &settings, &drain);
-        let [half, unread, works] = [Kind::Append, Kind::Read, Kind::Append].map(call);
+        let [half, unread, works] = [CallKind::Append, CallKind::Read, CallKind::Append].map(call);
         half.set_at_work(false);
         tokio::time::advance(Duration::from_secs(5)).await;
         unread.piece_waits();

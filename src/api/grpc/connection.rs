@@ -300,7 +300,7 @@ impl Open {
         listed.next += 1;
         let id = listed.next;
         listed.connections.insert(id, connection);
-        Entry { open: self.clone(), id }
+        Listing { open: self.clone(), id }
     }
 
     /// Closes those that were quiet for the longest and have no call at work; those first whose clients owe something.
@@ -355,12 +355,12 @@ impl Open {
     }
 }
 
-struct Entry {
+struct Listing {
     open: Open,
     id: u64,
 }
 
-impl Drop for Entry {
+impl Drop for Listing {
     fn drop(&mut self) {
         let mut listed = self.open.0.lock().unwrap_or_else(PoisonError::into_inner);
         listed.connections.remove(&self.id);

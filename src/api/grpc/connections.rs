@@ -53,7 +53,7 @@ const FLUSH: Duration = Duration::from_millis(200);
 /// How often a drain looks whether calls are open.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
 
-pub(super) struct Args {
+pub(super) struct Arguments {
     pub(super) ledger: Ledger,
     pub(super) settings: Settings,
     pub(super) gate: Gate,
@@ -79,10 +79,10 @@ pub(super) struct Connections;
 impl Actor for Connections {
     type Msg = Message;
     type State = State;
-    type Arguments = Args;
+    type Arguments = Arguments;
 
-    async fn pre_start(&self, _: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
-        let Args { ledger, settings, gate } = args;
+    async fn pre_start(&self, _: ActorRef<Message>, args: Arguments) -> Result<State, ActorProcessingErr> {
+        let Arguments { ledger, settings, gate } = args;
         let tasks = Tasks::default();
         let drain = CancellationToken::new();
         let (health, service) = Health::new().await;

@@ -22,7 +22,7 @@ use super::pb::context::{
     SnapshotRequest, SnapshotResponse, WatchEvent, WatchRequest,
 };
 use super::status::{from_error, overloaded, refused};
-use super::watch::{Feed, Slot};
+use super::watch::{Feed, FeedSlot};
 use super::{Settings, convert, encode, names};
 use crate::config::ENTRY_BYTES_MAX;
 use crate::ledger::size;
@@ -256,7 +256,7 @@ impl ContextService for Context {
         let watch = self.ledger.watch(&context_id, convert::watch_options(message)?);
         let feed = Feed::new(watch, from, self.watches.clone(), self.drain.clone(), timeout);
         let mut response = Response::new(tokio_stream::empty());
-        response.extensions_mut().insert(Slot::new(feed));
+        response.extensions_mut().insert(FeedSlot::new(feed));
         Ok(response)
     }
 }

@@ -106,7 +106,7 @@ impl Gate {
     }
 }
 
-pub(super) struct Args {
+pub(super) struct Arguments {
     pub(super) socket: Arc<TcpListener>,
     pub(super) connections: Service<connections::Message>,
     pub(super) gate: Gate,
@@ -124,7 +124,7 @@ impl Drop for State {
 
 pub(super) enum Message {
     /// The accept loop is gone, which it never is by itself.
-    Ended,
+    AcceptEnded,
 }
 
 pub(super) struct Listener;
@@ -132,12 +132,12 @@ pub(super) struct Listener;
 impl Actor for Listener {
     type Msg = Message;
     type State = State;
-    type Arguments = Args;
+    type Arguments = Arguments;
 
-    async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Message>, args: Arguments) -> Result<State, ActorProcessingErr> {
         let accept = tokio::spawn(async move {
             // Told also when the loop panics.
-            let _ended = Ended(myself);
+            let _ended = AcceptEnded(myself);
             let socket = cloned(&args.socket).await;
             accept(socket, args.connections, args.gate).await;
         });
@@ -146,16 +146,16 @@ impl Actor for Listener {
 
     async fn handle(&self, _: ActorRef<Message>, message: Message, _: &mut State) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Ended => Err("the accept loop ended".into()),
+            Message::AcceptEnded => Err("the accept loop ended".into()),
         }
     }
 }
 
-struct Ended(ActorRef<Message>);
+struct AcceptEnded(ActorRef<Message>);
 
-impl Drop for Ended {
+impl Drop for AcceptEnded {
     fn drop(&mut self) {
-        let _ = self.0.cast(Message::Ended);
+        let _ = self.0.cast(Message::AcceptEnded);
     }
 }
 

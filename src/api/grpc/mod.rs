@@ -165,13 +165,13 @@ pub fn children(socket: TcpListener, ledger: Ledger, settings: Settings) -> Vec<
     let listener = {
         let (slot, gate) = (slot.clone(), gate.clone());
         ChildSpec::actor("listener", move || {
-            let args = listener::Args { socket: socket.clone(), connections: slot.clone(), gate: gate.clone() };
+            let args = listener::Arguments { socket: socket.clone(), connections: slot.clone(), gate: gate.clone() };
             (listener::Listener, args)
         })
         .shutdown(Shutdown::BrutalKill)
     };
     let connections = ChildSpec::service("connections", &slot, move || {
-        let args = connections::Args { ledger: ledger.clone(), settings: settings.clone(), gate: gate.clone() };
+        let args = connections::Arguments { ledger: ledger.clone(), settings: settings.clone(), gate: gate.clone() };
         (connections::Connections, args)
     })
     .shutdown(Shutdown::Timeout(drain + DRAIN_SLACK));

@@ -184,14 +184,14 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::time::advance;
 
-    use super::super::call::{Call, Kind};
+    use super::super::call::{Call, CallKind};
     use super::super::connection::Metered;
     use super::*;
     use crate::Config;
 
     fn call(connection: &Arc<Connection>) -> Arc<Call> {
         let settings = Settings::from(&Config::default());
-        Call::new(Kind::Append, &hyper::HeaderMap::new(), connection, &settings, &Default::default())
+        Call::new(CallKind::Append, &hyper::HeaderMap::new(), connection, &settings, &Default::default())
     }
 
     /// A connection on which so many calls have begun.

@@ -20,7 +20,7 @@ use tower::Service;
 use super::admin::Admin;
 use super::body::{Admit, Charged, Encoded, RequestBody, ResponseBody, Source};
 use super::budget::Budget;
-use super::call::{Call, Kind};
+use super::call::{Call, CallKind};
 use super::connection::{Connection, Watching};
 use super::connections::Tasks;
 use super::context::Context;
@@ -31,7 +31,7 @@ use super::pb::context::context_service_server::ContextServiceServer;
 use super::places::{AllPlaces, Places, Pool, Seat};
 use super::reflection::{self, Index, QUESTION_BYTES_MAX};
 use super::status::{outcome, overloaded, refused};
-use super::watch::Slot;
+use super::watch::FeedSlot;
 use super::whole::PREFIX_BYTES;
 use super::{Settings, names};
 use crate::{Ledger, Written};
@@ -51,17 +51,17 @@ const HEADER_OVERHEAD_BYTES: usize = 32;
 /// When to come back after a shed call.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
-type Failure = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
+type AnswerFuture = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
+type FailureFuture = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
 
 /// The largest message of a request, as it comes and unpacked.
-pub(super) fn message_bytes_max(kind: Kind, settings: &Settings) -> usize {
+pub(super) fn message_bytes_max(kind: CallKind, settings: &Settings) -> usize {
     match kind {
-        Kind::Append => settings.payload_bytes + MESSAGE_OVERHEAD_BYTES,
-        Kind::Load => settings.snapshot_bytes + MESSAGE_OVERHEAD_BYTES,
-        Kind::Snapshot | Kind::Read | Kind::Watch => MESSAGE_OVERHEAD_BYTES,
-        Kind::Admin | Kind::Health | Kind::HealthWatch => NAMES_BYTES_MAX,
-        Kind::Other => QUESTION_BYTES_MAX,
+        CallKind::Append => settings.payload_bytes + MESSAGE_OVERHEAD_BYTES,
+        CallKind::Load => settings.snapshot_bytes + MESSAGE_OVERHEAD_BYTES,
+        CallKind::Snapshot | CallKind::Read | CallKind::Watch => MESSAGE_OVERHEAD_BYTES,
+        CallKind::Admin | CallKind::Health | CallKind::HealthWatch => NAMES_BYTES_MAX,
+        CallKind::Other => QUESTION_BYTES_MAX,
     }
 }
 
@@ -82,19 +82,19 @@ impl Received {
         };
         let (appends, reads) = (all / APPENDS_PART, all / READS_PART);
         Received {
-            appends: budget("grpc.request_bytes (appends)", appends, Kind::Append),
-            loads: budget("grpc.request_bytes (loads)", all - appends - reads, Kind::Load),
-            reads: budget("grpc.request_bytes (reads)", reads, Kind::Read),
+            appends: budget("grpc.request_bytes (appends)", appends, CallKind::Append),
+            loads: budget("grpc.request_bytes (loads)", all - appends - reads, CallKind::Load),
+            reads: budget("grpc.request_bytes (reads)", reads, CallKind::Read),
         }
     }
 
     /// The messages of the other kinds are so small that their places bound them.
-    pub(super) fn of(&self, kind: Kind) -> Option<&Budget> {
+    pub(super) fn of(&self, kind: CallKind) -> Option<&Budget> {
         match kind {
-            Kind::Append => Some(&self.appends),
-            Kind::Load => Some(&self.loads),
-            Kind::Read | Kind::Snapshot | Kind::Watch => Some(&self.reads),
-            Kind::Admin | Kind::Health | Kind::HealthWatch | Kind::Other => None,
+            CallKind::Append => Some(&self.appends),
+            CallKind::Load => Some(&self.loads),
+            CallKind::Read | CallKind::Snapshot | CallKind::Watch => Some(&self.reads),
+            CallKind::Admin | CallKind::Health | CallKind::HealthWatch | CallKind::Other => None,
         }
     }
 }
@@ -108,16 +108,16 @@ struct Admission {
 
 impl Admission {
     /// The places of this kind, by what bound, and what they are for.
-    fn pool(&self, kind: Kind) -> (&Arc<Pool>, &'static str, &'static str) {
+    fn pool(&self, kind: CallKind) -> (&Arc<Pool>, &'static str, &'static str) {
         let places = &self.places;
         match kind {
-            Kind::Append | Kind::Load => (&places.appends, "grpc.requests (appends)", "appends"),
-            Kind::Read | Kind::Snapshot => (&places.reads, "grpc.requests (reads)", "reads"),
-            Kind::Watch => (&places.watches, "grpc.watches", "watches"),
-            Kind::Admin => (&places.admin, "calls of the operator", "calls of the operator"),
-            Kind::Health => (&places.health, "health checks", "health checks"),
-            Kind::HealthWatch => (&places.health_watches, "watches of health", "watches of health"),
-            Kind::Other => (&places.others, "calls of reflection", "calls of reflection"),
+            CallKind::Append | CallKind::Load => (&places.appends, "grpc.requests (appends)", "appends"),
+            CallKind::Read | CallKind::Snapshot => (&places.reads, "grpc.requests (reads)", "reads"),
+            CallKind::Watch => (&places.watches, "grpc.watches", "watches"),
+            CallKind::Admin => (&places.admin, "calls of the operator", "calls of the operator"),
+            CallKind::Health => (&places.health, "health checks", "health checks"),
+            CallKind::HealthWatch => (&places.health_watches, "watches of health", "watches of health"),
+            CallKind::Other => (&places.others, "calls of reflection", "calls of reflection"),
         }
     }
 
@@ -133,13 +133,13 @@ impl Admission {
     /// The call's places; an answer holds them until it was sent.
     fn admit(&self, call: &Arc<Call>, connection: &Arc<Connection>) -> Result<Places, Status> {
         let watching = match call.kind {
-            Kind::Watch => Some(self.watching(connection)?),
+            CallKind::Watch => Some(self.watching(connection)?),
             _ => None,
         };
         let (pool, limit, what) = self.pool(call.kind);
         let place = pool.take(call).ok_or_else(|| self.shed(limit, what, "try again"))?;
         let bulk = match call.kind {
-            Kind::Load | Kind::Snapshot => {
+            CallKind::Load | CallKind::Snapshot => {
                 let bulk = self.places.bulk.take(call);
                 Some(bulk.ok_or_else(|| self.shed("snapshots made or loaded at once", "snapshots", "try again"))?)
             }
@@ -152,12 +152,12 @@ impl Admission {
     /// is answered message by message.
     fn when_whole(&self, call: &Arc<Call>, connection: &Arc<Connection>) -> Result<(Option<Admit>, Seat), Status> {
         let seat = Seat::default();
-        if call.kind == Kind::Other {
+        if call.kind == CallKind::Other {
             seat.put(self.admit(call, connection)?);
             return Ok((None, seat));
         }
         let (admission, put, call, connection) = (self.clone(), seat.clone(), call.clone(), connection.clone());
-        let arriving = (call.kind.is_contract() && call.kind != Kind::Watch).then(|| self.places.arrives());
+        let arriving = (call.kind.is_contract() && call.kind != CallKind::Watch).then(|| self.places.arrives());
         let admit: Admit = Box::new(move || {
             put.put(admission.admit(&call, &connection)?);
             // It is one of those with places from here on.
@@ -207,7 +207,7 @@ impl Stack {
         health: tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService>,
     ) -> Self {
         let context = Arc::new(Context::new(ledger.clone(), settings.clone(), drain.clone()));
-        let service = |kind: Kind| {
+        let service = |kind: CallKind| {
             ContextServiceServer::from_arc(context.clone())
                 .accept_compressed(CompressionEncoding::Gzip)
                 .max_decoding_message_size(message_bytes_max(kind, settings))
@@ -216,9 +216,9 @@ impl Stack {
         };
         let rest = Routes::new(AdminServiceServer::new(Admin(ledger.clone()))).add_service(health);
         Stack {
-            appends: service(Kind::Append),
-            loads: service(Kind::Load),
-            reads: service(Kind::Read),
+            appends: service(CallKind::Append),
+            loads: service(CallKind::Load),
+            reads: service(CallKind::Read),
             rest: with_reflection(rest).prepare(),
             admission: Admission { places: Arc::new(AllPlaces::new(settings)), ledger: ledger.clone() },
             received: Received::new(settings, ledger),
@@ -233,16 +233,16 @@ impl Stack {
         self.admission.places.open_calls()
     }
 
-    fn dispatch<B>(&mut self, kind: Kind, request: Request<RequestBody<B>>) -> Failure
+    fn dispatch<B>(&mut self, kind: CallKind, request: Request<RequestBody<B>>) -> FailureFuture
     where
         B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
         match kind {
-            Kind::Append => Service::call(&mut self.appends, request),
-            Kind::Load => Service::call(&mut self.loads, request),
-            Kind::Read | Kind::Snapshot | Kind::Watch => Service::call(&mut self.reads, request),
-            Kind::Admin | Kind::Health | Kind::HealthWatch | Kind::Other => {
+            CallKind::Append => Service::call(&mut self.appends, request),
+            CallKind::Load => Service::call(&mut self.loads, request),
+            CallKind::Read | CallKind::Snapshot | CallKind::Watch => Service::call(&mut self.reads, request),
+            CallKind::Admin | CallKind::Health | CallKind::HealthWatch | CallKind::Other => {
                 let answer = Service::call(&mut self.rest, request);
                 Box::pin(answer)
             }
@@ -250,12 +250,12 @@ impl Stack {
     }
 
     /// Serves a call that came over this connection.
-    pub(super) fn serve<B>(&mut self, connection: &Arc<Connection>, request: Request<B>) -> Answer
+    pub(super) fn serve<B>(&mut self, connection: &Arc<Connection>, request: Request<B>) -> AnswerFuture
     where
         B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
-        let kind = Kind::of(request.uri().path());
+        let kind = CallKind::of(request.uri().path());
         let call = Call::new(kind, request.headers(), connection, &self.settings, &self.drain);
         connection.begins(&call);
         let arrives = metadata_fits(request.headers())
@@ -286,7 +286,7 @@ impl Stack {
             mark_outcome(&mut parts.headers, begun.written());
             let (source, held) = if let Some(encoded) = parts.extensions.remove::<Encoded>() {
                 (Source::Encoded(encoded.parts), Some(encoded.held))
-            } else if let Some(feed) = parts.extensions.remove::<Slot>().and_then(|slot| slot.take()) {
+            } else if let Some(feed) = parts.extensions.remove::<FeedSlot>().and_then(|slot| slot.take()) {
                 let (sender, receiver) = mpsc::channel(1);
                 tasks.spawn(feed.run(sender));
                 (Source::Watch(receiver), None)

@@ -55,11 +55,11 @@ pub(super) struct Feed {
 
 /// A feed in a response's extensions, on its way to whoever runs it.
 #[derive(Clone)]
-pub(super) struct Slot(Arc<Mutex<Option<Feed>>>);
+pub(super) struct FeedSlot(Arc<Mutex<Option<Feed>>>);
 
-impl Slot {
-    pub(super) fn new(feed: Feed) -> Slot {
-        Slot(Arc::new(Mutex::new(Some(feed))))
+impl FeedSlot {
+    pub(super) fn new(feed: Feed) -> FeedSlot {
+        FeedSlot(Arc::new(Mutex::new(Some(feed))))
     }
 
     pub(super) fn take(&self) -> Option<Feed> {
@@ -68,7 +68,7 @@ impl Slot {
 }
 
 /// Why a feed ends.
-enum End {
+enum FeedEnd {
     /// The client left.
     Gone,
     Status(Status),
@@ -106,14 +106,14 @@ impl Feed {
                 break end;
             }
         };
-        if let End::Status(mut status) = end {
+        if let FeedEnd::Status(mut status) = end {
             status.metadata_mut().insert(names::LAST_SEQUENCE, self.last.get().into());
             let _ = to.send(Fed::End(status)).await;
         }
     }
 
     /// Hands over the next piece, and returns when it was taken.
-    async fn step(&mut self, to: &mpsc::Sender<Fed>) -> Result<(), End> {
+    async fn step(&mut self, to: &mpsc::Sender<Fed>) -> Result<(), FeedEnd> {
         if self.current.is_none() {
             self.at_an_end()?;
         }
@@ -123,39 +123,39 @@ impl Feed {
         let piece = self.piece();
         let (sender, taken) = oneshot::channel();
         let fed = Fed::Bytes(piece, sender);
-        to.send(fed).await.map_err(|_| End::Gone)?;
+        to.send(fed).await.map_err(|_| FeedEnd::Gone)?;
         self.taken(taken).await;
         Ok(())
     }
 
     /// Between two entries: whether it is over.
-    fn at_an_end(&self) -> Result<(), End> {
+    fn at_an_end(&self) -> Result<(), FeedEnd> {
         if self.skip > 0 {
             return Ok(());
         }
         if self.drain.is_cancelled() {
-            return Err(End::Status(stopping()));
+            return Err(FeedEnd::Status(stopping()));
         }
         match self.deadline {
-            Some(deadline) if deadline <= Instant::now() => Err(End::Status(too_late())),
+            Some(deadline) if deadline <= Instant::now() => Err(FeedEnd::Status(too_late())),
             _ => Ok(()),
         }
     }
 
     /// Reads the next entries, with room for them.
-    async fn fill(&mut self, to: &mpsc::Sender<Fed>) -> Result<(), End> {
+    async fn fill(&mut self, to: &mpsc::Sender<Fed>) -> Result<(), FeedEnd> {
         self.held = None;
         let between = self.skip == 0;
         let deadline = self.deadline.filter(|_| between);
         let (page, held) = tokio::select! {
             biased;
-            () = self.drain.cancelled(), if between => return Err(End::Status(stopping())),
-            () = until(deadline) => return Err(End::Status(too_late())),
-            () = to.closed() => return Err(End::Gone),
+            () = self.drain.cancelled(), if between => return Err(FeedEnd::Status(stopping())),
+            () = until(deadline) => return Err(FeedEnd::Status(too_late())),
+            () = to.closed() => return Err(FeedEnd::Gone),
             page = self.watch.page(&self.room) => match page {
                 Some(Ok(page)) => page,
-                Some(Err(error)) => return Err(End::Status(from_error(&error))),
-                None => return Err(End::Status(stopping())),
+                Some(Err(error)) => return Err(FeedEnd::Status(from_error(&error))),
+                None => return Err(FeedEnd::Status(stopping())),
             },
         };
         self.page = page;

@@ -60,7 +60,7 @@ pub(super) struct Appends {
 }
 
 /// Clients at work.
-pub(super) struct Running(JoinSet<Vec<String>>);
+pub(super) struct Workers(JoinSet<Vec<String>>);
 
 impl Appends {
     pub(super) fn new(events: Vec<AppendRequest>) -> Self {
@@ -74,13 +74,13 @@ impl Appends {
     }
 
     /// Starts the clients, each of which begins at another node and turns to the next when that one fails.
-    pub(super) fn start(this: &Arc<Self>, clients: usize, endpoints: &[String]) -> Result<Running, Failure> {
+    pub(super) fn start(this: &Arc<Self>, clients: usize, endpoints: &[String]) -> Result<Workers, Failure> {
         let mut running = JoinSet::new();
         for number in 0..clients {
             let client = Client::new(endpoints, CALL)?.prefer(number);
             running.spawn(this.clone().work(client));
         }
-        Ok(Running(running))
+        Ok(Workers(running))
     }
 
     /// Appends until no event is left; gives what was refused.
@@ -134,7 +134,7 @@ impl Appends {
     }
 }
 
-impl Running {
+impl Workers {
     /// Waits for the clients; gives what was refused.
     pub(super) async fn finish(mut self) -> Vec<String> {
         let mut refused = Vec::new();

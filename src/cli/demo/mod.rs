@@ -83,7 +83,7 @@ async fn demo(format: Format, arguments: Arguments) -> Result<(), Failure> {
     output::note("reading every node");
     let digests_agree = converge(&client).await?;
     let audit = audit::audit(&client, &appends).await?;
-    let report = Report {
+    let report = DemoReport {
         events: appends.len(),
         acknowledged: appends.acknowledged(),
         refused,
@@ -128,7 +128,7 @@ async fn converge(client: &Client) -> Result<bool, Failure> {
 }
 
 /// What the demo saw.
-struct Report {
+struct DemoReport {
     events: usize,
     acknowledged: usize,
     refused: Vec<String>,
@@ -138,7 +138,7 @@ struct Report {
     audit: Audit,
 }
 
-impl Report {
+impl DemoReport {
     fn holds(&self) -> bool {
         self.acknowledged == self.events && self.audit.is_clean() && self.digests_agree
     }

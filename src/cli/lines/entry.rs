@@ -69,7 +69,7 @@ struct Fields {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "they are checked, and not used")]
-struct Page {
+struct PageFields {
     #[serde(default, deserialize_with = "text")]
     context_id: Option<String>,
     entries: [(); 0],
@@ -171,7 +171,7 @@ pub(super) fn parse(text: &[u8], context_id: &str) -> Result<AppendRequest, Bad>
 
 /// Checks what is around the entries of a page, which were cut out of it.
 pub(super) fn check_page(text: &[u8]) -> Result<(), Bad> {
-    object::<Page>(text).map(drop)
+    object::<PageFields>(text).map(drop)
 }
 
 fn object<'t, T: Deserialize<'t>>(text: &'t [u8]) -> Result<T, Bad> {

@@ -18,7 +18,7 @@ pub(super) enum Cut {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum JsonPlace {
     /// In a line that may turn out to be a page.
     Line,
     /// Between the entries of a page, at its first, after one, or after a comma.
@@ -33,7 +33,7 @@ enum Place {
 
 /// See the module.
 pub(super) struct Scan {
-    place: Place,
+    place: JsonPlace,
     /// What is being cut out; whole after a cut.
     text: Vec<u8>,
     nesting: Nesting,
@@ -48,7 +48,7 @@ pub(super) struct Scan {
 impl Scan {
     pub(super) fn new() -> Self {
         Scan {
-            place: Place::Line,
+            place: JsonPlace::Line,
             text: Vec::new(),
             nesting: Nesting::default(),
             head: Vec::new(),
@@ -88,7 +88,7 @@ impl Scan {
     pub(super) fn finish(&mut self) -> Result<Option<Cut>, String> {
         self.go_on();
         match self.place {
-            Place::Line if self.text.is_empty() => Ok(None),
+            JsonPlace::Line if self.text.is_empty() => Ok(None),
             _ => self.push(b'\n'),
         }
     }
@@ -98,13 +98,13 @@ impl Scan {
         if std::mem::take(&mut self.is_cut) {
             self.text.clear();
             self.nesting = Nesting::default();
-            if self.place == Place::Line {
+            if self.place == JsonPlace::Line {
                 (self.column, self.before) = (0, 0);
             }
         }
     }
 
-    fn cut(&mut self, cut: Cut, next: Place) -> Option<Cut> {
+    fn cut(&mut self, cut: Cut, next: JsonPlace) -> Option<Cut> {
         self.is_cut = true;
         self.place = next;
         Some(cut)
@@ -114,33 +114,33 @@ impl Scan {
         self.go_on();
         if byte == b'\n' {
             return match self.place {
-                Place::Line => Ok(self.cut(Cut::Line, Place::Line)),
-                Place::Rest => Ok(self.cut(Cut::Page, Place::Line)),
+                JsonPlace::Line => Ok(self.cut(Cut::Line, JsonPlace::Line)),
+                JsonPlace::Rest => Ok(self.cut(Cut::Page, JsonPlace::Line)),
                 _ => Err("the line ends within its entries".to_owned()),
             };
         }
         self.column += u64::from(begins_character(byte));
         match (self.place, byte) {
-            (Place::First | Place::After | Place::Comma, b' ' | b'\t' | b'\r') => Ok(None),
-            (Place::First | Place::Comma, b'{') => {
-                self.place = Place::Entry;
+            (JsonPlace::First | JsonPlace::After | JsonPlace::Comma, b' ' | b'\t' | b'\r') => Ok(None),
+            (JsonPlace::First | JsonPlace::Comma, b'{') => {
+                self.place = JsonPlace::Entry;
                 self.before = self.column - 1;
                 self.take(byte)
             }
-            (Place::After, b',') => {
-                self.place = Place::Comma;
+            (JsonPlace::After, b',') => {
+                self.place = JsonPlace::Comma;
                 Ok(None)
             }
-            (Place::First | Place::After, b']') => {
-                self.place = Place::Rest;
+            (JsonPlace::First | JsonPlace::After, b']') => {
+                self.place = JsonPlace::Rest;
                 self.before = 0;
                 self.text = std::mem::take(&mut self.head);
                 self.take(byte)
             }
-            (Place::First | Place::After | Place::Comma, _) => {
+            (JsonPlace::First | JsonPlace::After | JsonPlace::Comma, _) => {
                 Err("expected an entry, or the comma or the end after one".to_owned())
             }
-            (Place::Line | Place::Entry | Place::Rest, _) => self.take(byte),
+            (JsonPlace::Line | JsonPlace::Entry | JsonPlace::Rest, _) => self.take(byte),
         }
     }
 
@@ -150,22 +150,22 @@ impl Scan {
         }
         self.text.push(byte);
         match self.place {
-            Place::Line if self.text == BYTE_ORDER_MARK => {
+            JsonPlace::Line if self.text == BYTE_ORDER_MARK => {
                 self.text.clear();
                 self.column = 0;
             }
-            Place::Line => {
+            JsonPlace::Line => {
                 self.nesting.push(&self.text, byte);
                 if self.nesting.begins_entries {
-                    self.place = Place::First;
+                    self.place = JsonPlace::First;
                     self.head = std::mem::take(&mut self.text);
                     self.nesting = Nesting::default();
                 }
             }
-            Place::Entry => {
+            JsonPlace::Entry => {
                 self.nesting.push(&self.text, byte);
                 if self.nesting.depth == 0 {
-                    return Ok(self.cut(Cut::Entry, Place::After));
+                    return Ok(self.cut(Cut::Entry, JsonPlace::After));
                 }
             }
             _ => {}

@@ -21,7 +21,7 @@ pub(super) struct Look {
 }
 
 /// What a screen shows.
-pub(super) struct Live {
+pub(super) struct LiveTree {
     /// One line about the whole.
     pub(super) title: String,
     pub(super) header: Vec<&'static str>,
@@ -29,7 +29,7 @@ pub(super) struct Live {
 }
 
 /// The rows of a look, given the last answers before it.
-pub(super) fn live(before: &Sample, now: &Sample) -> Live {
+pub(super) fn live(before: &Sample, now: &Sample) -> LiveTree {
     let several = now.len() > 1;
     let mut header = vec!["actor", "state", "phase", "mailbox", "msgs/s", "restarts", "uptime", "last exit"];
     if several {
@@ -57,7 +57,7 @@ pub(super) fn live(before: &Sample, now: &Sample) -> Live {
         }
         rows.push(row);
     }
-    Live { title, header, rows }
+    LiveTree { title, header, rows }
 }
 
 /// The least comes first: what is on its way up or down, then what is suspended, then long mailboxes, then many restarts,
@@ -155,7 +155,7 @@ mod tests {
         Sample::from([("here".to_owned(), Some(Look { at, answer: Ok(TreeResponse { nodes }) }))])
     }
 
-    fn column(live: &Live, name: &str) -> Vec<String> {
+    fn column(live: &LiveTree, name: &str) -> Vec<String> {
         let at = live.header.iter().position(|header| *header == name).unwrap();
         live.rows.iter().map(|row| row[at].clone()).collect()
     }

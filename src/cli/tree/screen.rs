@@ -2,7 +2,7 @@
 
 use console::Term;
 
-use super::rows::Live;
+use super::rows::LiveTree;
 use crate::cli::{Failure, output};
 
 /// Columns that the table takes at least: a narrower terminal shows its left part, not a letter of each column.
@@ -24,7 +24,7 @@ impl Screen {
     }
 
     /// Shows it in place of what was shown before. What does not fit is counted, not shown.
-    pub(super) fn show(&mut self, live: &Live) -> Result<(), Failure> {
+    pub(super) fn show(&mut self, live: &LiveTree) -> Result<(), Failure> {
         let mut table = output::table(&live.header);
         table.add_rows(&live.rows);
         let Some(term) = &self.term else {

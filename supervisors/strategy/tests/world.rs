@@ -63,7 +63,7 @@ enum Deed {
     Delete,
 }
 
-struct World {
+struct MachineWorld {
     machine: Machine,
     rules: Rules,
     kids: BTreeMap<Place, Kid>,
@@ -80,10 +80,10 @@ struct World {
     exited: bool,
 }
 
-impl World {
-    fn new(rules: Rules, terms: Vec<Terms>) -> World {
+impl MachineWorld {
+    fn new(rules: Rules, terms: Vec<Terms>) -> MachineWorld {
         let terms: Vec<Terms> = if rules.dynamic { Vec::new() } else { terms };
-        let mut world = World {
+        let mut world = MachineWorld {
             machine: Machine::new(rules, terms.iter().copied()),
             rules,
             kids: BTreeMap::new(),
@@ -155,7 +155,7 @@ impl World {
             Effect::Exit(verdict) => {
                 assert!(self.kids.values().all(|kid| !kid.really.is_there()), "exit with children: {:?}", self.kids);
                 assert!(self.kids.values().all(|kid| kid.asked.is_none() && !kid.terminating), "someone waits");
-                assert!(verdict != Verdict::AutoShutdown || self.significant_end, "an auto-shutdown for nothing");
+                assert!(verdict != ExitCause::AutoShutdown || self.significant_end, "an auto-shutdown for nothing");
                 self.exited = true;
             }
         }
@@ -189,19 +189,19 @@ impl World {
         };
     }
 
-    fn answer(&mut self, i: Place, outcome: &Outcome) {
+    fn answer(&mut self, i: Place, outcome: &RequestOutcome) {
         let (dynamic, done) = (self.rules.dynamic, matches!(self.machine.phase, Phase::Done));
         let kid = self.kid(i);
         let asked = kid.asked.take();
         let terminated = std::mem::take(&mut kid.terminating);
         assert!(asked.is_some() || terminated, "nobody asked about {i}");
         match outcome {
-            Outcome::Started => assert_eq!((kid.really, terminated), (Really::Up, false)),
-            Outcome::Ignored | Outcome::Failed(_) | Outcome::Terminated => {
+            RequestOutcome::Started => assert_eq!((kid.really, terminated), (Really::Up, false)),
+            RequestOutcome::Ignored | RequestOutcome::Failed(_) | RequestOutcome::Terminated => {
                 assert!(!kid.really.is_there(), "{i} is said to be {outcome:?} and is {:?}", kid.really);
                 kid.really = Really::Absent;
                 kid.rests = true;
-                let stillborn = asked == Some(Asked::Start) && *outcome != Outcome::Ignored;
+                let stillborn = asked == Some(Asked::Start) && *outcome != RequestOutcome::Ignored;
                 if !done && (stillborn || dynamic || kid.terms.restart == Restart::Temporary) {
                     self.doomed.push(i);
                 }

@@ -90,7 +90,7 @@ struct Flags {
 enum Blow {
     /// More than one: its siblings with it.
     Exit(Vec<(usize, Why)>, Together),
-    Call(usize, Call, Stray),
+    Attempt(usize, Attempt, Stray),
     Start(usize, Shape, Stray),
     Queued(Vec<Blow>),
     Pass(u64),
@@ -99,7 +99,7 @@ enum Blow {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Call {
+enum Attempt {
     Terminate,
     Restart,
     Delete,
@@ -210,7 +210,7 @@ fn whys() -> impl Strategy<Value = Why> {
 }
 
 fn blows(range: Range) -> impl Strategy<Value = Blow> {
-    let call = select(&[Call::Terminate, Call::Terminate, Call::Restart, Call::Delete][..]);
+    let call = select(&[Attempt::Terminate, Attempt::Terminate, Attempt::Restart, Attempt::Delete][..]);
     let stray = || prop_oneof![12 => Just(Stray::Not), 3 => Just(Stray::Some), 1 => Just(Stray::Wide)];
     let most: usize = if range.together == Together::Never { 2 } else { 5 };
     let count = prop_oneof![3 => 1..2usize, 1 => 1..most];
@@ -222,7 +222,8 @@ fn blows(range: Range) -> impl Strategy<Value = Blow> {
         blows.push((1, (any::<usize>(), offsets).prop_map(|(which, offset)| Blow::Edge(which, offset)).boxed()));
     }
     if range.calls {
-        let calls = (any::<usize>(), call, stray()).prop_map(|(target, call, stray)| Blow::Call(target, call, stray));
+        let calls =
+            (any::<usize>(), call, stray()).prop_map(|(target, call, stray)| Blow::Attempt(target, call, stray));
         // What is started later is slow for those only who finish each start before they do anything else.
         let added = shapes(Range { slow: if range.slow > 1 { range.slow } else { 0 }, ..range });
         let starts =
@@ -315,18 +316,18 @@ impl Names {
             }
             Blow::Queued(calls) => self.queued(calls, otp),
             Blow::Exit(exits, together) => exit(exits, *together, &known),
-            Blow::Call(target, call, stray) => {
+            Blow::Attempt(target, call, stray) => {
                 let idle = known.iter().filter(|child| !child.up);
                 // As OTP has it, there are no requests about single children of a dynamic supervisor, but of its own kind.
                 let still = || known.iter().filter(|child| !child.dynamic);
                 let gone = otp.gone();
                 let path = match (stray, call) {
-                    (Stray::Not, Call::Restart | Call::Delete) => pick(*target, idle)?,
+                    (Stray::Not, Attempt::Restart | Attempt::Delete) => pick(*target, idle)?,
                     (Stray::Some, _) if !gone.is_empty() && target.is_multiple_of(2) => {
                         gone[target / 2 % gone.len()].clone()
                     }
                     (Stray::Some, _) => pick(*target, known.iter())?,
-                    (_, Call::Terminate) if !matches!(stray, Stray::Wide) => pick(*target, known.iter())?,
+                    (_, Attempt::Terminate) if !matches!(stray, Stray::Wide) => pick(*target, known.iter())?,
                     (Stray::Not, _) => pick(*target, still())?,
                     (Stray::Wide, _) if target.is_multiple_of(2) => format!("{}/zz", split(&pick(*target, still())?).0),
                     (Stray::Wide, _) => {
@@ -334,9 +335,9 @@ impl Names {
                     }
                 };
                 Some(match call {
-                    Call::Terminate => Step::Terminate(path),
-                    Call::Restart => Step::Restart(path),
-                    Call::Delete => Step::Delete(path),
+                    Attempt::Terminate => Step::Terminate(path),
+                    Attempt::Restart => Step::Restart(path),
+                    Attempt::Delete => Step::Delete(path),
                 })
             }
             Blow::Start(target, shape, stray) => Some(self.start(*target, shape, *stray, &known)),

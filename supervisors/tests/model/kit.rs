@@ -48,7 +48,7 @@ type Workers = Arc<Mutex<BTreeMap<String, ActorRef<Why>>>>;
 /// The dynamic supervisors of a tree. They choose the ids of their children; a script has names for them.
 #[derive(Debug, Default)]
 struct Dynamics {
-    handles: BTreeMap<String, DynamicSupervisor<Worker>>,
+    handles: BTreeMap<String, DynamicSupervisor<KitWorker>>,
     /// The script's path of a child, and its path in the tree.
     paths: BTreeMap<String, String>,
 }
@@ -276,7 +276,13 @@ impl Rig {
         spec.significant(child.significant).restart(restart(child.restart))
     }
 
-    fn dynamic(&self, path: &str, template: Template, intensity: Intensity, auto: Auto) -> DynamicSupervisor<Worker> {
+    fn dynamic(
+        &self,
+        path: &str,
+        template: Template,
+        intensity: Intensity,
+        auto: Auto,
+    ) -> DynamicSupervisor<KitWorker> {
         let template = KitTemplate {
             intensity,
             restart: restart(template.restart),
@@ -284,17 +290,17 @@ impl Rig {
             auto_shutdown: auto_shutdown(auto),
             ..KitTemplate::default()
         };
-        let handle = DynamicSupervisor::new(template, |worker: Worker| worker.starts());
+        let handle = DynamicSupervisor::new(template, |worker: KitWorker| worker.starts());
         let mut dynamic = self.dynamic.lock().expect("no panic under the lock");
         dynamic.handles.insert(path.to_owned(), handle.clone());
         handle
     }
 
-    fn worker(&self, path: &str, child: &Child) -> Worker {
+    fn worker(&self, path: &str, child: &Child) -> KitWorker {
         let Body::Worker { starts, slow, .. } = &child.body else { unreachable!("a worker") };
         let (events, workers) = (Arc::clone(&self.events), Arc::clone(&self.workers));
         let (path, starts, slow) = (path.to_owned(), starts.clone(), slow.clone());
-        Worker { path, events, workers, starts, slow, attempts: Arc::default(), attempt: 0, fails: false }
+        KitWorker { path, events, workers, starts, slow, attempts: Arc::default(), attempt: 0, fails: false }
     }
 }
 
@@ -320,7 +326,7 @@ fn restart(restart: Restart) -> KitRestart {
 
 /// A worker says when it starts and when its state is gone.
 #[derive(Clone, Debug)]
-struct Worker {
+struct KitWorker {
     path: String,
     events: Arc<Mutex<Vec<String>>>,
     workers: Workers,
@@ -332,16 +338,16 @@ struct Worker {
     fails: bool,
 }
 
-impl Worker {
+impl KitWorker {
     /// The next incarnation, if it is to run.
-    fn starts(&self) -> Option<(Worker, ())> {
+    fn starts(&self) -> Option<(KitWorker, ())> {
         let attempt = self.attempts.fetch_add(1, Ordering::SeqCst);
         let outcome = self.starts.get(attempt).copied().unwrap_or(Outcome::Up);
         if outcome == Outcome::Ignore {
             say(&self.events, format!("start {} ignore", self.path));
             return None;
         }
-        Some((Worker { attempt, fails: outcome == Outcome::Fail, ..self.clone() }, ()))
+        Some((KitWorker { attempt, fails: outcome == Outcome::Fail, ..self.clone() }, ()))
     }
 
     /// What happens during a slow start.
@@ -388,7 +394,7 @@ fn say(events: &Mutex<Vec<String>>, event: String) {
     events.lock().expect("no panic under the lock").push(event);
 }
 
-impl Actor for Worker {
+impl Actor for KitWorker {
     type Msg = Why;
     type State = Alive;
     type Arguments = ();

@@ -20,7 +20,7 @@ pub const ROOT: &str = "root";
 /// A tree under OTP's rules.
 #[derive(Clone, Debug)]
 pub struct Otp {
-    world: World,
+    world: OtpWorld,
     root: Option<Supervisor>,
     /// What was up after the last step, by path.
     seen: BTreeMap<String, u64>,
@@ -28,7 +28,7 @@ pub struct Otp {
 
 /// What all supervisors of a tree share.
 #[derive(Clone, Debug)]
-struct World {
+struct OtpWorld {
     manner: Manner,
     /// In milliseconds.
     now: u64,
@@ -68,7 +68,7 @@ pub fn account(script: &Script, manner: Manner) -> Account {
 
 impl Otp {
     pub fn start(sup: &Sup, manner: Manner) -> (Otp, Record) {
-        let mut world = World::new(manner);
+        let mut world = OtpWorld::new(manner);
         let (root, reply) = match world.supervisor(ROOT.to_owned(), sup) {
             Ok(process) => (process.supervisor, "ok".to_owned()),
             Err(culprit) => (None, format!("{culprit} did not start")),
@@ -142,7 +142,7 @@ impl Otp {
     }
 
     /// Has the supervisor with this path do something, and see what becomes of it.
-    fn have(&mut self, path: &str, act: &mut dyn FnMut(&mut Supervisor, &mut World)) {
+    fn have(&mut self, path: &str, act: &mut dyn FnMut(&mut Supervisor, &mut OtpWorld)) {
         let Some(root) = &mut self.root else { return };
         if root.have(&mut self.world, path, act) == Fate::Ends {
             self.end(Why::Shutdown);
@@ -178,9 +178,9 @@ impl Otp {
     }
 }
 
-impl World {
-    fn new(manner: Manner) -> World {
-        World {
+impl OtpWorld {
+    fn new(manner: Manner) -> OtpWorld {
+        OtpWorld {
             manner,
             now: 0,
             once: BTreeSet::new(),

@@ -7,20 +7,20 @@ use super::common::*;
 use super::with;
 
 /// How a child may end.
-enum End {
+enum ChildEnd {
     Normal,
     Shutdown,
     Abnormal,
 }
 
 /// Ends the only child that way; whether it came back.
-async fn restarts(restart: Restart, end: End) -> bool {
+async fn restarts(restart: Restart, end: ChildEnd) -> bool {
     let bench = Bench::start(OneForOne, 1, &["a"], with(restart)).await;
     let cell = bench.cell("a");
     match end {
-        End::Normal => cell.stop(None),
-        End::Shutdown => cell.stop(Some("shutdown".into())),
-        End::Abnormal => cell.stop(Some("abnormal".into())),
+        ChildEnd::Normal => cell.stop(None),
+        ChildEnd::Shutdown => cell.stop(Some("shutdown".into())),
+        ChildEnd::Abnormal => cell.stop(Some("abnormal".into())),
     }
     cell.wait(None).await.unwrap();
     settle().await;
@@ -36,47 +36,47 @@ async fn restarts(restart: Restart, end: End) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn permanent_normal() {
-    assert!(restarts(Restart::Permanent, End::Normal).await);
+    assert!(restarts(Restart::Permanent, ChildEnd::Normal).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn transient_normal() {
-    assert!(!restarts(Restart::Transient, End::Normal).await);
+    assert!(!restarts(Restart::Transient, ChildEnd::Normal).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn temporary_normal() {
-    assert!(!restarts(Restart::Temporary, End::Normal).await);
+    assert!(!restarts(Restart::Temporary, ChildEnd::Normal).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn permanent_shutdown() {
-    assert!(restarts(Restart::Permanent, End::Shutdown).await);
+    assert!(restarts(Restart::Permanent, ChildEnd::Shutdown).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn transient_shutdown() {
-    assert!(!restarts(Restart::Transient, End::Shutdown).await);
+    assert!(!restarts(Restart::Transient, ChildEnd::Shutdown).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn temporary_shutdown() {
-    assert!(!restarts(Restart::Temporary, End::Shutdown).await);
+    assert!(!restarts(Restart::Temporary, ChildEnd::Shutdown).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn permanent_abnormal() {
-    assert!(restarts(Restart::Permanent, End::Abnormal).await);
+    assert!(restarts(Restart::Permanent, ChildEnd::Abnormal).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn transient_abnormal() {
-    assert!(restarts(Restart::Transient, End::Abnormal).await);
+    assert!(restarts(Restart::Transient, ChildEnd::Abnormal).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn temporary_abnormal() {
-    assert!(!restarts(Restart::Temporary, End::Abnormal).await);
+    assert!(!restarts(Restart::Temporary, ChildEnd::Abnormal).await);
 }
 
 /// A temporary child that is stopped because another failed does not come back with the others.

@@ -51,7 +51,7 @@ async fn do_not_save_start_parameters_for_temporary_children() {
 
 /// How a child ends.
 #[derive(Clone, Copy, Debug)]
-enum End {
+enum ChildEnd {
     Kill,
     Normal,
     Abnormal,
@@ -59,15 +59,15 @@ enum End {
 }
 
 /// Whether the spec of a child that ended so is still there, and whether it runs.
-async fn left(strategy: Strategy, restart: Restart, end: End) -> Result<(), ChildError> {
+async fn left(strategy: Strategy, restart: Restart, end: ChildEnd) -> Result<(), ChildError> {
     let bench = Bench::start(strategy, 2, &[], keep).await;
     let child = || probe("a", &bench.log, &Knobs::new()).restart(restart);
     let (_, cell) = running(bench.root().start_child(child()).await);
     match end {
-        End::Kill => cell.kill(),
-        End::Normal => cell.stop(None),
-        End::Abnormal => cell.stop(Some("abnormal".into())),
-        End::Terminate => bench.root().terminate_child("a").await.unwrap(),
+        ChildEnd::Kill => cell.kill(),
+        ChildEnd::Normal => cell.stop(None),
+        ChildEnd::Abnormal => cell.stop(Some("abnormal".into())),
+        ChildEnd::Terminate => bench.root().terminate_child("a").await.unwrap(),
     }
     ended(&cell).await;
     bench.root().start_child(child()).await.map(drop)
@@ -77,11 +77,11 @@ async fn left(strategy: Strategy, restart: Restart, end: End) -> Result<(), Chil
 async fn do_not_save_child_specs_for_temporary_children() {
     let (runs, down) = (Err(ChildError::Running("a".into())), Err(ChildError::AlreadyPresent("a".into())));
     for strategy in [OneForOne, OneForAll, RestForOne] {
-        for end in [End::Kill, End::Normal, End::Abnormal, End::Terminate] {
+        for end in [ChildEnd::Kill, ChildEnd::Normal, ChildEnd::Abnormal, ChildEnd::Terminate] {
             let (permanent, transient) = match end {
-                End::Kill | End::Abnormal => (&runs, &runs),
-                End::Normal => (&runs, &down),
-                End::Terminate => (&down, &down),
+                ChildEnd::Kill | ChildEnd::Abnormal => (&runs, &runs),
+                ChildEnd::Normal => (&runs, &down),
+                ChildEnd::Terminate => (&down, &down),
             };
             assert_eq!(&left(strategy, Restart::Permanent, end).await, permanent, "{end:?}");
             assert_eq!(&left(strategy, Restart::Transient, end).await, transient, "{end:?}");

@@ -93,13 +93,6 @@ impl Arguments {
     }
 }
 
-/// Built before this program.
-fn is_older(program: &Path) -> bool {
-    let built = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
-    let own = std::env::current_exe().ok().and_then(|own| built(&own));
-    matches!((built(program), own), (Some(program), Some(own)) if program < own)
-}
-
 /// What voters can be, and more than one.
 fn voters(text: &str) -> Result<u64, String> {
     match text {
@@ -163,9 +156,6 @@ async fn chaos(
     }
     output::note(format!("seed {seed}; the nodes run below {}", directory.display()));
     output::note(format!("their program is {}", program[0].display()));
-    if is_older(Path::new(&program[0])) {
-        output::note("it was built before this one: build it again, if what is to be tried is what stands here now");
-    }
     let record = Arc::new(Record::new());
     let mut world =
         World::start(program, directory, arguments.nodes, isolated.is_ok(), record.clone(), &mut skipped).await?;

@@ -14,7 +14,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::super::body::{Fed, ResponseBody, Source};
 use super::super::budget::{Budget, STEP_BYTES};
-use super::super::call::{Call, Kind};
+use super::super::call::{Call, CallKind};
 use super::super::connection::Connection;
 use super::super::context::Context;
 use super::super::crowd::{Crowd, Rule};
@@ -103,7 +103,7 @@ fn get<'a>(
 async fn a_read_that_waits_for_room_keeps_no_place_from_others() {
     let (node, _directory) = node().await;
     let context = with_little_room(&node).await;
-    let [served, more, waits] = [Kind::Read; 3].map(|kind| call(kind, &Connection::new(false)));
+    let [served, more, waits] = [CallKind::Read; 3].map(|kind| call(kind, &Connection::new(false)));
     let unread = [get(&context, &served).await.unwrap(), get(&context, &more).await.unwrap()];
     let mut waiting = get(&context, &waits);
     tokio::select! {
@@ -131,7 +131,7 @@ impl Body for Never {
 
 #[test]
 fn a_watch_of_health_that_makes_room_for_others_is_told_so() {
-    let call = call(Kind::HealthWatch, &Connection::new(false));
+    let call = call(CallKind::HealthWatch, &Connection::new(false));
     let mut body = ResponseBody::new(Source::Tonic(tonic::body::Body::new(Never)), call.clone(), None, None);
     let mut poll = Poller::from_waker(Waker::noop());
     assert!(Pin::new(&mut body).poll_frame(&mut poll).is_pending() && !body.is_end_stream());
@@ -197,7 +197,15 @@ async fn a_watch_that_waits_is_told_when_storage_is_fenced() {
 /// What an append has to say is said, whoever wants its place: that it was written is never taken back.
 #[test]
 fn an_answer_that_is_there_is_not_replaced_by_a_refusal() {
-    for kind in [Kind::Append, Kind::Read, Kind::Snapshot, Kind::Load, Kind::Watch, Kind::Health, Kind::Admin] {
+    for kind in [
+        CallKind::Append,
+        CallKind::Read,
+        CallKind::Snapshot,
+        CallKind::Load,
+        CallKind::Watch,
+        CallKind::Health,
+        CallKind::Admin,
+    ] {
         let call = call(kind, &Connection::new(false));
         let parts = [Bytes::from_static(b"all of it")].into();
         let mut body = ResponseBody::new(Source::Encoded(parts), call.clone(), None, None);
@@ -222,7 +230,8 @@ fn an_answer_that_is_there_is_not_replaced_by_a_refusal() {
 async fn an_answer_that_is_read_piece_by_piece_goes_after_a_while_when_others_want_its_room() {
     const EACH: Duration = Duration::from_secs(4);
     let room = Crowd::new(Rule::Read);
-    let [slow, fast, works] = [Kind::Append, Kind::Read, Kind::Append].map(|kind| call(kind, &Connection::new(false)));
+    let [slow, fast, works] =
+        [CallKind::Append, CallKind::Read, CallKind::Append].map(|kind| call(kind, &Connection::new(false)));
     let _in = [&slow, &fast, &works].map(|call| room.enter(call));
     // The answer to this one was long in coming.
     let step = async |calls: &[&Arc<Call>]| {
@@ -258,7 +267,7 @@ async fn a_snapshot_is_unpacked_when_no_other_is() {
     put(&node, 10).await;
     let snapshot = node.ledger().snapshot("c", None).await.unwrap().bytes;
     let context = Context::new(node.ledger(), settings(), Default::default());
-    let [first, second] = [Kind::Load; 2].map(|kind| call(kind, &Connection::new(false)));
+    let [first, second] = [CallKind::Load; 2].map(|kind| call(kind, &Connection::new(false)));
     let load = |call: &Arc<Call>, to: &str| {
         let message = LoadRequest { context_id: to.into(), snapshot: snapshot.clone(), fail_if_exists: true };
         let mut request = Request::new(message);
@@ -284,11 +293,11 @@ async fn a_snapshot_is_unpacked_when_no_other_is() {
 async fn a_read_that_waits_for_room_is_told_when_it_makes_room_for_others() {
     let (node, _directory) = node().await;
     let context = with_little_room(&node).await;
-    let [served, more] = [Kind::Read; 2].map(|kind| call(kind, &Connection::new(false)));
+    let [served, more] = [CallKind::Read; 2].map(|kind| call(kind, &Connection::new(false)));
     let _unread = [get(&context, &served).await.unwrap(), get(&context, &more).await.unwrap()];
     for place_is_wanted in [true, false] {
         let connection = Connection::new(false);
-        let call = call(Kind::Read, &connection);
+        let call = call(CallKind::Read, &connection);
         let mut waiting = get(&context, &call);
         tokio::select! {
             _ = &mut waiting => panic!("there was room"),

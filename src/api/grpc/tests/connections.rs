@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::super::call::Kind;
+use super::super::call::CallKind;
 use super::super::connection::{Connection, Metered, Open};
 use super::super::places::Pool;
 use super::{PATIENCE, call, is_over, settings};
@@ -12,13 +12,14 @@ use super::{PATIENCE, call, is_over, settings};
 #[tokio::test]
 async fn a_connection_whose_calls_only_watch_health_or_may_ask_goes_for_others() {
     let open = Open::default();
-    let with = |kind: Option<Kind>| {
+    let with = |kind: Option<CallKind>| {
         let connection = Connection::new(false);
         let call = kind.map(|kind| call(kind, &connection));
         (open.list(connection.clone()), connection, call)
     };
-    let go = [None, Some(Kind::HealthWatch), Some(Kind::Other)].map(with);
-    let stay = [Kind::Append, Kind::Read, Kind::Watch, Kind::Admin, Kind::Health].map(|kind| with(Some(kind)));
+    let go = [None, Some(CallKind::HealthWatch), Some(CallKind::Other)].map(with);
+    let stay = [CallKind::Append, CallKind::Read, CallKind::Watch, CallKind::Admin, CallKind::Health]
+        .map(|kind| with(Some(kind)));
     for call in [&stay[2].2, &go[1].2, &go[2].2].into_iter().flatten() {
         // The answer so far was read.
         call.piece_waits();
@@ -49,7 +50,7 @@ async fn the_time_of_a_call_counts_from_its_first_byte() {
         tokio::time::sleep(SLOW).await;
     }
     let now = tokio::time::Instant::now();
-    let (slow, next) = (call(Kind::Append, &connection), call(Kind::Append, &connection));
+    let (slow, next) = (call(CallKind::Append, &connection), call(CallKind::Append, &connection));
     let after = tokio::time::Instant::now();
     assert!(slow.arrived + SLOW <= after && slow.arrived + settings().deadline_default == slow.request_until);
     assert!(next.arrived >= now, "the next call is not late for it");
@@ -58,7 +59,7 @@ async fn the_time_of_a_call_counts_from_its_first_byte() {
 #[tokio::test]
 async fn calls_that_wait_for_their_clients_go_when_others_want_their_places() {
     let (pool, connection) = (Pool::new(3), Connection::new(false));
-    let [works, waits, is_unread, next] = [Kind::Append; 4].map(|kind| call(kind, &connection));
+    let [works, waits, is_unread, next] = [CallKind::Append; 4].map(|kind| call(kind, &connection));
     let _places = [&works, &waits, &is_unread].map(|call| pool.take(call).unwrap());
     waits.set_at_work(false);
     is_unread.piece_waits();
@@ -87,9 +88,9 @@ async fn a_client_is_waited_for_from_when_there_is_something_to_take() {
         (pool.take(&call).unwrap(), open.list(connection.clone()), connection, call)
     };
     // The watch is quiet for an hour; then comes the read, whose answer is not read.
-    let (_place, _listed, watching, watch) = with(Kind::Watch);
+    let (_place, _listed, watching, watch) = with(CallKind::Watch);
     tokio::time::advance(Duration::from_secs(3600)).await;
-    let (_place, _listed, reading, read) = with(Kind::Read);
+    let (_place, _listed, reading, read) = with(CallKind::Read);
     read.piece_waits();
     tokio::time::advance(Duration::from_secs(5)).await;
     // An entry comes.
@@ -107,7 +108,7 @@ async fn a_client_is_waited_for_from_when_there_is_something_to_take() {
 #[tokio::test(start_paused = true)]
 async fn an_idle_watch_of_health_goes_when_others_want_its_place_the_oldest_first() {
     let (pool, connection) = (Pool::new(2), Connection::new(false));
-    let [old, young, next] = [Kind::HealthWatch; 3].map(|kind| call(kind, &connection));
+    let [old, young, next] = [CallKind::HealthWatch; 3].map(|kind| call(kind, &connection));
     let places = [&old, &young].map(|call| pool.take(call).unwrap());
     tokio::time::advance(Duration::from_secs(60)).await;
     assert!(pool.take(&next).is_none());

@@ -8,7 +8,7 @@ mod words;
 use std::time::Duration;
 
 use super::Settings;
-use super::call::{Call, Kind};
+use super::call::{Call, CallKind};
 use super::connection::Connection;
 use crate::Config;
 use crate::environment::Environment;
@@ -32,7 +32,7 @@ async fn node_in(environment: Environment) -> (crate::Node, tempfile::TempDir) {
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn call(kind: Kind, connection: &std::sync::Arc<Connection>) -> std::sync::Arc<Call> {
+fn call(kind: CallKind, connection: &std::sync::Arc<Connection>) -> std::sync::Arc<Call> {
     Call::new(kind, &hyper::HeaderMap::new(), connection, &settings(), &Default::default())
 }
 

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use super::super::body::RequestBody;
 use super::super::budget::Budget;
-use super::super::call::Kind;
+use super::super::call::CallKind;
 use super::super::connection::{self, Connection};
 use super::super::crowd::Rule;
 use super::super::transport::{Received, message_bytes_max};
@@ -68,7 +68,7 @@ async fn a_request_is_charged_for_its_bytes_however_they_come() {
     };
     // What is announced is neither charged nor given to the decoder: only what came is there.
     let budget = Budget::new("a test", 10 << 10, Rule::Still, &node.ledger());
-    let append = || call(Kind::Append, &Connection::new(false));
+    let append = || call(CallKind::Append, &Connection::new(false));
     let of = |drip| RequestBody::new(drip, Some(budget.clone()), LIMIT, append());
     let mut body = of(Drip::new(1 << 20, false));
     assert_eq!(next(&mut body).unwrap_err().code(), Code::ResourceExhausted, "all of the budget came, and no message");
@@ -89,7 +89,7 @@ async fn a_request_is_charged_for_its_bytes_however_they_come() {
     drop(body);
     assert!(budget.hold(10 << 10).is_some());
     // A conversation has no end, and no message is kept.
-    let mut body = RequestBody::new(Drip::new(1, false), None, LIMIT, call(Kind::Other, &Connection::new(false)));
+    let mut body = RequestBody::new(Drip::new(1, false), None, LIMIT, call(CallKind::Other, &Connection::new(false)));
     assert!((0..100_000).all(|_| next(&mut body).is_ok()));
     node.stop(PATIENCE).await.unwrap();
 }
@@ -102,7 +102,7 @@ async fn a_request_that_drips_does_not_keep_its_connection() {
     let open = connection::Open::default();
     let of = |message_bytes: u32| {
         let connection = Connection::new(false);
-        let call = call(Kind::Append, &connection);
+        let call = call(CallKind::Append, &connection);
         let body = RequestBody::new(Drip::new(message_bytes, true), Some(budget.clone()), 1 << 20, call);
         (open.list(connection.clone()), connection, body)
     };
@@ -125,7 +125,7 @@ async fn a_request_that_drips_does_not_keep_its_connection() {
 async fn a_request_that_makes_room_for_others_is_told_so() {
     let (node, _directory) = node().await;
     let budget = Budget::new("a test", 1 << 20, Rule::Still, &node.ledger());
-    let call = call(Kind::Append, &Connection::new(false));
+    let call = call(CallKind::Append, &Connection::new(false));
     let mut body = RequestBody::new(Drip::new(100, true), Some(budget), 1 << 20, call.clone());
     let mut poll = Poller::from_waker(Waker::noop());
     assert!(Pin::new(&mut body).poll_frame(&mut poll).is_pending());
@@ -144,12 +144,12 @@ async fn a_request_that_makes_room_for_others_is_told_so() {
 }
 
 /// A whole message, and an end that comes when it is let.
-struct Open {
+struct OpenBody {
     message: Option<Bytes>,
     ends: bool,
 }
 
-impl Body for Open {
+impl Body for OpenBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -166,12 +166,20 @@ impl Body for Open {
 #[tokio::test]
 async fn nothing_is_decoded_for_a_client_that_may_still_send() {
     const MESSAGE: &[u8] = &[1, 0, 0, 0, 2, 7, 7];
-    for kind in [Kind::Append, Kind::Load, Kind::Read, Kind::Watch, Kind::Health, Kind::Admin, Kind::HealthWatch] {
+    for kind in [
+        CallKind::Append,
+        CallKind::Load,
+        CallKind::Read,
+        CallKind::Watch,
+        CallKind::Health,
+        CallKind::Admin,
+        CallKind::HealthWatch,
+    ] {
         let call = call(kind, &Connection::new(false));
-        let open = Open { message: Some(Bytes::from_static(MESSAGE)), ends: false };
+        let open = OpenBody { message: Some(Bytes::from_static(MESSAGE)), ends: false };
         let mut body = RequestBody::new(open, None, 1 << 10, call.clone());
         let mut poll = Poller::from_waker(Waker::noop());
-        let mut next = |body: &mut RequestBody<Open>| Pin::new(body).poll_frame(&mut poll);
+        let mut next = |body: &mut RequestBody<OpenBody>| Pin::new(body).poll_frame(&mut poll);
         assert!(next(&mut body).is_pending() && !body.is_end_stream(), "{kind:?}");
         assert!(call.waits_ms().is_some(), "{kind:?}: its client is waited for");
         body.inner.ends = true;
@@ -187,7 +195,7 @@ async fn requests_of_one_kind_take_no_room_from_others() {
     let (node, _directory) = node().await;
     let settings = Settings { request_bytes: 64 << 20, snapshot_bytes: 8 << 20, ..settings() };
     let received = Received::new(&settings, &node.ledger());
-    let kinds = [Kind::Load, Kind::Append, Kind::Read];
+    let kinds = [CallKind::Load, CallKind::Append, CallKind::Read];
     for full in kinds {
         let budget = received.of(full).unwrap();
         let all: Vec<_> = std::iter::from_fn(|| budget.hold(1 << 20)).collect();
@@ -196,7 +204,7 @@ async fn requests_of_one_kind_take_no_room_from_others() {
             let bytes = message_bytes_max(other, &settings);
             assert!(received.of(other).unwrap().hold(bytes).is_some(), "{other:?} beside {full:?}");
         }
-        assert!(received.of(Kind::Snapshot).is_some() && received.of(Kind::Watch).is_some());
+        assert!(received.of(CallKind::Snapshot).is_some() && received.of(CallKind::Watch).is_some());
     }
     // The least that the settings may be.
     let settings = Settings { request_bytes: settings.snapshot_bytes + (128 << 10), ..settings };

@@ -48,7 +48,7 @@ proptest! {
     #[test]
     fn gets_whole_again(kind in kinds(), terms in some(), deeds in deeds(60)) {
         let (strategy, dynamic) = kind;
-        let mut world = World::new(Rules { dynamic, ..rules(strategy, LAX) }, terms);
+        let mut world = MachineWorld::new(Rules { dynamic, ..rules(strategy, LAX) }, terms);
         world.step(Input::Boot);
         for (i, deed) in deeds {
             world.do_it(i, deed);
@@ -93,7 +93,7 @@ proptest! {
             terms.significant = significant && may;
         }
         let rules = Rules { strategy, intensity, auto_shutdown, dynamic };
-        let mut world = World::new(rules, terms);
+        let mut world = MachineWorld::new(rules, terms);
         world.step(Input::Boot);
         for (i, deed) in deeds {
             if !world.exited {

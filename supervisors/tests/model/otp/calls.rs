@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::super::script::{Auto, Body, Child, Restart, Step, Strategy, Sup, split};
 use super::super::{Manner, counts};
 use super::supervisor::{At, Kept, Process, Supervisor};
-use super::{Known, World};
+use super::{Known, OtpWorld};
 
 impl Supervisor {
-    pub(super) fn call(&mut self, world: &mut World, call: &Step) -> String {
+    pub(super) fn call(&mut self, world: &mut OtpWorld, call: &Step) -> String {
         let id = asked(call);
         if self.sup.is_dynamic() && world.manner == Manner::Otp && matches!(call, Step::Restart(_) | Step::Delete(_)) {
             return "simple_one_for_one".to_owned();
@@ -22,7 +22,7 @@ impl Supervisor {
         }
     }
 
-    fn start_child(&mut self, world: &mut World, spec: &Child) -> String {
+    fn start_child(&mut self, world: &mut OtpWorld, spec: &Child) -> String {
         if !self.legal(spec) {
             return "refused".to_owned();
         }
@@ -53,7 +53,7 @@ impl Supervisor {
         !spec.significant || (self.sup.auto != Auto::Never && spec.restart != Restart::Permanent)
     }
 
-    fn terminate_child(&mut self, world: &mut World, id: &str) -> String {
+    fn terminate_child(&mut self, world: &mut OtpWorld, id: &str) -> String {
         match self.place_of(id) {
             Some(place) => {
                 self.stop_one(world, place);
@@ -65,7 +65,7 @@ impl Supervisor {
         }
     }
 
-    fn restart_child(&mut self, world: &mut World, id: &str) -> String {
+    fn restart_child(&mut self, world: &mut OtpWorld, id: &str) -> String {
         let Some(place) = self.place_of(id) else { return "not found".to_owned() };
         match self.children[place].at {
             At::Up(_) => "running".to_owned(),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::super::Manner;
 use super::super::script::{Auto, Body, Child, Outcome, Restart, Strategy, Sup, Why};
-use super::World;
+use super::OtpWorld;
 
 #[derive(Clone, Debug)]
 pub(super) struct Supervisor {
@@ -60,7 +60,7 @@ pub(super) enum Fate {
 impl Supervisor {
     /// Starts a supervisor and its children in order. When one does not start, those before it are stopped again and
     /// the supervisor exits with `{shutdown, Reason}`.
-    pub(super) fn start(world: &mut World, path: String, sup: &Sup) -> Result<Supervisor, String> {
+    pub(super) fn start(world: &mut OtpWorld, path: String, sup: &Sup) -> Result<Supervisor, String> {
         world.say(format!("begin {path}"));
         let children = sup.children.iter().map(|spec| Kept { spec: spec.clone(), at: At::Undefined }).collect();
         let mut supervisor =
@@ -82,13 +82,13 @@ impl Supervisor {
         self.children.iter().position(|child| child.spec.id == id)
     }
 
-    pub(super) fn start_one(&mut self, world: &mut World, place: usize) -> Result<At, String> {
+    pub(super) fn start_one(&mut self, world: &mut OtpWorld, place: usize) -> Result<At, String> {
         let spec = self.children[place].spec.clone();
         self.launch(world, &spec)
     }
 
     /// Starts a child: a process, or none when it ignores, or the path of what did not start.
-    pub(super) fn launch(&mut self, world: &mut World, spec: &Child) -> Result<At, String> {
+    pub(super) fn launch(&mut self, world: &mut OtpWorld, spec: &Child) -> Result<At, String> {
         let path = self.path_of(&spec.id);
         let (key, starts, slow) = match &spec.body {
             Body::Worker { key, starts, slow, .. } => (*key, starts, slow),
@@ -123,7 +123,7 @@ impl Supervisor {
     }
 
     /// Children end while this one starts.
-    fn meanwhile(&mut self, world: &mut World, starting: &str, ends: &[(String, Why)]) {
+    fn meanwhile(&mut self, world: &mut OtpWorld, starting: &str, ends: &[(String, Why)]) {
         let ends: Vec<_> = ends.iter().map(|(id, why)| (self.path_of(id), *why)).collect();
         let up = |kept: &Kept| matches!(&kept.at, At::Up(process) if !process.ended);
         let hit = |path: &String| self.children.iter().any(|kept| self.path_of(&kept.spec.id) == *path && up(kept));
@@ -135,7 +135,7 @@ impl Supervisor {
 
     /// Starts the children from this place on, all of them, in order; stops at the first that fails. A temporary child
     /// that ignores is not kept.
-    fn start_from(&mut self, world: &mut World, from: usize) -> Result<(), (usize, String)> {
+    fn start_from(&mut self, world: &mut OtpWorld, from: usize) -> Result<(), (usize, String)> {
         let mut place = from;
         while place < self.children.len() {
             let at = self.start_one(world, place).map_err(|culprit| (place, culprit))?;
@@ -151,14 +151,14 @@ impl Supervisor {
 
     /// Stops the children from this place on, the last first (those of a dynamic supervisor at once, in no order).
     /// Temporary ones are forgotten.
-    fn stop_from(&mut self, world: &mut World, from: usize) {
+    fn stop_from(&mut self, world: &mut OtpWorld, from: usize) {
         for place in (from..self.children.len()).rev() {
             self.stop_one(world, place);
         }
     }
 
     /// Stops a child that runs; one that does not is no longer about to be restarted.
-    pub(super) fn stop_one(&mut self, world: &mut World, place: usize) {
+    pub(super) fn stop_one(&mut self, world: &mut OtpWorld, place: usize) {
         let path = self.path_of(&self.children[place].spec.id);
         let kept = &mut self.children[place];
         if let At::Up(process) = std::mem::replace(&mut kept.at, At::Undefined) {
@@ -182,7 +182,7 @@ impl Supervisor {
     }
 
     /// This supervisor ends. A killed one stops nothing: all below it is killed, in no order.
-    pub(super) fn end(&mut self, world: &mut World, why: Why) {
+    pub(super) fn end(&mut self, world: &mut OtpWorld, why: Why) {
         if why == Why::Kill {
             world.say(format!("end {} {}", self.path, why.word()));
             self.fall(world);
@@ -192,7 +192,7 @@ impl Supervisor {
         }
     }
 
-    fn fall(&mut self, world: &mut World) {
+    fn fall(&mut self, world: &mut OtpWorld) {
         for kept in &mut self.children {
             if let At::Up(process) = std::mem::replace(&mut kept.at, At::Undefined) {
                 match process.supervisor {
@@ -205,7 +205,7 @@ impl Supervisor {
     }
 
     /// Children of this supervisor end one after the other before it reads of the first.
-    pub(super) fn exits(&mut self, world: &mut World, ends: &[(String, Why)]) {
+    pub(super) fn exits(&mut self, world: &mut OtpWorld, ends: &[(String, Why)]) {
         for (path, why) in ends {
             let exit = self.child_ends(world, path, *why);
             self.mailbox.extend(exit);
@@ -215,9 +215,9 @@ impl Supervisor {
     /// Has the supervisor with this path, which is this one or below it, do something, and read its mailbox.
     pub(super) fn have(
         &mut self,
-        world: &mut World,
+        world: &mut OtpWorld,
         path: &str,
-        act: &mut dyn FnMut(&mut Supervisor, &mut World),
+        act: &mut dyn FnMut(&mut Supervisor, &mut OtpWorld),
     ) -> Fate {
         if path == self.path {
             act(self, world);
@@ -238,7 +238,7 @@ impl Supervisor {
     }
 
     /// A child ends by itself; its supervisor will read of it.
-    fn child_ends(&mut self, world: &mut World, path: &str, why: Why) -> Option<Message> {
+    fn child_ends(&mut self, world: &mut OtpWorld, path: &str, why: Why) -> Option<Message> {
         let place = self.place_of(path.strip_prefix(&self.path)?.strip_prefix('/')?)?;
         match &mut self.children[place].at {
             At::Up(process) if !process.ended => {
@@ -254,7 +254,7 @@ impl Supervisor {
     }
 
     /// Reads the mailbox to its end. What was stopped or restarted in the meantime is not heeded any more.
-    pub(super) fn read(&mut self, world: &mut World) -> Fate {
+    pub(super) fn read(&mut self, world: &mut OtpWorld) -> Fate {
         while let Some(message) = self.mailbox.pop_front() {
             let fate = match message {
                 Message::Exit(number, why) => {
@@ -276,7 +276,7 @@ impl Supervisor {
     }
 
     /// A child has ended by itself.
-    fn ended(&mut self, world: &mut World, place: usize, why: Why) -> Fate {
+    fn ended(&mut self, world: &mut OtpWorld, place: usize, why: Why) -> Fate {
         let spec = &self.children[place].spec;
         let normal = matches!(why, Why::Normal | Why::Shutdown | Why::ShutdownTerm);
         match spec.restart {
@@ -308,7 +308,7 @@ impl Supervisor {
 
     /// Restarts what the strategy says. A start that fails on the way is tried again later, as a restart of the child
     /// that failed, and counts as one.
-    fn restart(&mut self, world: &mut World, place: usize) -> Fate {
+    fn restart(&mut self, world: &mut OtpWorld, place: usize) -> Fate {
         let path = self.path_of(&self.children[place].spec.id);
         if !self.may_restart(world) {
             world.verdicts.push(format!("{} gave up on {path}", self.path));
@@ -343,14 +343,14 @@ impl Supervisor {
         Fate::Stays
     }
 
-    fn restart_from(&mut self, world: &mut World, place: usize, from: usize) -> Result<(), (usize, String)> {
+    fn restart_from(&mut self, world: &mut OtpWorld, place: usize, from: usize) -> Result<(), (usize, String)> {
         self.children[place].at = At::Undefined;
         self.stop_from(world, from);
         self.start_from(world, from)
     }
 
     /// Counts a restart: more than `intensity` of them within `period` are too many.
-    fn may_restart(&mut self, world: &World) -> bool {
+    fn may_restart(&mut self, world: &OtpWorld) -> bool {
         let (now, period) = (world.now, self.sup.period);
         self.restarts.retain(|at| match world.manner {
             Manner::Kit => now - at <= period * 1_000,
