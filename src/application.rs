@@ -113,7 +113,7 @@ pub(crate) fn build(
         }),
     };
 
-    let raft = replication::Args {
+    let raft = replication::Arguments {
         storage: storage.clone(),
         distribution: distribution.clone(),
         id,
@@ -128,7 +128,7 @@ pub(crate) fn build(
             Arc::new(move |reason| verdict.give(format!("data directory {dir:?}: {reason}")))
         },
     };
-    let submission = entry::Args {
+    let submission = entry::Arguments {
         storage: storage.clone(),
         replication: replication.clone(),
         distribution: distribution.clone(),

@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::error::Cause;
-use super::frame::{BEAT_BYTES, Gather, HEADER_BYTES, Header, Kind, Malformed};
+use super::frame::{BEAT_BYTES, FrameKind, Gather, HEADER_BYTES, Header, Malformed};
 use super::settings::FRAME_OVERHEAD_BYTES;
 use super::shared::Shared;
-use super::slot::{Outgoing, Slot};
+use super::slot::{LinkSlot, Outgoing};
 use super::types::Permit;
 
 /// Small frames are read from the socket this much at a time.
@@ -32,7 +32,7 @@ pub(super) const PONGS_MAX: usize = 4;
 /// Reads frames and delivers them until something ends the connection.
 pub(super) struct Reader {
     pub(super) shared: Arc<Shared>,
-    pub(super) slot: Arc<Slot>,
+    pub(super) slot: Arc<LinkSlot>,
     pub(super) epoch: u64,
     pub(super) pongs: mpsc::Sender<Bytes>,
     /// Origin of the microseconds in pings.
@@ -60,8 +60,10 @@ impl Reader {
         let header = Header::parse(&raw, settings.frame_bytes_max)?;
         // Credit comes before the allocation: what waits for consumers is all that a link may hold.
         let permit = match header.kind {
-            Kind::Data => Some(Permit::acquire(&self.slot.inbound_bytes, header.length + FRAME_OVERHEAD_BYTES).await),
-            Kind::Ping | Kind::Pong => None,
+            FrameKind::Data => {
+                Some(Permit::acquire(&self.slot.inbound_bytes, header.length + FRAME_OVERHEAD_BYTES).await)
+            }
+            FrameKind::Ping | FrameKind::Pong => None,
             kind => return Err(Malformed::OutOfPlace(kind).into()),
         };
         let payload = read_payload(stream, header.length, silence_max).await?;
@@ -71,7 +73,7 @@ impl Reader {
             return if live { Ok(()) } else { Err(Cause::Replaced) };
         }
         let beat: [u8; BEAT_BYTES] = payload[..].try_into().map_err(|_| Malformed::Payload(header.kind))?;
-        if header.kind == Kind::Ping {
+        if header.kind == FrameKind::Ping {
             // A full queue means that pongs are under way already.
             let _ = self.pongs.try_send(payload);
         } else {
@@ -110,7 +112,7 @@ async fn arrival(silence_max: Duration, read: impl Future<Output = io::Result<us
 /// Writes what is queued, and signs of life.
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
-    pub(super) slot: Arc<Slot>,
+    pub(super) slot: Arc<LinkSlot>,
     pub(super) frames: mpsc::Receiver<Outgoing>,
     pub(super) pongs: mpsc::Receiver<Bytes>,
     pub(super) started: Instant,
@@ -127,9 +129,9 @@ impl Writer {
                 biased;
                 _ = beat.tick() => {
                     let now = self.started.elapsed().as_micros() as u64;
-                    gather.push(Kind::Ping, vec![Bytes::copy_from_slice(&now.to_le_bytes())]);
+                    gather.push(FrameKind::Ping, vec![Bytes::copy_from_slice(&now.to_le_bytes())]);
                 }
-                Some(payload) = self.pongs.recv() => gather.push(Kind::Pong, vec![payload]),
+                Some(payload) = self.pongs.recv() => gather.push(FrameKind::Pong, vec![payload]),
                 taken = self.frames.recv_many(&mut batch, WRITE_FRAMES_MAX) => {
                     // Senders are gone: the slot was emptied.
                     if taken == 0 {
@@ -140,7 +142,7 @@ impl Writer {
             let (frames, mut bytes) = (batch.len() as u64, 0);
             for outgoing in &mut batch {
                 bytes += outgoing.bytes as u64;
-                gather.push(Kind::Data, std::mem::take(&mut outgoing.pieces));
+                gather.push(FrameKind::Data, std::mem::take(&mut outgoing.pieces));
             }
             gather.seal();
             if let Err(error) = half.write_all_buf(&mut gather).await {

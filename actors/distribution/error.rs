@@ -21,7 +21,7 @@ pub enum SendError {
 
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum ConnectError {
     #[error("{address} cannot be reached: {error}")]
     Unreachable { address: String, error: io::Error },
     #[error("{address} does not resolve: {error}; mend the name in the list of peers, or the resolver")]
@@ -40,9 +40,9 @@ pub(super) enum Failure {
     Lost,
 }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        Failure::Broken(error)
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> ConnectError {
+        ConnectError::Broken(error)
     }
 }
 

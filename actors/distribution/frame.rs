@@ -29,14 +29,14 @@ const COPY_BELOW_BYTES: usize = 4096;
 
 /// What a frame is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FrameKind {
     /// The dialer's first frame.
     Hello,
     /// The acceptor's consent.
     HelloAck,
     /// The acceptor's refusal; the connection closes after it.
     Refuse,
-    /// Sign of life that asks for a [`Kind::Pong`].
+    /// Sign of life that asks for a [`FrameKind::Pong`].
     Ping,
     /// Answer to a ping, with its payload.
     Pong,
@@ -44,35 +44,35 @@ pub(super) enum Kind {
     Data,
 }
 
-impl Kind {
+impl FrameKind {
     fn code(self) -> u8 {
         match self {
-            Kind::Hello => 1,
-            Kind::HelloAck => 2,
-            Kind::Refuse => 3,
-            Kind::Ping => 4,
-            Kind::Pong => 5,
-            Kind::Data => 6,
+            FrameKind::Hello => 1,
+            FrameKind::HelloAck => 2,
+            FrameKind::Refuse => 3,
+            FrameKind::Ping => 4,
+            FrameKind::Pong => 5,
+            FrameKind::Data => 6,
         }
     }
 
-    fn from_code(code: u8) -> Option<Kind> {
+    fn from_code(code: u8) -> Option<FrameKind> {
         Some(match code {
-            1 => Kind::Hello,
-            2 => Kind::HelloAck,
-            3 => Kind::Refuse,
-            4 => Kind::Ping,
-            5 => Kind::Pong,
-            6 => Kind::Data,
+            1 => FrameKind::Hello,
+            2 => FrameKind::HelloAck,
+            3 => FrameKind::Refuse,
+            4 => FrameKind::Ping,
+            5 => FrameKind::Pong,
+            6 => FrameKind::Data,
             _ => return None,
         })
     }
 
     fn payload_bytes_max(self, data_bytes_max: usize) -> usize {
         match self {
-            Kind::Hello | Kind::HelloAck | Kind::Refuse => GREETING_BYTES_MAX,
-            Kind::Ping | Kind::Pong => BEAT_BYTES,
-            Kind::Data => data_bytes_max,
+            FrameKind::Hello | FrameKind::HelloAck | FrameKind::Refuse => GREETING_BYTES_MAX,
+            FrameKind::Ping | FrameKind::Pong => BEAT_BYTES,
+            FrameKind::Data => data_bytes_max,
         }
     }
 }
@@ -96,19 +96,19 @@ pub(super) enum Malformed {
     Kind(u8),
     /// A known kind at the wrong moment.
     #[error("a frame of kind {0:?} is out of place")]
-    OutOfPlace(Kind),
+    OutOfPlace(FrameKind),
     /// The bytes are not those that were sent.
     #[error("the checksum of a frame does not match its bytes")]
     Checksum,
     /// A payload that its kind cannot have.
     #[error("the payload of a {0:?} frame cannot be read")]
-    Payload(Kind),
+    Payload(FrameKind),
 }
 
 /// A header that passed its checks; the payload has still to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    pub(super) kind: Kind,
+    pub(super) kind: FrameKind,
     pub(super) length: usize,
     /// crc32c so far, over the header's first six bytes.
     seed: u32,
@@ -116,13 +116,13 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Judges ten bytes. `data_bytes_max` bounds a [`Kind::Data`] payload; the other kinds have their own bounds.
+    /// Judges ten bytes. `data_bytes_max` bounds a [`FrameKind::Data`] payload; the other kinds have their own bounds.
     pub(super) fn parse(raw: &[u8; HEADER_BYTES], data_bytes_max: usize) -> Result<Header, Malformed> {
         let [l0, l1, l2, l3, format, kind, c0, c1, c2, c3] = *raw;
         if format != FORMAT {
             return Err(Malformed::Format(format));
         }
-        let kind = Kind::from_code(kind).ok_or(Malformed::Kind(kind))?;
+        let kind = FrameKind::from_code(kind).ok_or(Malformed::Kind(kind))?;
         let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
         let limit = kind.payload_bytes_max(data_bytes_max);
         if length > limit {
@@ -141,7 +141,7 @@ impl Header {
     }
 }
 
-fn header(kind: Kind, pieces: &[Bytes]) -> [u8; HEADER_BYTES] {
+fn header(kind: FrameKind, pieces: &[Bytes]) -> [u8; HEADER_BYTES] {
     let length: usize = pieces.iter().map(Bytes::len).sum();
     // The handle refuses a payload above its bound, which is far below 4 GiB.
     let length = u32::try_from(length).expect("a payload above the frame bound reached the encoder");
@@ -156,7 +156,7 @@ fn header(kind: Kind, pieces: &[Bytes]) -> [u8; HEADER_BYTES] {
 }
 
 /// One frame as one buffer, for the handshake.
-pub(super) fn encode(kind: Kind, payload: Bytes) -> Bytes {
+pub(super) fn encode(kind: FrameKind, payload: Bytes) -> Bytes {
     let mut gather = Gather::default();
     gather.push(kind, vec![payload]);
     gather.seal();
@@ -173,7 +173,7 @@ pub(super) struct Gather {
 
 impl Gather {
     /// Adds one frame of these pieces.
-    pub(super) fn push(&mut self, kind: Kind, pieces: Vec<Bytes>) {
+    pub(super) fn push(&mut self, kind: FrameKind, pieces: Vec<Bytes>) {
         self.copied.put_slice(&header(kind, &pieces));
         for piece in pieces {
             if piece.len() < COPY_BELOW_BYTES {
@@ -235,7 +235,7 @@ mod tests {
 
     const LIMIT: usize = 64 * 1024;
 
-    fn parse(bytes: &[u8]) -> Result<(Kind, Bytes), Malformed> {
+    fn parse(bytes: &[u8]) -> Result<(FrameKind, Bytes), Malformed> {
         let raw: &[u8; HEADER_BYTES] = bytes[..HEADER_BYTES].try_into().unwrap();
         let head = Header::parse(raw, LIMIT)?;
         let payload = Bytes::copy_from_slice(&bytes[HEADER_BYTES..]);
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn the_layout_is_pinned() {
-        let bytes = encode(Kind::Data, Bytes::from_static(b"abc"));
+        let bytes = encode(FrameKind::Data, Bytes::from_static(b"abc"));
         assert_eq!(&bytes[..6], &[3, 0, 0, 0, 1, 6]);
         assert_eq!(&bytes[10..], b"abc");
         let mut covered = bytes[..6].to_vec();
@@ -255,10 +255,10 @@ mod tests {
 
     #[test]
     fn a_gibibyte_is_refused_by_its_header_alone() {
-        let mut raw = header(Kind::Data, &[]);
+        let mut raw = header(FrameKind::Data, &[]);
         raw[..4].copy_from_slice(&(1u32 << 30).to_le_bytes());
         assert_eq!(Header::parse(&raw, LIMIT), Err(Malformed::TooLong { length: 1 << 30, limit: LIMIT }));
-        raw[5] = Kind::Hello.code();
+        raw[5] = FrameKind::Hello.code();
         assert!(matches!(Header::parse(&raw, LIMIT), Err(Malformed::TooLong { limit: GREETING_BYTES_MAX, .. })));
     }
 
@@ -266,7 +266,7 @@ mod tests {
     fn long_pieces_are_not_copied() {
         let long = Bytes::from(vec![7; COPY_BELOW_BYTES]);
         let mut gather = Gather::default();
-        gather.push(Kind::Data, vec![Bytes::from_static(b"head"), long.clone()]);
+        gather.push(FrameKind::Data, vec![Bytes::from_static(b"head"), long.clone()]);
         gather.seal();
         assert_eq!(gather.chunks.len(), 2);
         assert_eq!(gather.chunks[1].as_ptr(), long.as_ptr());
@@ -284,7 +284,7 @@ mod tests {
                 sizes.iter().enumerate().map(|(n, size)| Bytes::from(vec![n as u8; *size])).collect();
             let whole: Vec<u8> = pieces.concat();
             let mut gather = Gather::default();
-            gather.push(Kind::Data, pieces);
+            gather.push(FrameKind::Data, pieces);
             gather.seal();
             let mut wire = Vec::new();
             while gather.has_remaining() {
@@ -295,7 +295,7 @@ mod tests {
                 wire.extend_from_slice(&seen[..take]);
                 gather.advance(take);
             }
-            prop_assert_eq!(parse(&wire).unwrap(), (Kind::Data, Bytes::from(whole)));
+            prop_assert_eq!(parse(&wire).unwrap(), (FrameKind::Data, Bytes::from(whole)));
         }
 
         #[test]
@@ -303,7 +303,7 @@ mod tests {
             payload in proptest::collection::vec(any::<u8>(), 0..200),
             bit in any::<prop::sample::Index>(),
         ) {
-            let mut wire = encode(Kind::Data, Bytes::from(payload)).to_vec();
+            let mut wire = encode(FrameKind::Data, Bytes::from(payload)).to_vec();
             let bit = bit.index(wire.len() * 8);
             wire[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(parse(&wire).is_err());

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use converge_ledger_core::{ClusterId, NodeId};
 
-use super::frame::{self, GREETING_BYTES_MAX, HEADER_BYTES, Header, Kind};
-use super::handshake::{Answer, Conclusion, Local};
+use super::frame::{self, FrameKind, GREETING_BYTES_MAX, HEADER_BYTES, Header};
+use super::handshake::{Conclusion, HelloAnswer, Local};
 use super::types::Lane;
 use crate::fuzzing::Input;
 use crate::fuzzing::sample::Seed;
@@ -14,7 +14,8 @@ const NODE: NodeId = NodeId(2);
 const DIALER: NodeId = NodeId(3);
 const ACCEPTOR: NodeId = NodeId(1);
 const DATA_BYTES_MAX: usize = 4096;
-const KINDS: [Kind; 6] = [Kind::Hello, Kind::HelloAck, Kind::Refuse, Kind::Ping, Kind::Pong, Kind::Data];
+const KINDS: [FrameKind; 6] =
+    [FrameKind::Hello, FrameKind::HelloAck, FrameKind::Refuse, FrameKind::Ping, FrameKind::Pong, FrameKind::Data];
 
 fn local(node: NodeId) -> Local {
     Local {
@@ -51,7 +52,7 @@ pub fn handshake(data: &[u8]) -> bool {
     taken
 }
 
-fn sealed(kind: Kind, payload: &[u8]) -> bool {
+fn sealed(kind: FrameKind, payload: &[u8]) -> bool {
     let bytes = frame::encode(kind, Bytes::copy_from_slice(payload));
     let (raw, rest) = bytes.split_first_chunk().expect("a frame has a header");
     let Ok(header) = Header::parse(raw, DATA_BYTES_MAX) else {
@@ -62,37 +63,37 @@ fn sealed(kind: Kind, payload: &[u8]) -> bool {
     judged(kind, payload)
 }
 
-fn judged(kind: Kind, payload: &[u8]) -> bool {
+fn judged(kind: FrameKind, payload: &[u8]) -> bool {
     answered(kind, payload) | concluded(kind, payload)
 }
 
 /// As the acceptor. Whom it takes is a peer that may dial; everybody else hears why not.
-fn answered(kind: Kind, payload: &[u8]) -> bool {
+fn answered(kind: FrameKind, payload: &[u8]) -> bool {
     match local(NODE).answer(kind, payload) {
-        Answer::Accept { hello, lane, ack } => {
-            assert_eq!((kind, hello.from, hello.to), (Kind::Hello, DIALER, NODE), "a stranger was let in");
+        HelloAnswer::Accept { hello, lane, ack } => {
+            assert_eq!((kind, hello.from, hello.to), (FrameKind::Hello, DIALER, NODE), "a stranger was let in");
             assert_eq!((hello.cluster, hello.lane), (ClusterId([1; 16]), lane.code()));
             assert!(Lane::ALL.contains(&lane));
-            let concluded = local(DIALER).conclude(NODE, Kind::HelloAck, &ack[HEADER_BYTES..]);
+            let concluded = local(DIALER).conclude(NODE, FrameKind::HelloAck, &ack[HEADER_BYTES..]);
             assert_eq!(concluded, Conclusion::Joined { incarnation: 200 });
             true
         }
-        Answer::Refuse { refusal, .. } => {
+        HelloAnswer::Refuse { refusal, .. } => {
             let frame = refusal.frame();
             assert!(frame.len() <= HEADER_BYTES + GREETING_BYTES_MAX);
-            let heard = local(DIALER).conclude(NODE, Kind::Refuse, &frame[HEADER_BYTES..]);
+            let heard = local(DIALER).conclude(NODE, FrameKind::Refuse, &frame[HEADER_BYTES..]);
             assert_eq!(heard, Conclusion::Refused(refusal.to_string()), "the dialer hears another reason");
             true
         }
-        Answer::Close(_) => false,
+        HelloAnswer::Close(_) => false,
     }
 }
 
 /// As the dialer. The acceptor's words go into our log: they are short and in one line.
-fn concluded(kind: Kind, payload: &[u8]) -> bool {
+fn concluded(kind: FrameKind, payload: &[u8]) -> bool {
     match local(NODE).conclude(ACCEPTOR, kind, payload) {
         Conclusion::Joined { .. } => {
-            assert_eq!(kind, Kind::HelloAck);
+            assert_eq!(kind, FrameKind::HelloAck);
             true
         }
         Conclusion::Refused(reason) => {
@@ -113,16 +114,16 @@ pub(crate) fn seeds() -> Vec<Seed> {
         seeds.push(seed(&format!("hello_{lane}_sealed"), &[&[1, 0], &hello[HEADER_BYTES..]]));
     }
     let hello = local(ACCEPTOR).hello(NODE, Lane::Control, 1);
-    let Answer::Refuse { refusal, .. } = local(NODE).answer(Kind::Hello, &hello[HEADER_BYTES..]) else {
+    let HelloAnswer::Refuse { refusal, .. } = local(NODE).answer(FrameKind::Hello, &hello[HEADER_BYTES..]) else {
         panic!("a lower node may not dial")
     };
     seeds.push(seed("refused", &[&[0], &hello]));
     seeds.push(seed("refusal", &[&[0], &refusal.frame()]));
     let hello = local(NODE).hello(ACCEPTOR, Lane::Append, 1);
-    let Answer::Accept { ack, .. } = local(ACCEPTOR).answer(Kind::Hello, &hello[HEADER_BYTES..]) else {
+    let HelloAnswer::Accept { ack, .. } = local(ACCEPTOR).answer(FrameKind::Hello, &hello[HEADER_BYTES..]) else {
         panic!("a higher node dials")
     };
-    let data = frame::encode(Kind::Data, Bytes::from_static(b"data"));
+    let data = frame::encode(FrameKind::Data, Bytes::from_static(b"data"));
     seeds.push(seed("ack_and_data", &[&[0], &ack, &data]));
     seeds
 }

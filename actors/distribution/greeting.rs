@@ -9,23 +9,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::error::Failure;
-use super::frame::{HEADER_BYTES, Header, Kind};
-use super::handshake::{Answer, Conclusion};
+use super::error::ConnectError;
+use super::frame::{FrameKind, HEADER_BYTES, Header};
+use super::handshake::{Conclusion, HelloAnswer};
 use super::message::{Accepted, Message};
 use super::shared::Shared;
-use super::slot::Slot;
+use super::slot::LinkSlot;
 
 /// After a refusal this much is read and thrown away, so that closing does not overtake the refusal.
 const DISCARD_BYTES_MAX: usize = 16 << 10;
 
 /// Looks the peer's address up and connects.
-pub(super) async fn dial(shared: &Shared, slot: &Slot) -> Result<TcpStream, Failure> {
+pub(super) async fn dial(shared: &Shared, slot: &LinkSlot) -> Result<TcpStream, ConnectError> {
     let address = &shared.addresses[&slot.peer];
-    let unreachable = |error| Failure::Unreachable { address: address.clone(), error };
+    let unreachable = |error| ConnectError::Unreachable { address: address.clone(), error };
     let unresolved = |error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock => unreachable(error),
-        _ => Failure::Unresolved { address: address.clone(), error },
+        _ => ConnectError::Unresolved { address: address.clone(), error },
     };
     let connect = async {
         let candidates = look_up(slot, address).await.map_err(unresolved)?;
@@ -43,12 +43,12 @@ pub(super) async fn dial(shared: &Shared, slot: &Slot) -> Result<TcpStream, Fail
     };
     match timeout(shared.settings.connect_timeout, connect).await {
         Ok(connected) => connected,
-        Err(_) => Err(Failure::TimedOut(address.clone())),
+        Err(_) => Err(ConnectError::TimedOut(address.clone())),
     }
 }
 
 /// The system's resolver blocks for as long as it likes, so it gets a thread; one per link at most.
-async fn look_up(slot: &Slot, address: &str) -> io::Result<Vec<SocketAddr>> {
+async fn look_up(slot: &LinkSlot, address: &str) -> io::Result<Vec<SocketAddr>> {
     if let Ok(literal) = address.parse() {
         return Ok(vec![literal]);
     }
@@ -65,22 +65,22 @@ async fn look_up(slot: &Slot, address: &str) -> io::Result<Vec<SocketAddr>> {
 /// The dialer's half of the handshake.
 pub(super) async fn greet(
     shared: &Shared,
-    slot: &Slot,
+    slot: &LinkSlot,
     mut stream: TcpStream,
     dial: u64,
-) -> Result<TcpStream, Failure> {
+) -> Result<TcpStream, ConnectError> {
     let exchange = async {
         stream.write_all(&shared.local.hello(slot.peer, slot.lane, dial)).await?;
         let (kind, payload) = read_greeting(&mut stream).await?;
         match shared.local.conclude(slot.peer, kind, &payload) {
             Conclusion::Joined { .. } => Ok(()),
-            Conclusion::Refused(reason) => Err(Failure::Refused(reason)),
+            Conclusion::Refused(reason) => Err(ConnectError::Refused(reason)),
             Conclusion::Close(malformed) => Err(malformed.into()),
         }
     };
     match timeout(shared.settings.handshake_timeout, exchange).await {
         Ok(outcome) => outcome.map(|()| stream),
-        Err(_) => Err(Failure::Unanswered),
+        Err(_) => Err(ConnectError::Unanswered),
     }
 }
 
@@ -93,7 +93,7 @@ pub(super) async fn receive(shared: &Shared, mut stream: TcpStream) {
             let accepted = Accepted { stream, incarnation, dial };
             let _ = slot.link.try_cast(Message::Accepted(accepted));
         }
-        Ok(Err(Failure::Malformed(malformed))) => {
+        Ok(Err(ConnectError::Malformed(malformed))) => {
             tracing::debug!(node = %shared.local.node, %malformed, "closed a connection to the peer port");
         }
         Ok(Ok(Answered::Refused) | Err(_)) | Err(_) => {}
@@ -102,31 +102,31 @@ pub(super) async fn receive(shared: &Shared, mut stream: TcpStream) {
 
 enum Answered {
     /// The ack is written.
-    Joined { slot: Arc<Slot>, incarnation: u64, dial: u64 },
+    Joined { slot: Arc<LinkSlot>, incarnation: u64, dial: u64 },
     /// The refusal is written.
     Refused,
 }
 
-async fn answer(shared: &Shared, stream: &mut TcpStream, deadline: Instant) -> Result<Answered, Failure> {
+async fn answer(shared: &Shared, stream: &mut TcpStream, deadline: Instant) -> Result<Answered, ConnectError> {
     stream.set_nodelay(true)?;
     let (kind, payload) = read_greeting(stream).await?;
     match shared.local.answer(kind, &payload) {
-        Answer::Accept { hello, lane, ack } => {
+        HelloAnswer::Accept { hello, lane, ack } => {
             let slot = Arc::clone(&shared.slots[&(hello.from, lane)]);
             // A link that is being restarted is worth waiting for: the ack says that it is there.
             if slot.link.wait(deadline).await.is_none() {
-                return Err(Failure::Unanswered);
+                return Err(ConnectError::Unanswered);
             }
             stream.write_all(&ack).await?;
             Ok(Answered::Joined { slot, incarnation: hello.incarnation, dial: hello.dial })
         }
-        Answer::Refuse { from, refusal } => {
+        HelloAnswer::Refuse { from, refusal } => {
             shared.notices.refused(from, &refusal.to_string());
             // The refusal stands, whether or not the peer stays to read it.
             let _ = say_and_close(stream, refusal.frame()).await;
             Ok(Answered::Refused)
         }
-        Answer::Close(malformed) => Err(malformed.into()),
+        HelloAnswer::Close(malformed) => Err(malformed.into()),
     }
 }
 
@@ -146,7 +146,7 @@ async fn say_and_close(stream: &mut TcpStream, last_words: Bytes) -> io::Result<
 }
 
 /// Reads one frame of the handshake and not a byte more.
-async fn read_greeting(stream: &mut TcpStream) -> Result<(Kind, Bytes), Failure> {
+async fn read_greeting(stream: &mut TcpStream) -> Result<(FrameKind, Bytes), ConnectError> {
     let mut raw = [0; HEADER_BYTES];
     stream.read_exact(&mut raw).await?;
     let header = Header::parse(&raw, 0)?;

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use converge_ledger_core::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::frame::{self, Kind, Malformed};
+use super::frame::{self, FrameKind, Malformed};
 use super::types::Lane;
 
 /// Oldest and newest protocol this build speaks.
@@ -96,7 +96,7 @@ impl Refusal {
     /// The frame that tells the dialer.
     pub(super) fn frame(&self) -> Bytes {
         let reason = self.to_string().chars().take(REASON_CHARS_MAX).collect();
-        encode(Kind::Refuse, &Refused { code: self.code(), reason })
+        encode(FrameKind::Refuse, &Refused { code: self.code(), reason })
     }
 }
 
@@ -118,7 +118,7 @@ impl fmt::Debug for Named {
 
 /// What the acceptor does with the first frame of a connection.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum HelloAnswer {
     /// Take it: send `ack`, then hand the stream to the link of `peer` and `lane`.
     Accept { hello: Hello, lane: Lane, ack: Bytes },
     /// Send `refusal.frame()`, then close.
@@ -157,7 +157,7 @@ impl Local {
     /// The frame that opens a connection.
     pub(super) fn hello(&self, to: NodeId, lane: Lane, dial: u64) -> Bytes {
         encode(
-            Kind::Hello,
+            FrameKind::Hello,
             &Hello {
                 protocol_min: PROTOCOLS.0,
                 protocol_max: PROTOCOLS.1,
@@ -173,19 +173,19 @@ impl Local {
     }
 
     /// The acceptor's step: one frame in, one answer out.
-    pub(super) fn answer(&self, kind: Kind, payload: &[u8]) -> Answer {
-        if kind != Kind::Hello {
-            return Answer::Close(Malformed::OutOfPlace(kind));
+    pub(super) fn answer(&self, kind: FrameKind, payload: &[u8]) -> HelloAnswer {
+        if kind != FrameKind::Hello {
+            return HelloAnswer::Close(Malformed::OutOfPlace(kind));
         }
         let Ok(hello) = postcard::from_bytes::<Hello>(payload) else {
-            return Answer::Close(Malformed::Payload(kind));
+            return HelloAnswer::Close(Malformed::Payload(kind));
         };
         match self.judge(&hello) {
             Ok((lane, protocol)) => {
                 let ack = HelloAck { protocol, from: self.node, incarnation: self.incarnation };
-                Answer::Accept { hello, lane, ack: encode(Kind::HelloAck, &ack) }
+                HelloAnswer::Accept { hello, lane, ack: encode(FrameKind::HelloAck, &ack) }
             }
-            Err(refusal) => Answer::Refuse { from: hello.from, refusal },
+            Err(refusal) => HelloAnswer::Refuse { from: hello.from, refusal },
         }
     }
 
@@ -219,9 +219,9 @@ impl Local {
     }
 
     /// The dialer's step: the acceptor's frame in, what came of it out.
-    pub(super) fn conclude(&self, peer: NodeId, kind: Kind, payload: &[u8]) -> Conclusion {
+    pub(super) fn conclude(&self, peer: NodeId, kind: FrameKind, payload: &[u8]) -> Conclusion {
         match kind {
-            Kind::HelloAck => match postcard::from_bytes::<HelloAck>(payload) {
+            FrameKind::HelloAck => match postcard::from_bytes::<HelloAck>(payload) {
                 Ok(ack) if ack.from != peer => Conclusion::Refused(
                     Refusal::Misdirected { from: Named(self.node), to: Named(peer), by: Named(ack.from) }.to_string(),
                 ),
@@ -232,7 +232,7 @@ impl Local {
                 Ok(ack) => Conclusion::Joined { incarnation: ack.incarnation },
                 Err(_) => Conclusion::Close(Malformed::Payload(kind)),
             },
-            Kind::Refuse => match postcard::from_bytes::<Refused>(payload) {
+            FrameKind::Refuse => match postcard::from_bytes::<Refused>(payload) {
                 // The text is another node's: no control characters into our log.
                 Ok(refused) => Conclusion::Refused(
                     refused
@@ -249,7 +249,7 @@ impl Local {
     }
 }
 
-fn encode<T: Serialize>(kind: Kind, message: &T) -> Bytes {
+fn encode<T: Serialize>(kind: FrameKind, message: &T) -> Bytes {
     let payload = postcard::to_stdvec(message).expect("a greeting has no unencodable part");
     assert!(payload.len() <= frame::GREETING_BYTES_MAX, "a greeting outgrew its bound");
     frame::encode(kind, Bytes::from(payload))
@@ -287,8 +287,8 @@ mod tests {
 
     fn refusal(hello: Hello) -> Refusal {
         let payload = postcard::to_stdvec(&hello).unwrap();
-        match local(2).answer(Kind::Hello, &payload) {
-            Answer::Refuse { refusal, .. } => refusal,
+        match local(2).answer(FrameKind::Hello, &payload) {
+            HelloAnswer::Refuse { refusal, .. } => refusal,
             other => panic!("not refused: {other:?}"),
         }
     }
@@ -297,13 +297,14 @@ mod tests {
     fn two_nodes_join_on_each_lane() {
         for lane in Lane::ALL {
             let opening = local(3).hello(NodeId(2), lane, 1);
-            let Answer::Accept { hello, lane: got, ack } = local(2).answer(Kind::Hello, &opening[HEADER_BYTES..])
+            let HelloAnswer::Accept { hello, lane: got, ack } =
+                local(2).answer(FrameKind::Hello, &opening[HEADER_BYTES..])
             else {
                 panic!("refused")
             };
             assert_eq!((hello.from, got), (NodeId(3), lane));
             assert_eq!(
-                local(3).conclude(NodeId(2), Kind::HelloAck, &ack[HEADER_BYTES..]),
+                local(3).conclude(NodeId(2), FrameKind::HelloAck, &ack[HEADER_BYTES..]),
                 Conclusion::Joined { incarnation: 200 }
             );
         }
@@ -330,7 +331,7 @@ mod tests {
         let refusal = refusal(hello(9, 2));
         let frame = refusal.frame();
         assert_eq!(
-            local(3).conclude(NodeId(2), Kind::Refuse, &frame[HEADER_BYTES..]),
+            local(3).conclude(NodeId(2), FrameKind::Refuse, &frame[HEADER_BYTES..]),
             Conclusion::Refused(refusal.to_string())
         );
     }
@@ -338,13 +339,13 @@ mod tests {
     #[test]
     fn an_ack_from_another_node_is_refused() {
         let ack = postcard::to_stdvec(&HelloAck { protocol: 1, from: NodeId(1), incarnation: 1 });
-        assert!(matches!(local(3).conclude(NodeId(2), Kind::HelloAck, &ack.unwrap()), Conclusion::Refused(_)));
+        assert!(matches!(local(3).conclude(NodeId(2), FrameKind::HelloAck, &ack.unwrap()), Conclusion::Refused(_)));
     }
 
     #[test]
     fn a_frame_out_of_place_closes() {
-        assert!(matches!(local(2).answer(Kind::Data, b""), Answer::Close(_)));
-        assert!(matches!(local(3).conclude(NodeId(2), Kind::Ping, b""), Conclusion::Close(_)));
+        assert!(matches!(local(2).answer(FrameKind::Data, b""), HelloAnswer::Close(_)));
+        assert!(matches!(local(3).conclude(NodeId(2), FrameKind::Ping, b""), Conclusion::Close(_)));
     }
 
     proptest! {
@@ -353,9 +354,9 @@ mod tests {
         #[test]
         fn garbage_is_neither_joined_nor_a_panic(payload in proptest::collection::vec(any::<u8>(), 0..64)) {
             // Sixteen right bytes of cluster id do not come up by chance.
-            let accepted = matches!(local(2).answer(Kind::Hello, &payload), Answer::Accept { .. });
+            let accepted = matches!(local(2).answer(FrameKind::Hello, &payload), HelloAnswer::Accept { .. });
             prop_assert!(!accepted);
-            let _ = local(3).conclude(NodeId(2), Kind::Refuse, &payload);
+            let _ = local(3).conclude(NodeId(2), FrameKind::Refuse, &payload);
         }
     }
 }

@@ -30,15 +30,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::connection::{PONGS_MAX, Reader, Writer};
-use super::error::{Cause, Failure};
-use super::message::{Accepted, Message};
+use super::error::{Cause, ConnectError};
+use super::message::{Accepted, Message, SendOnDrop};
 use super::shared::Shared;
-use super::slot::{Live, Opened, Slot};
+use super::slot::{ConnectionGuard, LinkSlot, Opened};
 use super::status::LinkPhase;
 use super::{backoff, greeting};
 
 /// Makes the spec of the link of `slot`.
-pub(super) fn child_spec(shared: &Arc<Shared>, slot: &Arc<Slot>) -> ChildSpec {
+pub(super) fn child_spec(shared: &Arc<Shared>, slot: &Arc<LinkSlot>) -> ChildSpec {
     let (shared, slot) = (Arc::clone(shared), Arc::clone(slot));
     let id = format!("{}-{}", slot.peer, slot.lane);
     let service = slot.link.clone();
@@ -51,7 +51,7 @@ pub(super) struct Link;
 /// What each incarnation starts from.
 pub(super) struct Arguments {
     shared: Arc<Shared>,
-    slot: Arc<Slot>,
+    slot: Arc<LinkSlot>,
 }
 
 /// Dropping a phase ends its tasks, and with them its socket.
@@ -64,7 +64,7 @@ enum Phase {
 
 struct Connection {
     /// First, so that the slot is emptied before the tasks are aborted.
-    live: Live,
+    live: ConnectionGuard,
     _tasks: JoinSet<()>,
     attempt: u32,
     since: Instant,
@@ -75,7 +75,7 @@ struct Connection {
 /// The link actor's state.
 pub(super) struct State {
     shared: Arc<Shared>,
-    slot: Arc<Slot>,
+    slot: Arc<LinkSlot>,
     owner: u64,
     phase: Phase,
 }
@@ -137,7 +137,7 @@ impl State {
         }
         let dial = self.slot.next_dial();
         let (shared, slot) = (Arc::clone(&self.shared), Arc::clone(&self.slot));
-        let mut report = Report::new(myself, Message::Dialed { dial, outcome: Err(Failure::Lost) });
+        let mut report = SendOnDrop::new(myself, Message::Dialed { dial, outcome: Err(ConnectError::Lost) });
         let mut task = JoinSet::new();
         task.spawn(async move {
             sleep(wait).await;
@@ -147,7 +147,7 @@ impl State {
         self.enter(Phase::Connecting { attempt, dial, _task: task });
     }
 
-    fn dialed(&mut self, myself: &ActorRef<Message>, of: u64, outcome: Result<TcpStream, Failure>) {
+    fn dialed(&mut self, myself: &ActorRef<Message>, of: u64, outcome: Result<TcpStream, ConnectError>) {
         let attempt = match self.phase {
             Phase::Connecting { attempt, dial, .. } if dial == of => attempt,
             _ => return,
@@ -157,8 +157,8 @@ impl State {
             Err(failure) => return self.failed(myself, attempt, &failure),
         };
         let (shared, slot) = (Arc::clone(&self.shared), Arc::clone(&self.slot));
-        let lost = Message::Greeted { dial: of, outcome: Err(Failure::Lost) };
-        let mut report = Report::new(myself, lost);
+        let lost = Message::Greeted { dial: of, outcome: Err(ConnectError::Lost) };
+        let mut report = SendOnDrop::new(myself, lost);
         let mut task = JoinSet::new();
         task.spawn(async move {
             let outcome = greeting::greet(&shared, &slot, stream, of).await;
@@ -167,7 +167,7 @@ impl State {
         self.enter(Phase::Handshaking { attempt, dial: of, _task: task });
     }
 
-    fn greeted(&mut self, myself: &ActorRef<Message>, of: u64, outcome: Result<TcpStream, Failure>) {
+    fn greeted(&mut self, myself: &ActorRef<Message>, of: u64, outcome: Result<TcpStream, ConnectError>) {
         let attempt = match self.phase {
             Phase::Handshaking { attempt, dial, .. } if dial == of => attempt,
             _ => return,
@@ -206,7 +206,7 @@ impl State {
         let (read_half, write_half) = stream.into_split();
         let mut tasks = JoinSet::new();
         let mut task = |run: std::pin::Pin<Box<dyn Future<Output = Cause> + Send>>| {
-            let mut report = Report::new(myself, Message::Ended { epoch, cause: Cause::Lost });
+            let mut report = SendOnDrop::new(myself, Message::Ended { epoch, cause: Cause::Lost });
             let end = end.clone();
             tasks.spawn(async move {
                 let cause = end.or(run).await;
@@ -222,12 +222,12 @@ impl State {
         self.enter(Phase::Up(Connection { live, _tasks: tasks, attempt, since: started, origin }));
     }
 
-    fn failed(&mut self, myself: &ActorRef<Message>, attempt: u32, failure: &Failure) {
+    fn failed(&mut self, myself: &ActorRef<Message>, attempt: u32, failure: &ConnectError) {
         let shared = Arc::clone(&self.shared);
-        let unresolved = matches!(failure, Failure::Unresolved { .. }).then(|| failure.to_string());
+        let unresolved = matches!(failure, ConnectError::Unresolved { .. }).then(|| failure.to_string());
         shared.notices.unresolved(self.slot.peer, unresolved);
         self.trouble(&failure.to_string());
-        let refused = if let Failure::Refused(reason) = failure {
+        let refused = if let ConnectError::Refused(reason) = failure {
             shared.notices.refused(self.slot.peer, reason);
             true
         } else {
@@ -271,31 +271,6 @@ impl State {
             tracing::info!(%node, %peer, %lane, error, "link down");
         } else {
             tracing::debug!(%node, %peer, %lane, error, "link still down");
-        }
-    }
-}
-
-/// Sends its message when it is dropped: a task that holds one is heard of however it ends.
-struct Report {
-    link: ActorRef<Message>,
-    message: Option<Message>,
-}
-
-impl Report {
-    fn new(link: &ActorRef<Message>, lost: Message) -> Report {
-        Report { link: link.clone(), message: Some(lost) }
-    }
-
-    fn set(&mut self, message: Message) {
-        self.message = Some(message);
-    }
-}
-
-impl Drop for Report {
-    fn drop(&mut self) {
-        if let Some(message) = self.message.take() {
-            // A link that is gone needs no report.
-            let _ = self.link.cast(message);
         }
     }
 }

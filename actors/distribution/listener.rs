@@ -19,6 +19,7 @@ use tokio::time::sleep;
 
 use super::greeting;
 use super::lock::lock;
+use super::message::SendOnDrop;
 use super::shared::Shared;
 
 /// Pause after a failed accept: the usual cause, no free file descriptor, does not pass by trying.
@@ -30,11 +31,11 @@ const WARN_EVERY: u64 = 200;
 /// Makes the listener's spec.
 pub(super) fn child_spec(shared: &Arc<Shared>) -> ChildSpec {
     let shared = Arc::clone(shared);
-    ChildSpec::actor("listener", move || (Listener, Arc::clone(&shared)))
+    ChildSpec::actor("listener", move || (PeerListener, Arc::clone(&shared)))
 }
 
 /// The listener actor.
-pub(super) struct Listener;
+pub(super) struct PeerListener;
 
 /// The listener has nothing to be told but this.
 pub(super) enum Message {
@@ -47,14 +48,14 @@ pub(super) struct State {
     _accepting: JoinSet<()>,
 }
 
-impl Actor for Listener {
+impl Actor for PeerListener {
     type Msg = Message;
     type State = State;
     type Arguments = Arc<Shared>;
 
     async fn pre_start(&self, myself: ActorRef<Message>, shared: Arc<Shared>) -> Result<State, ActorProcessingErr> {
         let mut accepting = JoinSet::new();
-        let ended = Ended(myself);
+        let ended = SendOnDrop::new(&myself, Message::AcceptEnded);
         accepting.spawn(async move {
             let _ended = ended;
             loop {
@@ -116,14 +117,4 @@ async fn failed(shared: &Shared, error: &io::Error) {
         tracing::warn!(node = %shared.local.node, %error, "cannot accept at the peer port: check the limit of open files");
     }
     sleep(ACCEPT_PAUSE).await;
-}
-
-/// Tells the actor that its accept loop is gone.
-struct Ended(ActorRef<Message>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        // Aborted together with the actor: then nobody is there to be told.
-        let _ = self.0.cast(Message::AcceptEnded);
-    }
 }

@@ -10,7 +10,7 @@ use super::arrivals::Arrivals;
 use super::handshake::Local;
 use super::notices::{Noted, Notices};
 use super::settings::Settings;
-use super::slot::Slot;
+use super::slot::LinkSlot;
 use super::status::{LaneStatus, PeerStatus};
 use super::types::{Identity, Lane, Sink};
 
@@ -19,7 +19,7 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) local: Local,
     pub(super) addresses: BTreeMap<NodeId, String>,
-    pub(super) slots: BTreeMap<(NodeId, Lane), Arc<Slot>>,
+    pub(super) slots: BTreeMap<(NodeId, Lane), Arc<LinkSlot>>,
     /// Bound before the tree; every incarnation of the listener accepts on a clone. Gone once the node has ended.
     pub(super) socket: Mutex<Option<TcpListener>>,
     pub(super) notices: Arc<Notices>,
@@ -37,7 +37,7 @@ impl Shared {
         let settings = settings.sane();
         peers.remove(&identity.node_id);
         let notices = Arc::new(Notices::new(identity.node_id, sink));
-        let slot = |peer, lane| Arc::new(Slot::new(peer, lane, &settings, Arc::clone(&notices)));
+        let slot = |peer, lane| Arc::new(LinkSlot::new(peer, lane, &settings, Arc::clone(&notices)));
         let slots = peers
             .keys()
             .flat_map(|peer| Lane::ALL.map(|lane| (*peer, lane)))

@@ -1,6 +1,6 @@
 //! One link's part of the shared state: what outlives its actor.
 //!
-//! A [`Slot`] has two locks, each held for a moment. `outbound` is what senders need; it is never held
+//! A [`LinkSlot`] has two locks, each held for a moment. `outbound` is what senders need; it is never held
 //! while the sink is called, so a sink may send. `gate` serialises what the sink sees of one link; it
 //! is what makes "no frame of an epoch after its `Down`" true although tasks end asynchronously.
 
@@ -32,23 +32,23 @@ pub(super) struct Outgoing {
 struct Outbound {
     epoch: u64,
     frames: mpsc::Sender<Outgoing>,
-    end: End,
+    end: CloseSignal,
 }
 
 /// The live connection, as the sink sees it.
-struct Open {
+struct OpenConnection {
     epoch: u64,
-    end: End,
+    end: CloseSignal,
 }
 
 /// Ends a connection's tasks from outside: a newer connection took over, or a consumer rejected it.
 #[derive(Clone, Default)]
-pub(super) struct End {
+pub(super) struct CloseSignal {
     now: CancellationToken,
     rejected: Arc<OnceLock<String>>,
 }
 
-impl End {
+impl CloseSignal {
     /// Runs a task of the connection until it ends or is ended.
     pub(super) async fn or(&self, task: impl Future<Output = Cause>) -> Cause {
         let ended = || self.rejected.get().cloned().map_or(Cause::Replaced, Cause::Rejected);
@@ -57,7 +57,7 @@ impl End {
 }
 
 /// One link's part of the shared state.
-pub(super) struct Slot {
+pub(super) struct LinkSlot {
     pub(super) peer: NodeId,
     pub(super) lane: Lane,
     /// The link actor of the moment.
@@ -70,7 +70,7 @@ pub(super) struct Slot {
     queue_bytes: Arc<Semaphore>,
     queue_frames_max: usize,
     outbound: Mutex<Option<Outbound>>,
-    gate: Mutex<Option<Open>>,
+    gate: Mutex<Option<OpenConnection>>,
     notes: Mutex<Notes>,
     dials: AtomicU64,
     notices: Arc<Notices>,
@@ -100,10 +100,10 @@ struct Notes {
     told: Option<String>,
 }
 
-impl Slot {
-    pub(super) fn new(peer: NodeId, lane: Lane, settings: &Settings, notices: Arc<Notices>) -> Slot {
+impl LinkSlot {
+    pub(super) fn new(peer: NodeId, lane: Lane, settings: &Settings, notices: Arc<Notices>) -> LinkSlot {
         let credits = |bytes: usize| Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)));
-        Slot {
+        LinkSlot {
             peer,
             lane,
             link: Service::new("link"),
@@ -162,7 +162,7 @@ impl Slot {
 
     /// Makes a new connection the live one, ending an older one first.
     pub(super) fn open(self: &Arc<Self>) -> Opened {
-        let end = End::default();
+        let end = CloseSignal::default();
         let (sender, frames) = mpsc::channel(self.queue_frames_max);
         let mut gate = lock(&self.gate);
         if let Some(old) = gate.take() {
@@ -170,12 +170,12 @@ impl Slot {
         }
         let epoch = self.notices.next_epoch();
         *lock(&self.outbound) = Some(Outbound { epoch, frames: sender, end: end.clone() });
-        *gate = Some(Open { epoch, end: end.clone() });
+        *gate = Some(OpenConnection { epoch, end: end.clone() });
         self.counters.connections.fetch_add(1, Relaxed);
         self.notices.forget_refusal(self.peer);
         self.notices.tell(LinkEvent::Up { peer: self.peer, lane: self.lane, epoch });
         drop(gate);
-        let live = Live { slot: Arc::clone(self), epoch };
+        let live = ConnectionGuard { slot: Arc::clone(self), epoch };
         Opened { live, frames, end }
     }
 
@@ -189,7 +189,7 @@ impl Slot {
         }
     }
 
-    fn end(&self, old: &Open) {
+    fn end(&self, old: &OpenConnection) {
         old.end.now.cancel();
         *lock(&self.outbound) = None;
         self.counters.rtt_us_plus_one.store(0, Relaxed);
@@ -265,19 +265,19 @@ impl Slot {
 
 /// What a new connection works with.
 pub(super) struct Opened {
-    pub(super) live: Live,
+    pub(super) live: ConnectionGuard,
     pub(super) frames: mpsc::Receiver<Outgoing>,
-    pub(super) end: End,
+    pub(super) end: CloseSignal,
 }
 
 /// While it lives, its connection may be the live one; its drop, however it comes about, empties the
 /// slot and tells of the end.
-pub(super) struct Live {
-    slot: Arc<Slot>,
+pub(super) struct ConnectionGuard {
+    slot: Arc<LinkSlot>,
     pub(super) epoch: u64,
 }
 
-impl Drop for Live {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.slot.close(self.epoch);
     }
@@ -304,14 +304,14 @@ mod tests {
         }
     }
 
-    fn slot() -> (Arc<Slot>, Arc<Recorder>) {
+    fn slot() -> (Arc<LinkSlot>, Arc<Recorder>) {
         let sink = Arc::new(Recorder::default());
         let notices = Arc::new(Notices::new(NodeId(1), sink.clone()));
         let settings = Settings { queue_frames_max: 2, ..Settings::default() };
-        (Arc::new(Slot::new(NodeId(2), Lane::Append, &settings, notices)), sink)
+        (Arc::new(LinkSlot::new(NodeId(2), Lane::Append, &settings, notices)), sink)
     }
 
-    fn deliver(slot: &Slot, epoch: u64, payload: &'static [u8]) -> bool {
+    fn deliver(slot: &LinkSlot, epoch: u64, payload: &'static [u8]) -> bool {
         slot.deliver(epoch, Bytes::from_static(payload), Permit::none())
     }
 

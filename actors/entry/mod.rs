@@ -36,7 +36,7 @@ use crate::storage::{self, AppliedBatch, Random, Storage};
 
 /// What one incarnation is made of.
 #[derive(Clone)]
-pub struct Args {
+pub struct Arguments {
     /// Asked which boot this is.
     pub storage: Storage,
     /// Takes batches where this node leads, and knows who does otherwise.
@@ -111,7 +111,7 @@ pub struct Done {
 pub struct Admission(#[allow(dead_code, reason = "held for its drop")] Arc<OwnedSemaphorePermit>);
 
 pub(crate) enum Message {
-    Submit(Box<Request>, oneshot::Sender<Done>),
+    Submit(Box<Submission>, oneshot::Sender<Done>),
     Applied(AppliedBatch),
     Led(View),
     NotProposed { by: NodeId, token: u64, hint: Option<NodeId> },
@@ -119,7 +119,7 @@ pub(crate) enum Message {
     Look,
 }
 
-pub(crate) struct Request {
+pub(crate) struct Submission {
     command: Command,
     bytes: usize,
     claim: Arc<Claim>,
@@ -145,7 +145,7 @@ impl Entries {
     }
 
     /// How to start the actor under a supervisor.
-    pub fn child_spec(&self, args: Args) -> ChildSpec {
+    pub fn child_spec(&self, args: Arguments) -> ChildSpec {
         let shared = self.shared.clone();
         ChildSpec::service("entry", &self.service, move || (EntryServer { shared: shared.clone() }, args.clone()))
             .shutdown(Shutdown::Timeout(self.shared.bounds.shutdown))
@@ -214,7 +214,7 @@ impl Entries {
         let mut deaths = 0;
         loop {
             let request =
-                Request { command: command.clone(), bytes, claim: claim.clone(), admission: admission.clone() };
+                Submission { command: command.clone(), bytes, claim: claim.clone(), admission: admission.clone() };
             let asked = self.holder(deadline).await;
             match self.ask(Box::new(request), deadline).await {
                 // A newer boot of this node has closed the attempt, or the mark that passes it at its deadline.
@@ -252,7 +252,7 @@ impl Entries {
     }
 
     /// Asks the actor, or the next one; nobody any more once the node has ended.
-    async fn ask(&self, request: Box<Request>, deadline: Instant) -> Result<Done, CallError> {
+    async fn ask(&self, request: Box<Submission>, deadline: Instant) -> Result<Done, CallError> {
         let mut ended = self.shared.ended.subscribe();
         tokio::select! {
             biased;
@@ -324,7 +324,7 @@ struct EntryServer {
 }
 
 pub(crate) struct State {
-    args: Args,
+    args: Arguments,
     shared: Arc<Shared>,
     myself: ActorRef<Message>,
     batcher: Batcher,
@@ -346,9 +346,9 @@ struct Waiting {
 impl Actor for EntryServer {
     type Msg = Message;
     type State = State;
-    type Arguments = Args;
+    type Arguments = Arguments;
 
-    async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Message>, args: Arguments) -> Result<State, ActorProcessingErr> {
         // Not `recover`: that applies what is committed, which is replication's to order once it runs.
         let storage = args.storage.status();
         let boot = match (storage.boot, storage.phase) {
@@ -399,8 +399,8 @@ impl Actor for EntryServer {
 }
 
 impl State {
-    fn submit(&mut self, request: Request, reply: oneshot::Sender<Done>) {
-        let Request { command, bytes, claim, admission } = request;
+    fn submit(&mut self, request: Submission, reply: oneshot::Sender<Done>) {
+        let Submission { command, bytes, claim, admission } = request;
         self.waiting.insert(command.counter(), Waiting { reply, claim, _admission: admission });
         self.batcher.push(command, bytes);
     }

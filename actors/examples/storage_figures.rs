@@ -25,9 +25,9 @@ use tokio::sync::{oneshot, watch};
 const PAYLOAD: usize = 256;
 const WAIT: Duration = Duration::from_secs(60);
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+type Fallible<T> = Result<T, Box<dyn Error>>;
 
-struct Node {
+struct RunningStorage {
     storage: Storage,
     tree: Tree,
     applied: watch::Receiver<u64>,
@@ -35,8 +35,8 @@ struct Node {
     counter: u64,
 }
 
-impl Node {
-    async fn start(dir: &Path) -> Outcome<Node> {
+impl RunningStorage {
+    async fn start(dir: &Path) -> Fallible<RunningStorage> {
         let (sender, applied) = watch::channel(0);
         let on_applied = move |batch: AppliedBatch| {
             sender.send_replace(batch.index.get());
@@ -50,7 +50,7 @@ impl Node {
         let tree = Tree::start("figures", spec).await?;
         let recovered = storage.recover().await?;
         let index = recovered.last_index.get();
-        Ok(Node { storage, tree, applied, index, counter: index * 1000 })
+        Ok(RunningStorage { storage, tree, applied, index, counter: index * 1000 })
     }
 
     fn batch(&mut self, size: usize, contexts: u64) -> LogEntry {
@@ -79,7 +79,7 @@ impl Node {
     }
 
     /// Appends, waits for the disk, applies. Says how long the disk took.
-    async fn write(&mut self, size: usize, contexts: u64) -> Outcome<Duration> {
+    async fn write(&mut self, size: usize, contexts: u64) -> Fallible<Duration> {
         let entry = self.batch(size, contexts);
         let hard_state = HardState { term: Term(1), vote: NodeId(1), commit: LogIndex(self.index - 1) };
         let (sender, receiver) = oneshot::channel();
@@ -92,7 +92,7 @@ impl Node {
         Ok(took)
     }
 
-    async fn until_applied(&mut self) -> Outcome<()> {
+    async fn until_applied(&mut self) -> Fallible<()> {
         let last = self.index;
         self.applied.wait_for(|index| *index >= last).await?;
         Ok(())
@@ -114,7 +114,7 @@ fn percentile(times: &mut [Duration], of_hundred: usize) -> Duration {
 }
 
 /// A zero-filled file, 4 KiB written and synced at a time.
-fn bare_syncs(dir: &Path) -> Outcome<Duration> {
+fn bare_syncs(dir: &Path) -> Fallible<Duration> {
     use std::os::unix::fs::FileExt;
     let path = dir.join("bare");
     let file = std::fs::File::create(&path)?;
@@ -131,10 +131,10 @@ fn bare_syncs(dir: &Path) -> Outcome<Duration> {
     Ok(percentile(&mut times, 50))
 }
 
-async fn appends(dir: &Path, size: usize, contexts: u64, entries: usize) -> Outcome<()> {
+async fn appends(dir: &Path, size: usize, contexts: u64, entries: usize) -> Fallible<()> {
     let dir = dir.join(format!("batch-{size}-{contexts}"));
     let _ = std::fs::remove_dir_all(&dir);
-    let mut node = Node::start(&dir).await?;
+    let mut node = RunningStorage::start(&dir).await?;
     let mut times = Vec::new();
     let start = Instant::now();
     for _ in 0..entries.div_ceil(size) {
@@ -159,8 +159,8 @@ async fn appends(dir: &Path, size: usize, contexts: u64, entries: usize) -> Outc
 }
 
 /// Fills a directory until this process is killed from outside.
-async fn fill(dir: &Path, megabytes: u64) -> Outcome<()> {
-    let mut node = Node::start(dir).await?;
+async fn fill(dir: &Path, megabytes: u64) -> Fallible<()> {
+    let mut node = RunningStorage::start(dir).await?;
     let entries = (megabytes << 20) / PAYLOAD as u64;
     while node.counter < entries {
         node.write(256, 100).await?;
@@ -171,7 +171,7 @@ async fn fill(dir: &Path, megabytes: u64) -> Outcome<()> {
     }
 }
 
-async fn reopen(dir: &Path, megabytes: u64) -> Outcome<()> {
+async fn reopen(dir: &Path, megabytes: u64) -> Fallible<()> {
     use std::io::{BufRead, BufReader};
     let dir = dir.join("reopen");
     let _ = std::fs::remove_dir_all(&dir);
@@ -185,7 +185,7 @@ async fn reopen(dir: &Path, megabytes: u64) -> Outcome<()> {
     child.kill()?;
     child.wait()?;
     let start = Instant::now();
-    let node = Node::start(&dir).await?;
+    let node = RunningStorage::start(&dir).await?;
     let took = start.elapsed();
     let status = node.storage.status();
     println!(
@@ -199,7 +199,7 @@ async fn reopen(dir: &Path, megabytes: u64) -> Outcome<()> {
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> Outcome<()> {
+async fn main() -> Fallible<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [flag, dir, megabytes] = &args[..]
         && flag == "--fill"

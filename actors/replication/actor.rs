@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::args::Args;
+use super::args::Arguments;
 use super::message::Message;
 use super::state::State;
 use super::view::Shared;
@@ -23,9 +23,9 @@ impl Raft {
 impl Actor for Raft {
     type Msg = Message;
     type State = State;
-    type Arguments = Args;
+    type Arguments = Arguments;
 
-    async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Message>, args: Arguments) -> Result<State, ActorProcessingErr> {
         let recovered = match args.storage.recover().await {
             Ok(recovered) => Some(recovered),
             // Expected trouble is a phase: this node stays up to say what happened.

@@ -14,7 +14,7 @@ use crate::storage::{Random, Storage};
 pub type Fatal = Arc<dyn Fn(String) -> Result<(), String> + Send + Sync>;
 /// What one incarnation is made of.
 #[derive(Clone)]
-pub struct Args {
+pub struct Arguments {
     /// The store of the log; recovered from at every start.
     pub storage: Storage,
     /// The links to the other voters.

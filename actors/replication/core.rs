@@ -115,7 +115,7 @@ pub(crate) struct Core<L: raft::Storage> {
     node: RawNode<L>,
     settings: Settings,
     /// Readies whose sync has not returned, oldest first, with the messages that wait for it.
-    held: VecDeque<Held>,
+    held: VecDeque<HeldMessages>,
     timeout: Timeout,
     reluctant: bool,
     histories: Histories,
@@ -141,7 +141,7 @@ struct Timeout {
     count: u64,
 }
 
-struct Held {
+struct HeldMessages {
     number: u64,
     messages: Vec<Message>,
     /// Whether a sync of its own answers for it; otherwise it goes with the one before it.
@@ -381,7 +381,7 @@ impl<L: raft::Storage> Core<L> {
         }
         self.node.advance_append_async(ready);
         if syncs || !self.held.is_empty() {
-            self.held.push_back(Held { number, messages, syncs });
+            self.held.push_back(HeldMessages { number, messages, syncs });
         } else {
             messages.into_iter().for_each(|message| out.send(message));
             self.node.on_persist_ready(number);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::judge::Objection;
-use super::live::{Live, ME, PEERS, State, entry, message};
+use super::live::{LoneNode, ME, PEERS, State, entry, message};
 use super::wire::Frame;
 use crate::fuzzing::Input;
 use crate::fuzzing::sample::Seed;
@@ -15,7 +15,7 @@ use crate::fuzzing::sample::Seed;
 /// What a run is made of, at most.
 const STEPS_MAX: usize = 64;
 
-impl Live {
+impl LoneNode {
     /// Whether a message, by what is in it, can show a leader whose log is not this one.
     fn contradicts(&self, message: &Message) -> bool {
         let commit = self.summary().commit.get();
@@ -44,12 +44,12 @@ impl Live {
     /// Feeds a message of a voter, and holds the node to what it may do with it. `None` when it is to be fenced.
     fn judged(&mut self, message: Message) -> Option<bool> {
         let before = (self.summary(), self.last());
-        let sent = self.world.sent.len();
+        let sent = self.output.sent.len();
         let contradicts = self.contradicts(&message);
         let result = self.feed(message.clone());
         let refused = matches!(result, Err(Objection::Bad(_) | Objection::Late | Objection::DataLoss(_)));
         let after = (self.summary(), self.last());
-        assert!(!refused || (before == after && sent == self.world.sent.len()), "{result:?} changes a node");
+        assert!(!refused || (before == after && sent == self.output.sent.len()), "{result:?} changes a node");
         assert!(after.0.term >= before.0.term && after.0.commit >= before.0.commit, "{before:?}, then {after:?}");
         assert!(after.0.commit.get() <= after.1, "a commit beyond the log");
         match result {
@@ -72,7 +72,7 @@ fn around(input: &mut Input<'_>, matters: u64) -> u64 {
     }
 }
 
-fn drawn(input: &mut Input<'_>, live: &Live) -> Message {
+fn drawn(input: &mut Input<'_>, live: &LoneNode) -> Message {
     use MessageType::*;
     let kinds = [
         MsgAppend,
@@ -130,7 +130,7 @@ fn framed(bytes: Vec<u8>) -> Option<Message> {
 /// Feeds a node in some state a run of messages, its own clock's ticks and proposals. Says whether it took any message.
 pub fn raft_step(data: &[u8]) -> bool {
     let mut input = Input::new(data);
-    let mut live = Live::new(State::ALL[input.below(State::ALL.len())]);
+    let mut live = LoneNode::new(State::ALL[input.below(State::ALL.len())]);
     let mut taken = false;
     for _ in 0..STEPS_MAX {
         if input.is_empty() {
@@ -170,7 +170,7 @@ pub fn raft_step(data: &[u8]) -> bool {
 pub(crate) fn seeds() -> Vec<Seed> {
     let mut seeds = Vec::new();
     for (state, number) in State::ALL.into_iter().zip(0..) {
-        let live = Live::new(state);
+        let live = LoneNode::new(state);
         let (term, last) = (live.summary().term.get(), live.last());
         let frames = |messages: Vec<Message>| -> Vec<u8> {
             let framed = messages.into_iter().map(|message| Frame::Raft(Box::new(message)).encode(1).concat());

@@ -20,7 +20,7 @@ use crate::storage::Genesis;
 
 /// What a fresh node does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum FormingVerdict {
     /// Wait for more.
     Wait,
     /// Sync this and start.
@@ -53,17 +53,17 @@ impl Forming {
     }
 
     /// What can be said with the peers reached so far.
-    pub(crate) fn verdict(&self) -> Verdict {
+    pub(crate) fn verdict(&self) -> FormingVerdict {
         let lowest = self.voters.iter().min() == Some(&self.id);
         if lowest && self.voters.iter().all(|voter| self.reached.contains_key(voter)) {
             let voters = self.reached.clone();
-            return Verdict::Found(Genesis { cluster_id: self.cluster_id, group: self.group, voters });
+            return FormingVerdict::Found(Genesis { cluster_id: self.cluster_id, group: self.group, voters });
         }
-        Verdict::Wait
+        FormingVerdict::Wait
     }
 
     /// A peer says who it is.
-    pub(crate) fn heard(&mut self, from: NodeId, store_id: StoreId, genesis: Option<Genesis>) -> Verdict {
+    pub(crate) fn heard(&mut self, from: NodeId, store_id: StoreId, genesis: Option<Genesis>) -> FormingVerdict {
         let Some(genesis) = genesis else {
             if self.voters.contains(&from) {
                 self.reached.insert(from, store_id);
@@ -71,8 +71,8 @@ impl Forming {
             return self.verdict();
         };
         match genesis.voters.get(&self.id) {
-            Some(listed) if *listed == self.store_id => Verdict::Found(genesis),
-            listed => Verdict::Wiped { listed: listed.copied() },
+            Some(listed) if *listed == self.store_id => FormingVerdict::Found(genesis),
+            listed => FormingVerdict::Wiped { listed: listed.copied() },
         }
     }
 
@@ -109,16 +109,16 @@ mod tests {
         (NodeId(id.parse().unwrap()), StoreId([store.parse().unwrap(); 16]))
     }
 
-    fn tell(verdict: Verdict, forming: &Forming) -> String {
+    fn tell(verdict: FormingVerdict, forming: &Forming) -> String {
         match verdict {
-            Verdict::Wait if forming.missing().is_empty() => "wait".to_owned(),
-            Verdict::Wait => format!("wait for {}", list(forming.missing().iter().map(NodeId::to_string))),
-            Verdict::Found(Genesis { cluster_id, group, voters }) => {
+            FormingVerdict::Wait if forming.missing().is_empty() => "wait".to_owned(),
+            FormingVerdict::Wait => format!("wait for {}", list(forming.missing().iter().map(NodeId::to_string))),
+            FormingVerdict::Found(Genesis { cluster_id, group, voters }) => {
                 assert_eq!((cluster_id, group), (CLUSTER, GROUP));
                 format!("found {}", list(voters.iter().map(|(id, store)| format!("{id}/{}", store.0[0]))))
             }
-            Verdict::Wiped { listed: None } => "wiped: not listed".to_owned(),
-            Verdict::Wiped { listed: Some(store) } => format!("wiped: listed as {}", store.0[0]),
+            FormingVerdict::Wiped { listed: None } => "wiped: not listed".to_owned(),
+            FormingVerdict::Wiped { listed: Some(store) } => format!("wiped: listed as {}", store.0[0]),
         }
     }
 

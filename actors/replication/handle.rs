@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::actor::Raft;
-use super::args::Args;
+use super::args::Arguments;
 use super::message::{Message, ReadError, Refused};
 use super::received::Received;
 use super::view::{Overfull, Shared, View};
@@ -38,7 +38,7 @@ impl Replication {
     }
 
     /// How to start the actor under a supervisor.
-    pub fn child_spec(&self, args: Args) -> ChildSpec {
+    pub fn child_spec(&self, args: Arguments) -> ChildSpec {
         let (shared, shutdown) = (self.shared.clone(), args.bounds.shutdown);
         ChildSpec::service("replication", &self.service, move || (Raft::new(shared.clone()), args.clone()))
             .shutdown(Shutdown::Timeout(shutdown))

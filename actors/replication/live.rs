@@ -59,14 +59,14 @@ impl raft::Storage for Memory {
 }
 
 #[derive(Default)]
-pub(super) struct World {
+pub(super) struct RecordedOutput {
     entries: Rc<RefCell<Vec<Entry>>>,
     syncing: Vec<u64>,
     applied: Option<u64>,
     pub(super) sent: Vec<Message>,
 }
 
-impl Output for World {
+impl Output for RecordedOutput {
     fn send(&mut self, message: Message) {
         self.sent.push(message);
     }
@@ -118,9 +118,9 @@ impl State {
 }
 
 /// A node that lives, alone with what it is fed.
-pub(super) struct Live {
+pub(super) struct LoneNode {
     core: Core<Memory>,
-    pub(super) world: World,
+    pub(super) output: RecordedOutput,
 }
 
 /// The term of the log of a node that is not fresh, and its entries: the last one is not committed.
@@ -139,8 +139,8 @@ pub(super) fn entry(index: u64, term: u64) -> Entry {
     Entry { index, term, data: Bytes::from(format!("entry {index} of term {term}")), ..Entry::default() }
 }
 
-impl Live {
-    pub(super) fn new(state: State) -> Live {
+impl LoneNode {
+    pub(super) fn new(state: State) -> LoneNode {
         let terms = [1, 1, 3, 3, TERM, TERM];
         let log: Vec<Entry> = (1..).zip(terms).map(|(index, term)| entry(index, term)).collect();
         let (log, hard_state) = match state {
@@ -159,7 +159,7 @@ impl Live {
         };
         let memory = Memory { entries: entries.clone(), hard_state };
         let core = Core::new(settings, memory).expect("these settings are possible");
-        let mut live = Live { core, world: World { entries, ..World::default() } };
+        let mut live = LoneNode { core, output: RecordedOutput { entries, ..RecordedOutput::default() } };
         live.step(|core, out| core.settle(out));
         live.become_one(state);
         live
@@ -190,23 +190,23 @@ impl Live {
         };
         assert_eq!(self.summary().role, role);
         assert!(state != State::Leader || self.summary().commit.get() == self.last());
-        self.world.sent.clear();
+        self.output.sent.clear();
     }
 
     /// One step, and all that the disk and apply have to say to it.
-    pub(super) fn step<R>(&mut self, step: impl FnOnce(&mut Core<Memory>, &mut World) -> R) -> R {
-        let result = step(&mut self.core, &mut self.world);
+    pub(super) fn step<R>(&mut self, step: impl FnOnce(&mut Core<Memory>, &mut RecordedOutput) -> R) -> R {
+        let result = step(&mut self.core, &mut self.output);
         loop {
-            let numbers = std::mem::take(&mut self.world.syncing);
-            let applied = self.world.applied.take();
+            let numbers = std::mem::take(&mut self.output.syncing);
+            let applied = self.output.applied.take();
             if numbers.is_empty() && applied.is_none() {
                 return result;
             }
             for number in numbers {
-                self.core.persisted(number, &mut self.world);
+                self.core.persisted(number, &mut self.output);
             }
             if let Some(applied) = applied {
-                self.core.applied(LogIndex(applied), &mut self.world);
+                self.core.applied(LogIndex(applied), &mut self.output);
             }
         }
     }
@@ -224,17 +224,17 @@ impl Live {
     }
 
     pub(super) fn last(&self) -> u64 {
-        self.world.entries.borrow().len() as u64
+        self.output.entries.borrow().len() as u64
     }
 
     #[cfg(test)]
     pub(super) fn sent(&mut self) -> Vec<Message> {
-        std::mem::take(&mut self.world.sent)
+        std::mem::take(&mut self.output.sent)
     }
 
     /// An entry of its log.
     pub(super) fn own(&self, index: u64) -> Option<Entry> {
-        let entries = self.world.entries.borrow();
+        let entries = self.output.entries.borrow();
         usize::try_from(index.checked_sub(1)?).ok().and_then(|at| entries.get(at)).cloned()
     }
 }

@@ -15,7 +15,7 @@
 //!     └───────▶│ Wrong  │◀──────────────────────┴──── (configuration differs) ──▶ Wrong
 //!              └────────┘
 //! ```
-//! `Silent` and `Wrong` neither vote nor acknowledge. `Wrong` is reported through [`Args::fatal`] and the node
+//! `Silent` and `Wrong` neither vote nor acknowledge. `Wrong` is reported through [`Arguments::fatal`] and the node
 //! stops; `Silent` stays, so that status and alarms can say why.
 //!
 //! Touches invariants S1, S2, S8 and 6, 8, 9: how is said at `core` and `Core::persisted`.
@@ -48,7 +48,7 @@ mod view;
 mod voters;
 pub mod wire;
 
-pub use self::args::{Args, Fatal};
+pub use self::args::{Arguments, Fatal};
 pub use self::core::Bounds;
 pub use self::handle::Replication;
 pub use self::message::{ReadError, Refused};

@@ -7,7 +7,7 @@ use converge_supervisors::ractor::ActorRef;
 use raft::eraftpb::{Entry, HardState, Message as RaftMessage, MessageType};
 use tokio::time::Instant;
 
-use super::args::Args;
+use super::args::Arguments;
 use super::core::Output;
 use super::log::from_raft;
 use super::message::Message;
@@ -17,7 +17,7 @@ use crate::storage;
 
 /// Executes what the core decides, in order; remembers the first failure.
 pub(super) struct Shell<'a> {
-    pub(super) args: &'a Args,
+    pub(super) args: &'a Arguments,
     pub(super) myself: &'a ActorRef<Message>,
     pub(super) tag: u64,
     pub(super) syncing: &'a mut VecDeque<(u64, Instant)>,

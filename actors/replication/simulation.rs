@@ -22,7 +22,7 @@ const NODES: u64 = 3;
 
 /// A disk that tells what is synced from what is only written.
 #[derive(Default)]
-struct Disk {
+struct LogDisk {
     /// Readable: all that was written.
     log: Vec<Entry>,
     /// What a crash leaves.
@@ -42,7 +42,7 @@ fn write(log: &mut Vec<Entry>, entries: &[Entry]) {
     }
 }
 
-impl Disk {
+impl LogDisk {
     fn sync_next(&mut self) -> Option<u64> {
         let (number, entries, state) = self.queue.pop_front()?;
         write(&mut self.synced_log, &entries);
@@ -60,7 +60,7 @@ impl Disk {
 }
 
 #[derive(Clone)]
-struct SimLog(Rc<RefCell<Disk>>);
+struct SimLog(Rc<RefCell<LogDisk>>);
 
 impl raft::Storage for SimLog {
     fn initial_state(&self) -> raft::Result<RaftState> {
@@ -99,9 +99,9 @@ impl raft::Storage for SimLog {
     }
 }
 
-struct Node {
+struct SimNode {
     core: Core<SimLog>,
-    disk: Rc<RefCell<Disk>>,
+    disk: Rc<RefCell<LogDisk>>,
     applied: u64,
 }
 
@@ -109,7 +109,7 @@ struct Node {
 struct Outbox {
     messages: Vec<Message>,
     applied: Vec<Entry>,
-    disk: Option<Rc<RefCell<Disk>>>,
+    disk: Option<Rc<RefCell<LogDisk>>>,
 }
 
 impl Output for Outbox {
@@ -127,9 +127,9 @@ impl Output for Outbox {
     fn read_state(&mut self, _: Vec<u8>, _: LogIndex) {}
 }
 
-struct World {
+struct SimCluster {
     chance: Dice,
-    nodes: Vec<Node>,
+    nodes: Vec<SimNode>,
     /// In flight, by (from, to), in order: links are TCP connections.
     links: BTreeMap<(u64, u64), VecDeque<Message>>,
     cut: BTreeMap<(u64, u64), bool>,
@@ -142,9 +142,9 @@ struct World {
     most_bytes: usize,
 }
 
-impl World {
-    fn new(seed: u64) -> World {
-        let mut world = World {
+impl SimCluster {
+    fn new(seed: u64) -> SimCluster {
+        let mut world = SimCluster {
             chance: Dice(seed),
             nodes: Vec::new(),
             links: BTreeMap::new(),
@@ -157,13 +157,13 @@ impl World {
         };
         for id in 1..=NODES {
             let disk = Rc::default();
-            let core = World::boot(id, &disk, seed);
-            world.nodes.push(Node { core, disk, applied: 0 });
+            let core = SimCluster::boot(id, &disk, seed);
+            world.nodes.push(SimNode { core, disk, applied: 0 });
         }
         world
     }
 
-    fn boot(id: u64, disk: &Rc<RefCell<Disk>>, seed: u64) -> Core<SimLog> {
+    fn boot(id: u64, disk: &Rc<RefCell<LogDisk>>, seed: u64) -> Core<SimLog> {
         let settings = Settings {
             id: NodeId(id),
             heartbeat_ticks: 2,
@@ -300,7 +300,7 @@ impl World {
         let disk = self.nodes[at].disk.clone();
         disk.borrow_mut().crash();
         let seed = self.draw(u64::MAX);
-        self.nodes[at] = Node { core: World::boot(id, &disk, seed), disk, applied: 0 };
+        self.nodes[at] = SimNode { core: SimCluster::boot(id, &disk, seed), disk, applied: 0 };
         self.drive(at, |core, out| core.settle(out));
     }
 
@@ -321,7 +321,7 @@ impl World {
 }
 
 fn run(seed: u64) -> (u64, u64) {
-    let mut world = World::new(seed);
+    let mut world = SimCluster::new(seed);
     (0..4000).for_each(|_| world.step());
     world.heal();
     let before = world.proposed;
@@ -351,10 +351,10 @@ fn a_seed_repeats_a_run_exactly() {
 }
 
 /// A world that has elected a leader, and the leader.
-fn led(seed: u64) -> (World, usize) {
-    let mut world = World::new(seed);
+fn led(seed: u64) -> (SimCluster, usize) {
+    let mut world = SimCluster::new(seed);
     world.heal();
-    let leads = |node: &Node| node.core.summary().role == StateRole::Leader;
+    let leads = |node: &SimNode| node.core.summary().role == StateRole::Leader;
     let leader = world.nodes.iter().position(leads).unwrap();
     (world, leader)
 }
@@ -398,7 +398,7 @@ fn a_leader_that_cannot_sync_leaves_its_office_to_another() {
             (0..8).for_each(|_| world.deliver());
         }
     }
-    let leads = |node: &Node| node.core.summary().role == StateRole::Leader;
+    let leads = |node: &SimNode| node.core.summary().role == StateRole::Leader;
     let now = world.nodes.iter().enumerate().find(|(at, node)| *at != leader && leads(node));
     assert!(now.is_some(), "the followers elect another, though one of them asks the leader for reads");
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use converge_supervisors::ractor::ActorProcessingErr;
 use raft::eraftpb::HardState;
 
-use super::args::Args;
+use super::args::Arguments;
 use super::core::{Core, Settings};
-use super::genesis::{self, Forming, Verdict};
+use super::genesis::{self, Forming, FormingVerdict};
 use super::log::Log;
 use super::outage::list;
-use super::state::{Phase, Running, State};
+use super::state::{Phase, RaftNode, State};
 use super::wire::GROUP;
 use crate::storage::{Genesis, Recovered};
 
@@ -21,7 +21,7 @@ impl State {
         match recovered.genesis.clone() {
             Some(genesis) => self.run(genesis, recovered)?,
             None => {
-                let Args { cluster_id, id, ref voters, .. } = self.args;
+                let Arguments { cluster_id, id, ref voters, .. } = self.args;
                 let forming = Forming::new(cluster_id, GROUP, id, self.store_id, voters.clone());
                 let verdict = forming.verdict();
                 self.phase = Phase::Forming(forming);
@@ -62,7 +62,7 @@ impl State {
         let core = Core::new(settings, Log::new(self.args.storage.clone(), hard_state, voters))?;
         let tag = genesis::tag(&genesis);
         tracing::info!(term = %recovered.hard_state.term, last = %recovered.last_index, applied = %recovered.applied, boot = %self.boot, "raft node starts");
-        self.phase = Phase::Running(Box::new(Running { core, genesis, tag }));
+        self.phase = Phase::Running(Box::new(RaftNode { core, genesis, tag }));
         // What the crate has to say already: a lone voter's campaign.
         self.shared.started(recovered.applied, tag);
         self.drive(|core, out| core.settle(out)).map(|_| ())
@@ -95,10 +95,10 @@ impl State {
     }
 
     /// Acts on what is known of the other voters.
-    pub(super) async fn decide(&mut self, verdict: Verdict) -> Result<(), ActorProcessingErr> {
+    pub(super) async fn decide(&mut self, verdict: FormingVerdict) -> Result<(), ActorProcessingErr> {
         match verdict {
-            Verdict::Wait => {}
-            Verdict::Found(genesis) => {
+            FormingVerdict::Wait => {}
+            FormingVerdict::Found(genesis) => {
                 self.args.storage.write_genesis(genesis.clone()).await?;
                 let voters: Vec<_> = genesis.voters.keys().copied().collect();
                 tracing::info!(cluster = %genesis.cluster_id, voters = list(&voters), "cluster formed");
@@ -106,7 +106,7 @@ impl State {
                 self.run(genesis, recovered)?;
                 self.introduce(None);
             }
-            Verdict::Wiped { listed } => {
+            FormingVerdict::Wiped { listed } => {
                 self.phase = Phase::Wrong;
                 let listed = listed.map_or("no store at all".to_owned(), |id| format!("store {id}"));
                 // Heard of from others: whoever starts the node finds the reason when all is up, and nothing fails here.

@@ -12,7 +12,7 @@ use raft::StateRole;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::args::Args;
+use super::args::Arguments;
 use super::core::{Core, NotProposed};
 use super::genesis::Forming;
 use super::log::Log;
@@ -28,7 +28,7 @@ use crate::storage::{self, Genesis, Recovered};
 
 /// One incarnation, from its start to its end.
 pub(crate) struct State {
-    pub(super) args: Args,
+    pub(super) args: Arguments,
     pub(super) shared: Arc<Shared>,
     pub(super) myself: ActorRef<Message>,
     pub(super) phase: Phase,
@@ -53,7 +53,7 @@ pub(crate) struct State {
 /// See the diagram at the module.
 pub(super) enum Phase {
     Forming(Forming),
-    Running(Box<Running>),
+    Running(Box<RaftNode>),
     Silent,
     Wrong,
 }
@@ -68,7 +68,7 @@ impl Phase {
     }
 }
 
-pub(super) struct Running {
+pub(super) struct RaftNode {
     pub(super) core: Core<Log>,
     pub(super) genesis: Genesis,
     pub(super) tag: u64,
@@ -76,7 +76,7 @@ pub(super) struct Running {
 
 impl State {
     pub(super) fn new(
-        args: Args,
+        args: Arguments,
         shared: Arc<Shared>,
         myself: ActorRef<Message>,
         recovered: Option<&Recovered>,

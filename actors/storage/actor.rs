@@ -11,7 +11,7 @@ use super::database::trouble::Trouble;
 use super::error::Error;
 use super::executor::Worker;
 use super::failure::{Failure, data_loss, io_failure};
-use super::incarnation::{Incarnation, Request};
+use super::incarnation::{Incarnation, QueuedWrite};
 use super::journal::record::Op;
 use super::message::Message;
 use super::passing::is_lack;
@@ -49,13 +49,13 @@ impl Drop for Guard {
 }
 
 pub(crate) struct State {
-    phase: Phase,
+    phase: IncarnationPhase,
     /// Sends [`Message::Look`].
     _looks: JoinSet<()>,
 }
 
 /// The phases of an incarnation.
-enum Phase {
+enum IncarnationPhase {
     /// Both workers run.
     Serving(Serving),
     /// Fenced before it could serve; nothing runs.
@@ -83,26 +83,29 @@ impl Actor for StorageActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match (message, &mut state.phase) {
-            (Message::Apply(entries), Phase::Serving(serving)) => serving.apply(&entries).await?,
-            (Message::Apply(_), Phase::Fenced(_)) => {}
-            (Message::Recover(reply), Phase::Serving(serving)) => {
+            (Message::Apply(entries), IncarnationPhase::Serving(serving)) => serving.apply(&entries).await?,
+            (Message::Apply(_), IncarnationPhase::Fenced(_)) => {}
+            (Message::Recover(reply), IncarnationPhase::Serving(serving)) => {
                 let _ = reply.send(serving.recover().await);
             }
-            (Message::WriteGenesis(genesis, reply), Phase::Serving(serving)) => {
+            (Message::WriteGenesis(genesis, reply), IncarnationPhase::Serving(serving)) => {
                 let _ = reply.send(serving.write_genesis(genesis).await);
             }
-            (Message::Recover(reply), Phase::Fenced(shared)) => {
+            (Message::Recover(reply), IncarnationPhase::Fenced(shared)) => {
                 let _ = reply.send(Err(fenced(shared)));
             }
-            (Message::WriteGenesis(_, reply), Phase::Fenced(shared)) => {
+            (Message::WriteGenesis(_, reply), IncarnationPhase::Fenced(shared)) => {
                 let _ = reply.send(Err(fenced(shared)));
             }
-            (Message::WorkerDied, Phase::Serving(serving)) if serving.guard.incarnation.is_closed() => {
+            (Message::WorkerDied, IncarnationPhase::Serving(serving)) if serving.guard.incarnation.is_closed() => {
                 return Err("a thread of storage died, see the log".into());
             }
             // The thread of a start that was given up, or tried again, may end before its incarnation is closed.
-            (Message::WorkerDied, Phase::Serving(_) | Phase::Fenced(_)) => {}
-            (Message::Look, Phase::Serving(Serving { guard: Guard { shared, .. } }) | Phase::Fenced(shared)) => {
+            (Message::WorkerDied, IncarnationPhase::Serving(_) | IncarnationPhase::Fenced(_)) => {}
+            (
+                Message::Look,
+                IncarnationPhase::Serving(Serving { guard: Guard { shared, .. } }) | IncarnationPhase::Fenced(shared),
+            ) => {
                 if shared.may_leave() {
                     return Err("there is room on the disk again: recovering from what is there".into());
                 }
@@ -112,7 +115,7 @@ impl Actor for StorageActor {
     }
 
     async fn post_stop(&self, _myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
-        if let Phase::Serving(serving) = &state.phase {
+        if let IncarnationPhase::Serving(serving) = &state.phase {
             let Guard { shared, incarnation, .. } = &serving.guard;
             shared.incarnations.close(incarnation);
             shared.incarnations.all_gone().await;
@@ -126,24 +129,24 @@ fn fenced(shared: &Shared) -> Error {
 }
 
 /// Recovers; from the first time that it did not fail on, every failure is one that this process knows of.
-async fn enter(shared: &Arc<Shared>, myself: &ActorRef<Message>) -> Result<Phase, ActorProcessingErr> {
+async fn enter(shared: &Arc<Shared>, myself: &ActorRef<Message>) -> Result<IncarnationPhase, ActorProcessingErr> {
     let phase = recover(shared, myself).await?;
     shared.process().came_up = true;
     Ok(phase)
 }
 
 /// Recovers, however long it takes until what that needs is there.
-async fn recover(shared: &Arc<Shared>, myself: &ActorRef<Message>) -> Result<Phase, ActorProcessingErr> {
+async fn recover(shared: &Arc<Shared>, myself: &ActorRef<Message>) -> Result<IncarnationPhase, ActorProcessingErr> {
     loop {
         shared.incarnations.all_gone().await;
         shared.fence.leave_full();
         if shared.fence.cause().is_some() {
-            return Ok(Phase::Fenced(Arc::clone(shared)));
+            return Ok(IncarnationPhase::Fenced(Arc::clone(shared)));
         }
         match start(shared, myself.clone()).await {
             Ok(serving) => {
                 shared.lacks.say(None);
-                return Ok(Phase::Serving(serving));
+                return Ok(IncarnationPhase::Serving(serving));
             }
             Err(Failure::Fence(cause)) => drop(shared.fence(cause)),
             Err(Failure::Refused(error)) => return Err(error.into()),
@@ -153,7 +156,7 @@ async fn recover(shared: &Arc<Shared>, myself: &ActorRef<Message>) -> Result<Pha
                 continue;
             }
         }
-        return Ok(Phase::Fenced(Arc::clone(shared)));
+        return Ok(IncarnationPhase::Fenced(Arc::clone(shared)));
     }
 }
 
@@ -243,7 +246,7 @@ impl Serving {
     /// Everything that was queued before is durable when this returns Ok.
     async fn barrier(&self, ops: Vec<Op>) -> Result<(), Error> {
         let (sender, receiver) = oneshot::channel();
-        let request = Request {
+        let request = QueuedWrite {
             weight: ops.iter().map(Op::weight).sum(),
             ops,
             done: Some(Box::new(move |outcome| {

@@ -16,7 +16,7 @@ use redb::{Database, ReadTransaction, ReadableDatabase};
 use super::database::lent::guarded;
 use super::database::overlay::Generation;
 use super::database::rows::{db_head, db_key};
-use super::database::tables::{Rows, Run, Segment, Segments, chunk_tag, row_check, split};
+use super::database::tables::{EntryRun, RunLayout, Segment, Segments, chunk_tag, row_check, split};
 use super::database::trouble::Trouble;
 use super::incarnation::Incarnation;
 use super::shared::Shared;
@@ -107,7 +107,7 @@ fn describe(entry: &LogEntry, batch: Option<&Batch>, effects: &Effects) -> Appli
 /// Index and position rows of one applied entry.
 #[derive(Default)]
 struct IndexRows {
-    runs: Vec<(u64, u64, Run)>,
+    runs: Vec<(u64, u64, EntryRun)>,
     positions: Option<(u64, Segments)>,
 }
 
@@ -143,7 +143,7 @@ impl IndexRows {
         let lead = at.lamport.get().wrapping_sub(sequence).cast_signed();
         if let Some((of, first, run)) = self.runs.last_mut()
             && let n = run.entries()
-            && let Rows::Each { lead: of_run, checks } = &mut run.rows
+            && let RunLayout::Each { lead: of_run, checks } = &mut run.rows
             && (*of, *first + n, *of_run) == (context, sequence, lead)
             && (run.index, u64::from(run.row) + n) == (index, u64::from(row))
             && run.position.get() + n == position.get()
@@ -151,14 +151,14 @@ impl IndexRows {
             checks.push(check);
             return;
         }
-        let rows = Rows::Each { lead, checks: vec![check] };
-        self.runs.push((context, sequence, Run { position, index, row, rows }));
+        let rows = RunLayout::Each { lead, checks: vec![check] };
+        self.runs.push((context, sequence, EntryRun { position, index, row, rows }));
     }
 
     fn add_chunk(&mut self, chunk: &IndexChunk) {
         let IndexChunk { context, first, count, position, chain, index, row } = *chunk;
-        let rows = Rows::Chunk { count, tag: chunk_tag(&chain) };
-        self.runs.push((context.get(), first.get(), Run { position, index, row, rows }));
+        let rows = RunLayout::Chunk { count, tag: chunk_tag(&chain) };
+        self.runs.push((context.get(), first.get(), EntryRun { position, index, row, rows }));
     }
 }
 

@@ -42,7 +42,7 @@ enum Work {
     /// Recovery is to be done, and its outcome sent.
     Opening(Option<Recovery>),
     /// Commits what comes.
-    Running(Box<Running>),
+    Running(Box<OpenDatabase>),
 }
 
 /// Drives the database.
@@ -64,7 +64,7 @@ impl Committer {
         Committer { shared, incarnation, work: Work::Opening(Some(reply)), _alive: alive }
     }
 
-    fn recover(&mut self) -> Result<(Box<Running>, Tip), Failure> {
+    fn recover(&mut self) -> Result<(Box<OpenDatabase>, Tip), Failure> {
         let Process { boot, came_up, store_id } = *self.shared.process();
         let boot = boot.map_or(BootOf::New, BootOf::Process);
         let durable = Lsn(self.shared.durable_lsn.load(Ordering::Acquire));
@@ -78,10 +78,10 @@ impl Committer {
         recovered.map_err(|failure| recover::at_first(&self.shared.settings, failure, found.is_member))
     }
 
-    fn recover_as(&self, make: Make, boot: BootOf, found: &mut Found) -> Result<(Box<Running>, Tip), Failure> {
+    fn recover_as(&self, make: Make, boot: BootOf, found: &mut Found) -> Result<(Box<OpenDatabase>, Tip), Failure> {
         let opened = recover::open(&self.shared.settings, make, boot, found)?;
         self.shared.install(&opened);
-        Running::start(&self.shared, &self.incarnation, opened)
+        OpenDatabase::start(&self.shared, &self.incarnation, opened)
     }
 }
 
@@ -136,7 +136,7 @@ pub(crate) fn close(shared: &Shared) {
 }
 
 /// The database is open.
-pub(crate) struct Running {
+pub(crate) struct OpenDatabase {
     set: WriteSet,
     /// What the database has of the state machine.
     applied: LogIndex,
@@ -152,17 +152,17 @@ pub(crate) struct Running {
     lock: Box<dyn Lock>,
 }
 
-impl Running {
+impl OpenDatabase {
     /// Takes the database over and applies what is committed, so that whoever recovers finds
     /// nothing left to apply.
     pub(crate) fn start(
         shared: &Shared,
         incarnation: &Incarnation,
         opened: Opened,
-    ) -> Result<(Box<Running>, Tip), Failure> {
+    ) -> Result<(Box<OpenDatabase>, Tip), Failure> {
         *incarnation.spares() = opened.spares;
         shared.db.put(opened.db);
-        let mut running = Box::new(Running {
+        let mut running = Box::new(OpenDatabase {
             applied: opened.state.applied,
             set: opened.set,
             db_file: opened.db_file,

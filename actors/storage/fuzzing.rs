@@ -165,7 +165,7 @@ pub fn table_row(data: &[u8]) -> bool {
         1 => meta::<tables::Identity>(tables::META_IDENTITY, row),
         2 => meta::<Genesis>(tables::META_GENESIS, row),
         3 => meta::<StateRow>(tables::META_STATE, row),
-        4 => meta::<tables::Counts>(tables::META_COUNTS, row),
+        4 => meta::<tables::RowCounts>(tables::META_COUNTS, row),
         5 => again(&row(b"name"), |row| tables::head_from("name", row), |head| tables::head_value("name", head)),
         6 => {
             let row = row(&[&context.to_le_bytes()[..], b"key"].concat());
@@ -266,9 +266,9 @@ pub(crate) fn seeds() -> Vec<Seed> {
 
 fn rows(entry: &LogEntry) -> Vec<Seed> {
     let (no, first) = (ContextNo(1), 2);
-    let run = |rows| tables::Run { position: Position(9), index: LogIndex(4), row: 0, rows };
-    let each = run(tables::Rows::Each { lead: -1, checks: vec![[1, 2, 3, 4]; 3] });
-    let chunk = run(tables::Rows::Chunk { count: 5, tag: [6; 8] });
+    let run = |rows| tables::EntryRun { position: Position(9), index: LogIndex(4), row: 0, rows };
+    let each = run(tables::RunLayout::Each { lead: -1, checks: vec![[1, 2, 3, 4]; 3] });
+    let chunk = run(tables::RunLayout::Chunk { count: 5, tag: [6; 8] });
     let segment = |chunk| tables::Segment { index: LogIndex(4), row: 0, count: 3, chunk };
     let head = Head { number: no, latest: Sequence(3), lamport: Lamport(4), chain: [5; 32] };
     let content = [6; 32];
@@ -281,7 +281,7 @@ fn rows(entry: &LogEntry) -> Vec<Seed> {
         ("identity", tables::meta_value(tables::META_IDENTITY, &tables::Identity { store_id: StoreId([1; 16]) })),
         ("genesis", tables::meta_value(tables::META_GENESIS, &genesis())),
         ("state", tables::meta_value(tables::META_STATE, &state)),
-        ("counts", tables::meta_value(tables::META_COUNTS, &tables::Counts::default())),
+        ("counts", tables::meta_value(tables::META_COUNTS, &tables::RowCounts::default())),
         ("head", tables::head_value("name", &head)),
         ("key", tables::key_value(no, "key", &key)),
         ("block", tables::block_value(no.get(), first, &tables::Block(vec![each, chunk]))),

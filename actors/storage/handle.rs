@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::actor::StorageActor;
 use super::error::{Cause, Error};
-use super::incarnation::Request;
+use super::incarnation::QueuedWrite;
 use super::journal::record::{ENTRY_OVERHEAD, Op};
 use super::message::Message;
 use super::room::{Room, leaves_from};
@@ -232,7 +232,7 @@ fn entry_weight(entry: &LogEntry) -> usize {
 
 /// Cuts an append into requests that each fit a journal record; the last one calls back. The hard
 /// state goes first: its term covers the entries (S3).
-fn split(entries: &[LogEntry], hard_state: Option<HardState>, max: usize, done: Done) -> Vec<Request> {
+fn split(entries: &[LogEntry], hard_state: Option<HardState>, max: usize, done: Done) -> Vec<QueuedWrite> {
     let mut requests = Vec::with_capacity(1);
     let late = hard_state.filter(|_| planted::is(Bug::HardStateLast));
     let hard_state = hard_state.filter(|_| late.is_none());
@@ -242,7 +242,7 @@ fn split(entries: &[LogEntry], hard_state: Option<HardState>, max: usize, done: 
     for entry in entries {
         if !part.is_empty() && weight + entry_weight(entry) > max {
             ops.push(Op::Entries(std::mem::take(&mut part)));
-            requests.push(Request { ops: std::mem::take(&mut ops), weight, done: None });
+            requests.push(QueuedWrite { ops: std::mem::take(&mut ops), weight, done: None });
             weight = 0;
         }
         weight += entry_weight(entry);
@@ -252,6 +252,6 @@ fn split(entries: &[LogEntry], hard_state: Option<HardState>, max: usize, done: 
         ops.push(Op::Entries(part));
     }
     ops.extend(late.map(Op::HardState));
-    requests.push(Request { ops, weight, done: Some(done) });
+    requests.push(QueuedWrite { ops, weight, done: Some(done) });
     requests
 }

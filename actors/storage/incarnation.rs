@@ -17,7 +17,7 @@ use super::message::Message;
 use super::types::Done;
 
 /// Operations that become durable together, and whom to tell.
-pub(crate) struct Request {
+pub(crate) struct QueuedWrite {
     pub(crate) ops: Vec<Op>,
     pub(crate) weight: usize,
     pub(crate) done: Option<Done>,
@@ -26,7 +26,7 @@ pub(crate) struct Request {
 /// What waits for the journal.
 #[derive(Default)]
 pub(crate) struct Queue {
-    pub(crate) requests: VecDeque<Request>,
+    pub(crate) requests: VecDeque<QueuedWrite>,
     pub(crate) closed: bool,
 }
 

@@ -12,7 +12,7 @@ use converge_ledger_core::{Batch, Boot, ContextNo, LogIndex, Lsn, Position, Sequ
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use serde::Serialize;
 
-use super::committer::{Running, close};
+use super::committer::{OpenDatabase, close};
 use super::database::open::{drop_index, touch};
 use super::database::rows::{RowReader, db_log};
 use super::database::tables::{CONTEXTS, INDEX, KEYS, POSITIONS, block_from, head_from, key_from, segments_from};
@@ -102,16 +102,16 @@ fn trouble(trouble: Trouble) -> Error {
 }
 
 /// Puts what was opened where reads look for it.
-fn hold(settings: &Settings, opened: Opened) -> (Shared, Held) {
+fn hold(settings: &Settings, opened: Opened) -> (Shared, LockedDirectory) {
     let shared = Shared::new(settings.clone(), Arc::new(|_| {}));
     shared.install(&opened);
     let Opened { db, lock, set, state, .. } = opened;
     shared.db.put(db);
     let last = set.progress().last;
-    (shared, Held { last, state, _lock: lock })
+    (shared, LockedDirectory { last, state, _lock: lock })
 }
 
-struct Held {
+struct LockedDirectory {
     last: LogIndex,
     state: State,
     _lock: Box<dyn super::disk::Lock>,
@@ -326,7 +326,7 @@ pub fn rebuild_index(dir: &Path) -> Result<Summary, Error> {
     let shared = Shared::new(settings, Arc::new(|_| {}));
     shared.install(&opened);
     let incarnation = shared.incarnations.begin(None);
-    let running = Running::start(&shared, &incarnation, opened);
+    let running = OpenDatabase::start(&shared, &incarnation, opened);
     close(&shared);
     drop(running?);
     summary(dir)

@@ -8,7 +8,7 @@ use redb::ReadTransaction;
 
 use super::database::overlay::{Overlay, TailEntry};
 use super::database::rows::{RowReader, db_head};
-use super::database::tables::{INDEX, Run, block_from, run_covers};
+use super::database::tables::{EntryRun, INDEX, block_from, run_covers};
 use super::database::trouble::Trouble;
 use super::types::{Page, ReadQuery};
 
@@ -22,7 +22,7 @@ pub(crate) struct Near {
     applied: LogIndex,
     head: Option<Head>,
     /// By first sequence.
-    runs: BTreeMap<u64, Arc<Run>>,
+    runs: BTreeMap<u64, Arc<EntryRun>>,
     /// There were more runs than the query can need.
     cut: bool,
     /// The log entries of these runs that the database may not have.
@@ -156,7 +156,7 @@ impl PageReader<'_> {
     }
 
     /// Takes what is due from a run. Says whether the page goes on.
-    fn take_run(&mut self, first: u64, run: &Run) -> Result<bool, Trouble> {
+    fn take_run(&mut self, first: u64, run: &EntryRun) -> Result<bool, Trouble> {
         while self.due() <= self.head.latest.get() {
             let due = self.due();
             if first > due {

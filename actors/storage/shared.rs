@@ -9,7 +9,7 @@ use converge_supervisors::Service;
 use super::database::lent::Lent;
 use super::error::{Cause, Error};
 use super::fence::Fence;
-use super::incarnation::{Incarnation, Incarnations, Request};
+use super::incarnation::{Incarnation, Incarnations, QueuedWrite};
 use super::memory::Memory;
 use super::message::Message;
 use super::passing::Sorting;
@@ -141,7 +141,7 @@ impl Shared {
     /// Makes entries readable and queues them for the journal, in one order for all callers.
     pub(crate) fn submit(
         &self,
-        requests: Vec<Request>,
+        requests: Vec<QueuedWrite>,
         entries: &[LogEntry],
         hard_state: Option<HardState>,
     ) -> Result<(), Error> {

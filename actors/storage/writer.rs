@@ -13,7 +13,7 @@ use converge_supervisors::Hold;
 
 use super::error::Cause;
 use super::executor::{Signal, Step, Worker};
-use super::incarnation::{Incarnation, Request};
+use super::incarnation::{Incarnation, QueuedWrite};
 use super::journal::record::{Builder, FIRST_RECORD, Op};
 use super::journal::tip::Tip;
 use super::shared::Shared;
@@ -25,7 +25,7 @@ pub(crate) struct Writer {
     tip: Tip,
     builder: Builder,
     /// In the builder, not yet durable.
-    batch: Vec<Request>,
+    batch: Vec<QueuedWrite>,
     /// The builder's record is in the file, and not synced yet.
     written: bool,
     // Dropped last: the next incarnation starts after it.

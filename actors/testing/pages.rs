@@ -8,13 +8,11 @@ use std::sync::{Arc, OnceLock};
 /// Bytes of a page.
 pub(super) const PAGE: usize = 4096;
 
-type Page = Option<Arc<[u8; PAGE]>>;
-
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pages {
     len: u64,
     /// As many as `len` needs; none is a hole.
-    pages: Vec<Page>,
+    pages: Vec<Option<Arc<[u8; PAGE]>>>,
 }
 
 /// The one page of written zeros, for preallocated files.

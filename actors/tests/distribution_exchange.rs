@@ -66,9 +66,9 @@ async fn a_peer_may_be_a_host_name_and_the_lower_id_needs_no_address() {
     let (socket, address) = bind();
     let port = loopback(&address).port();
     let peers = [(2, "never.dialed.invalid:1".to_owned())];
-    let one = Node::start(1, CLUSTER, settings(), Some(socket), &peers).await;
+    let one = PeerNode::start(1, CLUSTER, settings(), Some(socket), &peers).await;
     let peers = [(1, format!("localhost:{port}"))];
-    let two = Node::start(2, CLUSTER, settings(), None, &peers).await;
+    let two = PeerNode::start(2, CLUSTER, settings(), None, &peers).await;
     one.connected().await;
     two.connected().await;
     one.stop().await;
@@ -87,7 +87,7 @@ async fn status_tells_what_happened() {
     assert_eq!((lane.frames_received, lane.bytes_received, lane.connections), (1, 4, 1));
     assert_eq!(lane.phase, LinkPhase::Up { epoch: lane.epoch.unwrap() });
 
-    let [one, two]: [Node; 2] = nodes.try_into().ok().unwrap();
+    let [one, two]: [PeerNode; 2] = nodes.try_into().ok().unwrap();
     two.stop().await;
     one.sink.until("three downs", |seen| seen.iter().filter(|s| matches!(s, Seen::Down { .. })).count() == 3).await;
     assert_eq!(one.send(2, Lane::Forward, b"x"), Err(SendError::Down));
@@ -99,7 +99,7 @@ async fn status_tells_what_happened() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_connection_takes_over_and_an_older_one_does_not() {
     let (socket, address) = bind();
-    let one = Node::start(1, CLUSTER, settings(), Some(socket), &[(2, "unused.invalid:1".into())]).await;
+    let one = PeerNode::start(1, CLUSTER, settings(), Some(socket), &[(2, "unused.invalid:1".into())]).await;
     let (mut first, kind) = greet(&address, &hello(2, 1, 10)).await;
     assert_eq!(kind, Some(HELLO_ACK));
     one.sink.until("the first", |seen| seen.len() == 1).await;

@@ -22,7 +22,7 @@ fn paths(peer: u64) -> Vec<String> {
 }
 
 /// Kills the actor at `path` and waits until an incarnation of its own has taken its place.
-async fn kill(node: &Node, path: &str) {
+async fn kill(node: &PeerNode, path: &str) {
     let wait = async {
         let cell = loop {
             match node.tree.find(path) {
@@ -39,7 +39,7 @@ async fn kill(node: &Node, path: &str) {
 }
 
 /// Sends `payload` until it arrives: a connection whose end is not yet known swallows what it is given.
-async fn arrives(from: &Node, to: &Node, lane: Lane, payload: &[u8]) {
+async fn arrives(from: &PeerNode, to: &PeerNode, lane: Lane, payload: &[u8]) {
     let came = |seen: &[Seen]| last_is(seen, from.id, lane, payload);
     let sending = async {
         loop {
@@ -105,7 +105,7 @@ async fn whatever_actor_dies_the_links_come_back_and_nothing_is_doubled() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_link_closes_its_socket_and_empties_its_slot() {
     let (socket, address) = bind();
-    let one = Node::start(1, CLUSTER, settings(), Some(socket), &[(2, "unused.invalid:1".into())]).await;
+    let one = PeerNode::start(1, CLUSTER, settings(), Some(socket), &[(2, "unused.invalid:1".into())]).await;
     for path in ["root/links/2-control", "root/links"] {
         let (mut stream, kind) = greet(&address, &hello(2, 1, 1)).await;
         assert_eq!(kind, Some(HELLO_ACK));
@@ -142,8 +142,8 @@ async fn a_half_open_peer_is_noticed_on_both_sides_and_comes_back() {
     let (socket, address) = bind();
     let proxy = Proxy::start(address).await;
     let peers = [(2, "unused.invalid:1".to_owned())];
-    let one = Node::start(1, CLUSTER, settings.clone(), Some(socket), &peers).await;
-    let two = Node::start(2, CLUSTER, settings, None, &[(1, proxy.address.clone())]).await;
+    let one = PeerNode::start(1, CLUSTER, settings.clone(), Some(socket), &peers).await;
+    let two = PeerNode::start(2, CLUSTER, settings, None, &[(1, proxy.address.clone())]).await;
     one.connected().await;
     two.connected().await;
     let before = two.epoch(1, Lane::Append).unwrap();
@@ -247,7 +247,7 @@ async fn a_hello_waits_for_a_link_that_is_not_there_yet() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarting_the_listener_refuses_no_connection() {
     let (socket, address) = bind();
-    let one = Node::start(1, CLUSTER, settings(), Some(socket), &[(2, "unused.invalid:1".into())]).await;
+    let one = PeerNode::start(1, CLUSTER, settings(), Some(socket), &[(2, "unused.invalid:1".into())]).await;
     let mut joined = 0;
     for dial in 1..=50 {
         // Half of the time the hello arrives while nobody is there to accept it. A connection that was

@@ -14,14 +14,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-async fn listening(settings: Settings) -> (Node, String) {
+async fn listening(settings: Settings) -> (PeerNode, String) {
     let (socket, address) = bind();
     let peers = [(2, "unused.invalid:1".to_owned())];
-    (Node::start(1, CLUSTER, settings, Some(socket), &peers).await, address)
+    (PeerNode::start(1, CLUSTER, settings, Some(socket), &peers).await, address)
 }
 
 /// A node that is unharmed takes a peer.
-async fn unharmed(node: &Node, address: &str, dial: u64) {
+async fn unharmed(node: &PeerNode, address: &str, dial: u64) {
     let (mut stream, kind) = greet(address, &hello(2, 1, dial)).await;
     assert_eq!(kind, Some(HELLO_ACK));
     stream.write_all(&raw_frame(DATA, b"still here")).await.unwrap();

@@ -31,15 +31,15 @@ impl Subscriber for Log {
     fn enter(&self, _: &span::Id) {}
     fn exit(&self, _: &span::Id) {}
     fn event(&self, event: &Event<'_>) {
-        let mut line = Line(String::new());
+        let mut line = EventText(String::new());
         event.record(&mut line);
         WARNINGS.lock().unwrap().push(line.0);
     }
 }
 
-struct Line(String);
+struct EventText(String);
 
-impl Visit for Line {
+impl Visit for EventText {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.0.push_str(&format!("{}={value:?} ", field.name()));
     }
@@ -56,7 +56,7 @@ fn quick() -> Settings {
 }
 
 /// Waits until `dialer` was refused so often that a loop of logging would show.
-async fn refused_often(dialer: &Node, at_least: u32) {
+async fn refused_often(dialer: &PeerNode, at_least: u32) {
     let attempts = || -> u32 {
         let status = dialer.distribution.status();
         let phases = status[0].lanes.values().map(|lane| lane.phase);
@@ -70,7 +70,7 @@ async fn refused_often(dialer: &Node, at_least: u32) {
 }
 
 /// Why the handshake with its one peer is refused, as the node's status has it.
-async fn refusal(node: &Node) -> String {
+async fn refusal(node: &PeerNode) -> String {
     let refused = || node.distribution.status()[0].refused.clone();
     until("its refusal", || refused().is_some()).await;
     refused().unwrap()
@@ -97,8 +97,8 @@ async fn strangers_are_refused_and_told_of_once() {
 async fn wrong_cluster() {
     let (socket, address) = bind();
     let peers = [(12, "unused.invalid:1".to_owned())];
-    let one = Node::start(11, CLUSTER, quick(), Some(socket), &peers).await;
-    let two = Node::start(12, ClusterId([8; 16]), quick(), None, &[(11, address.clone())]).await;
+    let one = PeerNode::start(11, CLUSTER, quick(), Some(socket), &peers).await;
+    let two = PeerNode::start(12, ClusterId([8; 16]), quick(), None, &[(11, address.clone())]).await;
     refused_often(&two, 20).await;
     for node in [&one, &two] {
         let told = refusal(node).await;
@@ -110,7 +110,7 @@ async fn wrong_cluster() {
     two.stop().await;
 
     // The configuration was corrected: it connects, and the old reason is forgotten.
-    let two = Node::start(12, CLUSTER, quick(), None, &[(11, address)]).await;
+    let two = PeerNode::start(12, CLUSTER, quick(), None, &[(11, address)]).await;
     two.connected().await;
     one.connected().await;
     assert_eq!(one.distribution.status()[0].refused, None);
@@ -121,8 +121,8 @@ async fn wrong_cluster() {
 async fn unknown_node() {
     let (socket, address) = bind();
     let peers = [(22, "unused.invalid:1".to_owned())];
-    let one = Node::start(21, CLUSTER, quick(), Some(socket), &peers).await;
-    let three = Node::start(23, CLUSTER, quick(), None, &[(21, address)]).await;
+    let one = PeerNode::start(21, CLUSTER, quick(), Some(socket), &peers).await;
+    let three = PeerNode::start(23, CLUSTER, quick(), None, &[(21, address)]).await;
     refused_often(&three, 20).await;
     refusal(&three).await;
     assert_eq!((warnings(21, ""), warnings(23, "")), (1, 1));
@@ -135,8 +135,8 @@ async fn unknown_node() {
 async fn wrong_address() {
     let (socket, address) = bind();
     let peers = [(33, "unused.invalid:1".to_owned())];
-    let one = Node::start(31, CLUSTER, quick(), Some(socket), &peers).await;
-    let three = Node::start(33, CLUSTER, quick(), None, &[(32, address)]).await;
+    let one = PeerNode::start(31, CLUSTER, quick(), Some(socket), &peers).await;
+    let three = PeerNode::start(33, CLUSTER, quick(), None, &[(32, address)]).await;
     let reason = refusal(&three).await;
     assert!(reason.contains("node 33 dialed node 32 but reached node 31"), "{reason}");
     one.stop().await;
@@ -146,7 +146,7 @@ async fn wrong_address() {
 async fn forged_ids() {
     let (socket, address) = bind();
     let peers = [(41, "127.0.0.1:1".to_owned()), (43, "unused.invalid:1".to_owned())];
-    let two = Node::start(42, CLUSTER, quick(), Some(socket), &peers).await;
+    let two = PeerNode::start(42, CLUSTER, quick(), Some(socket), &peers).await;
     for (forged, reason) in [
         (hello(42, 42, 1), "own id"),
         (hello(41, 42, 1), "higher id dials"),

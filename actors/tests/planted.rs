@@ -14,7 +14,7 @@ use converge_actors::testing::{Change, Faults, Moment, SimDisk};
 use converge_ledger_core::planted::{self, Bug, Level};
 use converge_supervisors::panic_text;
 use storage_support::images::Start;
-use storage_support::{Dice, Leader, Node, killed, lacks, one_thread, pile, simulated, write};
+use storage_support::{Dice, Leader, RunningStorage, killed, lacks, one_thread, pile, simulated, write};
 
 /// The life in which a bug shows, if that is not life 0.
 const FIRST: &[(Bug, u64)] = &[(Bug::VoteUnsynced, 5), (Bug::VoteUnwritten, 2)];
@@ -100,7 +100,7 @@ fn crash_finds(bug: Bug) -> Option<(u64, String)> {
 async fn furnished() -> (SimDisk, Leader, Vec<LogEntry>) {
     let (disk, mut leader, mut dice) = (SimDisk::default(), Leader::new(), Dice(11));
     for commit_bytes in [1, 1 << 30] {
-        let node = Node::start(simulated(&disk, 77, commit_bytes)).await;
+        let node = RunningStorage::start(simulated(&disk, 77, commit_bytes)).await;
         for n in 0..8 {
             let writes = [write(&format!("c{}", n % 3), "k", &dice.bytes(100)), write("c", "k", &dice.bytes(100))];
             leader.write(&node, &writes).await;
@@ -132,7 +132,7 @@ fn flips() {
         let disk = disk.killed();
         assert!(disk.flip(&path, at as u64, 3));
         one_thread(async {
-            let Ok(node) = Node::try_start(simulated(&disk, 77, 1)).await else { return };
+            let Ok(node) = RunningStorage::try_start(simulated(&disk, 77, 1)).await else { return };
             for (context, kept) in &leader.contexts {
                 let Ok(page) = node.all(context) else { continue };
                 let mut pairs = page.entries.iter().zip(kept);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use converge_actors::storage::{EntryKind, Error, Genesis, HardState, LogEntry, Phase, ReadQuery, Settings};
 use converge_ledger_core::{Batch, Boot, ClusterId, LogIndex, NodeId, Sequence, StoreId, Term};
-use storage_support::{Dice, Leader, Node, small, write};
+use storage_support::{Dice, Leader, RunningStorage, small, write};
 
 fn plain(index: u64, term: u64) -> LogEntry {
     let data = Bytes::from(format!("entry {index} of term {term}"));
@@ -24,16 +24,16 @@ fn hard(term: u64, vote: u64, commit: u64) -> HardState {
     HardState { term: Term(term), vote: NodeId(vote), commit: LogIndex(commit) }
 }
 
-async fn reopen(node: Node, settings: &Settings) -> Node {
+async fn reopen(node: RunningStorage, settings: &Settings) -> RunningStorage {
     node.stop().await;
-    Node::start(settings.clone()).await
+    RunningStorage::start(settings.clone()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fresh_directory_is_empty_and_stays_the_same_store() {
     let dir = tempfile::tempdir().unwrap();
     let settings = small(dir.path().join("deep/inside"));
-    let node = Node::start(settings.clone()).await;
+    let node = RunningStorage::start(settings.clone()).await;
     let first = node.recover().await;
     assert_eq!((first.applied, first.last_index), (LogIndex(0), LogIndex(0)));
     assert_eq!((first.hard_state, first.genesis.clone()), (HardState::default(), None));
@@ -51,7 +51,7 @@ async fn a_fresh_directory_is_empty_and_stays_the_same_store() {
 async fn a_start_counts_on_from_the_boots_of_this_node_that_were_applied() {
     let dir = tempfile::tempdir().unwrap();
     let settings = small(dir.path());
-    let node = Node::start(settings.clone()).await;
+    let node = RunningStorage::start(settings.clone()).await;
     let first = node.recover().await;
     let voters = [(NodeId(1), first.store_id), (NodeId(2), StoreId([2; 16]))].into();
     node.storage.write_genesis(Genesis { cluster_id: ClusterId([1; 16]), group: 0, voters }).await.unwrap();
@@ -79,7 +79,7 @@ async fn a_start_counts_on_from_the_boots_of_this_node_that_were_applied() {
 async fn log_and_hard_state_survive_every_step() {
     let dir = tempfile::tempdir().unwrap();
     let settings = small(dir.path());
-    let mut node = Node::start(settings.clone()).await;
+    let mut node = RunningStorage::start(settings.clone()).await;
     let mut expected: Vec<LogEntry> = Vec::new();
     // (entries from, to, term, hard state)
     let steps =
@@ -109,7 +109,7 @@ async fn log_and_hard_state_survive_every_step() {
 async fn pages_of_the_log_cross_from_the_database_to_memory() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings { commit_interval: Duration::from_secs(3600), ..small(dir.path()) };
-    let node = Node::start(settings.clone()).await;
+    let node = RunningStorage::start(settings.clone()).await;
     node.append((1..=5).map(|i| plain(i, 1)).collect(), None).await.unwrap();
     let node = reopen(node, &settings).await;
     node.append((6..=9).map(|i| plain(i, 1)).collect(), None).await.unwrap();
@@ -134,7 +134,7 @@ async fn truncation_reaches_memory_journal_and_database_at_every_stage() {
         let dir = tempfile::tempdir().unwrap();
         let interval = if settle { Duration::ZERO } else { Duration::from_secs(3600) };
         let settings = Settings { commit_interval: interval, ..small(dir.path()) };
-        let node = Node::start(settings.clone()).await;
+        let node = RunningStorage::start(settings.clone()).await;
         node.append((1..=8).map(|i| plain(i, 1)).collect(), Some(hard(1, 1, 2))).await.unwrap();
         if settle {
             node.until_covered().await;
@@ -152,7 +152,7 @@ async fn truncation_reaches_memory_journal_and_database_at_every_stage() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn committed_entries_are_never_replaced_and_gaps_never_made() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start(small(dir.path())).await;
+    let node = RunningStorage::start(small(dir.path())).await;
     node.append((1..=3).map(|i| plain(i, 1)).collect(), Some(hard(1, 1, 2))).await.unwrap();
     for bad in [vec![plain(2, 2)], vec![plain(5, 1)], vec![plain(4, 1), plain(6, 1)]] {
         let storage = node.storage.clone();
@@ -168,7 +168,7 @@ async fn committed_entries_are_never_replaced_and_gaps_never_made() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callbacks_come_in_order_and_a_commit_alone_needs_no_record() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start(small(dir.path())).await;
+    let node = RunningStorage::start(small(dir.path())).await;
     let seen = Arc::new(Mutex::new(Vec::new()));
     for index in 1..=200 {
         let seen = Arc::clone(&seen);
@@ -193,7 +193,7 @@ async fn callbacks_come_in_order_and_a_commit_alone_needs_no_record() {
 async fn an_append_larger_than_a_record_is_split_and_one_entry_larger_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let settings = small(dir.path());
-    let node = Node::start(settings.clone()).await;
+    let node = RunningStorage::start(settings.clone()).await;
     let entry = |index| LogEntry { data: Bytes::from(vec![index as u8; 5000]), ..plain(index, 1) };
     let entries: Vec<_> = (1..=40).map(entry).collect();
     node.append(entries.clone(), Some(hard(1, 1, 0))).await.unwrap();
@@ -209,7 +209,7 @@ async fn an_append_larger_than_a_record_is_split_and_one_entry_larger_is_refused
 async fn contexts_read_the_same_from_memory_and_from_the_database() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings { commit_interval: Duration::from_secs(3600), ..small(dir.path()) };
-    let mut node = Node::start(settings.clone()).await;
+    let mut node = RunningStorage::start(settings.clone()).await;
     let mut leader = Leader::new();
     let mut dice = Dice(7);
     for round in 0..6 {
@@ -240,7 +240,7 @@ async fn contexts_read_the_same_from_memory_and_from_the_database() {
     node.stop().await;
 }
 
-fn check_queries(node: &Node, leader: &Leader, dice: &mut Dice) {
+fn check_queries(node: &RunningStorage, leader: &Leader, dice: &mut Dice) {
     for (context, kept) in &leader.contexts {
         let latest = kept.len() as u64;
         for _ in 0..20 {
@@ -277,7 +277,7 @@ fn check_queries(node: &Node, leader: &Leader, dice: &mut Dice) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn apply_passes_over_what_it_has_and_reports_each_once() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start(small(dir.path())).await;
+    let node = RunningStorage::start(small(dir.path())).await;
     let mut leader = Leader::new();
     let entries: Vec<_> = (0..5).map(|n| leader.batch(&[write("c", "k", &[n])])).collect();
     node.append(entries.clone(), Some(leader.hard_state())).await.unwrap();
@@ -293,7 +293,7 @@ async fn apply_passes_over_what_it_has_and_reports_each_once() {
 async fn what_is_committed_is_applied_when_recover_answers() {
     let dir = tempfile::tempdir().unwrap();
     let settings = small(dir.path());
-    let node = Node::start(settings.clone()).await;
+    let node = RunningStorage::start(settings.clone()).await;
     let mut leader = Leader::new();
     let entries: Vec<_> = (0..300).map(|n: u32| leader.batch(&[write("c", "k", &n.to_le_bytes())])).collect();
     node.append(entries, Some(leader.hard_state())).await.unwrap();
@@ -311,7 +311,7 @@ async fn what_is_committed_is_applied_when_recover_answers() {
 async fn the_genesis_is_kept_and_never_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let settings = small(dir.path());
-    let node = Node::start(settings.clone()).await;
+    let node = RunningStorage::start(settings.clone()).await;
     let store_id = node.recover().await.store_id;
     let voters = BTreeMap::from([(NodeId(1), store_id)]);
     let genesis = Genesis { cluster_id: ClusterId([1; 16]), group: 0, voters };
@@ -330,7 +330,7 @@ async fn the_genesis_is_kept_and_never_replaced() {
 async fn journal_files_are_reused_and_their_number_stays_small() {
     let dir = tempfile::tempdir().unwrap();
     let settings = small(dir.path());
-    let mut node = Node::start(settings.clone()).await;
+    let mut node = RunningStorage::start(settings.clone()).await;
     let mut leader = Leader::new();
     for round in 0..4_u8 {
         for n in 0..60 {
@@ -351,7 +351,7 @@ async fn journal_files_of_another_size_are_replaced_before_a_record_outgrows_the
     let before = small(dir.path());
     let after = Settings { journal_file_bytes: 1 << 20, journal_record_bytes_max: 200 << 10, ..before.clone() };
     let mut leader = Leader::new();
-    let mut node = Node::start(before.clone()).await;
+    let mut node = RunningStorage::start(before.clone()).await;
     for n in 0..80_u8 {
         leader.write(&node, &[write("c", "k", &vec![n; 2000])]).await;
     }

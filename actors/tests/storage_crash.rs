@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use converge_actors::storage::{Cause, Error, HardState, LogEntry, Phase, Settings};
 use converge_actors::testing::{Faults, SimDisk};
 use converge_ledger_core::{Batch, Command, LogIndex, NodeId, Term};
-use storage_support::{Dice, Leader, Node, check_page, one_thread, simulated, write};
+use storage_support::{Dice, Leader, RunningStorage, check_page, one_thread, simulated, write};
 
 fn settings(disk: &SimDisk, dice: &mut Dice) -> Settings {
     let salt = dice.roll();
@@ -38,7 +38,7 @@ impl History {
     }
 
     /// A random append, sometimes in place of entries that are not committed.
-    fn append(&mut self, node: &Node, dice: &mut Dice) -> Result<(), Error> {
+    fn append(&mut self, node: &RunningStorage, dice: &mut Dice) -> Result<(), Error> {
         let (mut log, mut term) = self.states.last().unwrap().clone();
         if dice.below(5) == 0 || term == Term(0) {
             term = term.next();
@@ -77,7 +77,7 @@ impl History {
     }
 
     /// Commits some of what is acknowledged and applies it.
-    fn commit(&mut self, node: &Node, dice: &mut Dice) -> Result<(), Error> {
+    fn commit(&mut self, node: &RunningStorage, dice: &mut Dice) -> Result<(), Error> {
         let acked = &self.states[self.acked.load(Ordering::SeqCst)].0;
         let now = &self.states.last().unwrap().0;
         let common = acked.iter().zip(now).take_while(|(a, b)| a == b).count() as u64;
@@ -92,7 +92,7 @@ impl History {
 
     /// The node holds what it may hold; the history goes on from there. Says no when the disk
     /// failed meanwhile.
-    async fn check(&mut self, node: &Node, seed: u64) -> bool {
+    async fn check(&mut self, node: &RunningStorage, seed: u64) -> bool {
         let phase = node.storage.status().phase;
         assert_eq!(phase, Phase::Serving, "seed {seed}: a crash is no damage");
         // The power may be cut at this very moment; then the next life tells.
@@ -120,7 +120,7 @@ impl History {
 }
 
 /// The contexts are what these log entries make of them, unless the disk fails meanwhile.
-fn check_contexts(node: &Node, log: &[LogEntry]) {
+fn check_contexts(node: &RunningStorage, log: &[LogEntry]) {
     let mut contexts: BTreeMap<String, Vec<(String, Vec<u8>)>> = BTreeMap::new();
     for entry in log {
         for command in Batch::decode(&entry.data).unwrap().commands {
@@ -144,7 +144,7 @@ async fn breathe(dice: &mut Dice) {
 }
 
 /// Runs until the disk fails or the steps are done.
-async fn live(node: &Node, history: &mut History, dice: &mut Dice, steps: u64) {
+async fn live(node: &RunningStorage, history: &mut History, dice: &mut Dice, steps: u64) {
     for _ in 0..steps {
         let outcome = if dice.below(3) == 0 { history.commit(node, dice) } else { history.append(node, dice) };
         if outcome.is_err() {
@@ -164,7 +164,7 @@ async fn lives(seed: u64) -> (u64, usize) {
         let reach = [40, 150, 500, 1500][dice.below(4) as usize];
         disk.set_faults(Faults { cut_at: Some(1 + dice.below(reach)), seed: dice.roll(), ..Faults::default() });
         let settings = settings(&disk, &mut dice);
-        if let Ok(node) = Node::try_start(settings).await {
+        if let Ok(node) = RunningStorage::try_start(settings).await {
             if node.storage.status().phase == Phase::Serving {
                 served += 1;
                 if history.check(&node, seed).await {
@@ -177,7 +177,7 @@ async fn lives(seed: u64) -> (u64, usize) {
         disk = disk.crash(&mut dice);
     }
     let ops = disk.counters().ops;
-    let node = Node::start(settings(&disk, &mut dice)).await;
+    let node = RunningStorage::start(settings(&disk, &mut dice)).await;
     assert!(history.check(&node, seed).await);
     node.stop().await;
     (ops + disk.counters().ops, served)
@@ -207,7 +207,7 @@ fn a_failed_sync_fences_and_what_was_acknowledged_is_there_after_a_restart() {
             let mut dice = Dice(1000 + seed);
             let disk = SimDisk::default();
             let mut history = History::new();
-            let node = Node::start(settings(&disk, &mut dice)).await;
+            let node = RunningStorage::start(settings(&disk, &mut dice)).await;
             let at = disk.counters().syncs + 1 + dice.below(25);
             disk.set_faults(Faults { fail_sync: Some(at), seed: dice.roll(), ..Faults::default() });
             live(&node, &mut history, &mut dice, 80).await;
@@ -235,7 +235,7 @@ fn a_failed_sync_fences_and_what_was_acknowledged_is_there_after_a_restart() {
             assert_eq!(fenced, failed, "seed {seed}: sync {at} failed and nobody cared");
             node.stop().await;
             let disk = if dice.below(2) == 0 { disk.killed() } else { disk.crash(&mut dice) };
-            let node = Node::start(settings(&disk, &mut dice)).await;
+            let node = RunningStorage::start(settings(&disk, &mut dice)).await;
             assert!(history.check(&node, seed).await);
             node.stop().await;
         });
@@ -251,18 +251,18 @@ fn a_record_whose_sync_failed_is_durable_before_the_next_process_writes_behind_i
             let disk = SimDisk::default();
             let mut leader = Leader::new();
             let settings = |disk: &SimDisk| Settings { commit_bytes: 1 << 30, ..settings(disk, &mut Dice(seed)) };
-            let node = Node::start(settings(&disk)).await;
+            let node = RunningStorage::start(settings(&disk)).await;
             furnish(&node, &mut leader, &mut dice, 3).await;
             let fail_sync = Some(disk.counters().syncs + 1);
             disk.set_faults(Faults { fail_sync, seed, ..Faults::default() });
             let entry = leader.batch(&[write("c", "k", b"who knows")]);
             node.append(vec![entry], Some(leader.hard_state())).await.expect_err("the sync failed");
             let disk = disk.killed();
-            let node = Node::start(settings(&disk)).await;
+            let node = RunningStorage::start(settings(&disk)).await;
             leader.index = node.recover().await.last_index.get();
             let entry = leader.batch(&[write("c", "k", b"acknowledged")]);
             node.append(vec![entry], Some(leader.hard_state())).await.expect("is durable");
-            let node = Node::start(settings(&disk.crash(&mut dice))).await;
+            let node = RunningStorage::start(settings(&disk.crash(&mut dice))).await;
             assert_eq!(node.storage.status().phase, Phase::Serving, "seed {seed}");
             assert_eq!(node.recover().await.last_index, LogIndex(leader.index));
         });
@@ -287,7 +287,7 @@ fn a_full_disk_fences_and_room_brings_the_node_back() {
             let mut dice = Dice(2000 + seed);
             let disk = SimDisk::default();
             let mut history = History::new();
-            let node = Node::start(settings(&disk, &mut dice)).await;
+            let node = RunningStorage::start(settings(&disk, &mut dice)).await;
             live(&node, &mut history, &mut dice, 10).await;
             disk.set_capacity(Some(disk.used() + dice.below(200_000)));
             for _ in 0..30 {
@@ -299,7 +299,7 @@ fn a_full_disk_fences_and_room_brings_the_node_back() {
             }
             node.stop().await;
             let disk = disk.killed();
-            let node = Node::start(settings(&disk, &mut dice)).await;
+            let node = RunningStorage::start(settings(&disk, &mut dice)).await;
             assert!(history.check(&node, seed).await);
             node.stop().await;
         });
@@ -308,7 +308,7 @@ fn a_full_disk_fences_and_room_brings_the_node_back() {
 }
 
 /// Batches of entries of chance.
-async fn furnish(node: &Node, leader: &mut Leader, dice: &mut Dice, batches: u64) {
+async fn furnish(node: &RunningStorage, leader: &mut Leader, dice: &mut Dice, batches: u64) {
     for _ in 0..batches {
         let writes: Vec<_> = (0..1 + dice.below(6))
             .map(|_| {

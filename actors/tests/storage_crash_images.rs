@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use converge_actors::storage::{Cause, Phase};
 use converge_actors::testing::{Change, Dice, Faults, Moment};
 use converge_supervisors::panic_text;
-use storage_support::images::{Ended, Left, Life, Start};
+use storage_support::images::{EndedLife, Left, Life, Start};
 use storage_support::one_thread;
 
 /// An image: the seed of a life, the operation that the power was cut in front of, and which of the
@@ -144,7 +144,7 @@ fn a_life_repeats() {
 }
 
 /// What a failure of the disk leaves is looked at like what a power cut leaves.
-fn after_a_failure(ended: Ended, failed: u64, image: Image) {
+fn after_a_failure(ended: EndedLife, failed: u64, image: Image) {
     let mut dice = dice(image);
     let acked = ended.life.history.acked.lock().unwrap().iter().filter(|at| **at >= failed).count();
     assert_eq!(acked, 0, "acknowledged after the failure");

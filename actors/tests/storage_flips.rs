@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use converge_actors::storage::{Error, Genesis, LogEntry, ReadQuery, Settings};
 use converge_actors::testing::SimDisk;
 use converge_ledger_core::{Batch, ClusterId, Command, LogIndex, NodeId, Outcome, StoreId};
-use storage_support::{Dice, Leader, Node, one_thread, simulated, write};
+use storage_support::{Dice, Leader, RunningStorage, one_thread, simulated, write};
 
 fn settings(disk: &SimDisk) -> Settings {
     Settings { journal_file_bytes: 72 << 10, redb_cache_bytes: 1 << 20, ..simulated(disk, 77, 3000) }
@@ -50,7 +50,7 @@ async fn furnished(killed: bool) -> (SimDisk, Leader, Vec<LogEntry>) {
     let disk = SimDisk::default();
     let mut dice = Dice(11);
     let mut leader = Leader::new();
-    let node = Node::start(settings(&disk)).await;
+    let node = RunningStorage::start(settings(&disk)).await;
     let store_id = node.recover().await.store_id;
     node.storage.write_genesis(genesis(store_id)).await.unwrap();
     fill(&node, &mut leader, &mut dice, BATCHES).await;
@@ -59,7 +59,7 @@ async fn furnished(killed: bool) -> (SimDisk, Leader, Vec<LogEntry>) {
     if !killed {
         return (disk, leader, log);
     }
-    let node = Node::start(Settings { commit_bytes: 1 << 30, ..settings(&disk) }).await;
+    let node = RunningStorage::start(Settings { commit_bytes: 1 << 30, ..settings(&disk) }).await;
     fill(&node, &mut leader, &mut dice, 8).await;
     let log = node.log().unwrap();
     let left = disk.killed();
@@ -71,7 +71,7 @@ fn genesis(store_id: StoreId) -> Genesis {
     Genesis { cluster_id: ClusterId([7; 16]), group: 0, voters: [(NodeId(1), store_id)].into() }
 }
 
-async fn fill(node: &Node, leader: &mut Leader, dice: &mut Dice, batches: u64) {
+async fn fill(node: &RunningStorage, leader: &mut Leader, dice: &mut Dice, batches: u64) {
     for _ in 0..batches {
         let mut writes = Vec::new();
         for _ in 0..1 + dice.below(5) {
@@ -103,7 +103,7 @@ fn places(log: &[LogEntry]) -> Vec<Vec<(String, u64)>> {
 
 /// Reads all there is, and asks for every key once more.
 async fn ask(
-    node: &Node,
+    node: &RunningStorage,
     leader: &Leader,
     log: &[LogEntry],
     places: &[Vec<(String, u64)>],
@@ -172,7 +172,7 @@ fn no_flipped_bit_is_believed(killed: bool) {
     let (disk, leader, log) = one_thread(furnished(killed));
     let places = places(&log);
     one_thread(async {
-        let node = Node::start(settings(&disk.killed())).await;
+        let node = RunningStorage::start(settings(&disk.killed())).await;
         ask(&node, &leader, &log, &places, killed).await.unwrap();
         node.stop().await;
     });
@@ -212,7 +212,7 @@ fn no_flipped_bit_is_believed(killed: bool) {
             one_thread(async {
                 let disk = disk.killed();
                 assert!(disk.flip(path, bit / 8, (bit % 8) as u8));
-                let Ok(node) = Node::try_start(settings(&disk)).await else { return false };
+                let Ok(node) = RunningStorage::try_start(settings(&disk)).await else { return false };
                 let sound = ask(&node, &leader, &log, &places, killed).await.is_ok();
                 node.stop().await;
                 sound

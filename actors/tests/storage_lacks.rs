@@ -9,7 +9,7 @@ use std::sync::Arc;
 use converge_actors::storage::{Cause, Phase, Settings};
 use converge_actors::testing::SimDisk;
 use storage_support::full::FullDisk;
-use storage_support::{Leader, Node, lacks, one_thread, simulated, small, until, write};
+use storage_support::{Leader, RunningStorage, lacks, one_thread, simulated, small, until, write};
 
 #[test]
 fn a_file_that_cannot_be_opened_is_opened_later() {
@@ -38,7 +38,7 @@ fn a_first_start_without_room_is_refused() {
         let disk = SimDisk::default();
         disk.set_capacity(Some(capacity));
         let settings = Settings { free_bytes_min: mark, ..simulated(&disk, 5, 10_000) };
-        let started = one_thread(async { Node::try_start(settings).await.map(|_| ()) });
+        let started = one_thread(async { RunningStorage::try_start(settings).await.map(|_| ()) });
         let error = started.expect_err("it starts without room").to_string();
         assert!(error.contains("room") && error.contains("/data"), "{error}");
     }
@@ -58,9 +58,9 @@ fn a_member_that_was_started_on_a_full_disk_keeps_the_fence_of_a_failed_sync() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_of_a_thread_is_an_exit() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start(small(dir.path())).await;
+    let node = RunningStorage::start(small(dir.path())).await;
     let mut leader = Leader::new();
-    let incarnation = |node: &Node| node.tree.find("root/storage").map(|actor| actor.get_id());
+    let incarnation = |node: &RunningStorage| node.tree.find("root/storage").map(|actor| actor.get_id());
     for round in 0..20 {
         let before = incarnation(&node);
         let mut entries: Vec<_> =
@@ -91,7 +91,7 @@ async fn a_panic_of_a_thread_is_an_exit() {
 async fn a_directory_that_is_gone_fences() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let node = Node::start(small(&data)).await;
+    let node = RunningStorage::start(small(&data)).await;
     Leader::new().write(&node, &[write("c", "k", &[1; 100])]).await;
     std::fs::remove_dir_all(&data).unwrap();
     let Cause::Io { error, .. } = node.until_fenced().await else { panic!("another cause") };
@@ -105,14 +105,14 @@ struct Full {
     root: tempfile::TempDir,
     data: PathBuf,
     disk: FullDisk,
-    node: Node,
+    node: RunningStorage,
 }
 
 impl Full {
     async fn new() -> Full {
         let root = tempfile::tempdir().unwrap();
         let (data, disk) = (root.path().join("data"), FullDisk::default());
-        let node = Node::start(Settings { disk: Arc::new(disk.clone()), ..small(&data) }).await;
+        let node = RunningStorage::start(Settings { disk: Arc::new(disk.clone()), ..small(&data) }).await;
         let mut leader = Leader::new();
         leader.write(&node, &[write("c", "k", b"early")]).await;
         node.until_covered().await;
@@ -141,7 +141,7 @@ impl Full {
         self.node.stop().await;
         let files = std::fs::read_dir(&self.data).ok().map(Iterator::count);
         // What was acknowledged is where the operator has put it.
-        let node = Node::start(small(&away)).await;
+        let node = RunningStorage::start(small(&away)).await;
         assert_eq!(node.all("c").unwrap().entries.len(), 2, "an acknowledged entry is lost");
         node.stop().await;
         (cause, files)
@@ -179,7 +179,7 @@ async fn a_full_disk_is_not_left_for_an_empty_directory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_not_left_for_another_ledger() {
     let other = tempfile::tempdir().unwrap();
-    let node = Node::start(small(other.path().join("data"))).await;
+    let node = RunningStorage::start(small(other.path().join("data"))).await;
     Leader::new().write(&node, &[write("c", "k", b"of another ledger")]).await;
     node.stop().await;
     let full = Full::new().await;

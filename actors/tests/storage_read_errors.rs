@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use converge_actors::storage::{Cause, Error, LogEntry, Phase, Settings};
 use converge_actors::testing::{Faults, SimDisk};
 use converge_ledger_core::{LogIndex, Sequence};
-use storage_support::{Dice, Leader, Node, check_page, one_thread, simulated, write};
+use storage_support::{Dice, Leader, RunningStorage, check_page, one_thread, simulated, write};
 
 /// Nothing but the database's own bookkeeping is in memory: every read of a row reads the disk.
 fn settings(disk: &SimDisk) -> Settings {
@@ -18,7 +18,7 @@ fn settings(disk: &SimDisk) -> Settings {
 
 async fn furnished() -> (SimDisk, Leader, Vec<LogEntry>) {
     let (disk, mut leader, mut dice) = (SimDisk::default(), Leader::new(), Dice(13));
-    let node = Node::start(settings(&disk)).await;
+    let node = RunningStorage::start(settings(&disk)).await;
     for n in 0..60 {
         let writes = [write(&format!("c{}", n % 5), "k", &dice.bytes(300)), write("c", "k", &dice.bytes(50))];
         leader.write(&node, &writes).await;
@@ -29,7 +29,7 @@ async fn furnished() -> (SimDisk, Leader, Vec<LogEntry>) {
 }
 
 /// All that a reader can ask for: the truth, up to the first answer that is none.
-fn read(node: &Node, leader: &Leader, log: &[LogEntry]) -> Result<(), Error> {
+fn read(node: &RunningStorage, leader: &Leader, log: &[LogEntry]) -> Result<(), Error> {
     for (context, kept) in &leader.contexts {
         check_page(&node.all(context)?, context, kept);
         assert_eq!(node.storage.head(context)?.unwrap().latest, Sequence(kept.len() as u64));
@@ -51,7 +51,7 @@ fn a_reader_whose_read_fails_is_told_so_and_the_node_is_fenced() {
     let (disk, leader, log) = one_thread(furnished());
     let reads = one_thread(async {
         let disk = disk.killed();
-        let node = Node::start(settings(&disk)).await;
+        let node = RunningStorage::start(settings(&disk)).await;
         let before = disk.counters().reads;
         read(&node, &leader, &log).unwrap();
         disk.counters().reads - before
@@ -60,7 +60,7 @@ fn a_reader_whose_read_fails_is_told_so_and_the_node_is_fenced() {
     for nth in (1..=reads).step_by(3) {
         one_thread(async {
             let disk = disk.killed();
-            let node = Node::start(settings(&disk)).await;
+            let node = RunningStorage::start(settings(&disk)).await;
             let at = disk.counters().reads + nth;
             // Once, or from then on.
             let until = if nth % 2 == 0 { at + 1 } else { u64::MAX };
@@ -78,7 +78,7 @@ fn a_reader_whose_read_fails_is_told_so_and_the_node_is_fenced() {
             assert!(is_io(&refused), "read {nth}: {refused}");
             let left = disk.killed();
             disk.cut();
-            let node = Node::start(settings(&left)).await;
+            let node = RunningStorage::start(settings(&left)).await;
             assert_eq!(node.recover().await.last_index, LogIndex(leader.index));
             read(&node, &leader, &log).unwrap();
         });

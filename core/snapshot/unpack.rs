@@ -71,11 +71,11 @@ pub fn decode(blob: &[u8], limit_bytes: usize) -> Result<Decoded, SnapshotError>
     if root != header.root && !planted::is(Bug::SnapshotUnchecked) {
         return Err(SnapshotError::Root);
     }
-    let Header { context_id, created_at_ns, .. } = header;
+    let SnapshotHeader { context_id, created_at_ns, .. } = header;
     Ok(Decoded { context_id: context_id.to_owned(), created_at_ns, content, starts })
 }
 
-struct Header<'a> {
+struct SnapshotHeader<'a> {
     context_id: &'a str,
     created_at_ns: u64,
     count: u64,
@@ -84,7 +84,7 @@ struct Header<'a> {
 }
 
 /// The header, and the bytes behind its checksum.
-fn take_header(blob: &[u8]) -> Result<(Header<'_>, &[u8]), SnapshotError> {
+fn take_header(blob: &[u8]) -> Result<(SnapshotHeader<'_>, &[u8]), SnapshotError> {
     let magic = blob.len().min(MAGIC.len());
     if blob[..magic] != MAGIC[..magic] {
         return Err(SnapshotError::Foreign);
@@ -108,7 +108,7 @@ fn take_header(blob: &[u8]) -> Result<(Header<'_>, &[u8]), SnapshotError> {
     if context_id.len() > Limits::CONTRACT.context_id_bytes {
         return Err(SnapshotError::Malformed("its context has a longer name than any"));
     }
-    Ok((Header { context_id, created_at_ns, count, content_bytes, root }, body))
+    Ok((SnapshotHeader { context_id, created_at_ns, count, content_bytes, root }, body))
 }
 
 /// One postcard piece.
@@ -146,7 +146,7 @@ fn decompress(frame: &[u8], content_bytes: u64) -> Result<Bytes, SnapshotError> 
 
 /// Where every entry starts, and the root of the tree over them.
 fn take_entries(
-    header: &Header<'_>,
+    header: &SnapshotHeader<'_>,
     content: &Bytes,
     budget: &Budget,
 ) -> Result<(Vec<usize>, [u8; 32]), SnapshotError> {

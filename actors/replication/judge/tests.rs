@@ -4,13 +4,13 @@
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::Objection;
-use crate::replication::live::{LAST, Live, PEERS, State, TERM, entry, message};
+use crate::replication::live::{LAST, LoneNode, PEERS, State, TERM, entry, message};
 
 /// A leader's append after the entry at `after`, as the log of these runs has it.
 fn append(term: u64, after: u64, entries: Vec<Entry>) -> Message {
     let mut append = message(MessageType::MsgAppend, PEERS[0], term);
     append.index = after;
-    append.log_term = Live::new(State::Restarted).own(after).map_or(0, |own| own.term);
+    append.log_term = LoneNode::new(State::Restarted).own(after).map_or(0, |own| own.term);
     append.set_entries(entries.into());
     append
 }
@@ -24,14 +24,14 @@ fn answer(term: u64, index: u64) -> Message {
 }
 
 /// The node fences itself for this, and has said nothing.
-fn fenced(live: &mut Live, message: Message) {
+fn fenced(live: &mut LoneNode, message: Message) {
     let result = live.feed(message.clone());
     assert!(matches!(result, Err(Objection::DataLoss(_))), "{result:?} of {message:?}");
     assert!(live.sent().is_empty());
 }
 
 /// What it acknowledges, if it does.
-fn acknowledged(live: &mut Live, message: Message) -> Option<u64> {
+fn acknowledged(live: &mut LoneNode, message: Message) -> Option<u64> {
     live.feed(message).unwrap();
     let sent = live.sent();
     let answers = sent.iter().filter(|m| m.get_msg_type() == MessageType::MsgAppendResponse && !m.reject);
@@ -42,25 +42,25 @@ fn acknowledged(live: &mut Live, message: Message) -> Option<u64> {
 fn a_leader_whose_log_differs_below_the_commit_is_proof_of_loss() {
     for state in [State::Restarted, State::Follower, State::PreCandidate] {
         // An entry, and the one in front of it.
-        fenced(&mut Live::new(state), append(TERM + 1, 2, vec![entry(3, TERM + 1)]));
-        fenced(&mut Live::new(state), Message { log_term: 2, ..append(TERM + 1, 2, Vec::new()) });
+        fenced(&mut LoneNode::new(state), append(TERM + 1, 2, vec![entry(3, TERM + 1)]));
+        fenced(&mut LoneNode::new(state), Message { log_term: 2, ..append(TERM + 1, 2, Vec::new()) });
         // The same index and term, another content.
         let mut other = entry(4, 3);
         other.data = bytes::Bytes::from_static(b"other");
-        fenced(&mut Live::new(state), append(TERM + 1, 2, vec![entry(3, 3), other]));
+        fenced(&mut LoneNode::new(state), append(TERM + 1, 2, vec![entry(3, 3), other]));
         // What it has acknowledged.
-        fenced(&mut Live::new(state), heartbeat(TERM + 1, LAST + 1, TERM));
-        fenced(&mut Live::new(state), heartbeat(TERM + 1, 4, TERM));
+        fenced(&mut LoneNode::new(state), heartbeat(TERM + 1, LAST + 1, TERM));
+        fenced(&mut LoneNode::new(state), heartbeat(TERM + 1, 4, TERM));
         let mut read = message(MessageType::MsgReadIndexResp, PEERS[0], TERM + 1);
         (read.index, read.entries) = (4, vec![Entry::default()].into());
-        fenced(&mut Live::new(state), read);
+        fenced(&mut LoneNode::new(state), read);
     }
 }
 
 #[test]
 fn the_check_of_a_leader_tells_histories_apart_where_index_and_term_do_not() {
     // What node 1 says as a leader of what it has …
-    let mut leader = Live::new(State::Leader);
+    let mut leader = LoneNode::new(State::Leader);
     leader.step(|core, out| core.propose(bytes::Bytes::from_static(b"x"), out)).unwrap();
     let said = leader.sent().into_iter().find(|m| m.get_msg_type() == MessageType::MsgAppend).unwrap();
     assert_eq!((said.index, said.log_term), (LAST + 1, TERM + 1), "the empty entry of its term is in front");
@@ -68,11 +68,11 @@ fn the_check_of_a_leader_tells_histories_apart_where_index_and_term_do_not() {
     let to_me = |message: &Message| Message { from: PEERS[0], to: 1, ..message.clone() };
     let empty = |index| Entry { index, term: TERM + 1, ..Entry::default() };
     // … is what a follower with the same log compares with its own.
-    let mut same = Live::new(State::Restarted);
+    let mut same = LoneNode::new(State::Restarted);
     assert_eq!(acknowledged(&mut same, append(TERM + 1, LAST, vec![empty(LAST + 1)])), Some(LAST + 1));
     assert_eq!(acknowledged(&mut same, to_me(&said)), Some(LAST + 2));
     // One that has other content before the same empty entry, of the same term, sees that.
-    let mut other = Live::new(State::Restarted);
+    let mut other = LoneNode::new(State::Restarted);
     let changed = Entry { data: bytes::Bytes::from_static(b"other"), ..entry(LAST, TERM + 1) };
     other.feed(append(TERM + 1, LAST - 1, vec![changed])).unwrap();
     other.feed(Message { log_term: TERM + 1, ..append(TERM + 1, LAST, vec![empty(LAST + 1)]) }).unwrap();
@@ -82,7 +82,7 @@ fn the_check_of_a_leader_tells_histories_apart_where_index_and_term_do_not() {
 
 #[test]
 fn what_is_late_or_comes_twice_fences_nobody() {
-    let mut live = Live::new(State::Follower);
+    let mut live = LoneNode::new(State::Follower);
     let first = append(TERM, LAST, vec![entry(LAST + 1, TERM), entry(LAST + 2, TERM)]);
     assert_eq!(acknowledged(&mut live, first.clone()), Some(LAST + 2));
     assert_eq!(acknowledged(&mut live, first.clone()), Some(LAST + 2));
@@ -98,14 +98,14 @@ fn what_is_late_or_comes_twice_fences_nobody() {
 
 #[test]
 fn what_is_not_committed_may_be_replaced() {
-    let mut live = Live::new(State::Restarted);
+    let mut live = LoneNode::new(State::Restarted);
     assert_eq!(acknowledged(&mut live, append(TERM + 1, LAST - 1, vec![entry(LAST, TERM + 1)])), Some(LAST));
     assert_eq!(live.own(LAST).unwrap().term, TERM + 1);
 }
 
 #[test]
 fn an_acknowledgement_claims_no_more_than_was_compared() {
-    let mut live = Live::new(State::Restarted);
+    let mut live = LoneNode::new(State::Restarted);
     // The crate would say that it has all up to its commit, of which this leader has shown two entries.
     assert_eq!(acknowledged(&mut live, append(TERM + 1, 1, vec![entry(2, 1)])), Some(2));
     assert_eq!(acknowledged(&mut live, append(TERM + 1, 2, vec![entry(3, 3), entry(4, 3)])), Some(4));
@@ -114,7 +114,7 @@ fn an_acknowledgement_claims_no_more_than_was_compared() {
 
 #[test]
 fn what_was_not_appended_is_not_claimed_later() {
-    let mut live = Live::new(State::Restarted);
+    let mut live = LoneNode::new(State::Restarted);
     // It starts below the commit: the crate appends nothing, and this node keeps its own last entry.
     let below = append(TERM + 1, LAST - 2, vec![live.own(LAST - 1).unwrap(), entry(LAST, TERM + 1)]);
     assert_eq!(acknowledged(&mut live, below), Some(LAST - 1));
@@ -127,14 +127,14 @@ fn what_was_not_appended_is_not_claimed_later() {
 #[test]
 fn the_commit_of_a_vote_is_not_taken() {
     // Of the answer to a candidate, …
-    let mut live = Live::new(State::PreCandidate);
+    let mut live = LoneNode::new(State::PreCandidate);
     let rejected = message(MessageType::MsgRequestPreVoteResponse, PEERS[0], TERM);
     live.feed(Message { reject: true, commit: LAST, commit_term: TERM, ..rejected }).unwrap();
     assert_eq!(live.summary().commit.get(), LAST - 1);
     // … and of one that asks, is behind, and asks for a term that this node does not come to by it: a leader of an
     // earlier one may still be heard.
     for kind in [MessageType::MsgRequestPreVote, MessageType::MsgRequestVote] {
-        let mut live = Live::new(State::Follower);
+        let mut live = LoneNode::new(State::Follower);
         live.feed(append(TERM, LAST, vec![entry(LAST + 1, TERM)])).unwrap();
         (0..12).for_each(|_| live.tick());
         let (index, log_term) = (LAST, TERM);
@@ -154,7 +154,7 @@ fn numbers_that_no_node_comes_to_are_refused_in_every_state() {
     };
     use MessageType::*;
     for state in State::ALL {
-        let term = Live::new(state).summary().term.get();
+        let term = LoneNode::new(state).summary().term.get();
         let later = term + 1;
         let far = |m: &mut Message| (m.index, m.commit, m.log_term) = (u64::MAX, u64::MAX, 1);
         let forged = [
@@ -181,7 +181,7 @@ fn numbers_that_no_node_comes_to_are_refused_in_every_state() {
             message(MsgRequestPreVoteResponse, PEERS[0], later + 1),
         ];
         for message in forged {
-            let mut live = Live::new(state);
+            let mut live = LoneNode::new(state);
             let before = live.summary();
             let result = live.feed(message.clone());
             assert!(matches!(result, Err(Objection::Bad(_))), "{state:?}: {result:?} of {message:?}");
@@ -194,22 +194,22 @@ fn numbers_that_no_node_comes_to_are_refused_in_every_state() {
 #[test]
 fn a_leader_takes_no_answer_to_what_it_has_not_sent_and_no_second_leader() {
     for state in [State::Leader, State::Ahead] {
-        let term = Live::new(state).summary().term.get();
+        let term = LoneNode::new(state).summary().term.get();
         let ahead = Message { reject: true, reject_hint: LAST + 1, ..answer(term, LAST) };
         for message in [answer(term, LAST + 2), ahead, heartbeat(term, 0, 0), append(term, LAST, Vec::new())] {
-            let mut live = Live::new(state);
+            let mut live = LoneNode::new(state);
             let result = live.feed(message);
             assert!(matches!(result, Err(Objection::Bad(_))), "{state:?}: {result:?}");
         }
     }
-    let mut live = Live::new(State::Follower);
+    let mut live = LoneNode::new(State::Follower);
     let second = Message { from: PEERS[1], ..heartbeat(TERM, 0, 0) };
     assert!(matches!(live.feed(second), Err(Objection::Bad(_))));
 }
 
 #[test]
 fn what_is_for_another_role_is_dropped() {
-    let mut live = Live::new(State::Follower);
+    let mut live = LoneNode::new(State::Follower);
     let mut read = message(MessageType::MsgReadIndex, PEERS[1], 0);
     read.set_entries(vec![Entry::default()].into());
     assert_eq!(live.feed(read), Err(Objection::Late));

@@ -46,10 +46,10 @@ impl Vouched for (u64, &'static str) {
     }
 }
 
-type Rows<K> = ReadOnlyTable<K, &'static [u8]>;
+type RowTable<K> = ReadOnlyTable<K, &'static [u8]>;
 
 /// Checks that a row that was not found is not there.
-pub(crate) fn check<K: Vouched>(table: &Rows<K>, key: &K::SelfType<'_>) -> Result<(), Trouble> {
+pub(crate) fn check<K: Vouched>(table: &RowTable<K>, key: &K::SelfType<'_>) -> Result<(), Trouble> {
     let at = K::as_bytes(key);
     let (before, behind) = (before::<K>(table, at.as_ref())?, behind::<K>(table, at.as_ref())?);
     let far = match (&before, &behind) {
@@ -70,14 +70,14 @@ pub(crate) fn check<K: Vouched>(table: &Rows<K>, key: &K::SelfType<'_>) -> Resul
 }
 
 /// The key of the last row before a key.
-fn before<K: Vouched>(table: &Rows<K>, key: &[u8]) -> Result<Option<Vec<u8>>, Trouble> {
+fn before<K: Vouched>(table: &RowTable<K>, key: &[u8]) -> Result<Option<Vec<u8>>, Trouble> {
     let key = K::from_bytes(key);
     let range = (Bound::Unbounded, Bound::Excluded(&key));
     neighbour::<K>(table.range::<K::SelfType<'_>>(range)?.next_back())
 }
 
 /// The key of the first row behind a key.
-fn behind<K: Vouched>(table: &Rows<K>, key: &[u8]) -> Result<Option<Vec<u8>>, Trouble> {
+fn behind<K: Vouched>(table: &RowTable<K>, key: &[u8]) -> Result<Option<Vec<u8>>, Trouble> {
     let key = K::from_bytes(key);
     let range = (Bound::Excluded(&key), Bound::Unbounded);
     neighbour::<K>(table.range::<K::SelfType<'_>>(range)?.next())

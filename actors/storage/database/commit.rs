@@ -12,9 +12,9 @@ use redb::{Database, Durability, ReadableTable, ReadableTableMetadata, Table, Wr
 
 use super::overlay::Generation;
 use super::tables::{
-    Block, CONTEXTS, Counts, INDEX, INDEX_FORMAT, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_PROGRESS,
-    META_STATE, POSITIONS, Progress, Run, Segments, StateRow, block_from, block_value, ends, head_value, key_value,
-    log_rows, meta_value, segments_value,
+    Block, CONTEXTS, EntryRun, INDEX, INDEX_FORMAT, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_PROGRESS,
+    META_STATE, POSITIONS, Progress, RowCounts, Segments, StateRow, block_from, block_value, ends, head_value,
+    key_value, log_rows, meta_value, segments_value,
 };
 use crate::storage::journal::record::Op;
 use crate::storage::types::{Genesis, LogEntry};
@@ -216,7 +216,7 @@ fn insert_at_end(
     Ok(())
 }
 
-fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<Counts, redb::Error> {
+fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<RowCounts, redb::Error> {
     let mut contexts = txn.open_table(CONTEXTS)?;
     for (context, head) in &rows.heads {
         contexts.insert(&context[..], &head_value(context, head)[..])?;
@@ -239,7 +239,13 @@ fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<Counts, redb:
         }
     }
     let ends = ends(&contexts, &keys)?;
-    Ok(Counts { contexts: contexts.len()?, index: index.len()?, positions: positions.len()?, keys: keys.len()?, ends })
+    Ok(RowCounts {
+        contexts: contexts.len()?,
+        index: index.len()?,
+        positions: positions.len()?,
+        keys: keys.len()?,
+        ends,
+    })
 }
 
 /// Position rows that run on, as few: a row for each log entry of a lone client would cost a tenth of its payload.
@@ -262,7 +268,7 @@ fn joined(positions: &BTreeMap<u64, Segments>) -> Vec<(u64, Segments)> {
 fn store_runs<'a>(
     index: &mut Table<'_, (u64, u64), &[u8]>,
     context: u64,
-    runs: impl Iterator<Item = (u64, &'a Run)>,
+    runs: impl Iterator<Item = (u64, &'a EntryRun)>,
 ) -> Result<(), redb::Error> {
     let (mut first, mut block) = last_block(index, context)?;
     for (at, run) in runs {

@@ -9,8 +9,8 @@ use redb::{Builder, Database};
 
 use super::commit::begin;
 use super::tables::{
-    CONTEXTS, Counts, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_IDENTITY, META_PROGRESS,
-    META_STATE, POSITIONS, Progress, StateRow, meta_value,
+    CONTEXTS, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_IDENTITY, META_PROGRESS, META_STATE,
+    POSITIONS, Progress, RowCounts, StateRow, meta_value,
 };
 use super::trouble::{db_failure, redb_cause};
 use crate::storage::disk::File;
@@ -129,7 +129,7 @@ fn reset_index(txn: &redb::WriteTransaction) -> Result<(), redb::Error> {
     let row = StateRow { format: INDEX_FORMAT, state: State::default() };
     let mut meta = txn.open_table(META)?;
     meta.insert(META_STATE, &meta_value(META_STATE, &row)[..])?;
-    meta.insert(META_COUNTS, &meta_value(META_COUNTS, &Counts::default())[..])?;
+    meta.insert(META_COUNTS, &meta_value(META_COUNTS, &RowCounts::default())[..])?;
     Ok(())
 }
 

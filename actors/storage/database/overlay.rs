@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use converge_ledger_core::{ContextNo, Head, KeyRow, LogIndex, Position, Term};
 
-use super::tables::{Run, Segments, split};
+use super::tables::{EntryRun, Segments, split};
 use crate::storage::types::{Genesis, HardState, LogEntry};
 
 /// Rough cost of a row in memory besides its text.
@@ -41,7 +41,7 @@ pub(crate) struct Generation {
     pub(crate) heads: BTreeMap<String, Head>,
     pub(crate) keys: BTreeMap<u64, BTreeMap<String, KeyRow>>,
     /// By context and first sequence.
-    pub(crate) runs: BTreeMap<(u64, u64), Arc<Run>>,
+    pub(crate) runs: BTreeMap<(u64, u64), Arc<EntryRun>>,
     pub(crate) positions: BTreeMap<u64, Segments>,
     pub(crate) bytes: usize,
 }
@@ -62,7 +62,7 @@ impl Generation {
         keys.insert(key, row);
     }
 
-    pub(crate) fn put_run(&mut self, context: u64, first: u64, run: Run) {
+    pub(crate) fn put_run(&mut self, context: u64, first: u64, run: EntryRun) {
         self.bytes += ROW_BYTES + run.weight();
         self.runs.insert((context, first), Arc::new(run));
     }

@@ -13,7 +13,8 @@ use redb::ReadTransaction;
 use super::absent;
 use super::overlay::TailEntry;
 use super::tables::{
-    CONTEXTS, KEYS, LOG, LogPrefix, Rows, Run, chunk_tag, head_from, join, key_from, lamport, parse_row0, row_check,
+    CONTEXTS, EntryRun, KEYS, LOG, LogPrefix, RunLayout, chunk_tag, head_from, join, key_from, lamport, parse_row0,
+    row_check,
 };
 use super::trouble::Trouble;
 use crate::storage::types::LogEntry;
@@ -46,12 +47,18 @@ impl<'a> RowReader<'a> {
     }
 
     /// The entry with this sequence out of a run that starts at `first` and covers it.
-    pub(crate) fn entry(&mut self, context: &str, first: u64, run: &Run, sequence: Sequence) -> Result<Entry, Trouble> {
+    pub(crate) fn entry(
+        &mut self,
+        context: &str,
+        first: u64,
+        run: &EntryRun,
+        sequence: Sequence,
+    ) -> Result<Entry, Trouble> {
         let nth = u32::try_from(sequence.get() - first).expect("within a log entry");
         let position = Position(run.position.get() + u64::from(nth));
         let (lead, checks) = match &run.rows {
-            Rows::Each { lead, checks } => (*lead, checks),
-            Rows::Chunk { count, tag } => {
+            RunLayout::Each { lead, checks } => (*lead, checks),
+            RunLayout::Chunk { count, tag } => {
                 let chunk = self.chunk(context, Sequence(first), run, *count, *tag)?;
                 return Ok(chunk.entry(sequence, position).expect("the chunk has as many entries as its run"));
             }
@@ -72,7 +79,7 @@ impl<'a> RowReader<'a> {
         &mut self,
         context: &str,
         first: Sequence,
-        run: &Run,
+        run: &EntryRun,
         count: u32,
         tag: [u8; 8],
     ) -> Result<&Stage, Trouble> {

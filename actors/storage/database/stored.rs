@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::open::drop_index;
 use super::tables::{
-    CONTEXTS, Counts, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_IDENTITY,
-    META_PROGRESS, META_STATE, POSITIONS, Progress, StateRow, ends, meta_from, parse_row0,
+    CONTEXTS, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_IDENTITY, META_PROGRESS,
+    META_STATE, POSITIONS, Progress, RowCounts, StateRow, ends, meta_from, parse_row0,
 };
 use super::trouble::db_failure;
 use crate::storage::failure::{Failure, data_loss, refused};
@@ -55,9 +55,9 @@ pub(crate) fn load(db: &Database, directory: &Directory, settings: &Settings) ->
     Ok(Stored { progress, state, genesis })
 }
 
-type Rows = (Identity, Progress, Option<StateRow>, Option<Genesis>);
+type MetaRows = (Identity, Progress, Option<StateRow>, Option<Genesis>);
 
-fn load_rows(txn: &ReadTransaction) -> Result<Rows, Failure> {
+fn load_rows(txn: &ReadTransaction) -> Result<MetaRows, Failure> {
     check_names(txn)?;
     check_counts(txn)?;
     let identity = meta(txn, META_IDENTITY)?.ok_or_else(|| data_loss("meta row is missing"))?;
@@ -100,12 +100,12 @@ fn meta_table(txn: &ReadTransaction) -> Result<ReadOnlyTable<&'static str, &'sta
 
 fn check_counts(txn: &ReadTransaction) -> Result<(), Failure> {
     // None in a directory of a program that did not count.
-    let Some(known) = meta::<Counts>(txn, META_COUNTS)? else {
+    let Some(known) = meta::<RowCounts>(txn, META_COUNTS)? else {
         return Ok(());
     };
     let count = || {
         let (contexts, keys) = (txn.open_table(CONTEXTS)?, txn.open_table(KEYS)?);
-        Ok::<_, redb::Error>(Counts {
+        Ok::<_, redb::Error>(RowCounts {
             contexts: contexts.len()?,
             index: txn.open_table(INDEX)?.len()?,
             positions: txn.open_table(POSITIONS)?.len()?,

@@ -4,10 +4,10 @@
 //! |---|---|---|
 //! | `log` | (log index, row) | a row of the entry's batch; row 0 has a prefix with term, kind, number of rows, checksum of the whole entry |
 //! | `contexts` | context id | [`Head`] |
-//! | `index` | (context, first sequence) | [`Block`] of [`Run`]s: where the entries from this sequence on are, with a checksum of each one's bytes |
+//! | `index` | (context, first sequence) | [`Block`] of [`EntryRun`]s: where the entries from this sequence on are, with a checksum of each one's bytes |
 //! | `positions` | position | [`Segments`]: which log rows became entries from this position on |
 //! | `keys` | (context, idempotency key) | [`KeyRow`] |
-//! | `meta` | name | [`Progress`], [`Identity`], `Genesis`, `State`, [`Counts`] |
+//! | `meta` | name | [`Progress`], [`Identity`], `Genesis`, `State`, [`RowCounts`] |
 //!
 //! Only `log` and `meta` are the ledger; the rest follows from the log. Every value has a checksum
 //! that covers its key, for redb verifies its own only on repair.
@@ -56,7 +56,7 @@ pub(crate) struct Progress {
 /// be absent: a table that lost its root looks empty, and one whose root is a page below its root
 /// looks shorter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Counts {
+pub(crate) struct RowCounts {
     pub(crate) contexts: u64,
     pub(crate) index: u64,
     pub(crate) positions: u64,
@@ -96,17 +96,17 @@ pub(crate) struct StateRow {
 /// Consecutive entries of a context, also consecutive in the ledger and in one log entry. A batch of one
 /// context takes one, and so does a chunk of a load, so that the index stays small beside the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Run {
+pub(crate) struct EntryRun {
     pub(crate) position: Position,
     pub(crate) index: LogIndex,
     /// The row of its first entry.
     pub(crate) row: u32,
-    pub(crate) rows: Rows,
+    pub(crate) rows: RunLayout,
 }
 
 /// How the entries of a run lie in their log entry, and what binds the rows to their place in the context.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Rows {
+pub(crate) enum RunLayout {
     /// A row each.
     Each {
         /// Lamport time less sequence: the same for all of the run.
@@ -122,20 +122,20 @@ pub(crate) enum Rows {
     },
 }
 
-impl Run {
+impl EntryRun {
     /// How many entries it has.
     pub(crate) fn entries(&self) -> u64 {
         match &self.rows {
-            Rows::Each { checks, .. } => checks.len() as u64,
-            Rows::Chunk { count, .. } => u64::from(*count),
+            RunLayout::Each { checks, .. } => checks.len() as u64,
+            RunLayout::Chunk { count, .. } => u64::from(*count),
         }
     }
 
     /// Bytes in a block, about.
     pub(crate) fn weight(&self) -> usize {
         12 + match &self.rows {
-            Rows::Each { checks, .. } => 4 * checks.len(),
-            Rows::Chunk { .. } => 12,
+            RunLayout::Each { checks, .. } => 4 * checks.len(),
+            RunLayout::Chunk { .. } => 12,
         }
     }
 }
@@ -153,21 +153,21 @@ pub(crate) fn lamport(lead: i64, sequence: u64) -> Lamport {
 /// take three times the space when contexts take turns. The last block of a context grows until it
 /// is full.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Block(pub(crate) Vec<Run>);
+pub(crate) struct Block(pub(crate) Vec<EntryRun>);
 
 impl Block {
     /// How many entries it has.
     pub(crate) fn entries(&self) -> u64 {
-        self.0.iter().map(Run::entries).sum()
+        self.0.iter().map(EntryRun::entries).sum()
     }
 
     /// It is written anew with every run that joins it, so that its size has a bound.
     pub(crate) fn is_full(&self) -> bool {
-        self.0.iter().map(Run::weight).sum::<usize>() >= BLOCK_BYTES
+        self.0.iter().map(EntryRun::weight).sum::<usize>() >= BLOCK_BYTES
     }
 
     /// Its runs, each with its first sequence.
-    pub(crate) fn runs(&self, first: u64) -> impl Iterator<Item = (u64, &Run)> {
+    pub(crate) fn runs(&self, first: u64) -> impl Iterator<Item = (u64, &EntryRun)> {
         self.0.iter().scan(first, |next, run| {
             let at = *next;
             *next += run.entries();
@@ -198,7 +198,7 @@ impl Segments {
     }
 }
 
-/// A row's checksum in a [`Run`].
+/// A row's checksum in an [`EntryRun`].
 pub(crate) fn row_check(row: &[u8]) -> [u8; 4] {
     crc32c::crc32c(row).to_le_bytes()
 }
@@ -327,7 +327,7 @@ pub(crate) fn join(index: LogIndex, prefix: &LogPrefix, rows: &[Bytes]) -> Resul
 }
 
 /// Whether `sequence` is in a run that starts at `first`.
-pub(crate) fn run_covers(first: u64, run: &Run, sequence: Sequence) -> bool {
+pub(crate) fn run_covers(first: u64, run: &EntryRun, sequence: Sequence) -> bool {
     sequence.get() >= first && sequence.get() - first < run.entries()
 }
 
@@ -360,9 +360,9 @@ mod tests {
 
     #[test]
     fn a_row_under_another_key_is_found_out() {
-        let rows = Rows::Each { lead: -1, checks: vec![[1, 2, 3, 4]] };
-        let chunk = Rows::Chunk { count: 7, tag: [5; 8] };
-        let run = |rows: Rows| Run { position: Position(9), index: LogIndex(4), row: 0, rows };
+        let rows = RunLayout::Each { lead: -1, checks: vec![[1, 2, 3, 4]] };
+        let chunk = RunLayout::Chunk { count: 7, tag: [5; 8] };
+        let run = |rows: RunLayout| EntryRun { position: Position(9), index: LogIndex(4), row: 0, rows };
         let block = Block(vec![run(rows), run(chunk)]);
         assert_eq!(block.runs(2).map(|(first, _)| first).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(block.entries(), 8);

@@ -21,7 +21,7 @@ const PROBE_BYTES: usize = 1 << 20;
 
 /// Where a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct RecordPlace {
     pub(crate) lsn: Lsn,
     pub(crate) offset: u64,
     pub(crate) length: u32,
@@ -31,7 +31,7 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct Scanned {
     pub(crate) file: JournalFile,
-    pub(crate) records: Vec<Place>,
+    pub(crate) records: Vec<RecordPlace>,
     /// Where the next record goes.
     pub(crate) end: u64,
 }
@@ -118,7 +118,7 @@ pub(crate) fn scan_file(file: JournalFile) -> Result<Scanned, ScanError> {
     Ok(Scanned { file, records, end: at })
 }
 
-fn record_at(file: &JournalFile, offset: u64) -> io::Result<Option<Place>> {
+fn record_at(file: &JournalFile, offset: u64) -> io::Result<Option<RecordPlace>> {
     if offset + BLOCK > file.header.bytes {
         return Ok(None);
     }
@@ -130,7 +130,7 @@ fn record_at(file: &JournalFile, offset: u64) -> io::Result<Option<Place>> {
 }
 
 /// The record at an offset if its head is one and its body is sound.
-fn checked(file: &JournalFile, offset: u64, head: &[u8]) -> io::Result<Option<Place>> {
+fn checked(file: &JournalFile, offset: u64, head: &[u8]) -> io::Result<Option<RecordPlace>> {
     let Some(head) = RecordHead::parse(head, file.header.salt, offset) else {
         return Ok(None);
     };
@@ -139,10 +139,10 @@ fn checked(file: &JournalFile, offset: u64, head: &[u8]) -> io::Result<Option<Pl
     }
     let mut body = vec![0; head.length as usize];
     file.file.read_at(offset + RECORD_HEADER as u64, &mut body)?;
-    Ok(head.vouches_for(&body).then_some(Place { lsn: head.lsn, offset, length: head.length }))
+    Ok(head.vouches_for(&body).then_some(RecordPlace { lsn: head.lsn, offset, length: head.length }))
 }
 
-fn record_beyond(file: &JournalFile, gap: u64) -> io::Result<Option<Place>> {
+fn record_beyond(file: &JournalFile, gap: u64) -> io::Result<Option<RecordPlace>> {
     let mut at = gap;
     let block = usize::try_from(BLOCK).expect("small");
     let mut chunk = vec![0; PROBE_BYTES];
@@ -175,7 +175,7 @@ pub(crate) fn make_durable(journal: &Journal) -> io::Result<()> {
 }
 
 /// The operations of a record that [`scan`] found.
-pub(crate) fn read(file: &JournalFile, place: Place) -> Result<Vec<Op>, ScanError> {
+pub(crate) fn read(file: &JournalFile, place: RecordPlace) -> Result<Vec<Op>, ScanError> {
     let mut head = [0; RECORD_HEADER];
     file.file.read_at(place.offset, &mut head)?;
     let mut body = vec![0; place.length as usize];

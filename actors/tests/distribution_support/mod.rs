@@ -151,21 +151,21 @@ impl Sink for Recorder {
     }
 }
 
-pub struct Node {
+pub struct PeerNode {
     pub id: u64,
     pub distribution: Distribution,
     pub sink: Arc<Recorder>,
     pub tree: Tree,
 }
 
-impl Node {
+impl PeerNode {
     pub async fn start(
         id: u64,
         cluster: ClusterId,
         settings: Settings,
         socket: Option<std::net::TcpListener>,
         peers: &[(u64, String)],
-    ) -> Node {
+    ) -> PeerNode {
         let sink = Recorder::new();
         let distribution = Distribution::new(
             settings,
@@ -180,7 +180,7 @@ impl Node {
             distribution.children(),
         );
         let tree = Tree::start("root", spec).await.unwrap();
-        Node { id, distribution, sink, tree }
+        PeerNode { id, distribution, sink, tree }
     }
 
     /// Waits until every lane to every peer is up.
@@ -225,12 +225,12 @@ pub fn settings() -> Settings {
 }
 
 /// A cluster of `count` nodes, all connected.
-pub async fn cluster(count: u64, settings: Settings) -> Vec<Node> {
+pub async fn cluster(count: u64, settings: Settings) -> Vec<PeerNode> {
     let bound: Vec<_> = (1..=count).map(|id| (id, bind())).collect();
     let peers: Vec<(u64, String)> = bound.iter().map(|(id, (_, address))| (*id, address.clone())).collect();
     let mut nodes = Vec::new();
     for (id, (socket, _)) in bound {
-        nodes.push(Node::start(id, CLUSTER, settings.clone(), Some(socket), &peers).await);
+        nodes.push(PeerNode::start(id, CLUSTER, settings.clone(), Some(socket), &peers).await);
     }
     for node in &nodes {
         node.connected().await;

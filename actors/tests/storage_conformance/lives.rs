@@ -8,12 +8,12 @@ use converge_actors::storage::{Error, LogEntry, Phase, ReadQuery, Settings};
 use converge_ledger_core::LogIndex;
 
 use super::plain;
-use super::storage_support::{Leader, Node, check_context, small, until, write};
+use super::storage_support::{Leader, RunningStorage, check_context, small, until, write};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_or_panicking_actor_comes_back_with_everything() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start(small(dir.path())).await;
+    let node = RunningStorage::start(small(dir.path())).await;
     let mut leader = Leader::new();
     let boot = node.recover().await.boot;
     for round in 0..12_u8 {
@@ -47,7 +47,7 @@ async fn a_killed_or_panicking_actor_comes_back_with_everything() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thread_that_dies_takes_the_actor_with_it_and_both_come_back() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start(small(dir.path())).await;
+    let node = RunningStorage::start(small(dir.path())).await;
     let mut leader = Leader::new();
     for n in 0..5_u8 {
         leader.write(&node, &[write("c", "k", &[n])]).await;
@@ -69,7 +69,7 @@ async fn a_thread_that_dies_takes_the_actor_with_it_and_both_come_back() {
 async fn readers_see_every_applied_entry_while_rows_move_to_the_database() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings { commit_interval: Duration::ZERO, ..small(dir.path()) };
-    let node = Node::start(settings).await;
+    let node = RunningStorage::start(settings).await;
     let storage = node.storage.clone();
     let applied = node.applied.clone();
     let stop = Arc::new(AtomicBool::new(false));
@@ -108,7 +108,7 @@ async fn memory_stays_bounded_while_writers_wait_for_the_database() {
         commit_bytes: 1 << 30,
         ..small(dir.path())
     };
-    let node = Node::start(settings.clone()).await;
+    let node = RunningStorage::start(settings.clone()).await;
     let mut leader = Leader::new();
     for n in 0..100_u8 {
         leader.write(&node, &[write("c", "k", &vec![n; 8000])]).await;
@@ -124,8 +124,8 @@ async fn memory_stays_bounded_while_writers_wait_for_the_database() {
 async fn a_second_opener_is_refused_and_the_first_unharmed() {
     let dir = tempfile::tempdir().unwrap();
     let settings = small(dir.path());
-    let node = Node::start(settings.clone()).await;
-    let error = Node::try_start(settings.clone()).await.err().expect("is refused").to_string();
+    let node = RunningStorage::start(settings.clone()).await;
+    let error = RunningStorage::try_start(settings.clone()).await.err().expect("is refused").to_string();
     assert!(error.contains("another node has it open"), "{error}");
     assert!(error.contains(&dir.path().display().to_string()), "{error}");
     Leader::new().write(&node, &[write("c", "k", b"still here")]).await;
@@ -137,23 +137,23 @@ async fn a_second_opener_is_refused_and_the_first_unharmed() {
 async fn a_strange_a_newer_or_a_gutted_directory_is_refused_and_left_alone() {
     let strange = tempfile::tempdir().unwrap();
     std::fs::write(strange.path().join("thesis.tex"), "mine").unwrap();
-    let error = Node::try_start(small(strange.path())).await.err().unwrap().to_string();
+    let error = RunningStorage::try_start(small(strange.path())).await.err().unwrap().to_string();
     assert!(error.contains("thesis.tex"), "{error}");
     assert_eq!(std::fs::read_dir(strange.path()).unwrap().count(), 1);
 
     let newer = tempfile::tempdir().unwrap();
-    Node::start(small(newer.path())).await.stop().await;
+    RunningStorage::start(small(newer.path())).await.stop().await;
     let marker = newer.path().join("STORE");
     let mut bytes = std::fs::read(&marker).unwrap();
     bytes[8] = 9;
     std::fs::write(&marker, bytes).unwrap();
-    let error = Node::try_start(small(newer.path())).await.err().unwrap().to_string();
+    let error = RunningStorage::try_start(small(newer.path())).await.err().unwrap().to_string();
     assert!(error.contains("format 9"), "{error}");
 
     let gutted = tempfile::tempdir().unwrap();
-    Node::start(small(gutted.path())).await.stop().await;
+    RunningStorage::start(small(gutted.path())).await.stop().await;
     std::fs::remove_file(gutted.path().join("ledger.redb")).unwrap();
-    let error = Node::try_start(small(gutted.path())).await.err().unwrap().to_string();
+    let error = RunningStorage::try_start(small(gutted.path())).await.err().unwrap().to_string();
     assert!(error.contains("ledger.redb is missing"), "{error}");
     assert!(!gutted.path().join("ledger.redb").exists());
 }
@@ -163,7 +163,7 @@ async fn missing_or_empty_files_fence_the_node() {
     for name in ["journal-0001", "journal-0002", "ledger.redb"] {
         let dir = tempfile::tempdir().unwrap();
         let settings = small(dir.path());
-        let node = Node::start(settings.clone()).await;
+        let node = RunningStorage::start(settings.clone()).await;
         let mut leader = Leader::new();
         for n in 0..80_u8 {
             leader.write(&node, &[write("c", "k", &vec![n; 2000])]).await;
@@ -175,7 +175,7 @@ async fn missing_or_empty_files_fence_the_node() {
         } else {
             std::fs::write(&path, b"").unwrap();
         }
-        let node = Node::start(settings.clone()).await;
+        let node = RunningStorage::start(settings.clone()).await;
         match node.storage.status().phase {
             Phase::Fenced { cause } => {
                 assert!(!cause.can_read(), "{name}: {cause}");

@@ -4,21 +4,21 @@ use converge_actors::storage::{Error, ReadQuery, inspect};
 use converge_actors::testing::SimDisk;
 use converge_ledger_core::LogIndex;
 
-use super::storage_support::{Dice, Leader, Node, one_thread, small};
+use super::storage_support::{Dice, Leader, RunningStorage, one_thread, small};
 use super::{furnish, settings};
 
 /// A directory with a few files' worth of history, closed well.
 async fn furnished(dice: &mut Dice) -> (SimDisk, Leader) {
     let disk = SimDisk::default();
     let mut leader = Leader::new();
-    let node = Node::start(settings(&disk, dice)).await;
+    let node = RunningStorage::start(settings(&disk, dice)).await;
     furnish(&node, &mut leader, dice, 40).await;
     node.stop().await;
     (disk, leader)
 }
 
 /// Reads all there is; every answer is the truth or an error.
-async fn read_all(node: &Node, leader: &Leader, entries: usize) -> Result<(), Error> {
+async fn read_all(node: &RunningStorage, leader: &Leader, entries: usize) -> Result<(), Error> {
     let recovered = node.storage.recover().await?;
     assert_eq!(recovered.last_index, LogIndex(leader.index), "a silently shorter log");
     let log = node.log()?;
@@ -37,7 +37,7 @@ fn a_flipped_bit_gives_the_truth_or_an_error() {
         let mut dice = Dice(3);
         let (disk, leader) = furnished(&mut dice).await;
         let truth = {
-            let node = Node::start(settings(&disk.killed(), &mut dice)).await;
+            let node = RunningStorage::start(settings(&disk.killed(), &mut dice)).await;
             let log = node.log().unwrap();
             node.stop().await;
             log
@@ -57,7 +57,7 @@ fn a_flipped_bit_gives_the_truth_or_an_error() {
                 }
             };
             assert!(disk.flip(path, bit / 8, (bit % 8) as u8));
-            match Node::try_start(settings(&disk, &mut dice)).await {
+            match RunningStorage::try_start(settings(&disk, &mut dice)).await {
                 Err(_) => noticed += 1,
                 Ok(node) => {
                     match read_all(&node, &leader, truth.len()).await {
@@ -89,7 +89,7 @@ fn an_older_copy_of_one_file_is_refused_or_does_no_harm() {
             let mut dice = Dice(40 + seed);
             let (old, mut leader) = furnished(&mut dice).await;
             let disk = old.killed();
-            let node = Node::start(settings(&disk, &mut dice)).await;
+            let node = RunningStorage::start(settings(&disk, &mut dice)).await;
             let boot = node.recover().await.boot;
             furnish(&node, &mut leader, &mut dice, 10 + 20 * seed).await;
             let log = node.log().unwrap();
@@ -97,7 +97,7 @@ fn an_older_copy_of_one_file_is_refused_or_does_no_harm() {
             for (path, _) in old.files() {
                 let disk = disk.killed();
                 disk.put_content(&path, &old.content(&path).unwrap());
-                match Node::try_start(settings(&disk, &mut dice)).await {
+                match RunningStorage::try_start(settings(&disk, &mut dice)).await {
                     Err(error) => refused.push(format!("{}: {error}", path.display())),
                     Ok(node) => {
                         match read_all(&node, &leader, log.len()).await {
@@ -122,7 +122,7 @@ fn an_inspection_finds_all_well_and_a_rebuilt_index_is_the_same() {
     runtime.block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let mut leader = Leader::new();
-        let node = Node::start(small(dir.path())).await;
+        let node = RunningStorage::start(small(dir.path())).await;
         furnish(&node, &mut leader, &mut Dice(5), 60).await;
         let status = node.storage.status();
         let busy = inspect::summary(dir.path()).unwrap_err();
@@ -147,7 +147,7 @@ fn an_inspection_finds_all_well_and_a_rebuilt_index_is_the_same() {
         let after = inspect::rebuild_index(dir.path()).unwrap();
         assert_eq!((after.digest, after.entries, after.applied), (before.digest, before.entries, before.applied));
         assert_eq!(inspect::verify(dir.path()).unwrap().problems, Vec::<String>::new());
-        let node = Node::start(small(dir.path())).await;
+        let node = RunningStorage::start(small(dir.path())).await;
         leader.check(&node);
         node.stop().await;
         let nowhere = inspect::summary(&dir.path().join("nowhere")).unwrap_err();
@@ -160,7 +160,7 @@ fn a_start_that_finds_the_index_behind_makes_it_anew_from_the_log() {
     one_thread(async {
         let dir = tempfile::tempdir().unwrap();
         let mut leader = Leader::new();
-        let node = Node::start(small(dir.path())).await;
+        let node = RunningStorage::start(small(dir.path())).await;
         furnish(&node, &mut leader, &mut Dice(5), 60).await;
         let before = node.storage.status();
         node.stop().await;
@@ -173,7 +173,7 @@ fn a_start_that_finds_the_index_behind_makes_it_anew_from_the_log() {
         txn.commit().unwrap();
         drop(db);
 
-        let node = Node::start(small(dir.path())).await;
+        let node = RunningStorage::start(small(dir.path())).await;
         leader.check(&node);
         let after = node.storage.status();
         assert_eq!((after.digest, after.applied), (before.digest, before.applied));
@@ -188,7 +188,7 @@ fn a_verification_names_what_is_wrong() {
     one_thread(async {
         let dir = tempfile::tempdir().unwrap();
         let mut leader = Leader::new();
-        let node = Node::start(small(dir.path())).await;
+        let node = RunningStorage::start(small(dir.path())).await;
         furnish(&node, &mut leader, &mut Dice(5), 30).await;
         node.stop().await;
         let path = dir.path().join("ledger.redb");
@@ -218,11 +218,11 @@ fn a_read_only_directory_is_refused_with_the_reason() {
         if std::fs::write(dir.path().join("probe"), "").is_ok() {
             // Root writes everywhere: the file system's own root that nobody writes to, then.
             std::fs::remove_file(dir.path().join("probe")).unwrap();
-            let error = Node::try_start(small("/proc/ledger")).await.err().unwrap().to_string();
+            let error = RunningStorage::try_start(small("/proc/ledger")).await.err().unwrap().to_string();
             assert!(error.contains("/proc/ledger"), "{error}");
             return;
         }
-        let error = Node::try_start(small(dir.path())).await.err().unwrap().to_string();
+        let error = RunningStorage::try_start(small(dir.path())).await.err().unwrap().to_string();
         assert!(error.contains("make it writable"), "{error}");
     });
 }

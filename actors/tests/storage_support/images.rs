@@ -9,7 +9,7 @@ use converge_actors::testing::{Dice, Faults, Moment, SimDisk};
 use converge_ledger_core::{Boot, Entry, LogIndex, NodeId, StoreId, Term};
 
 use super::workload::{Asked, History};
-use super::{Node, one_thread, small};
+use super::{RunningStorage, one_thread, small};
 
 /// A life, and the disk in front of each of its changes.
 pub struct Life {
@@ -74,7 +74,7 @@ pub struct Start {
 }
 
 /// How a life ended, and on which disk.
-pub struct Ended {
+pub struct EndedLife {
     pub life: Life,
     pub disk: SimDisk,
     /// Where storage was in its life; none when it refused to start.
@@ -91,7 +91,7 @@ impl Start {
         let (mut disk, mut history) = (SimDisk::default(), History::new());
         for _ in 0..dice.below(3) {
             one_thread(async {
-                let node = Node::start(settings(&disk, seed, dice.roll())).await;
+                let node = RunningStorage::start(settings(&disk, seed, dice.roll())).await;
                 let steps = 5 + dice.below(30);
                 history.live(&disk, &node, &mut dice, steps).await;
                 let left = if dice.one_in(3) { disk.killed() } else { disk.crash(&mut dice) };
@@ -116,7 +116,7 @@ impl Start {
     }
 
     /// Lives, always the same as far as the faults let it.
-    pub fn live(&self, faults: Faults) -> Ended {
+    pub fn live(&self, faults: Faults) -> EndedLife {
         let (mut history, mut dice) = (self.history.again(), self.dice.clone());
         let disk = self.disk.killed();
         disk.set_faults(faults);
@@ -124,7 +124,8 @@ impl Start {
         let mut reads_in_start = 0;
         let (served, phase, told_to_stop) = one_thread(async {
             let settings = settings(&disk, self.seed, dice.roll());
-            let node = Node::try_start(Settings { redb_cache_bytes: self.redb_cache_bytes, ..settings }).await;
+            let node =
+                RunningStorage::try_start(Settings { redb_cache_bytes: self.redb_cache_bytes, ..settings }).await;
             let Ok(node) = node else { return (None, None, disk.counters().ops) };
             let storage = node.storage.clone();
             let phase = || Some(storage.status().phase);
@@ -142,7 +143,7 @@ impl Start {
             (Some(served), phase, ops)
         });
         let moments = disk.recorded();
-        Ended { life: Life::of(self.seed, history, moments, served), disk, phase, told_to_stop, reads_in_start }
+        EndedLife { life: Life::of(self.seed, history, moments, served), disk, phase, told_to_stop, reads_in_start }
     }
 }
 
@@ -162,14 +163,14 @@ impl Life {
     /// Recovers from a disk as a power cut in front of an operation left it, and says what was found
     /// if it is what may be there.
     pub async fn check(&self, disk: &SimDisk, op: u64, salt: u64) -> Found {
-        let node = Node::start(settings(disk, self.seed, salt)).await;
+        let node = RunningStorage::start(settings(disk, self.seed, salt)).await;
         let found = self.check_node(&node, op).await;
         // Nothing of this is needed any more, the closing of the database neither.
         disk.cut();
         found
     }
 
-    async fn check_node(&self, node: &Node, op: u64) -> Found {
+    async fn check_node(&self, node: &RunningStorage, op: u64) -> Found {
         assert_eq!(node.storage.status().phase, Phase::Serving, "a crash is no damage");
         let recovered = node.recover().await;
         let log = node.log().expect("the log is readable");
@@ -208,7 +209,7 @@ impl Life {
     }
 
     /// The ledger is what the model makes of the log up to this entry.
-    fn check_ledger(&self, node: &Node, commit: u64) {
+    fn check_ledger(&self, node: &RunningStorage, commit: u64) {
         let mark = self.history.mark(commit);
         assert_eq!(node.storage.status().digest, mark.digest, "digest at log entry {commit}");
         for (context, entries) in &self.contexts {
@@ -237,7 +238,7 @@ impl Life {
     /// Recovering again gives the same, also when the power is cut right after the first time.
     pub fn check_twice(&self, disk: &SimDisk, op: u64, dice: &mut Dice) {
         let (first, left) = one_thread(async {
-            let node = Node::start(settings(disk, self.seed, dice.roll())).await;
+            let node = RunningStorage::start(settings(disk, self.seed, dice.roll())).await;
             let found = self.check_node(&node, op).await;
             let left = if dice.one_in(4) { disk.killed() } else { disk.crash(dice) };
             disk.cut();
@@ -253,7 +254,7 @@ impl Life {
     /// and what is acknowledged now outlives the next power cut.
     pub fn check_onward(&self, disk: &SimDisk, op: u64, dice: &mut Dice) {
         let (left, index, digest) = one_thread(async {
-            let node = Node::start(settings(disk, self.seed, dice.roll())).await;
+            let node = RunningStorage::start(settings(disk, self.seed, dice.roll())).await;
             let found = self.check_node(&node, op).await;
             let mut memory = self.history.memory(found.commit);
             let batch = self.history.retries(found.commit);
@@ -271,7 +272,7 @@ impl Life {
             (left, index, memory.state.digest)
         });
         one_thread(async {
-            let node = Node::start(settings(&left, self.seed, dice.roll())).await;
+            let node = RunningStorage::start(settings(&left, self.seed, dice.roll())).await;
             assert_eq!(node.storage.status().phase, Phase::Serving, "a second crash is no damage");
             let recovered = node.recover().await;
             assert_eq!((recovered.last_index, recovered.applied), (index, index), "what was acknowledged last");
@@ -283,7 +284,7 @@ impl Life {
     /// An inspection finds nothing wrong, and an index made anew is the same.
     pub fn check_inspection(&self, disk: &SimDisk, op: u64, salt: u64) {
         let found = one_thread(async {
-            let node = Node::start(settings(disk, self.seed, salt)).await;
+            let node = RunningStorage::start(settings(disk, self.seed, salt)).await;
             let found = self.check_node(&node, op).await;
             node.stop().await;
             found

@@ -5,7 +5,7 @@ use converge_actors::storage::{Phase, Settings};
 use converge_actors::testing::{Faults, SimDisk};
 use converge_ledger_core::LogIndex;
 
-use super::{Dice, Leader, Node, one_thread, simulated, write};
+use super::{Dice, Leader, RunningStorage, one_thread, simulated, write};
 
 /// Of the first process: a journal file takes sixteen.
 const WRITES: u64 = 40;
@@ -20,7 +20,7 @@ fn settings(disk: &SimDisk, process: u64) -> Settings {
 async fn killed_at(cut: u64) -> bool {
     let (disk, mut dice, mut leader) = (SimDisk::default(), Dice(cut), Leader::new());
     disk.set_faults(Faults { cut_at: Some(cut), seed: cut, ..Faults::default() });
-    if let Ok(node) = Node::try_start(settings(&disk, 1)).await {
+    if let Ok(node) = RunningStorage::try_start(settings(&disk, 1)).await {
         while leader.index < WRITES && !disk.is_off() {
             let entry = leader.batch(&[write("c", "k", &dice.bytes(900))]);
             let _ = node.append(vec![entry], Some(leader.hard_state())).await;
@@ -28,7 +28,7 @@ async fn killed_at(cut: u64) -> bool {
     }
     let was_killed = disk.is_off();
     let disk = disk.killed();
-    let node = Node::start(settings(&disk, 2)).await;
+    let node = RunningStorage::start(settings(&disk, 2)).await;
     leader.index = node.recover().await.last_index.get();
     // First into the file that was written to, later into the one behind it.
     for _ in 0..5 {
@@ -37,7 +37,7 @@ async fn killed_at(cut: u64) -> bool {
             node.append(vec![entry], Some(leader.hard_state())).await.expect("is durable");
         }
         for _ in 0..2 {
-            let node = Node::start(settings(&disk.crash(&mut dice), 3)).await;
+            let node = RunningStorage::start(settings(&disk.crash(&mut dice), 3)).await;
             assert_eq!(node.storage.status().phase, Phase::Serving, "killed at operation {cut}");
             assert_eq!(node.recover().await.last_index, LogIndex(leader.index), "killed at operation {cut}");
         }

@@ -8,20 +8,20 @@ use converge_actors::testing::{Faults, SimDisk};
 use converge_ledger_core::{ClusterId, NodeId};
 use converge_supervisors::StartError;
 
-use super::{Leader, Node, WAIT, one_thread, simulated, write};
+use super::{Leader, RunningStorage, WAIT, one_thread, simulated, write};
 
 const RECORDS: usize = 60;
 /// Several looks of a fenced node at whether it may go on.
 const LOOKS: Duration = Duration::from_secs(2);
 
 /// Enough to fill several journal files. Looks at nothing but that all is acknowledged.
-async fn fill(node: &Node, leader: &mut Leader, records: usize) {
+async fn fill(node: &RunningStorage, leader: &mut Leader, records: usize) {
     for n in 0..records {
         leader.write(node, &[write(&format!("c{}", n % 3), "k", &[n as u8; 3000])]).await;
     }
 }
 
-async fn until(what: &str, node: &Node, there: impl Fn(&Node) -> bool) {
+async fn until(what: &str, node: &RunningStorage, there: impl Fn(&RunningStorage) -> bool) {
     super::until(&node.storage, what, async || there(node).then_some(())).await;
 }
 
@@ -32,7 +32,7 @@ async fn live(disk: &SimDisk, fail_open: Option<std::ops::Range<u64>>) -> u64 {
     for start in 0..2 {
         // The files of another size are replaced, which takes more openings.
         let journal_file_bytes = (80 + 8 * start) << 10;
-        let node = Node::start(Settings { journal_file_bytes, ..simulated(disk, 5, 20_000) }).await;
+        let node = RunningStorage::start(Settings { journal_file_bytes, ..simulated(disk, 5, 20_000) }).await;
         assert_eq!(node.storage.status().phase, Phase::Serving);
         fill(&node, &mut leader, RECORDS).await;
         assert_eq!(node.storage.status().phase, Phase::Serving);
@@ -59,7 +59,7 @@ pub fn nothing_is_written_where_there_is_no_room() {
     one_thread(async {
         let disk = SimDisk::default();
         let settings = Settings { free_bytes_min: MARK, overlay_bytes_max: 64 << 10, ..simulated(&disk, 5, 10_000) };
-        let node = Node::start(settings).await;
+        let node = RunningStorage::start(settings).await;
         let mut leader = Leader::new();
         fill(&node, &mut leader, 2).await;
         assert_eq!(node.storage.room(), Room::Ample);
@@ -91,7 +91,7 @@ pub fn a_node_that_waits_for_room_stops() {
         one_thread(async {
             let disk = SimDisk::default();
             let settings = Settings { free_bytes_min: MARK, overlay_bytes_max, ..simulated(&disk, 5, 10_000) };
-            let node = Node::start(settings.clone()).await;
+            let node = RunningStorage::start(settings.clone()).await;
             let mut leader = Leader::new();
             fill(&node, &mut leader, 2).await;
             disk.set_capacity(Some(disk.used() + MARK / 2 - 1));
@@ -111,7 +111,7 @@ pub fn a_node_that_waits_for_room_stops() {
             // The supervisor kills after 30 s; nothing here takes longer than a few steps.
             assert!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
             disk.set_capacity(None);
-            let node = Node::start(settings).await;
+            let node = RunningStorage::start(settings).await;
             let log = node.log().expect("is readable");
             let acknowledged = before.lock().unwrap().index;
             assert!(log.len() as u64 >= acknowledged, "an acknowledged entry is lost");
@@ -124,7 +124,7 @@ pub fn a_node_that_waits_for_room_stops() {
 pub fn a_full_disk_is_left_by_itself() {
     one_thread(async {
         let disk = SimDisk::default();
-        let node = Node::start(simulated(&disk, 5, 10_000)).await;
+        let node = RunningStorage::start(simulated(&disk, 5, 10_000)).await;
         let mut leader = Leader::new();
         fill(&node, &mut leader, 10).await;
         let before = leader.clone();
@@ -197,7 +197,7 @@ pub fn a_member_that_was_started_on_a_full_disk_keeps_the_fence_of_a_failed_sync
 /// A disk whose node was killed: what it wrote is in the journal alone.
 async fn left(is_member: bool) -> (SimDisk, Leader) {
     let (disk, mut leader) = (SimDisk::default(), Leader::new());
-    let node = Node::start(simulated(&disk, 5, 1 << 30)).await;
+    let node = RunningStorage::start(simulated(&disk, 5, 1 << 30)).await;
     if is_member {
         let store_id = node.storage.status().store_id.expect("it serves");
         let genesis = Genesis { cluster_id: ClusterId([1; 16]), group: 0, voters: [(NodeId(1), store_id)].into() };
@@ -212,9 +212,9 @@ async fn left(is_member: bool) -> (SimDisk, Leader) {
 }
 
 /// A start on that disk, full to the last byte; where it comes up, it is fenced and says what is to be done.
-async fn started_full(disk: &SimDisk) -> Result<Node, StartError> {
+async fn started_full(disk: &SimDisk) -> Result<RunningStorage, StartError> {
     disk.set_capacity(Some(disk.used()));
-    let node = Node::try_start(simulated(disk, 5, 1 << 30)).await?;
+    let node = RunningStorage::try_start(simulated(disk, 5, 1 << 30)).await?;
     let Cause::DiskFull { .. } = node.until_fenced().await else { panic!("another cause") };
     assert!(node.storage.status().alarms.iter().any(|alarm| alarm.contains("Make room, and the node goes on, with")));
     Ok(node)

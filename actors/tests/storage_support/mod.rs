@@ -27,7 +27,7 @@ use tokio::sync::{oneshot, watch};
 pub const WAIT: Duration = Duration::from_secs(20);
 
 /// A storage that runs.
-pub struct Node {
+pub struct RunningStorage {
     pub storage: Storage,
     pub tree: Tree,
     pub applied: watch::Receiver<u64>,
@@ -77,12 +77,12 @@ pub fn one_thread<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-impl Node {
-    pub async fn start(settings: Settings) -> Node {
-        Node::try_start(settings).await.expect("storage starts")
+impl RunningStorage {
+    pub async fn start(settings: Settings) -> RunningStorage {
+        RunningStorage::try_start(settings).await.expect("storage starts")
     }
 
-    pub async fn try_start(settings: Settings) -> Result<Node, StartError> {
+    pub async fn try_start(settings: Settings) -> Result<RunningStorage, StartError> {
         let (sender, applied) = watch::channel(0);
         let outcomes = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&outcomes);
@@ -100,7 +100,7 @@ impl Node {
             vec![storage.child_spec()],
         );
         let tree = Tree::start("root", spec).await?;
-        Ok(Node { storage, tree, applied, outcomes })
+        Ok(RunningStorage { storage, tree, applied, outcomes })
     }
 
     pub async fn stop(self) {
@@ -231,21 +231,21 @@ impl Leader {
     }
 
     /// Appends, waits, applies, waits.
-    pub async fn write(&mut self, node: &Node, writes: &[Write]) {
+    pub async fn write(&mut self, node: &RunningStorage, writes: &[Write]) {
         let entry = self.batch(writes);
         node.append(vec![entry.clone()], Some(self.hard_state())).await.expect("is durable");
         node.apply(vec![entry]).await;
     }
 
     /// Every context of the node is what was written.
-    pub fn check(&self, node: &Node) {
+    pub fn check(&self, node: &RunningStorage) {
         for (context, kept) in &self.contexts {
             check_context(node, context, kept);
         }
     }
 }
 
-pub fn check_context(node: &Node, context: &str, kept: &[(String, Vec<u8>)]) {
+pub fn check_context(node: &RunningStorage, context: &str, kept: &[(String, Vec<u8>)]) {
     check_page(&node.all(context).expect("is readable"), context, kept);
 }
 

@@ -10,7 +10,7 @@ use converge_actors::testing::SimDisk;
 use converge_ledger_core::LogIndex;
 use tokio::sync::oneshot;
 
-use super::{Dice, Leader, Node, Tasks, one_thread, small, write};
+use super::{Dice, Leader, RunningStorage, Tasks, one_thread, small, write};
 
 /// Starts that find all files full: the last one has three of them behind the one that it writes.
 const STARTS: u64 = 5;
@@ -56,7 +56,7 @@ fn settings(disk: &SimDisk, executor: Arc<dyn Executor>, salt: u64) -> Settings 
 }
 
 /// Whether an entry becomes durable, for which there may be no room.
-async fn taken(node: &Node, entry: &LogEntry, leader: &Leader) -> bool {
+async fn taken(node: &RunningStorage, entry: &LogEntry, leader: &Leader) -> bool {
     let (sender, mut receiver) = oneshot::channel();
     let done = Box::new(move |outcome| drop(sender.send(outcome)));
     node.storage.append(vec![entry.clone()], Some(leader.hard_state()), done).expect("storage serves");
@@ -81,7 +81,7 @@ fn filled() -> (SimDisk, Leader, LogEntry) {
     let mut waits = next(&mut leader);
     for start in 0..STARTS {
         one_thread(async {
-            let node = Node::start(settings(&disk, Arc::new(NeverCommits), start)).await;
+            let node = RunningStorage::start(settings(&disk, Arc::new(NeverCommits), start)).await;
             while taken(&node, &waits, &leader).await {
                 waits = next(&mut leader);
             }
@@ -107,7 +107,7 @@ pub fn full_files_are_used_again_in_order() {
     let mut waits = Some(waits);
     for n in 0..ENDS {
         one_thread(async {
-            let node = Node::start(settings(&disk, Arc::new(Tasks), 1000 + n)).await;
+            let node = RunningStorage::start(settings(&disk, Arc::new(Tasks), 1000 + n)).await;
             assert_eq!(node.storage.status().phase, Phase::Serving, "a kill is no damage");
             let durable = leader.index - u64::from(waits.is_some());
             assert_eq!(node.recover().await.last_index, LogIndex(durable));

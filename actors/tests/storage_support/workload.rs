@@ -15,7 +15,7 @@ use converge_ledger_core::{
     Sequence, Stage, StagedEntry, Term,
 };
 
-use super::Node;
+use super::RunningStorage;
 
 /// An append that storage was asked for, and all there is with it.
 #[derive(Clone, Debug, Default)]
@@ -49,12 +49,12 @@ pub struct History {
     /// The genesis, the operations before it was asked for and, if it was, before it was answered.
     pub genesis: Option<(Genesis, u64, Option<u64>)>,
     memory: Vec<Memory>,
-    client: Client,
+    client: Caller,
 }
 
 /// What a client's calls are made of.
 #[derive(Clone, Debug, Default)]
-struct Client {
+struct Caller {
     counter: u64,
     low_water: u64,
     keys: u64,
@@ -74,7 +74,7 @@ impl History {
             told: vec![(0, 0)],
             genesis: None,
             memory: vec![Memory::new()],
-            client: Client::default(),
+            client: Caller::default(),
         }
     }
 
@@ -148,7 +148,7 @@ impl History {
     }
 
     /// Runs until the disk fails or the steps are done.
-    pub async fn live(&mut self, disk: &SimDisk, node: &Node, dice: &mut Dice, steps: u64) {
+    pub async fn live(&mut self, disk: &SimDisk, node: &RunningStorage, dice: &mut Dice, steps: u64) {
         for _ in 0..steps {
             let outcome = match dice.below(12) {
                 0..4 => self.commit(disk, node, dice),
@@ -165,7 +165,7 @@ impl History {
         }
     }
 
-    async fn found(&mut self, disk: &SimDisk, node: &Node) -> Result<(), Error> {
+    async fn found(&mut self, disk: &SimDisk, node: &RunningStorage) -> Result<(), Error> {
         let store_id = node.storage.recover().await?.store_id;
         let genesis = Genesis { cluster_id: ClusterId([9; 16]), group: 0, voters: [(NodeId(1), store_id)].into() };
         self.genesis = Some((genesis.clone(), disk.counters().ops, None));
@@ -175,7 +175,7 @@ impl History {
     }
 
     /// A random append, sometimes in place of entries that are not committed.
-    fn append(&mut self, disk: &SimDisk, node: &Node, dice: &mut Dice) -> Result<(), Error> {
+    fn append(&mut self, disk: &SimDisk, node: &RunningStorage, dice: &mut Dice) -> Result<(), Error> {
         let Asked { mut log, mut term, mut vote, commit: written, .. } = self.asked.last().unwrap().clone();
         if term == Term(0) || dice.one_in(6) {
             (term, vote) = (term.next(), NodeId(dice.below(4)));
@@ -218,7 +218,7 @@ impl History {
     }
 
     /// Commits some of what is acknowledged, and has it applied.
-    fn commit(&mut self, disk: &SimDisk, node: &Node, dice: &mut Dice) -> Result<(), Error> {
+    fn commit(&mut self, disk: &SimDisk, node: &RunningStorage, dice: &mut Dice) -> Result<(), Error> {
         let acked = self.acked.lock().unwrap().len() - 1;
         let (durable, now) = (&self.asked[acked].log, &self.asked.last().unwrap().log);
         let common = durable.iter().zip(now).take_while(|(a, b)| a == b).count() as u64;
@@ -243,7 +243,7 @@ fn batch_of(entry: &LogEntry) -> Option<Batch> {
     carries.then(|| Batch::decode(&entry.data).unwrap())
 }
 
-impl Client {
+impl Caller {
     fn entry(&mut self, dice: &mut Dice) -> (EntryKind, Bytes) {
         match dice.below(16) {
             0 => (EntryKind::Normal, Bytes::new()),

@@ -25,7 +25,7 @@ const LOAD_COUNTERS: u64 = 1000;
 
 /// What happens next, to be made concrete by what happened so far.
 #[derive(Clone, Debug)]
-enum Step {
+enum EntryPlan {
     /// An entry of the log without commands.
     Empty,
     /// New calls, or some with counters that were there before.
@@ -80,7 +80,7 @@ prop_compose! {
     }
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
+fn any_step() -> impl Strategy<Value = EntryPlan> {
     let flaw = prop_oneof![
         3 => Just(Flaw::None),
         3 => Just(Flaw::Retried),
@@ -90,23 +90,23 @@ fn any_step() -> impl Strategy<Value = Step> {
     ];
     let low_water = prop_oneof![3 => Just(0u64), 1 => 0u64..20, 1 => 0u64..LOAD_COUNTERS + 40];
     prop_oneof![
-        1 => Just(Step::Empty),
+        1 => Just(EntryPlan::Empty),
         4 => (1u64..3, prop::bool::weighted(0.1), low_water.clone(), low_water, vec(few_appends(), 0..5)).prop_map(
             |(origin, older_boot, low_water, low_staging, appends)| {
-                Step::Appends { origin, older_boot, low_water, low_staging, appends }
+                EntryPlan::Appends { origin, older_boot, low_water, low_staging, appends }
             }
         ),
-        2 => any::<(Index, bool)>().prop_map(|(which, reversed)| Step::Again { which, reversed }),
+        2 => any::<(Index, bool)>().prop_map(|(which, reversed)| EntryPlan::Again { which, reversed }),
         2 => (1u64..3, any_context(), 0u64..4, any::<bool>()).prop_map(
-            |(origin, context, more, split)| Step::Stages { origin, context, more, split }
+            |(origin, context, more, split)| EntryPlan::Stages { origin, context, more, split }
         ),
-        3 => (any::<Index>(), flaw).prop_map(|(which, flaw)| Step::Load { which, flaw }),
+        3 => (any::<Index>(), flaw).prop_map(|(which, flaw)| EntryPlan::Load { which, flaw }),
     ]
 }
 
 /// The ledger, the model beside it, and what the nodes know that write the log.
 #[derive(Default)]
-struct Run {
+struct Comparison {
     memory: Memory,
     model: Model,
     /// Loads whose parts were staged, with their origin and boot.
@@ -115,21 +115,21 @@ struct Run {
     seen: BTreeSet<&'static str>,
 }
 
-impl Run {
-    fn step(&mut self, at: usize, step: Step) {
+impl Comparison {
+    fn step(&mut self, at: usize, step: EntryPlan) {
         let boot = Boot(1 + (at / STEPS_PER_BOOT) as u64);
         match step {
-            Step::Empty => drop(self.memory.apply(None)),
-            Step::Appends { origin, older_boot, low_water, low_staging, appends } => {
+            EntryPlan::Empty => drop(self.memory.apply(None)),
+            EntryPlan::Appends { origin, older_boot, low_water, low_staging, appends } => {
                 let boot = if older_boot { Boot(boot.get() - 1) } else { boot };
                 self.appends(NodeId(origin), boot, (low_water, low_staging), appends);
             }
-            Step::Again { which, reversed } => self.again(which, reversed),
-            Step::Stages { origin, context, more, split } => {
+            EntryPlan::Again { which, reversed } => self.again(which, reversed),
+            EntryPlan::Stages { origin, context, more, split } => {
                 self.stages(NodeId(origin), boot, context, more, split);
             }
-            Step::Load { which, flaw } if !self.loads.is_empty() => self.load(which, flaw),
-            Step::Load { .. } => {}
+            EntryPlan::Load { which, flaw } if !self.loads.is_empty() => self.load(which, flaw),
+            EntryPlan::Load { .. } => {}
         }
     }
 
@@ -276,7 +276,7 @@ fn apply_does_what_the_model_does() {
     let seen = RefCell::new(BTreeSet::new());
     let mut runner = TestRunner::new(Config { cases: 256, source_file: Some(file!()), ..Config::default() });
     let result = runner.run(&vec(any_step(), 1..60), |steps| {
-        let mut run = Run::default();
+        let mut run = Comparison::default();
         for (at, step) in steps.into_iter().enumerate() {
             run.step(at, step);
         }
