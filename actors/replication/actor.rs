@@ -7,16 +7,16 @@ use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use super::args::Arguments;
 use super::message::Message;
 use super::state::State;
-use super::view::Shared;
+use super::view::Published;
 
 /// The actor.
 pub(super) struct Raft {
-    shared: Arc<Shared>,
+    published: Arc<Published>,
 }
 
 impl Raft {
-    pub(super) fn new(shared: Arc<Shared>) -> Raft {
-        Raft { shared }
+    pub(super) fn new(published: Arc<Published>) -> Raft {
+        Raft { published }
     }
 }
 
@@ -32,7 +32,7 @@ impl Actor for Raft {
             Err(error) if error.is_fenced() => None,
             Err(error) => return Err(error.into()),
         };
-        let mut state = State::new(args, self.shared.clone(), myself, recovered.as_ref());
+        let mut state = State::new(args, self.published.clone(), myself, recovered.as_ref());
         if let Some(recovered) = recovered {
             state.enter(recovered).await?;
         }

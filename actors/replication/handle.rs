@@ -12,7 +12,7 @@ use super::actor::Raft;
 use super::args::Arguments;
 use super::message::{Message, ReadError, Refused};
 use super::received::Received;
-use super::view::{Overfull, Shared, View};
+use super::view::{Overfull, Published, View};
 use super::wire;
 use crate::distribution::{Inbound, LinkEvent};
 use crate::storage;
@@ -21,7 +21,7 @@ use crate::storage;
 #[derive(Clone)]
 pub struct Replication {
     service: Service<Message>,
-    shared: Arc<Shared>,
+    published: Arc<Published>,
 }
 
 impl Default for Replication {
@@ -34,13 +34,13 @@ impl Replication {
     /// A handle whose actor has not started.
     #[must_use]
     pub fn new() -> Replication {
-        Replication { service: Service::new("replication"), shared: Arc::new(Shared::default()) }
+        Replication { service: Service::new("replication"), published: Arc::new(Published::default()) }
     }
 
     /// How to start the actor under a supervisor.
     pub fn child_spec(&self, args: Arguments) -> ChildSpec {
-        let (shared, shutdown) = (self.shared.clone(), args.bounds.shutdown);
-        ChildSpec::service("replication", &self.service, move || (Raft::new(shared.clone()), args.clone()))
+        let (published, shutdown) = (self.published.clone(), args.bounds.shutdown);
+        ChildSpec::service("replication", &self.service, move || (Raft::new(published.clone()), args.clone()))
             .shutdown(Shutdown::Timeout(shutdown))
             // It contains storage's: one death behind a long queue of applies is one restart, not many.
             .start_timeout(storage::RECOVERIES_TIMEOUT)
@@ -97,35 +97,35 @@ impl Replication {
     /// Who leads, and what this node is. Changes can be awaited.
     #[must_use]
     pub fn view(&self) -> watch::Receiver<View> {
-        self.shared.view.subscribe()
+        self.published.view.subscribe()
     }
 
     /// The tag that frames of this cluster carry; 0 before it is formed.
     pub(crate) fn tag(&self) -> u64 {
-        self.shared.tag()
+        self.published.tag()
     }
 
     /// The commit index last seen.
     #[must_use]
     pub fn commit(&self) -> LogIndex {
-        self.shared.commit()
+        self.published.commit()
     }
 
     /// What each voter is known to hold, where this node leads.
     #[must_use]
     pub fn matched(&self) -> Vec<(NodeId, LogIndex)> {
-        self.shared.matched()
+        self.published.matched()
     }
 
     /// The voters that this node leads and has not heard of for five election time-outs, and since when.
     #[must_use]
     pub fn unheard(&self) -> Vec<(NodeId, Instant)> {
-        self.shared.unheard()
+        self.published.unheard()
     }
 
     /// Proposals that this node refused as a leader because too much of the log was not committed; none so far.
     #[must_use]
     pub fn overfull(&self) -> Option<Overfull> {
-        self.shared.overfull()
+        self.published.overfull()
     }
 }

@@ -64,7 +64,7 @@ impl State {
         tracing::info!(term = %recovered.hard_state.term, last = %recovered.last_index, applied = %recovered.applied, boot = %self.boot, "raft node starts");
         self.phase = Phase::Running(Box::new(RaftNode { core, genesis, tag }));
         // What the crate has to say already: a lone voter's campaign.
-        self.shared.started(recovered.applied, tag);
+        self.published.started(recovered.applied, tag);
         self.drive(|core, out| core.settle(out)).map(|_| ())
     }
 

@@ -21,7 +21,7 @@ use super::outage::{Outage, list};
 use super::reads::Reads;
 use super::received::Strangers;
 use super::shell::Shell;
-use super::view::Shared;
+use super::view::Published;
 use super::voters::Voters;
 use crate::distribution::Lane;
 use crate::storage::{self, Genesis, Recovered};
@@ -29,7 +29,7 @@ use crate::storage::{self, Genesis, Recovered};
 /// One incarnation, from its start to its end.
 pub(crate) struct State {
     pub(super) args: Arguments,
-    pub(super) shared: Arc<Shared>,
+    pub(super) published: Arc<Published>,
     pub(super) myself: ActorRef<Message>,
     pub(super) phase: Phase,
     pub(super) store_id: StoreId,
@@ -77,11 +77,11 @@ pub(super) struct RaftNode {
 impl State {
     pub(super) fn new(
         args: Arguments,
-        shared: Arc<Shared>,
+        published: Arc<Published>,
         myself: ActorRef<Message>,
         recovered: Option<&Recovered>,
     ) -> State {
-        let ticker = ticker(myself.clone(), args.heartbeat / args.bounds.ticks_per_heartbeat, shared.clone());
+        let ticker = ticker(myself.clone(), args.heartbeat / args.bounds.ticks_per_heartbeat, published.clone());
         State {
             reads: Reads::new((args.random)(), args.bounds.read_rounds_max, args.bounds.reads_waiting_max),
             phase: Phase::Silent,
@@ -98,7 +98,7 @@ impl State {
             others: Voters::default(),
             _ticker: ticker,
             args,
-            shared,
+            published,
             myself,
         }
     }
@@ -156,14 +156,14 @@ impl State {
         let result = self.drive(|core, out| core.propose(data, out))?;
         let result = result.unwrap_or(Err(NotProposed { hint: None }));
         if result.is_err() && self.leads() {
-            self.shared.refused_overfull();
+            self.published.refused_overfull();
         }
         Ok(result.map_err(|refused| refused.hint))
     }
 
     pub(super) fn read(&mut self, reply: ReadReply) -> Result<(), ActorProcessingErr> {
         if planted::is(Bug::ReadUnconfirmed) {
-            let _ = reply.send(Ok(self.shared.applied()));
+            let _ = reply.send(Ok(self.published.applied()));
             return Ok(());
         }
         if let Err(reply) = self.reads.add(reply) {
@@ -181,7 +181,7 @@ impl State {
     }
 
     pub(super) fn answer_reads(&mut self) {
-        let applied = self.shared.applied();
+        let applied = self.published.applied();
         for reply in self.reads.applied(applied) {
             let _ = reply.send(Ok(applied));
         }
@@ -202,30 +202,30 @@ impl State {
     }
 
     pub(super) fn applied(&mut self, index: LogIndex) -> Result<(), ActorProcessingErr> {
-        self.shared.set_applied(index);
+        self.published.set_applied(index);
         self.drive(|core, out| core.applied(index, out))?;
         self.open_reads()
     }
 
     pub(super) fn publish(&self) {
         match &self.phase {
-            Phase::Running(running) => self.shared.publish(running.core.summary()),
-            Phase::Forming(forming) => self.shared.forming(forming.missing()),
-            Phase::Silent | Phase::Wrong => self.shared.silent(),
+            Phase::Running(running) => self.published.running(running.core.summary()),
+            Phase::Forming(forming) => self.published.forming(forming.missing()),
+            Phase::Silent | Phase::Wrong => self.published.silent(),
         }
     }
 }
 
 /// Ticks the actor; a tick that has not been handled yet is not doubled.
-fn ticker(myself: ActorRef<Message>, every: Duration, shared: Arc<Shared>) -> JoinSet<()> {
+fn ticker(myself: ActorRef<Message>, every: Duration, published: Arc<Published>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    shared.tick_done();
+    published.tick_done();
     tasks.spawn(async move {
         let mut interval = tokio::time::interval(every);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            if shared.tick_due() && myself.cast(Message::Tick).is_err() {
+            if published.tick_due() && myself.cast(Message::Tick).is_err() {
                 return;
             }
         }

@@ -18,7 +18,7 @@ const OFFICE_CYCLE_ELECTIONS: u32 = 30;
 
 impl State {
     pub(super) fn tick(&mut self) -> Result<(), ActorProcessingErr> {
-        self.shared.tick_done();
+        self.published.tick_done();
         self.ticks += 1;
         self.reads.retain(|reply| !reply.is_closed());
         let bounds = &self.args.bounds;
@@ -36,7 +36,7 @@ impl State {
             core.tick(out);
         })?;
         if let Phase::Running(running) = &self.phase {
-            self.shared.set_matched(running.core.matched());
+            self.published.set_matched(running.core.matched());
         }
         self.complain();
         self.miss();
@@ -58,7 +58,7 @@ impl State {
             }
         }
         let since = |(voter, since)| (voter, self.started + since);
-        self.shared.set_unheard(self.others.unheard().map(since).collect());
+        self.published.set_unheard(self.others.unheard().map(since).collect());
     }
 
     /// Says that nobody can be served here, when that lasts, and when it is over.

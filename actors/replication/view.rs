@@ -67,8 +67,9 @@ pub struct Overfull {
 /// Such refusals are logged at most this often.
 const OVERFULL_LOG_EVERY: Duration = Duration::from_secs(10);
 
+/// What the actor says of itself, for whoever has its handle; kept across restarts.
 #[derive(Debug, Default)]
-pub(crate) struct Shared {
+pub(crate) struct Published {
     pub(crate) view: watch::Sender<View>,
     commit: AtomicU64,
     applied: AtomicU64,
@@ -79,8 +80,8 @@ pub(crate) struct Shared {
     tag: AtomicU64,
 }
 
-impl Shared {
-    pub(crate) fn publish(&self, summary: Summary) {
+impl Published {
+    pub(crate) fn running(&self, summary: Summary) {
         self.commit.store(summary.commit.get(), Ordering::Relaxed);
         let role = match summary.role {
             StateRole::Follower => Role::Follower,
