@@ -144,7 +144,7 @@ struct SimCluster {
 
 impl SimCluster {
     fn new(seed: u64) -> SimCluster {
-        let mut world = SimCluster {
+        let mut cluster = SimCluster {
             chance: Dice(seed),
             nodes: Vec::new(),
             links: BTreeMap::new(),
@@ -158,9 +158,9 @@ impl SimCluster {
         for id in 1..=NODES {
             let disk = Rc::default();
             let core = SimCluster::boot(id, &disk, seed);
-            world.nodes.push(SimNode { core, disk, applied: 0 });
+            cluster.nodes.push(SimNode { core, disk, applied: 0 });
         }
-        world
+        cluster
     }
 
     fn boot(id: u64, disk: &Rc<RefCell<LogDisk>>, seed: u64) -> Core<SimLog> {
@@ -321,20 +321,20 @@ impl SimCluster {
 }
 
 fn run(seed: u64) -> (u64, u64) {
-    let mut world = SimCluster::new(seed);
-    (0..4000).for_each(|_| world.step());
-    world.heal();
-    let before = world.proposed;
-    (0..world.nodes.len()).for_each(|at| world.propose(at));
-    world.heal();
-    let last = *world.history.keys().last().unwrap();
-    for node in &world.nodes {
+    let mut cluster = SimCluster::new(seed);
+    (0..4000).for_each(|_| cluster.step());
+    cluster.heal();
+    let before = cluster.proposed;
+    (0..cluster.nodes.len()).for_each(|at| cluster.propose(at));
+    cluster.heal();
+    let last = *cluster.history.keys().last().unwrap();
+    for node in &cluster.nodes {
         assert_eq!(node.applied, last, "seed {seed}: a healed node lags");
     }
     let newest =
-        world.history.values().filter_map(|(_, data)| Some(u64::from_le_bytes(data[..].try_into().ok()?))).max();
+        cluster.history.values().filter_map(|(_, data)| Some(u64::from_le_bytes(data[..].try_into().ok()?))).max();
     assert!(newest > Some(before), "seed {seed}: a healed cluster takes proposals");
-    (world.trace, last)
+    (cluster.trace, last)
 }
 
 #[test]
@@ -350,56 +350,56 @@ fn a_seed_repeats_a_run_exactly() {
     }
 }
 
-/// A world that has elected a leader, and the leader.
+/// A cluster that has elected a leader, and the leader.
 fn led(seed: u64) -> (SimCluster, usize) {
-    let mut world = SimCluster::new(seed);
-    world.heal();
+    let mut cluster = SimCluster::new(seed);
+    cluster.heal();
     let leads = |node: &SimNode| node.core.summary().role == StateRole::Leader;
-    let leader = world.nodes.iter().position(leads).unwrap();
-    (world, leader)
+    let leader = cluster.nodes.iter().position(leads).unwrap();
+    (cluster, leader)
 }
 
 #[test]
 fn a_peer_that_comes_back_is_sent_no_more_at_once_than_its_link_takes() {
-    let (mut world, leader) = led(5);
+    let (mut cluster, leader) = led(5);
     let (id, lost) = (leader as u64 + 1, (leader as u64 + 1) % NODES + 1);
     let ways = [(id, lost), (lost, id)];
-    world.cut.extend(ways.map(|way| (way, true)));
+    cluster.cut.extend(ways.map(|way| (way, true)));
     for _ in 0..64 {
         let data = Bytes::from(vec![7; 1 << 20]);
-        world.drive(leader, |core, out| core.propose(data, out).unwrap());
+        cluster.drive(leader, |core, out| core.propose(data, out).unwrap());
         for _ in 0..8 {
-            (0..world.nodes.len()).for_each(|at| world.sync(at));
-            (0..8).for_each(|_| world.deliver());
+            (0..cluster.nodes.len()).for_each(|at| cluster.sync(at));
+            (0..8).for_each(|_| cluster.deliver());
         }
     }
-    world.most_bytes = 0;
-    world.heal();
+    cluster.most_bytes = 0;
+    cluster.heal();
     let behind = usize::try_from(lost - 1).unwrap();
-    assert_eq!(world.nodes[behind].applied, world.nodes[leader].applied);
+    assert_eq!(cluster.nodes[behind].applied, cluster.nodes[leader].applied);
     let link = crate::distribution::Settings::default().queue_bytes_max;
-    assert!(world.most_bytes <= link, "{} bytes in one step, the link queues {link}", world.most_bytes);
+    assert!(cluster.most_bytes <= link, "{} bytes in one step, the link queues {link}", cluster.most_bytes);
 }
 
 #[test]
 fn a_leader_that_cannot_sync_leaves_its_office_to_another() {
-    let (mut world, leader) = led(9);
-    let other = (leader + 1) % world.nodes.len();
-    world.nodes[leader].core.set_reluctant(true);
-    world.drive(leader, |core, out| core.step_down(out));
+    let (mut cluster, leader) = led(9);
+    let other = (leader + 1) % cluster.nodes.len();
+    cluster.nodes[leader].core.set_reluctant(true);
+    cluster.drive(leader, |core, out| core.step_down(out));
     for round in 0..200_u64 {
         // Readers on a follower go on asking; the disk of the one that led does nothing.
-        world.drive(other, |core, out| core.read_index(round.to_le_bytes().to_vec(), out));
-        for at in 0..world.nodes.len() {
-            world.drive(at, |core, out| core.tick(out));
+        cluster.drive(other, |core, out| core.read_index(round.to_le_bytes().to_vec(), out));
+        for at in 0..cluster.nodes.len() {
+            cluster.drive(at, |core, out| core.tick(out));
         }
         for _ in 0..8 {
-            (0..world.nodes.len()).filter(|at| *at != leader).for_each(|at| world.sync(at));
-            (0..8).for_each(|_| world.deliver());
+            (0..cluster.nodes.len()).filter(|at| *at != leader).for_each(|at| cluster.sync(at));
+            (0..8).for_each(|_| cluster.deliver());
         }
     }
     let leads = |node: &SimNode| node.core.summary().role == StateRole::Leader;
-    let now = world.nodes.iter().enumerate().find(|(at, node)| *at != leader && leads(node));
+    let now = cluster.nodes.iter().enumerate().find(|(at, node)| *at != leader && leads(node));
     assert!(now.is_some(), "the followers elect another, though one of them asks the leader for reads");
 }
 
@@ -407,36 +407,36 @@ fn a_leader_that_cannot_sync_leaves_its_office_to_another() {
 #[test]
 fn a_leader_short_of_room_gives_up_office_to_the_one_other_that_is_left() {
     for seed in 0..40 {
-        let (mut world, leader) = led(seed);
+        let (mut cluster, leader) = led(seed);
         let (down, other) = ((leader + 1) % 3, (leader + 2) % 3);
         for peer in [leader, other] {
             let (a, b) = (down as u64 + 1, peer as u64 + 1);
-            world.cut.extend([((a, b), true), ((b, a), true)]);
+            cluster.cut.extend([((a, b), true), ((b, a), true)]);
         }
-        world.nodes[leader].core.set_reluctant(true);
-        assert!(world.nodes[leader].core.is_drained_leader());
-        world.drive(leader, |core, out| core.step_down(out));
+        cluster.nodes[leader].core.set_reluctant(true);
+        assert!(cluster.nodes[leader].core.is_drained_leader());
+        cluster.drive(leader, |core, out| core.step_down(out));
         // The longest time-out of the other, in which one that is reluctant never campaigns.
         for _ in 0..2 * 10 {
             for at in [leader, other] {
-                world.drive(at, |core, out| core.tick(out));
+                cluster.drive(at, |core, out| core.tick(out));
             }
             for _ in 0..4 {
-                (0..3).for_each(|at| world.sync(at));
-                (0..8).for_each(|_| world.deliver());
+                (0..3).for_each(|at| cluster.sync(at));
+                (0..8).for_each(|_| cluster.deliver());
             }
         }
         assert_eq!(
-            world.nodes[other].core.summary().role,
+            cluster.nodes[other].core.summary().role,
             StateRole::Leader,
             "seed {seed}: who has room is not elected"
         );
-        let before = world.nodes[other].applied;
-        world.propose(other);
+        let before = cluster.nodes[other].applied;
+        cluster.propose(other);
         for _ in 0..8 {
-            (0..3).for_each(|at| world.sync(at));
-            (0..8).for_each(|_| world.deliver());
+            (0..3).for_each(|at| cluster.sync(at));
+            (0..8).for_each(|_| cluster.deliver());
         }
-        assert_eq!(world.nodes[other].applied, before + 1, "seed {seed}: an append does not go on");
+        assert_eq!(cluster.nodes[other].applied, before + 1, "seed {seed}: an append does not go on");
     }
 }

@@ -246,14 +246,14 @@ impl Serving {
     /// Everything that was queued before is durable when this returns Ok.
     async fn barrier(&self, ops: Vec<Op>) -> Result<(), Error> {
         let (sender, receiver) = oneshot::channel();
-        let request = QueuedWrite {
+        let write = QueuedWrite {
             weight: ops.iter().map(Op::weight).sum(),
             ops,
             done: Some(Box::new(move |outcome| {
                 let _ = sender.send(outcome);
             })),
         };
-        self.guard.shared.submit(vec![request], &[], None)?;
+        self.guard.shared.submit(vec![write], &[], None)?;
         receiver.await.unwrap_or(Err(Error::Unavailable))
     }
 

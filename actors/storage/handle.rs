@@ -102,8 +102,8 @@ impl Storage {
         let vital = hard_state.filter(|s| (s.term, s.vote) != (known.term, known.vote));
         let vital = vital.filter(|_| !planted::is(Bug::VoteUnwritten));
         let state = if entries.is_empty() { vital } else { hard_state };
-        let requests = split(&entries, state, max, done);
-        self.shared.submit(requests, &entries, hard_state)
+        let writes = split(&entries, state, max, done);
+        self.shared.submit(writes, &entries, hard_state)
     }
 
     /// Log entries `lo..hi`, as many as weigh `max_bytes`, but at least one if `lo` exists.
@@ -230,10 +230,10 @@ fn entry_weight(entry: &LogEntry) -> usize {
     entry.data.len() + 3 * ENTRY_OVERHEAD
 }
 
-/// Cuts an append into requests that each fit a journal record; the last one calls back. The hard
+/// Cuts an append into writes that each fit a journal record; the last one calls back. The hard
 /// state goes first: its term covers the entries (S3).
 fn split(entries: &[LogEntry], hard_state: Option<HardState>, max: usize, done: Done) -> Vec<QueuedWrite> {
-    let mut requests = Vec::with_capacity(1);
+    let mut writes = Vec::with_capacity(1);
     let late = hard_state.filter(|_| planted::is(Bug::HardStateLast));
     let hard_state = hard_state.filter(|_| late.is_none());
     let mut ops: Vec<Op> = hard_state.map(Op::HardState).into_iter().collect();
@@ -242,7 +242,7 @@ fn split(entries: &[LogEntry], hard_state: Option<HardState>, max: usize, done: 
     for entry in entries {
         if !part.is_empty() && weight + entry_weight(entry) > max {
             ops.push(Op::Entries(std::mem::take(&mut part)));
-            requests.push(QueuedWrite { ops: std::mem::take(&mut ops), weight, done: None });
+            writes.push(QueuedWrite { ops: std::mem::take(&mut ops), weight, done: None });
             weight = 0;
         }
         weight += entry_weight(entry);
@@ -252,6 +252,6 @@ fn split(entries: &[LogEntry], hard_state: Option<HardState>, max: usize, done: 
         ops.push(Op::Entries(part));
     }
     ops.extend(late.map(Op::HardState));
-    requests.push(QueuedWrite { ops, weight, done: Some(done) });
-    requests
+    writes.push(QueuedWrite { ops, weight, done: Some(done) });
+    writes
 }

@@ -26,7 +26,7 @@ pub(crate) struct QueuedWrite {
 /// What waits for the journal.
 #[derive(Default)]
 pub(crate) struct Queue {
-    pub(crate) requests: VecDeque<QueuedWrite>,
+    pub(crate) writes: VecDeque<QueuedWrite>,
     pub(crate) closed: bool,
 }
 
@@ -78,7 +78,7 @@ impl Incarnation {
         alive.clone()
     }
 
-    /// No new requests; the workers finish what there is, and end.
+    /// No new writes; the workers finish what there is, and end.
     fn close(&self) {
         self.queue().closed = true;
         *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -141,7 +141,7 @@ impl Shared {
     /// Makes entries readable and queues them for the journal, in one order for all callers.
     pub(crate) fn submit(
         &self,
-        requests: Vec<QueuedWrite>,
+        writes: Vec<QueuedWrite>,
         entries: &[LogEntry],
         hard_state: Option<HardState>,
     ) -> Result<(), Error> {
@@ -152,7 +152,7 @@ impl Shared {
         }
         let appended = self.memory.append(&mut queue, entries, hard_state);
         if appended.is_ok() {
-            queue.requests.extend(requests);
+            queue.writes.extend(writes);
         }
         drop(queue);
         appended.unwrap_or_else(|misfit| panic!("{misfit}"));

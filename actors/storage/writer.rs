@@ -50,17 +50,17 @@ impl Writer {
         let max = self.shared.settings.journal_record_bytes_max;
         let mut queue = self.incarnation.queue();
         let mut weight = 0;
-        while let Some(next) = queue.requests.front() {
+        while let Some(next) = queue.writes.front() {
             if !self.batch.is_empty() && weight + next.weight > max {
                 break;
             }
             weight += next.weight;
-            self.batch.extend(queue.requests.pop_front());
+            self.batch.extend(queue.writes.pop_front());
         }
         let closed = queue.closed;
         drop(queue);
         self.builder.begin();
-        for op in self.batch.iter().flat_map(|request| &request.ops) {
+        for op in self.batch.iter().flat_map(|write| &write.ops) {
             self.builder.put(op);
         }
         closed
@@ -84,7 +84,7 @@ impl Writer {
 
     /// Puts the record into the file. Where there is nothing to write, there is nothing to sync.
     fn write(&mut self) {
-        if self.batch.iter().all(|request| request.ops.is_empty()) {
+        if self.batch.iter().all(|write| write.ops.is_empty()) {
             return self.finish(false);
         }
         match self.tip.write(&mut self.builder) {
@@ -97,13 +97,13 @@ impl Writer {
     /// What [`Bug::AckBeforeSync`] does.
     fn finish_early(&mut self) {
         self.written = true;
-        self.batch.iter_mut().filter_map(|request| request.done.take()).for_each(|done| done(Ok(())));
+        self.batch.iter_mut().filter_map(|write| write.done.take()).for_each(|done| done(Ok(())));
     }
 
     /// Makes the record durable, and says so.
     fn sync(&mut self) {
         self.written = false;
-        let mut ops = self.batch.iter().flat_map(|request| &request.ops);
+        let mut ops = self.batch.iter().flat_map(|write| &write.ops);
         let vote = planted::is(Bug::VoteUnsynced) && ops.all(|op| matches!(op, Op::HardState(_)));
         if vote || planted::is(Bug::SyncSkipped) {
             self.tip.pass(&self.builder);
@@ -118,7 +118,7 @@ impl Writer {
     /// A write or a sync failed: what is on the disk is unknown (S2).
     fn failed(&mut self, error: &std::io::Error) {
         let error = self.shared.fence(Cause::of("writing the journal", error));
-        for done in self.batch.drain(..).filter_map(|request| request.done) {
+        for done in self.batch.drain(..).filter_map(|write| write.done) {
             done(Err(error.clone()));
         }
     }
@@ -129,10 +129,10 @@ impl Writer {
         let mut dones = Vec::with_capacity(batch.len());
         let mut ops = Vec::with_capacity(batch.len());
         let mut weight = 0;
-        for request in batch {
-            ops.extend(request.ops);
-            dones.extend(request.done);
-            weight += request.weight;
+        for write in batch {
+            ops.extend(write.ops);
+            dones.extend(write.done);
+            weight += write.weight;
         }
         if wrote {
             self.hand_on(ops, weight);
@@ -160,11 +160,11 @@ impl Writer {
 
     fn refuse(&mut self, cause: &Cause) -> Step {
         let mut queue = self.incarnation.queue();
-        let requests = std::mem::take(&mut queue.requests);
+        let writes = std::mem::take(&mut queue.writes);
         let closed = queue.closed;
         drop(queue);
-        for request in self.batch.drain(..).chain(requests) {
-            if let Some(done) = request.done {
+        for write in self.batch.drain(..).chain(writes) {
+            if let Some(done) = write.done {
                 done(Err(cause.error()));
             }
         }
@@ -218,7 +218,7 @@ impl Drop for Writer {
         self.incarnation.worker_ended();
         self.incarnation.durable().ended = true;
         self.incarnation.redb_signal.raise();
-        let unanswered = std::mem::take(&mut self.incarnation.queue().requests);
+        let unanswered = std::mem::take(&mut self.incarnation.queue().writes);
         drop(unanswered);
     }
 }
