@@ -13,6 +13,4 @@ pub mod fuzzing;
 mod golden;
 pub mod replication;
 pub mod storage;
-#[cfg(feature = "testing")]
-pub mod testing;
 pub mod watch;

@@ -1,7 +1,7 @@
 //! Bugs that are planted, so that it can be seen which tests find them.
 //!
 //! A check that cannot fail shows nothing. Each [`Bug`] is a mistake that somebody could make, at the place where it
-//! would be made, and the [`Level`]s of testing that have to find it; `tests/planted.rs` and `actors/tests/planted.rs`
+//! would be made, and the [`Level`]s of testing that have to find it; `tests/planted.rs` and `tests/lab/tests/planted_storage.rs`
 //! hold that they do.
 //!
 //! Behind the feature `planted`. Without it [`is`] is constantly false, and nothing of a bug is left in the program.

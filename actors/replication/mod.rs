@@ -37,7 +37,6 @@ mod message;
 mod outage;
 mod reads;
 mod received;
-pub mod said;
 mod shell;
 #[cfg(test)]
 mod simulation;

@@ -105,6 +105,8 @@ pub use error::{Cause, Error};
 pub use executor::{Executor, Signal, Step, Threads, Worker};
 pub(crate) use handle::RECOVERIES_TIMEOUT;
 pub use handle::Storage;
+#[cfg(feature = "testing")]
+pub use journal::pieces::{Piece, pieces};
 pub use layout::LOCK_FILE;
 pub use room::Room;
 pub use settings::{Random, Settings};

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod disk;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod history;

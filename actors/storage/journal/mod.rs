@@ -4,6 +4,8 @@
 //! ([`ring`]), the place where the next record goes ([`tip`]), and the reading of all that at a start ([`scan`]). Who
 //! writes, and when, is the writer's business (`writer`).
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod pieces;
 pub(crate) mod record;
 pub(crate) mod ring;
 pub(crate) mod scan;

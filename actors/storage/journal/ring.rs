@@ -193,15 +193,16 @@ pub(crate) fn open(disk: &dyn Disk, dir: &Path, slot: u64) -> io::Result<Opened>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::RealDisk;
 
     /// A start finds several full files, of which the database has everything.
     #[test]
     fn full_files_are_used_again_in_the_order_in_which_they_were_written() {
-        let disk = crate::testing::SimDisk::default();
+        let dir = tempfile::tempdir().unwrap();
         let (store_id, file_bytes) = (StoreId([1; 16]), 64 << 10);
         // Less than a file, and not a part of it.
         let fill_bytes = 10_000;
-        let maker = Maker { disk: Arc::new(disk), dir: "/d".into(), store_id, file_bytes, fill_bytes };
+        let maker = Maker { disk: Arc::new(RealDisk), dir: dir.path().into(), store_id, file_bytes, fill_bytes };
         let mut spares = Spares::default();
         for n in 1..=4 {
             spares.retired.push_back((maker.make(n, n, n).unwrap(), Lsn(0)));

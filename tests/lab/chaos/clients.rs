@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use converge_actors::testing::Dice;
 use converge_lab::history::{self, Done, Operation, Outcome, Refused, Seen};
 use converge_ledger::api::grpc::names;
 use converge_ledger::api::grpc::pb::context::{AppendRequest, AppendResponse, Entry, GetRequest, WatchRequest};
 use converge_ledger::{Position, Sequence};
+use converge_ledger_core::chance::Dice;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 use tonic::{Code, Request, Response, Status};

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use converge_actors::testing::Dice;
+use converge_ledger_core::chance::Dice;
 
 /// Where the clients are, among the ends of a link; nodes count from 1.
 pub(super) const CLIENTS: u64 = 0;

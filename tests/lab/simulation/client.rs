@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use converge_actors::testing::Dice;
+use converge_ledger_core::chance::Dice;
 use tokio::time::Instant;
 
 use super::facts::Facts;

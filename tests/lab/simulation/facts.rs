@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use converge_actors::replication::said::{Contents, said};
 use converge_actors::storage::AppliedBatch;
 use converge_ledger_core::NodeId;
 
 use super::client::Copied;
+use super::said::{Contents, said};
 use super::trace::{Trace, digest};
 use crate::history::{Append, Operation, Outcome, Refused, Time};
 

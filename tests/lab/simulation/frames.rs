@@ -1,7 +1,8 @@
 //! What travels between nodes, for people who read a trace.
 
 use bytes::Bytes;
-use converge_actors::replication::said::{Contents, said};
+
+use super::said::{Contents, said};
 
 pub(super) fn describe(payload: &Bytes) -> String {
     match said(payload) {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use converge_actors::distribution::{Inbound, Lane, LinkEvent, Permit, SendError, Sink};
-use converge_actors::testing::Dice;
 use converge_ledger_core::NodeId;
+use converge_ledger_core::chance::Dice;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 

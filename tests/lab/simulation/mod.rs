@@ -26,6 +26,7 @@ mod network;
 mod panics;
 mod plan;
 mod run;
+mod said;
 mod settings;
 mod shrink;
 mod threads;

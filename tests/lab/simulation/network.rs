@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use converge_actors::distribution::{Carrier, Identity, Lane, SendError, Sink};
-use converge_actors::testing::Dice;
 use converge_ledger_core::NodeId;
+use converge_ledger_core::chance::Dice;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 

@@ -1,6 +1,6 @@
 //! What a run is to be: drawn from a seed, written down, and cut shorter by whoever looks for the cause of a failure.
 
-use converge_actors::testing::Dice;
+use converge_ledger_core::chance::Dice;
 use converge_ledger_core::chance::mix;
 use serde::{Deserialize, Serialize};
 

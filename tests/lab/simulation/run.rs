@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use converge_actors::testing::Dice;
 use converge_ledger_core::NodeId;
+use converge_ledger_core::chance::Dice;
 use converge_ledger_core::chance::mix;
 use tokio::time::{Instant, sleep, timeout};
 

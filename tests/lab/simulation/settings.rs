@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use converge_actors::testing::SimDisk;
+use crate::disk::SimDisk;
 use converge_actors::{entry, replication, storage, watch};
 use converge_ledger_core::NodeId;
 

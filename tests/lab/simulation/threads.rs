@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::disk::SimDisk;
 use converge_actors::storage::{Executor, Step, Worker};
-use converge_actors::testing::{Dice, SimDisk};
+use converge_ledger_core::chance::Dice;
 use tokio_util::sync::CancellationToken;
 
 /// How long a step of a node's disk takes, in microseconds; changed while it runs.

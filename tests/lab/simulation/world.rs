@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::disk::{Counters, Faults, SimDisk};
 use converge_actors::storage::{self, Phase};
-use converge_actors::testing::{Counters, Dice, Faults, SimDisk};
 use converge_ledger_core::NodeId;
+use converge_ledger_core::chance::Dice;
 use converge_ledger_core::chance::mix;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;

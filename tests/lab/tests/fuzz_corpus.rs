@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use converge_actors::testing::Dice;
 use converge_lab::fuzzing::{named, seeds, targets};
+use converge_ledger_core::chance::Dice;
 
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target)

@@ -1,6 +1,6 @@
 //! Planted bugs: whoever has to find one finds it, and where none is planted nothing is found.
 //!
-//! What storage alone finds is in `actors/tests/planted.rs`. Here are the pure core beside its model, whole nodes in
+//! What storage alone finds is in `tests/lab/tests/planted_storage.rs`. Here are the pure core beside its model, whole nodes in
 //! the simulated world, the clients' history of that, the system calls of a real process, and real processes under chaos.
 //!
 //! Each bug has the seed that finds it. A change of what seeds mean may move it: then the search goes on for
@@ -18,9 +18,9 @@ use std::sync::Mutex;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use converge_actors::testing::Dice;
 use converge_lab::simulation::{Outcome, Plan, Shape, run};
 use converge_lab::{fuzzing, history};
+use converge_ledger_core::chance::Dice;
 use converge_ledger_core::planted::{self, Bug, Level};
 use serde_json::{Value, json};
 use support::node::Node;

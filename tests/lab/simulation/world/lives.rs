@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::disk::SimDisk;
 use converge_actors::storage::{self, Phase};
-use converge_actors::testing::SimDisk;
 use converge_ledger_core::NodeId;
 use tokio_util::sync::CancellationToken;
 

@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use converge_actors::testing::{Piece, journal};
+use converge_actors::storage::{Piece, pieces};
 use converge_ledger_core::chance::mix;
 use converge_ledger_core::{Lsn, NodeId};
 
@@ -35,7 +35,7 @@ impl World {
     pub(in super::super) fn rot_journal(&self, id: NodeId, place: u64, bit: u8) -> bool {
         let covered = self.covered(id);
         self.with(id, |host| {
-            let mut pieces = journal(&host.disk, Path::new(DIRECTORY));
+            let mut pieces = pieces(&host.disk.durable(), Path::new(DIRECTORY));
             if pieces.last().is_some_and(|last| last.record > covered) {
                 pieces.pop();
             }
@@ -48,7 +48,7 @@ impl World {
     pub(in super::super) fn rot_tail(&self, id: NodeId, place: u64, bit: u8) -> bool {
         let covered = self.covered(id);
         self.with(id, |host| {
-            let last = journal(&host.disk, Path::new(DIRECTORY)).pop().filter(|last| last.record > covered);
+            let last = pieces(&host.disk.durable(), Path::new(DIRECTORY)).pop().filter(|last| last.record > covered);
             let Some(last) = last.filter(|_| covered.is_some() && self.formed()) else { return false };
             host.held_back = true;
             self.turn_over(id, host, &last, place, bit)

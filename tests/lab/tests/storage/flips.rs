@@ -2,17 +2,13 @@
 //! the node is the truth or an error; no context, idempotency key or log entry is silently gone.
 //!
 //! A run looks at a sample; `STORAGE_FLIPS=all` looks at one bit of each byte that is not zero.
-#![allow(missing_docs, clippy::print_stderr)]
-
-mod storage_support;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::support::{Dice, Leader, RunningStorage, one_thread, simulated, write};
 use converge_actors::storage::{Error, Genesis, LogEntry, ReadQuery, Settings};
-use converge_actors::testing::SimDisk;
+use converge_lab::disk::SimDisk;
 use converge_ledger_core::{Batch, ClusterId, Command, LogIndex, NodeId, Outcome, StoreId};
-use storage_support::{Dice, Leader, RunningStorage, one_thread, simulated, write};
 
 fn settings(disk: &SimDisk) -> Settings {
     Settings { journal_file_bytes: 72 << 10, redb_cache_bytes: 1 << 20, ..simulated(disk, 77, 3000) }

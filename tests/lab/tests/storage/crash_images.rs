@@ -6,17 +6,14 @@
 //!
 //! A failure prints the image, and the command that looks at this one alone. It is the first cut
 //! of its life that fails, so nothing behind it matters.
-#![allow(missing_docs, clippy::print_stderr)]
-
-mod storage_support;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::support::images::{EndedLife, Left, Life, Start};
+use super::support::one_thread;
 use converge_actors::storage::{Cause, Phase};
-use converge_actors::testing::{Change, Dice, Faults, Moment};
+use converge_lab::disk::{Change, Faults, Moment};
+use converge_ledger_core::chance::Dice;
 use converge_supervisors::panic_text;
-use storage_support::images::{EndedLife, Left, Life, Start};
-use storage_support::one_thread;
 
 /// An image: the seed of a life, the operation that the power was cut in front of, and which of the
 /// disks that could be left.
@@ -62,7 +59,7 @@ fn reported(image: Image, test: &str, look: impl FnOnce() -> u64) -> u64 {
         let (seed, op, subset) = image;
         panic!(
             "life {seed}, power cut in front of operation {op}, disk {subset}: {text}\n  \
-             again: STORAGE_IMAGE={seed}:{op}:{subset} cargo test -p converge-actors --test storage_crash_images {test}"
+             again: STORAGE_IMAGE={seed}:{op}:{subset} cargo test -p converge-lab --test storage crash_images {test}"
         )
     })
 }

@@ -1,10 +1,10 @@
 //! Directories that were closed well and then damaged, and what an inspection makes of them.
 
 use converge_actors::storage::{Error, ReadQuery, inspect};
-use converge_actors::testing::SimDisk;
+use converge_lab::disk::SimDisk;
 use converge_ledger_core::LogIndex;
 
-use super::storage_support::{Dice, Leader, RunningStorage, one_thread, small};
+use super::super::support::{Dice, Leader, RunningStorage, one_thread, small};
 use super::{furnish, settings};
 
 /// A directory with a few files' worth of history, closed well.

@@ -1,19 +1,14 @@
 //! The storage contract of Raft and S1 to S8, against the real store on a real disk, which is
 //! closed and opened again after each step.
-#![allow(missing_docs)]
-
-#[path = "storage_conformance/lives.rs"]
 mod lives;
-mod storage_support;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::support::{Dice, Leader, RunningStorage, small, write};
 use bytes::Bytes;
 use converge_actors::storage::{EntryKind, Error, Genesis, HardState, LogEntry, Phase, ReadQuery, Settings};
 use converge_ledger_core::{Batch, Boot, ClusterId, LogIndex, NodeId, Sequence, StoreId, Term};
-use storage_support::{Dice, Leader, RunningStorage, small, write};
 
 fn plain(index: u64, term: u64) -> LogEntry {
     let data = Bytes::from(format!("entry {index} of term {term}"));

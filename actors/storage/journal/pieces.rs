@@ -1,12 +1,12 @@
-//! Where on a simulated disk a journal has bytes that matter: for whoever lets them rot.
+//! Where on a disk a journal has bytes that matter: for a test that lets them rot.
 
 use std::path::{Path, PathBuf};
 
 use converge_ledger_core::Lsn;
 
-use super::SimDisk;
-use crate::storage::journal::record::{BLOCK, FILE_HEADER, RECORD_HEADER};
-use crate::storage::journal::{ring, scan};
+use super::record::{BLOCK, FILE_HEADER, RECORD_HEADER};
+use super::{ring, scan};
+use crate::storage::Disk;
 
 /// Bytes of a journal file, each of which means something.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,16 +21,14 @@ pub struct Piece {
     pub record: Option<Lsn>,
 }
 
-/// What is durable of a directory's journal: the copies of the headers, and the records up to the first that is damaged,
+/// What a directory's journal has: the copies of the headers, and the records up to the first that is damaged,
 /// in each file; the last record of all comes last. Nothing where a file is damaged so that it cannot be read.
 #[must_use]
-pub fn journal(disk: &SimDisk, dir: &Path) -> Vec<Piece> {
-    let disk = disk.durable();
-    let names = disk.files().into_iter().filter_map(|(path, _)| Some(path.file_name()?.to_str()?.to_owned()));
+pub fn pieces(disk: &dyn Disk, dir: &Path) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    for slot in names.filter_map(|name| ring::slot_of(&name)).collect::<Vec<_>>() {
+    for slot in disk.list(dir).unwrap_or_default().iter().filter_map(|name| ring::slot_of(name)) {
         let path = dir.join(ring::file_name(slot));
-        let Ok(ring::Opened::Sound(file)) = ring::open(&disk, dir, slot) else { return Vec::new() };
+        let Ok(ring::Opened::Sound(file)) = ring::open(disk, dir, slot) else { return Vec::new() };
         let Ok(scanned) = scan::scan_file(file) else { return Vec::new() };
         let header = |offset| Piece { path: path.clone(), offset, bytes: FILE_HEADER as u64, record: None };
         pieces.extend([0, BLOCK].map(header));
@@ -49,17 +47,19 @@ pub fn journal(disk: &SimDisk, dir: &Path) -> Vec<Piece> {
 mod tests {
     use std::sync::Arc;
 
-    use super::*;
-    use crate::storage::Disk;
-    use crate::storage::journal::record::{Builder, FIRST_RECORD, Op};
-    use crate::storage::journal::ring::Maker;
     use converge_ledger_core::{Boot, StoreId};
 
+    use super::super::record::{Builder, FIRST_RECORD, Op};
+    use super::super::ring::Maker;
+    use super::*;
+    use crate::storage::RealDisk;
+
     #[test]
-    fn headers_come_first_then_records_in_their_order_and_nothing_that_is_not_durable() {
-        let (disk, dir) = (SimDisk::default(), Path::new("/d"));
+    fn headers_come_first_then_records_in_their_order() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path();
         let maker = Maker {
-            disk: Arc::new(disk.clone()),
+            disk: Arc::new(RealDisk),
             dir: dir.into(),
             store_id: StoreId([1; 16]),
             file_bytes: 64 << 10,
@@ -74,17 +74,14 @@ mod tests {
                 builder.put(&Op::Boot(Boot(lsn)));
                 let record = builder.seal(file.header.salt, offset, Lsn(lsn)).to_vec();
                 file.file.write_at(offset, &record).unwrap();
-                if lsn != 4 {
-                    file.file.sync_data().unwrap();
-                }
             }
         }
-        disk.sync_dir(dir).unwrap();
-        let records: Vec<_> = journal(&disk, dir).iter().map(|piece| piece.record.map(Lsn::get)).collect();
-        assert_eq!(records, [None, None, None, None, Some(1), Some(2), Some(3)]);
-        let third = journal(&disk, dir).pop().unwrap();
-        assert_eq!((third.path, third.offset), (dir.join("journal-0001"), FIRST_RECORD));
+        let mut found = pieces(&RealDisk, dir);
+        let records: Vec<_> = found.iter().map(|piece| piece.record.map(Lsn::get)).collect();
+        assert_eq!(records, [None, None, None, None, Some(1), Some(2), Some(3), Some(4)]);
+        let last = found.pop().unwrap();
+        assert_eq!((last.path, last.offset), (dir.join("journal-0001"), FIRST_RECORD + BLOCK));
         // Behind the head, a kind and a number.
-        assert_eq!(third.bytes, RECORD_HEADER as u64 + 9);
+        assert_eq!(last.bytes, RECORD_HEADER as u64 + 9);
     }
 }

@@ -2,7 +2,7 @@
 //! files, and then the power fails.
 
 use converge_actors::storage::{Phase, Settings};
-use converge_actors::testing::{Faults, SimDisk};
+use converge_lab::disk::{Faults, SimDisk};
 use converge_ledger_core::LogIndex;
 
 use super::{Dice, Leader, RunningStorage, one_thread, simulated, write};

@@ -1,15 +1,11 @@
 //! Storage goes on through what is lacking for a while: descriptors, room, a thread of its own.
-#![allow(missing_docs)]
-
-mod storage_support;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::support::full::FullDisk;
+use super::support::{Leader, RunningStorage, lacks, one_thread, simulated, small, until, write};
 use converge_actors::storage::{Cause, Phase, Settings};
-use converge_actors::testing::SimDisk;
-use storage_support::full::FullDisk;
-use storage_support::{Leader, RunningStorage, lacks, one_thread, simulated, small, until, write};
+use converge_lab::disk::SimDisk;
 
 #[test]
 fn a_file_that_cannot_be_opened_is_opened_later() {

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use converge_actors::storage::{EntryKind, Error, Genesis, HardState, LogEntry};
-use converge_actors::testing::{Dice, SimDisk};
+use converge_lab::disk::SimDisk;
+use converge_ledger_core::chance::Dice;
 use converge_ledger_core::testing::Memory;
 use converge_ledger_core::{
     Append, Batch, Boot, ClusterId, Command, EMPTY_CHAIN, Entry, EntryId, Lamport, Load, LogIndex, NewEntry, NodeId,

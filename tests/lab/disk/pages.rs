@@ -131,7 +131,7 @@ fn index_within(offset: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Dice;
+    use converge_ledger_core::chance::Dice;
 
     /// The same as plain bytes, whatever is done to it, and copies do not see each other's writes.
     #[test]

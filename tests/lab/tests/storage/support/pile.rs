@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use converge_actors::storage::{Executor, LogEntry, Phase, Settings, Step, Worker};
-use converge_actors::testing::SimDisk;
+use converge_lab::disk::SimDisk;
 use converge_ledger_core::LogIndex;
 use tokio::sync::oneshot;
 

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use converge_actors::storage::{EntryKind, Genesis, HardState, LogEntry, Phase, Settings, inspect};
-use converge_actors::testing::{Dice, Faults, Moment, SimDisk};
+use converge_lab::disk::{Faults, Moment, SimDisk};
+use converge_ledger_core::chance::Dice;
 use converge_ledger_core::{Boot, Entry, LogIndex, NodeId, StoreId, Term};
 
 use super::workload::{Asked, History};

@@ -8,11 +8,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use converge_actors::storage::{Disk, File, Lock};
 use converge_ledger_core::chance::Dice;
 
 use super::faults::{Change, Counters, Faults};
 use super::model::{Model, power_is_off};
-use crate::storage::{Disk, File, Lock};
 
 /// The disk; clones are the same one.
 ///
@@ -20,7 +20,8 @@ use crate::storage::{Disk, File, Lock};
 /// ```
 /// use std::path::Path;
 /// use converge_actors::storage::Disk;
-/// use converge_actors::testing::{Dice, SimDisk};
+/// use converge_ledger_core::chance::Dice;
+/// use converge_lab::disk::SimDisk;
 ///
 /// let disk = SimDisk::default();
 /// let file = disk.create(Path::new("/data/file")).unwrap();

@@ -3,18 +3,19 @@
 //! The control is the same search in the same places without a bug, which finds nothing.
 #![allow(missing_docs, clippy::print_stderr)]
 
-mod storage_support;
+#[path = "storage/support/mod.rs"]
+mod support;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use converge_actors::storage::{Cause, LogEntry, Phase};
-use converge_actors::testing::{Change, Faults, Moment, SimDisk};
+use converge_lab::disk::{Change, Faults, Moment, SimDisk};
 use converge_ledger_core::planted::{self, Bug, Level};
 use converge_supervisors::panic_text;
-use storage_support::images::Start;
-use storage_support::{Dice, Leader, RunningStorage, killed, lacks, one_thread, pile, simulated, write};
+use support::images::Start;
+use support::{Dice, Leader, RunningStorage, killed, lacks, one_thread, pile, simulated, write};
 
 /// The life in which a bug shows, if that is not life 0.
 const FIRST: &[(Bug, u64)] = &[(Bug::VoteUnsynced, 5), (Bug::VoteUnwritten, 2)];

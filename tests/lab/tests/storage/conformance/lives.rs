@@ -7,8 +7,8 @@ use std::time::Duration;
 use converge_actors::storage::{Error, LogEntry, Phase, ReadQuery, Settings};
 use converge_ledger_core::LogIndex;
 
+use super::super::support::{Leader, RunningStorage, check_context, small, until, write};
 use super::plain;
-use super::storage_support::{Leader, RunningStorage, check_context, small, until, write};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_or_panicking_actor_comes_back_with_everything() {

@@ -1,15 +1,11 @@
 //! Readers whose read of the disk fails: a typed answer, a node that is fenced until its process starts anew, and
-//! nothing that was acknowledged is gone then. Starts and writers are in `storage_crash_images`.
-#![allow(missing_docs, clippy::print_stderr)]
-
-mod storage_support;
-
+//! nothing that was acknowledged is gone then. Starts and writers are in `crash_images`.
 use std::collections::BTreeSet;
 
+use super::support::{Dice, Leader, RunningStorage, check_page, one_thread, simulated, write};
 use converge_actors::storage::{Cause, Error, LogEntry, Phase, Settings};
-use converge_actors::testing::{Faults, SimDisk};
+use converge_lab::disk::{Faults, SimDisk};
 use converge_ledger_core::{LogIndex, Sequence};
-use storage_support::{Dice, Leader, RunningStorage, check_page, one_thread, simulated, write};
 
 /// Nothing but the database's own bookkeeping is in memory: every read of a row reads the disk.
 fn settings(disk: &SimDisk) -> Settings {

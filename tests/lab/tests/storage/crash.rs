@@ -2,20 +2,15 @@
 //!
 //! Whatever a power cut leaves of what was not synced, and wherever it comes, recovery included:
 //! acknowledged ⊆ stored ⊆ attempted, and what is stored is what the log was after some operation.
-#![allow(missing_docs, clippy::print_stderr)]
-
-#[path = "storage_crash/damage.rs"]
 mod damage;
-mod storage_support;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::support::{Dice, Leader, RunningStorage, check_page, one_thread, simulated, write};
 use converge_actors::storage::{Cause, Error, HardState, LogEntry, Phase, Settings};
-use converge_actors::testing::{Faults, SimDisk};
+use converge_lab::disk::{Faults, SimDisk};
 use converge_ledger_core::{Batch, Command, LogIndex, NodeId, Term};
-use storage_support::{Dice, Leader, RunningStorage, check_page, one_thread, simulated, write};
 
 fn settings(disk: &SimDisk, dice: &mut Dice) -> Settings {
     let salt = dice.roll();
@@ -271,12 +266,12 @@ fn a_record_whose_sync_failed_is_durable_before_the_next_process_writes_behind_i
 
 #[test]
 fn the_names_that_a_killed_process_gave_are_durable_before_the_next_one_builds_on_them() {
-    storage_support::killed::names_are_durable_before_the_next_process_builds_on_them();
+    super::support::killed::names_are_durable_before_the_next_process_builds_on_them();
 }
 
 #[test]
 fn full_journal_files_are_used_again_in_the_order_of_their_records() {
-    storage_support::pile::full_files_are_used_again_in_order();
+    super::support::pile::full_files_are_used_again_in_order();
 }
 
 #[test]

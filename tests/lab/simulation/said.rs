@@ -1,14 +1,13 @@
-//! What a frame says, for those who watch nodes from outside: a simulator that holds them to it.
+//! What a frame says: the nodes are held to it.
 
 use bytes::Bytes;
+use converge_actors::replication::wire::{Error, Frame};
 use converge_ledger_core::{LogIndex, Term};
 use raft::eraftpb::MessageType;
 
-use super::wire::{Error, Frame};
-
 /// What a frame says or promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Contents {
+pub(super) enum Contents {
     /// A leader's entries behind `after`, up to `last`; it knows that `commit` is committed.
     Append {
         /// The leader's term.
@@ -56,7 +55,7 @@ pub enum Contents {
 ///
 /// # Errors
 /// As the node that it goes to would say.
-pub fn said(payload: &Bytes) -> Result<Contents, Error> {
+pub(super) fn said(payload: &Bytes) -> Result<Contents, Error> {
     let (frame, _) = Frame::decode(payload)?;
     let message = match frame {
         Frame::Raft(message) => message,

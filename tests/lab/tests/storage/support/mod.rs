@@ -18,8 +18,8 @@ use converge_actors::storage::{
     AppliedBatch, EntryKind, Error, Executor, HardState, LogEntry, Page, Phase, ReadQuery, Recovered, Settings, Step,
     Storage, Worker,
 };
-pub use converge_actors::testing::Dice;
-use converge_actors::testing::SimDisk;
+use converge_lab::disk::SimDisk;
+pub use converge_ledger_core::chance::Dice;
 use converge_ledger_core::{Append, Batch, Boot, Command, EntryId, LogIndex, NewEntry, NodeId, Sequence, Term};
 use converge_supervisors::{Intensity, StartError, Strategy, SupervisorSpec, Tree};
 use tokio::sync::{oneshot, watch};

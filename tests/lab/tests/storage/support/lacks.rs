@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use converge_actors::storage::{Cause, Genesis, Phase, Room, Settings};
-use converge_actors::testing::{Faults, SimDisk};
+use converge_lab::disk::{Faults, SimDisk};
 use converge_ledger_core::{ClusterId, NodeId};
 use converge_supervisors::StartError;
 

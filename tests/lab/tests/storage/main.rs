@@ -1,0 +1,10 @@
+//! Storage on a real disk, and on one that a test cuts the power of.
+#![allow(missing_docs, clippy::print_stderr)]
+
+mod conformance;
+mod crash;
+mod crash_images;
+mod flips;
+mod lacks;
+mod read_errors;
+mod support;
