@@ -436,3 +436,43 @@ async fn an_append_without_a_payload_is_told_both_ways_to_give_it() {
         assert!(error.contains("<KEY> <PAYLOAD>") && error.contains("--from <FILE|->"), "{error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bench_measures_what_it_was_asked_for() {
+    let served = served().await;
+    let plot = served.directory.path().join("latency.svg");
+    let mix = ["--reads", "50", "--keys", "50", "--watchers", "3", "--contexts", "2", "--payload", "100"];
+    let how = ["bench", "--clients", "2,4", "--rate", "100", "--for", "2s", "--warmup", "100ms", "--plot"];
+    let report = served.json(&[&how[..], &[plot.to_str().unwrap()], &mix].concat()).await;
+    let steps = report["steps"].as_array().unwrap();
+    assert_eq!(steps.iter().map(|step| step["clients"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 4]);
+    for step in steps {
+        let count = |kind: &str| step["calls"][kind]["count"].as_u64().unwrap();
+        let (appends, reads) = (count("append"), count("read"));
+        let due = appends + reads + step["behind"].as_u64().unwrap();
+        assert!((180..=200).contains(&due) && appends > 0 && reads > 0, "as many as were due: {step}");
+        assert!(count("watch") > 0 && step["failed"] == serde_json::json!({}), "{step}");
+        let latency = |name: &str| step["calls"]["append"][name].as_u64().unwrap();
+        assert!(0 < latency("p50_us") && latency("p50_us") <= latency("p99_us"), "{step}");
+        assert!(latency("p99_us") <= latency("max_us"), "{step}");
+    }
+    let svg = std::fs::read_to_string(&plot).unwrap();
+    assert!(svg.starts_with("<svg") && svg.matches("<polyline").count() == 3, "{svg}");
+    let context = format!("{}0", report["contexts"].as_str().unwrap());
+    let read = served.json(&["get", &context]).await;
+    assert!(read["entries"].as_array().unwrap().len() > 1, "it appended for real: {read}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bench_runs_without_a_node_only_in_its_own_process() {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("data");
+    let embedded = ["bench", "--embedded", data.to_str().unwrap(), "--for", "1s", "--clients", "4", "--output", "json"];
+    let output = cli(&embedded).await;
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["steps"][0]["calls"]["append"]["count"].as_u64().unwrap() > 0, "{report}");
+    let nobody = format!("http://{}", free_address());
+    let output = cli(&["bench", "--endpoint", &nobody, "--for", "1s", "--timeout", "1s"]).await;
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+}

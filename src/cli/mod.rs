@@ -7,6 +7,7 @@
 //! Public for the test bench alone, which is a command of the same kind.
 
 mod append;
+mod bench;
 pub mod client;
 mod demo;
 pub mod failure;
@@ -121,6 +122,8 @@ enum Command {
     Tree(tree::Arguments),
     /// Start three nodes, kill the leader in the middle of real appends, count.
     Demo(demo::Arguments),
+    /// Measure how fast nodes append and read.
+    Bench(bench::Arguments),
     /// Look into the data directory of a node that is not running.
     Inspect(inspect::Arguments),
 }
@@ -180,6 +183,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status => status::run(&global).await,
         Command::Tree(arguments) => tree::run(&global, arguments).await,
         Command::Demo(arguments) => demo::run(&global, arguments).await,
+        Command::Bench(arguments) => bench::run(&global, arguments).await,
         Command::Inspect(arguments) => inspect::run(&global, arguments).await,
     }
 }
