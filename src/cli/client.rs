@@ -27,7 +27,7 @@ const PING: Duration = Duration::from_secs(5);
 
 /// One node to talk to.
 #[derive(Clone)]
-pub struct Node {
+pub struct NodeClient {
     pub endpoint: String,
     pub context: ContextServiceClient<Channel>,
     pub admin: AdminServiceClient<Channel>,
@@ -35,7 +35,7 @@ pub struct Node {
 
 /// See the module.
 pub struct Client {
-    nodes: Vec<Node>,
+    nodes: Vec<NodeClient>,
     timeout: Duration,
     /// Its calls take their time.
     is_slow: bool,
@@ -78,7 +78,7 @@ pub fn parse_endpoint(text: &str) -> Result<String, String> {
 
 impl Client {
     pub fn new(endpoints: &[String], timeout: Duration) -> Result<Self, Failure> {
-        let nodes = endpoints.iter().map(|endpoint| Node::new(endpoint)).collect::<Result<Vec<_>, _>>()?;
+        let nodes = endpoints.iter().map(|endpoint| NodeClient::new(endpoint)).collect::<Result<Vec<_>, _>>()?;
         if nodes.is_empty() {
             let message = "no endpoint: name one with --endpoint";
             return Err(Failure::new(super::Kind::Usage, message));
@@ -86,7 +86,7 @@ impl Client {
         Ok(Client { nodes, timeout, is_slow: false, preferred: AtomicUsize::new(0) })
     }
 
-    pub fn nodes(&self) -> &[Node] {
+    pub fn nodes(&self) -> &[NodeClient] {
         &self.nodes
     }
 
@@ -107,7 +107,7 @@ impl Client {
     }
 
     /// The node that answered last.
-    pub fn preferred(&self) -> &Node {
+    pub fn preferred(&self) -> &NodeClient {
         &self.nodes[self.preferred.load(Ordering::Relaxed)]
     }
 
@@ -155,7 +155,7 @@ impl Client {
         what: Call,
         extra: &MetadataMap,
         message: &M,
-        make: impl Fn(Node, Request<M>) -> F,
+        make: impl Fn(NodeClient, Request<M>) -> F,
     ) -> Result<Response<R>, Failure>
     where
         M: Clone,
@@ -201,7 +201,7 @@ impl Client {
     }
 }
 
-impl Node {
+impl NodeClient {
     fn new(endpoint: &str) -> Result<Self, Failure> {
         let channel = Endpoint::from_shared(endpoint.to_owned())
             .map_err(|error| Failure::error(format!("--endpoint {endpoint}: {error}")))?
@@ -210,7 +210,7 @@ impl Node {
             .http2_keep_alive_interval(PING)
             .keep_alive_timeout(PING)
             .connect_lazy();
-        Ok(Node {
+        Ok(NodeClient {
             endpoint: endpoint.to_owned(),
             context: ContextServiceClient::new(channel.clone())
                 .max_decoding_message_size(ANSWER_BYTES_MAX)

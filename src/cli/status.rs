@@ -6,7 +6,7 @@ use crate::api::grpc::pb::admin::{Peer, StatusRequest, StatusResponse};
 use serde_json::{Value, json};
 use tonic::Request;
 
-use super::client::{Client, Node};
+use super::client::{Client, NodeClient};
 use super::{Failure, Format, Global, output};
 
 /// Asks every endpoint, the silent ones included: the exit code is that of the
@@ -49,7 +49,7 @@ fn one_cluster(answers: &[(&str, Answer<StatusResponse>)]) -> Result<(), Failure
 pub(crate) type Answer<T> = Result<T, Failure>;
 
 /// One node's status, with the client's time-out.
-pub(crate) async fn ask(client: &Client, node: &Node) -> Answer<StatusResponse> {
+pub(crate) async fn ask(client: &Client, node: &NodeClient) -> Answer<StatusResponse> {
     let mut request = Request::new(StatusRequest {});
     request.set_timeout(client.timeout());
     match node.admin.clone().status(request).await {

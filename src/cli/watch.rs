@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::time::{Duration, Instant, timeout};
 use tonic::Status;
 
-use super::client::{Node, may_retry, retry_after};
+use super::client::{NodeClient, may_retry, retry_after};
 use super::lines::entry::entry_json;
 use super::retry::Patience;
 use super::{Failure, Format, Global, any_number, number, output};
@@ -82,7 +82,7 @@ struct View {
 
 impl View {
     /// Shows entries until there are enough, or the stream ends. One that does not begin in time is left.
-    async fn stream(&mut self, node: &Node, begin: Duration) -> Result<ControlFlow<(), StreamEnd>, Failure> {
+    async fn stream(&mut self, node: &NodeClient, begin: Duration) -> Result<ControlFlow<(), StreamEnd>, Failure> {
         let mut context = node.context.clone();
         // The time is not the request's: that would end the stream, too.
         let answer = timeout(begin, context.watch(self.request.clone())).await;

@@ -4,26 +4,26 @@
 //! while this child's own start or stop is under way. Only the end of a child that is starting is taken at any time, so
 //! that a start that hangs can be called off.
 
-use super::state::{Asked, Child, Delay, Machine, Phase, Slot, Then};
+use super::state::{Asked, Child, Delay, Machine, MachinePhase, Slot, Then};
 use super::types::{Effect, Place, Refusal, Request, RequestOutcome, Stage};
 
 impl Machine {
     /// How far it is.
     pub(crate) fn stage(&self) -> Stage {
         match self.phase {
-            Phase::Idle | Phase::Starting { .. } => Stage::Starting,
+            MachinePhase::Idle | MachinePhase::Starting { .. } => Stage::Starting,
             // All are up, and what comes of those that ended meanwhile is not decided yet.
-            Phase::Running if !self.ends.is_empty() => Stage::Starting,
-            Phase::Running => Stage::Running,
-            Phase::Stopping { then: Then::Start, .. } => Stage::Stopping,
-            Phase::Stopping { then: Then::Exit(_), .. } | Phase::Done => Stage::Exiting,
+            MachinePhase::Running if !self.ends.is_empty() => Stage::Starting,
+            MachinePhase::Running => Stage::Running,
+            MachinePhase::Stopping { then: Then::Start, .. } => Stage::Stopping,
+            MachinePhase::Stopping { then: Then::Exit(_), .. } | MachinePhase::Done => Stage::Exiting,
         }
     }
 
     /// Whose turn it is to be started in order.
     pub(crate) fn turn(&self) -> Option<Place> {
         match self.phase {
-            Phase::Starting { next } => Some(next),
+            MachinePhase::Starting { next } => Some(next),
             _ => None,
         }
     }
@@ -33,7 +33,7 @@ impl Machine {
         if self.is_exiting() {
             return Err(Refusal::Exiting);
         }
-        let calm = matches!(self.phase, Phase::Running);
+        let calm = matches!(self.phase, MachinePhase::Running);
         match request {
             Request::Terminate(i) if calm || self.is_coming_up(i) => self.terminate(i)?,
             Request::Restart(i) | Request::Delete(i) if self.is_retried(i) => return Err(Refusal::Restarting),
@@ -56,7 +56,7 @@ impl Machine {
         match self.children[&i].slot {
             _ if self.is_exiting() => Refusal::Exiting,
             _ if self.is_retried(i) => Refusal::Restarting,
-            _ if !matches!(self.phase, Phase::Running) => Refusal::Later,
+            _ if !matches!(self.phase, MachinePhase::Running) => Refusal::Later,
             Slot::Up(_) | Slot::Stuck => Refusal::Running,
             Slot::Delayed => Refusal::Restarting,
             Slot::Down => Refusal::Present,
@@ -73,7 +73,7 @@ impl Machine {
 
     fn is_coming_up(&self, i: Place) -> bool {
         let coming = matches!(self.children[&i].slot, Slot::Starting | Slot::Delayed);
-        coming && !matches!(self.phase, Phase::Stopping { .. })
+        coming && !matches!(self.phase, MachinePhase::Stopping { .. })
     }
 
     fn restart(&mut self, i: Place) -> Result<(), Refusal> {

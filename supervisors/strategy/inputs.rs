@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::state::{Delay, Machine, NOBODY, Phase, Slot, Then};
+use super::state::{Delay, Machine, MachinePhase, NOBODY, Slot, Then};
 use super::types::{Effect, ExitCause, Input, Place, RequestOutcome, StartFailure, Terms};
 use crate::exit::Exit;
 use crate::spec::{Restart, Strategy};
@@ -25,8 +25,8 @@ impl Machine {
     }
 
     fn boot(&mut self) {
-        if matches!(self.phase, Phase::Idle) {
-            self.phase = Phase::Starting { next: 0 };
+        if matches!(self.phase, MachinePhase::Idle) {
+            self.phase = MachinePhase::Starting { next: 0 };
             self.start_next();
         }
     }
@@ -132,8 +132,8 @@ impl Machine {
         self.child(i).slot = Slot::Stuck;
         self.answer(i, RequestOutcome::Failed(StartFailure { path: String::new(), reason: reason.clone() }));
         match self.phase {
-            Phase::Stopping { then: Then::Exit(_), .. } => self.stop_next(),
-            Phase::Done => {}
+            MachinePhase::Stopping { then: Then::Exit(_), .. } => self.stop_next(),
+            MachinePhase::Done => {}
             _ => self.escalate(i, reason),
         }
     }
@@ -148,9 +148,9 @@ impl Machine {
 
     fn shutdown(&mut self) {
         match &mut self.phase {
-            Phase::Done => {}
+            MachinePhase::Done => {}
             // Those already in a hurry stay so; a verdict already reached stands.
-            Phase::Stopping { from, then, .. } => {
+            MachinePhase::Stopping { from, then, .. } => {
                 *from = 0;
                 if matches!(then, Then::Start) {
                     *then = Then::Exit(ExitCause::Shutdown);
@@ -182,10 +182,10 @@ impl Machine {
         let first = self.group(i);
         self.forget_ends(first);
         let (from, hurry_from, below) = match self.phase {
-            Phase::Stopping { from, hurry_from, below, .. } => (from.min(first), hurry_from.min(first), below),
+            MachinePhase::Stopping { from, hurry_from, below, .. } => (from.min(first), hurry_from.min(first), below),
             _ => (first, first, NOBODY),
         };
-        self.phase = Phase::Stopping { from, hurry_from, below, then: Then::Start };
+        self.phase = MachinePhase::Stopping { from, hurry_from, below, then: Then::Start };
         self.stop_next();
     }
 

@@ -1,12 +1,12 @@
 //! Children in order: started one after the other, the eldest first, and stopped the other way round; those of a dynamic
 //! supervisor all at once.
 
-use super::state::{Delay, Machine, NOBODY, Phase, Slot, Then};
+use super::state::{Delay, Machine, MachinePhase, NOBODY, Slot, Then};
 use super::types::{Effect, ExitCause, Place, RequestOutcome, StartFailure};
 
 impl Machine {
     pub(super) fn stop_all(&mut self, hurry_from: Place, verdict: ExitCause) {
-        self.phase = Phase::Stopping { from: 0, hurry_from, below: NOBODY, then: Then::Exit(verdict) };
+        self.phase = MachinePhase::Stopping { from: 0, hurry_from, below: NOBODY, then: Then::Exit(verdict) };
         self.forget_ends(0);
         self.call_off_starts();
         if self.rules.dynamic {
@@ -17,14 +17,14 @@ impl Machine {
 
     /// Starts the next child of an ordered start; when there is none, all are up.
     pub(super) fn start_next(&mut self) {
-        let Phase::Starting { next } = self.phase else {
+        let MachinePhase::Starting { next } = self.phase else {
             return;
         };
         if let Some((&place, _)) = self.children.range(next..).next() {
-            self.phase = Phase::Starting { next: place };
+            self.phase = MachinePhase::Starting { next: place };
             return self.start(place);
         }
-        self.phase = Phase::Running;
+        self.phase = MachinePhase::Running;
         if !self.announced {
             self.announced = true;
             self.effects.push(Effect::Ready);
@@ -34,10 +34,10 @@ impl Machine {
 
     /// In an ordered start the next may follow when this child has had its turn.
     pub(super) fn turn_is_over(&mut self, i: Place) {
-        if matches!(self.phase, Phase::Starting { next } if next == i) {
-            self.phase = Phase::Starting { next: i + 1 };
+        if matches!(self.phase, MachinePhase::Starting { next } if next == i) {
+            self.phase = MachinePhase::Starting { next: i + 1 };
             self.start_next();
-        } else if matches!(self.phase, Phase::Running) {
+        } else if matches!(self.phase, MachinePhase::Running) {
             self.judge();
         }
     }
@@ -65,7 +65,7 @@ impl Machine {
 
     /// Stops the last child that is still there; when there is none, goes on to what comes after.
     pub(super) fn stop_next(&mut self) {
-        let Phase::Stopping { from, hurry_from, below, .. } = self.phase else {
+        let MachinePhase::Stopping { from, hurry_from, below, .. } = self.phase else {
             return;
         };
         for (&place, child) in self.children.range_mut(from..below.max(from)).rev() {
@@ -80,12 +80,12 @@ impl Machine {
                 Slot::Down | Slot::Ended | Slot::Stuck => {}
             }
         }
-        match std::mem::replace(&mut self.phase, Phase::Done) {
-            Phase::Stopping { then: Then::Start, .. } => {
-                self.phase = Phase::Starting { next: from };
+        match std::mem::replace(&mut self.phase, MachinePhase::Done) {
+            MachinePhase::Stopping { then: Then::Start, .. } => {
+                self.phase = MachinePhase::Starting { next: from };
                 self.start_next();
             }
-            Phase::Stopping { then: Then::Exit(verdict), .. } => {
+            MachinePhase::Stopping { then: Then::Exit(verdict), .. } => {
                 self.effects.push(Effect::Exit(verdict));
             }
             _ => unreachable!("checked above"),
@@ -123,7 +123,7 @@ impl Machine {
     }
 
     pub(super) fn have_stopped_above(&mut self, place: Place) {
-        if let Phase::Stopping { below, .. } = &mut self.phase {
+        if let MachinePhase::Stopping { below, .. } = &mut self.phase {
             *below = place.saturating_add(1);
         }
     }

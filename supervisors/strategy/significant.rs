@@ -1,6 +1,6 @@
 //! Whether significant children that have ended end the supervisor.
 
-use super::state::{Machine, NOBODY, Phase, Slot};
+use super::state::{Machine, MachinePhase, NOBODY, Slot};
 use super::types::ExitCause;
 use crate::spec::AutoShutdown;
 
@@ -18,7 +18,7 @@ impl Machine {
         }
         // Of those that are down or starting while others are stopped or started, some come up and some do not. So that is
         // judged when all have had their turn.
-        let ordered = !matches!(self.phase, Phase::Running);
+        let ordered = !matches!(self.phase, MachinePhase::Running);
         if self.rules.auto_shutdown == AutoShutdown::AnySignificant {
             return self.stop_all(NOBODY, ExitCause::AutoShutdown);
         }

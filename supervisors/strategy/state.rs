@@ -64,7 +64,7 @@ pub(super) enum Slot {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Phase {
+pub(super) enum MachinePhase {
     Idle,
     /// Children are started in order; all before `next` have had their turn.
     Starting {
@@ -98,7 +98,7 @@ pub(crate) struct Machine {
     /// In start order.
     pub(super) children: BTreeMap<Place, Child>,
     pub(super) window: Window,
-    pub(super) phase: Phase,
+    pub(super) phase: MachinePhase,
     /// `Ready` has been said: from now on a failed start is a failed *re*start.
     pub(super) announced: bool,
     /// Children that ended during the first start, in that order.
@@ -135,7 +135,7 @@ impl Machine {
             rules,
             children: children.into_iter().map(Child::new).enumerate().collect(),
             window: Window::new(rules.intensity),
-            phase: Phase::Idle,
+            phase: MachinePhase::Idle,
             announced: false,
             ends: VecDeque::new(),
             significant: BTreeSet::new(),
@@ -150,20 +150,20 @@ impl Machine {
     pub(crate) fn awaited(&self) -> Option<Place> {
         let stopping = |(&place, child): (&Place, &Child)| (child.slot == Slot::Stopping).then_some(place);
         match self.phase {
-            Phase::Stopping { .. } if self.rules.dynamic => self.children.iter().find_map(stopping),
-            Phase::Stopping { below, .. } => self.children.range(..below).rev().find_map(stopping),
+            MachinePhase::Stopping { .. } if self.rules.dynamic => self.children.iter().find_map(stopping),
+            MachinePhase::Stopping { below, .. } => self.children.range(..below).rev().find_map(stopping),
             _ => None,
         }
     }
 
     /// On its way out: the verdict is reached.
     pub(crate) fn is_exiting(&self) -> bool {
-        matches!(self.phase, Phase::Stopping { then: Then::Exit(_), .. } | Phase::Done)
+        matches!(self.phase, MachinePhase::Stopping { then: Then::Exit(_), .. } | MachinePhase::Done)
     }
 
     /// `Exit` has been said.
     pub(crate) fn is_done(&self) -> bool {
-        matches!(self.phase, Phase::Done)
+        matches!(self.phase, MachinePhase::Done)
     }
 
     /// It was told to stop.
@@ -177,13 +177,13 @@ impl Machine {
 
     /// Its stop is out, or would have been next: a sibling on its way down is no failure.
     pub(super) fn is_being_stopped(&mut self, i: Place) -> bool {
-        let group = matches!(self.phase, Phase::Stopping { from, .. } if i >= from);
+        let group = matches!(self.phase, MachinePhase::Stopping { from, .. } if i >= from);
         group || self.child(i).slot == Slot::Stopping
     }
 
     /// It is down because its group is stopped, and who waits for its start waits until the group is up again.
     pub(super) fn comes_back(&mut self, i: Place) -> bool {
-        let group = matches!(self.phase, Phase::Stopping { from, then: Then::Start, .. } if i >= from);
+        let group = matches!(self.phase, MachinePhase::Stopping { from, then: Then::Start, .. } if i >= from);
         let child = self.child(i);
         group && !child.terminating && child.terms.restart != Restart::Temporary
     }

@@ -5,7 +5,7 @@ mod world;
 
 use tokio::time::{Duration, Instant};
 
-use super::state::{Asked, Phase};
+use super::state::{Asked, MachinePhase};
 use super::*;
 use crate::backoff::Backoff;
 use crate::exit::Exit;

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 
 use model::aim::{self, Odd, Range, Together};
 use model::compare::{Teller, difference};
-use model::script::{Auto, Body, Child, Outcome, Restart, Script, Step, Strategy, Sup, Why};
+use model::script::{Auto, Body, Child, Restart, Script, ScriptedOutcome, Step, Strategy, Sup, Why};
 use model::{Manner, Record, kit, otp};
 use proptest::prelude::{ProptestConfig, TestCaseError, proptest};
 
@@ -143,7 +143,7 @@ fn a_significant_sibling_that_does_not_come_back_has_ended() {
         [(Restart::Permanent, false), (Restart::Transient, true), (Restart::Temporary, true)],
     );
     let Body::Worker { starts, .. } = &mut root.children[1].body else { unreachable!("a worker") };
-    *starts = vec![Outcome::Up, Outcome::Ignore];
+    *starts = vec![ScriptedOutcome::Up, ScriptedOutcome::Ignore];
     let ends = ["root/b", "root/c"].map(|path| (path.to_owned(), Why::Kill));
     let script = Script { root, steps: vec![Step::Exit(ends.to_vec())] };
     same_story(&script).unwrap_or_else(|error| panic!("{error}\n{script:?}"));

@@ -22,11 +22,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(about = "Measures unary appends of Converge Ledger and etcd with the same clients")]
 struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: LoadCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum LoadCommand {
     /// Append for a time, or up to a number of entries, and add one JSON line to a file
     Run(RunArguments),
     /// Print medians of a file of runs as a table
@@ -80,7 +80,7 @@ struct RunArguments {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
-        Command::Run(arguments) => run::main(&arguments),
-        Command::Table { file, against } => table::main(&file, &against),
+        LoadCommand::Run(arguments) => run::main(&arguments),
+        LoadCommand::Table { file, against } => table::main(&file, &against),
     }
 }

@@ -12,7 +12,7 @@ use tonic::Request;
 use tonic::metadata::MetadataValue;
 
 use super::super::Failure;
-use super::super::client::{Client, Node, may_retry, retry_after};
+use super::super::client::{Client, NodeClient, may_retry, retry_after};
 use super::super::retry::Patience;
 
 /// A node that answers at all does so within this time.
@@ -53,7 +53,7 @@ pub fn digests_agree(statuses: &[StatusResponse]) -> bool {
 }
 
 /// Everything that this very node has of a context; each page within the time, however often it takes.
-pub async fn read_all(node: &Node, context_id: &str, page_time: Duration) -> Result<Vec<Entry>, Failure> {
+pub async fn read_all(node: &NodeClient, context_id: &str, page_time: Duration) -> Result<Vec<Entry>, Failure> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut patience = Patience::new(page_time);
     loop {

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tonic::Request;
 
-use super::client::{Client, Node};
+use super::client::{Client, NodeClient};
 use super::status::Answer;
 use super::{Failure, Format, Global, output, parse_duration, signals};
 use rows::{Look, Sample, uptime_text};
@@ -120,7 +120,7 @@ impl Asking {
     }
 }
 
-async fn ask_within(timeout: Duration, node: &Node) -> Answer<TreeResponse> {
+async fn ask_within(timeout: Duration, node: &NodeClient) -> Answer<TreeResponse> {
     let mut request = Request::new(TreeRequest {});
     request.set_timeout(timeout);
     match node.admin.clone().tree(request).await {

@@ -190,7 +190,7 @@ impl MachineWorld {
     }
 
     fn answer(&mut self, i: Place, outcome: &RequestOutcome) {
-        let (dynamic, done) = (self.rules.dynamic, matches!(self.machine.phase, Phase::Done));
+        let (dynamic, done) = (self.rules.dynamic, matches!(self.machine.phase, MachinePhase::Done));
         let kid = self.kid(i);
         let asked = kid.asked.take();
         let terminated = std::mem::take(&mut kid.terminating);
@@ -241,11 +241,13 @@ impl MachineWorld {
             Err(Refusal::Restarting) => assert!(!matches!(really, Really::Up | Really::Dying { .. }), "{really:?}"),
             Err(Refusal::Present) => panic!("{request:?}: present is what it has to be"),
             Err(Refusal::Later) => assert!(
-                !matches!(self.machine.phase, Phase::Running)
+                !matches!(self.machine.phase, MachinePhase::Running)
                     || matches!(really, Really::Starting | Really::Stopping { .. }),
                 "{request:?} has to wait for nothing"
             ),
-            Err(Refusal::Exiting) => assert!(matches!(self.machine.phase, Phase::Stopping { .. } | Phase::Done)),
+            Err(Refusal::Exiting) => {
+                assert!(matches!(self.machine.phase, MachinePhase::Stopping { .. } | MachinePhase::Done))
+            }
         }
     }
 

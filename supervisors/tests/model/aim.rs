@@ -14,7 +14,8 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use super::Manner;
 use super::otp::{Known, Otp, ROOT};
 use super::script::{
-    Auto, Body, Child, DYNAMIC, Outcome, Restart, Script, Slow, Step, Strategy as Group, Sup, Template, Why, split,
+    Auto, Body, Child, DYNAMIC, Restart, Script, ScriptedOutcome, Slow, Step, Strategy as Group, Sup, Template, Why,
+    split,
 };
 
 /// What scripts are made of.
@@ -68,7 +69,7 @@ struct Shape {
     restart: Restart,
     significant: bool,
     brutal: bool,
-    starts: Vec<Outcome>,
+    starts: Vec<ScriptedOutcome>,
     /// Which start is slow, and which siblings end meanwhile.
     slow: Option<(usize, Vec<(usize, Why)>)>,
     supervisor: Option<Box<Flags>>,
@@ -194,13 +195,14 @@ fn worker(range: Range) -> impl Strategy<Value = Shape> {
 }
 
 /// First starts mostly go well, or there would be few trees.
-fn starts(range: Range) -> BoxedStrategy<Vec<Outcome>> {
-    let odd = if range.calls { &[Outcome::Fail, Outcome::Ignore][..] } else { &[Outcome::Fail][..] };
+fn starts(range: Range) -> BoxedStrategy<Vec<ScriptedOutcome>> {
+    let odd =
+        if range.calls { &[ScriptedOutcome::Fail, ScriptedOutcome::Ignore][..] } else { &[ScriptedOutcome::Fail][..] };
     if range.odd == Odd::Never {
         return Just(Vec::new()).boxed();
     }
-    let first = prop_oneof![30 => Just(Outcome::Up), 1 => select(odd)];
-    let later = prop_oneof![3 => Just(Outcome::Up), 1 => select(odd)];
+    let first = prop_oneof![30 => Just(ScriptedOutcome::Up), 1 => select(odd)];
+    let later = prop_oneof![3 => Just(ScriptedOutcome::Up), 1 => select(odd)];
     let more = if range.odd == Odd::First { 0..1usize } else { 0..5 };
     (first, vec(later, more)).prop_map(|(first, later)| std::iter::once(first).chain(later).collect()).boxed()
 }
@@ -414,8 +416,8 @@ impl Names {
     ) -> Child {
         let mut starts = shape.starts.clone();
         if self.manner == Manner::Otp {
-            for outcome in starts.iter_mut().skip(1).filter(|outcome| **outcome == Outcome::Ignore) {
-                *outcome = Outcome::Fail;
+            for outcome in starts.iter_mut().skip(1).filter(|outcome| **outcome == ScriptedOutcome::Ignore) {
+                *outcome = ScriptedOutcome::Fail;
             }
         }
         self.keys += 1;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::script::{Auto, Body, Child, Outcome, Restart, Script, Slow, Step, Strategy, Sup, Template, Why};
+use super::script::{Auto, Body, Child, Restart, Script, ScriptedOutcome, Slow, Step, Strategy, Sup, Template, Why};
 use super::{Account, Record};
 
 /// What the script exits with then.
@@ -117,11 +117,11 @@ fn shutdown_word(brutal: bool) -> &'static str {
     if brutal { "brutal_kill" } else { "5000" }
 }
 
-fn outcome_word(outcome: Outcome) -> &'static str {
+fn outcome_word(outcome: ScriptedOutcome) -> &'static str {
     match outcome {
-        Outcome::Up => "ok",
-        Outcome::Ignore => "ignore",
-        Outcome::Fail => "fail",
+        ScriptedOutcome::Up => "ok",
+        ScriptedOutcome::Ignore => "ignore",
+        ScriptedOutcome::Fail => "fail",
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Duration, sleep, timeout};
 
 use super::otp::ROOT;
 use super::script::{
-    Auto, Body, Child, DYNAMIC, Outcome, Restart, Script, Slow, Step, Strategy, Sup, Template, Why, split,
+    Auto, Body, Child, DYNAMIC, Restart, Script, ScriptedOutcome, Slow, Step, Strategy, Sup, Template, Why, split,
 };
 use super::{Account, Record};
 
@@ -330,7 +330,7 @@ struct KitWorker {
     path: String,
     events: Arc<Mutex<Vec<String>>>,
     workers: Workers,
-    starts: Vec<Outcome>,
+    starts: Vec<ScriptedOutcome>,
     slow: Option<Slow>,
     /// Of all its incarnations.
     attempts: Arc<AtomicUsize>,
@@ -342,12 +342,12 @@ impl KitWorker {
     /// The next incarnation, if it is to run.
     fn starts(&self) -> Option<(KitWorker, ())> {
         let attempt = self.attempts.fetch_add(1, Ordering::SeqCst);
-        let outcome = self.starts.get(attempt).copied().unwrap_or(Outcome::Up);
-        if outcome == Outcome::Ignore {
+        let outcome = self.starts.get(attempt).copied().unwrap_or(ScriptedOutcome::Up);
+        if outcome == ScriptedOutcome::Ignore {
             say(&self.events, format!("start {} ignore", self.path));
             return None;
         }
-        Some((KitWorker { attempt, fails: outcome == Outcome::Fail, ..self.clone() }, ()))
+        Some((KitWorker { attempt, fails: outcome == ScriptedOutcome::Fail, ..self.clone() }, ()))
     }
 
     /// What happens during a slow start.

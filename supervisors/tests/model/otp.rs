@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::calls::asked;
 use self::supervisor::{Fate, Process, Supervisor};
-use super::script::{Auto, Outcome, Script, Step, Sup, Template, Why, split};
+use super::script::{Auto, Script, ScriptedOutcome, Step, Sup, Template, Why, split};
 use super::{Account, Manner, Record};
 
 /// The path of the first segment.
@@ -215,10 +215,10 @@ impl OtpWorld {
     }
 
     /// The next attempt to start this worker, and how it goes.
-    fn attempt(&mut self, key: u32, starts: &[Outcome]) -> (usize, Outcome) {
+    fn attempt(&mut self, key: u32, starts: &[ScriptedOutcome]) -> (usize, ScriptedOutcome) {
         let next = self.attempts.entry(key).or_default();
         let attempt = *next;
         *next += 1;
-        (attempt, starts.get(attempt).copied().unwrap_or(Outcome::Up))
+        (attempt, starts.get(attempt).copied().unwrap_or(ScriptedOutcome::Up))
     }
 }

@@ -76,7 +76,7 @@ pub enum Body {
         /// Shut down by a kill.
         brutal: bool,
         /// How its starts go, one after the other; all further ones go well.
-        starts: Vec<Outcome>,
+        starts: Vec<ScriptedOutcome>,
         slow: Option<Slow>,
     },
     Supervisor(Sup),
@@ -93,7 +93,7 @@ pub struct Slow {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ScriptedOutcome {
     Up,
     Ignore,
     Fail,

@@ -55,7 +55,7 @@ proptest! {
         }
         world.settle();
         prop_assert!(world.ready && !world.exited);
-        prop_assert!(matches!(world.machine.phase, Phase::Running), "{:?}", world.machine);
+        prop_assert!(matches!(world.machine.phase, MachinePhase::Running), "{:?}", world.machine);
         for (i, kid) in &world.kids {
             prop_assert!(kid.asked.is_none() && !kid.terminating, "{} is still waited for", i);
             if kid.terms.restart == Restart::Permanent && !kid.rests {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::super::Manner;
-use super::super::script::{Auto, Body, Child, Outcome, Restart, Strategy, Sup, Why};
+use super::super::script::{Auto, Body, Child, Restart, ScriptedOutcome, Strategy, Sup, Why};
 use super::OtpWorld;
 
 #[derive(Clone, Debug)]
@@ -102,18 +102,18 @@ impl Supervisor {
         };
         let (attempt, outcome) = world.attempt(key, starts);
         let word = match outcome {
-            Outcome::Up => "ok",
-            Outcome::Ignore => "ignore",
-            Outcome::Fail => "fail",
+            ScriptedOutcome::Up => "ok",
+            ScriptedOutcome::Ignore => "ignore",
+            ScriptedOutcome::Fail => "fail",
         };
         world.say(format!("start {path} {word}"));
-        if outcome == Outcome::Ignore {
+        if outcome == ScriptedOutcome::Ignore {
             return Ok(At::Undefined);
         }
         if let Some(slow) = slow.as_ref().filter(|slow| slow.attempt == attempt) {
             self.meanwhile(world, &path, &slow.ends);
         }
-        if outcome == Outcome::Fail {
+        if outcome == ScriptedOutcome::Fail {
             return Err(path);
         }
         if self.sup.is_dynamic() {
