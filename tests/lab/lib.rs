@@ -12,3 +12,4 @@ pub mod disk;
 pub mod fuzzing;
 pub mod history;
 pub mod simulation;
+pub mod workload;

@@ -71,28 +71,6 @@ impl Cluster {
         .await
     }
 
-    /// Waits for convergence, holds that digests and entries are equal, and gives the entries.
-    pub async fn agreed(&self, contexts: &[String]) -> BTreeMap<String, Vec<Entry>> {
-        let statuses = self.converged().await;
-        for field in ["digest", "last_position", "cluster_id"] {
-            let values: Vec<_> = statuses.iter().map(|status| &status[field]).collect();
-            assert!(!values[0].is_null(), "status lacks {field}: {}", statuses[0]);
-            assert!(values.iter().all(|value| *value == values[0]), "{field} differs: {values:?}");
-        }
-        let mut agreed = BTreeMap::new();
-        for context in contexts {
-            let first = read_all(&self.nodes[0], context).await;
-            for node in &self.nodes[1..] {
-                let other = read_all(node, context).await;
-                assert!(first == other, "nodes {} and {} differ in {context}", self.nodes[0].id, node.id);
-            }
-            agreed.insert(context.clone(), first);
-        }
-        let total: usize = agreed.values().map(Vec::len).sum();
-        assert!(statuses[0]["last_position"].as_u64() >= Some(total as u64), "{}", statuses[0]);
-        agreed
-    }
-
     pub async fn kill_all(&mut self) {
         for node in &mut self.nodes {
             node.kill().await;

@@ -5,7 +5,6 @@
 #![allow(missing_docs, dead_code, unreachable_pub, clippy::print_stderr)]
 
 pub mod cluster;
-pub mod load;
 pub mod node;
 pub mod program;
 pub mod served;

@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 use converge_lab::history::{self, Done, Operation, Outcome};
-use converge_ledger::api::grpc::pb::context::{AppendRequest, WatchEvent, WatchRequest};
+use converge_lab::workload::{self, Record};
+use converge_ledger::api::grpc::pb::context::{WatchEvent, WatchRequest};
 use converge_ledger::{Config, Position, Sequence};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::{Request, Streaming};
 
-use super::record::Record;
 use converge_ledger::cli::Failure;
 use converge_ledger::cli::client::{Appended, Client};
 
@@ -20,6 +20,8 @@ use converge_ledger::cli::client::{Appended, Client};
 pub(super) const CONTEXT: &str = "crowd";
 /// Each of them the largest that there is.
 const ENTRIES: u64 = 2;
+/// The rest of such a payload, at least.
+const BESIDE_PADDING: u64 = 64;
 /// On one connection.
 const WATCHES: usize = 200;
 /// Who wrote them, in the history; the clients count from 1.
@@ -66,10 +68,8 @@ pub(super) async fn prepare(client: &Client, record: &Record) -> Result<(), Fail
 }
 
 async fn append(client: &Client, value: &str, bytes: u64) -> Result<Appended, Failure> {
-    let mut payload = format!("{value}|").into_bytes();
-    payload.resize(payload.len().max(usize::try_from(bytes).unwrap_or_default()), b'x');
-    let message = AppendRequest { context_id: CONTEXT.into(), payload: payload.into(), ..Default::default() };
-    client.append(&message, value, None).await
+    let padding = usize::try_from(bytes.saturating_sub(BESIDE_PADDING)).unwrap_or_default();
+    client.append(&workload::request(workload::entry(CONTEXT, value, padding)), value, None).await
 }
 
 impl Crowd {

@@ -7,13 +7,11 @@
 //! disks be full, and which leave nothing behind. Where it does not, it says so and does without. A seed repeats the
 //! faults and what clients intend; what comes of them is up to the kernel's scheduling.
 
-mod clients;
 mod crowd;
 mod disk;
 mod faults;
 mod isolate;
 mod network;
-mod record;
 mod report;
 mod settle;
 mod system;
@@ -27,20 +25,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use converge_ledger_core::chance::Dice;
+use converge_lab::workload::{Load, Mix, NEVER, Record, Remote};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::io::AsyncReadExt as _;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 
-use clients::Worker;
 use converge_ledger::cli::client::Client;
 use converge_ledger::cli::processes::Directory;
 use converge_ledger::cli::{Failure, Format, Kind, any_number, files, limits, number, output, parse_duration, signals};
-use record::Record;
 use report::Report;
 use world::World;
 
+/// Contexts that the clients share: few, so that they meet, and several, so that the ledger's order counts, too.
+const CONTEXTS: u64 = 8;
+/// A client may take at least this long between two operations, and most of the time takes less.
+const THINK_MS: u64 = 10;
+/// A long run has as many operations as a short one that is busy: they are all held in memory in the end.
+const OPERATIONS_MAX: u64 = 1_000_000;
 /// Clients set a deadline for each call; this one is for looks at the nodes.
 const CALL: Duration = Duration::from_secs(3);
 const HISTORY: &str = "history.jsonl";
@@ -156,13 +157,15 @@ async fn chaos(
     }
     output::note(format!("seed {seed}; the nodes run below {}", directory.display()));
     output::note(format!("their program is {}", program[0].display()));
-    let record = Arc::new(Record::new());
+    let mix = mix(think_ms(arguments.time, arguments.clients));
+    let record = Arc::new(Record::default());
     let mut world =
         World::start(program, directory, arguments.nodes, isolated.is_ok(), record.clone(), &mut skipped).await?;
     let endpoints = world.cluster.endpoints();
     let client = Client::new(&endpoints, CALL)?;
     crowd::prepare(&client, &record).await?;
-    let mut workers = work(arguments, seed, &endpoints, &record)?;
+    let apis = (1..=arguments.clients).map(|client| Remote::new(&endpoints, client, &record));
+    let load = Load::start(&record, &mix, !seed, apis.collect::<Result<Vec<_>, _>>()?);
     let plan = faults::draw(seed, arguments.time, arguments.nodes, world.abilities());
     output::note("the nodes serve, and clients work");
     let until = Instant::now() + arguments.time;
@@ -171,7 +174,7 @@ async fn chaos(
         () = show(arguments.time, until, &record) => {}
     }
     output::note("no more faults: waiting for the nodes to be equal, and reading all of them");
-    settle::settle(&mut world, &client, &mut workers, &record).await?;
+    settle::settle(&mut world, &client, load, contexts(&mix)).await?;
     world.crowd().await?;
     settle::panics(directory, arguments.nodes, &record);
 
@@ -197,17 +200,32 @@ async fn chaos(
     report.verdict(directory).and(printed)
 }
 
-/// Starts the clients.
-fn work(arguments: &Arguments, seed: u64, endpoints: &[String], record: &Arc<Record>) -> Result<JoinSet<()>, Failure> {
-    let mut dice = Dice(!seed);
-    let think_ms = clients::think_ms(arguments.time, arguments.clients);
-    let mut workers = JoinSet::new();
-    for id in 1..=arguments.clients {
-        let client = Client::new(endpoints, CALL)?.prefer(id as usize);
-        let dice = Dice(dice.roll());
-        workers.spawn(Worker::new(id, client, dice, think_ms, record.clone()).run());
+/// What the clients want.
+fn mix(think_ms: u64) -> Mix {
+    Mix {
+        contexts: CONTEXTS,
+        home: None,
+        think_ms,
+        deadline_ms: (100, 2_000),
+        payload_bytes: 600,
+        read_one_in: 4,
+        watch_one_in: 200,
+        load_one_in: NEVER,
+        expect_one_in: 6,
+        key_one_in: 2,
+        page: 100,
     }
-    Ok(workers)
+}
+
+/// The longest time that a client thinks.
+fn think_ms(time: Duration, clients: u64) -> u64 {
+    let all_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).saturating_mul(clients);
+    THINK_MS.max(2 * all_ms / OPERATIONS_MAX)
+}
+
+/// What the final states are read of.
+fn contexts(mix: &Mix) -> Vec<String> {
+    mix.contexts().chain([crowd::CONTEXT.to_owned()]).collect()
 }
 
 /// One line on a terminal, for as long as it is polled.

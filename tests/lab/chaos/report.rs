@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use converge_lab::history::{self, Counts, Operation, Verdict};
+use converge_lab::workload::longest_pause;
 use serde_json::json;
 
-use super::record::longest_pause;
 use converge_ledger::cli::{Failure, Format, Kind, output};
 
 /// Violations that people get to see; the history has all.

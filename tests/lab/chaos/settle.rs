@@ -1,17 +1,14 @@
 //! After the last fault: writes go on, the nodes become equal, and everything that they hold is written down.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use converge_lab::history::{End, Operation, State};
+use converge_lab::workload::{Load, Record};
 use converge_ledger::api::grpc::pb::admin::StatusResponse;
 use converge_ledger::{NodeId, Position};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use super::clients::{contexts, seen};
-use super::record::Record;
 use super::world::World;
 use converge_ledger::cli::Failure;
 use converge_ledger::cli::client::Client;
@@ -24,39 +21,29 @@ const PAGE_TIME: Duration = Duration::from_secs(20);
 /// A panic is caught by its supervisor, and is a bug all the same.
 const PANIC: &str = "panicked at";
 
-/// What the run comes to is in the record afterwards.
+/// What the run comes to is in the load's record afterwards.
 pub(super) async fn settle(
     world: &mut World,
     client: &Client,
-    workers: &mut JoinSet<()>,
-    record: &Arc<Record>,
+    load: Load,
+    contexts: Vec<String>,
 ) -> Result<(), Failure> {
+    let record = load.record.clone();
     // One more than there are clients: at least one of these appends began after the last fault.
-    let enough = record.acknowledged() + workers.len() as u64 + 1;
+    let enough = record.acknowledged() + load.clients() + 1;
     if within(async || (record.acknowledged() >= enough).then_some(()), world).await?.is_none() {
         record.trouble(format!("no appends are acknowledged within {} s after the last fault", SETTLE.as_secs()));
     }
-    end_clients(workers, record).await;
-    read_when_level(world, client, record).await
+    load.finish_within(SETTLE).await;
+    read_when_level(world, client, &record, &contexts).await
 }
 
-/// Lets them finish what they do.
-async fn end_clients(workers: &mut JoinSet<()>, record: &Record) {
-    record.end();
-    let finished = async {
-        while let Some(worker) = workers.join_next().await {
-            if let Err(error) = worker {
-                record.trouble(format!("a client failed: {error}"));
-            }
-        }
-    };
-    if timeout(SETTLE, finished).await.is_err() {
-        record.trouble(format!("clients still wait {} s after the last fault", SETTLE.as_secs()));
-    }
-    workers.abort_all();
-}
-
-async fn read_when_level(world: &mut World, client: &Client, record: &Record) -> Result<(), Failure> {
+async fn read_when_level(
+    world: &mut World,
+    client: &Client,
+    record: &Record,
+    contexts: &[String],
+) -> Result<(), Failure> {
     let mut settled = None;
     // What ended as unknown may still be on its way: nothing may come while the nodes are read.
     while settled.is_none() {
@@ -69,7 +56,7 @@ async fn read_when_level(world: &mut World, client: &Client, record: &Record) ->
             let states: Vec<String> = level.iter().map(|node| format!("{} {}", node.node_id, node.digest)).collect();
             record.trouble(format!("nodes that applied the same differ: {}", states.join(", ")));
         }
-        let states = match states(client).await {
+        let states = match states(client, record, contexts).await {
             Ok(states) => states,
             Err(failure) => {
                 record.trouble(format!("a node cannot be read in the end: {failure}"));
@@ -112,12 +99,13 @@ fn shown(status: &StatusResponse) -> String {
 }
 
 /// All that every node holds.
-async fn states(client: &Client) -> Result<Vec<State>, Failure> {
+async fn states(client: &Client, record: &Record, contexts: &[String]) -> Result<Vec<State>, Failure> {
     let mut states = Vec::new();
     for (node, id) in client.nodes().iter().zip(1..) {
-        for context in contexts() {
-            let entries = read_all(node, &context, PAGE_TIME).await?;
-            states.push(State { node: NodeId(id), context, entries: entries.iter().map(seen).collect() });
+        for context in contexts {
+            let entries = read_all(node, context, PAGE_TIME).await?;
+            let entries = entries.iter().map(|entry| record.seen(context, entry)).collect();
+            states.push(State { node: NodeId(id), context: context.clone(), entries });
         }
     }
     Ok(states)

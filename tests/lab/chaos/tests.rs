@@ -1,18 +1,11 @@
-//! What is decided without a process: the plan, what it asks for, what an answer means.
+//! What is decided without a process: the plan and what it asks for.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use converge_lab::history::{Append, Done, Operation, Outcome, Refused, Time};
-use converge_ledger::Sequence;
-use converge_ledger::api::grpc::names;
-use tonic::metadata::MetadataValue;
-use tonic::{Code, Status};
-
-use super::clients::{is_excused, outcome, think_ms};
 use super::disk::used_kib;
 use super::faults::{Abilities, CLIENTS, Fault, Loss, Timed, Turn, Want, Who, draw, turns};
-use super::record::longest_pause;
+use super::think_ms;
 
 const ALL: Abilities = Abilities { partitions: true, disks: true };
 const MINUTE: Duration = Duration::from_secs(60);
@@ -76,57 +69,6 @@ fn faults_that_overlap_end_one_by_one() {
     assert_eq!((both.down.len(), both.paused.len()), (3, 1));
     assert_eq!(Want::union([&one, &paused]).down, BTreeSet::from([2]), "still down for the other fault");
     assert_eq!(Want::union([]), Want::default());
-}
-
-fn status(code: Code, trailers: &[(&'static str, &'static str)]) -> Status {
-    let mut status = Status::new(code, "why");
-    for (name, value) in trailers {
-        status.metadata_mut().insert(*name, MetadataValue::from_static(value));
-    }
-    status
-}
-
-#[test]
-fn only_a_node_can_refuse_an_append() {
-    let refused = |status: &Status| matches!(outcome(status), Outcome::Refused(_));
-    assert!(refused(&status(Code::Unavailable, &[(names::OUTCOME, names::REFUSED)])));
-    assert!(!refused(&status(Code::Unavailable, &[])), "made up by the library");
-    assert!(!refused(&status(Code::DeadlineExceeded, &[(names::OUTCOME, names::UNKNOWN)])));
-    assert!(!refused(&status(Code::Cancelled, &[])));
-    let trailers = [(names::OUTCOME, names::REFUSED), (names::ACTUAL_SEQUENCE, "12")];
-    let other = outcome(&status(Code::FailedPrecondition, &trailers));
-    assert!(matches!(other, Outcome::Refused(Refused { actual: Some(Sequence(12)), .. })), "{other:?}");
-}
-
-#[test]
-fn data_loss_and_a_node_s_own_errors_are_not_excused() {
-    let said = [(names::OUTCOME, names::REFUSED)];
-    for code in [Code::DataLoss, Code::Internal, Code::Unknown, Code::InvalidArgument, Code::AlreadyExists] {
-        assert!(!is_excused(&status(code, &said)), "{code:?}");
-    }
-    assert!(is_excused(&status(Code::Internal, &[])), "a broken stream");
-    assert!(!is_excused(&status(Code::FailedPrecondition, &said)), "nothing else was expected");
-}
-
-#[test]
-fn the_longest_pause_counts_from_the_first_start_and_looks_at_acknowledgements_only() {
-    let append = |end: u64, outcome| {
-        Operation::Append(Append {
-            client: 1,
-            start: Time(10),
-            end: Some(Time(end)),
-            context: "c".into(),
-            value: end.to_string(),
-            idempotency_key: None,
-            expected: None,
-            outcome,
-        })
-    };
-    let done = || Outcome::Done(Done { sequence: Sequence(1), position: None, deduplicated: false });
-    assert_eq!(longest_pause(&[]), Duration::ZERO);
-    assert_eq!(longest_pause(&[append(50, done()), append(90, done())]), Duration::from_nanos(40));
-    let history = [append(200, done()), append(100, Outcome::Unknown), append(20, done())];
-    assert_eq!(longest_pause(&history), Duration::from_nanos(180));
 }
 
 #[test]

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use converge_lab::workload::Record;
 use tokio::time::{Instant, sleep_until};
 
 use super::crowd::{self, Crowd};
 use super::disk::Disks;
 use super::faults::{Abilities, Timed, Turn, Want, Who, turns};
 use super::network::Network;
-use super::record::Record;
 use converge_ledger::cli::client::Client;
 use converge_ledger::cli::processes::look::{leader, statuses};
 use converge_ledger::cli::processes::{Cluster, on_loopback};

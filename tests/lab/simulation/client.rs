@@ -1,28 +1,21 @@
-//! Clients: they append, read and watch without pause, and remember what they were told.
+//! Clients of the simulated world: how they reach a node, and the copies that they make.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use converge_ledger_core::chance::Dice;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::facts::Facts;
-use super::plan::ClientPlan;
-use super::trace::{Trace, digest};
+use super::trace::digest;
 use super::world::{Life, World};
-use crate::history::{self, Done, Operation, Outcome, Refused, Seen, Time};
+use crate::history::{Consistency, Operation, Read, Seen, Time};
+use crate::workload::{Acknowledged, Api, Client, Missed, acknowledged, follow, missed, seen, shown};
 use converge_ledger::{
-    AppendOptions, Consistency, Entry, Error, Ledger, Loaded, NewEntry, ReadOptions, Sequence, Snapshot, WatchOptions,
-    Written,
+    AppendOptions, Error, Ledger, Loaded, NewEntry, ReadOptions, Sequence, Snapshot, WatchOptions, Written,
 };
 
 /// Contexts with more entries than this are not copied.
 const COPY_ENTRIES_MAX: u64 = 60;
-
-/// So many entries of any client fit into the smallest answer that is drawn.
-const PAGE: u32 = 48;
 
 /// A call ends so soon after its deadline.
 const LATE_MAX: Duration = Duration::from_millis(100);
@@ -79,273 +72,64 @@ impl Copied {
     }
 }
 
-/// One client's task.
-pub(super) struct Client {
-    pub(super) id: u64,
-    pub(super) plan: ClientPlan,
-    pub(super) dice: Dice,
+/// The simulated world, as one client reaches it.
+pub(super) struct Simulated {
+    pub(super) client: u64,
     pub(super) world: Arc<World>,
-    pub(super) facts: Facts,
-    pub(super) trace: Trace,
-    written: u64,
-    /// What it knows of each context's latest sequence.
-    latest: BTreeMap<String, u64>,
 }
 
-/// What a client wants to be written, over all tries.
-struct Wish {
-    context: String,
-    value: String,
-    key: Option<String>,
-    expected: Option<Sequence>,
-    padding: usize,
-}
-
-impl Client {
-    pub(super) fn new(id: u64, plan: ClientPlan, dice: Dice, world: Arc<World>) -> Client {
-        let (facts, trace) = (world.facts.clone(), world.trace.clone());
-        Client { id, plan, dice, world, facts, trace, written: 0, latest: BTreeMap::new() }
-    }
-
-    /// Goes on until the world says that it is enough.
-    pub(super) async fn run(mut self) {
-        while !self.world.ending() {
-            let think = Duration::from_millis(self.dice.below(self.plan.think_ms + 1));
-            tokio::time::sleep(think).await;
-            let Some(life) = self.world.life_for(self.plan.home, &mut self.dice) else {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                continue;
-            };
-            let context = format!("c{}", self.dice.below(self.plan.contexts));
-            if self.dice.one_in(self.plan.load_one_in) {
-                self.copy(&life, &context).await;
-            } else if self.dice.one_in(self.plan.watch_one_in) {
-                self.watch(&life, &context).await;
-            } else if self.dice.one_in(self.plan.read_one_in) {
-                self.read(&life, &context).await;
-            } else {
-                self.append(life, context).await;
+impl Simulated {
+    /// Data loss is only for a node whose disk rotted.
+    fn missed(&self, life: &Life, error: &Error) -> Missed {
+        let finding = match error {
+            Error::DataLoss(what) if !self.world.is_rotten(life.id) => {
+                Some(format!("node {} reports data loss without cause: {what}", life.id))
             }
-        }
-    }
-
-    fn deadline(&mut self) -> Duration {
-        let (least, most) = self.plan.deadline_ms;
-        Duration::from_millis(least + self.dice.below(most - least + 1))
-    }
-
-    async fn append(&mut self, mut life: Arc<Life>, context: String) {
-        self.written += 1;
-        let value = format!("{}/{}", self.id, self.written);
-        let expect = self.dice.one_in(self.plan.expect_one_in);
-        let known = self.latest.get(&context).copied();
-        let expected = known.filter(|_| expect).map(|latest| Sequence(latest + self.dice.below(2)));
-        let key = self.dice.one_in(self.plan.key_one_in).then(|| format!("key {value}"));
-        let padding = self.dice.below(self.plan.payload_bytes + 1) as usize;
-        let wish = Wish { context, value, key, expected, padding };
-        // What ended as unknown is tried again under its key, on any node, or left as it is.
-        for _ in 0..4 {
-            let begun = Time(self.trace.stamp());
-            let outcome = self.try_append(&life, &wish).await;
-            if let Outcome::Done(_) = outcome
-                && self.dice.one_in(6)
-            {
-                return self.again(&life, wish, begun).await;
-            }
-            if outcome != Outcome::Unknown || wish.key.is_none() || self.world.ending() || self.dice.one_in(4) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(self.dice.below(50))).await;
-            match self.world.some_life(&mut self.dice) {
-                Some(another) => life = another,
-                None => return,
-            }
-        }
-    }
-
-    /// What is done already: under its key it is found again, and its key holds nothing else.
-    async fn again(&mut self, life: &Life, mut wish: Wish, done: Time) {
-        let Some(key) = wish.key.clone() else { return };
-        wish.expected = None;
-        if self.dice.one_in(2) {
-            self.try_append(life, &wish).await;
-            return;
-        }
-        let entry = NewEntry {
-            context_id: wish.context.clone(),
-            key: "another".into(),
-            payload: Bytes::new(),
-            metadata: BTreeMap::new(),
+            _ => None,
         };
-        let options =
-            AppendOptions { idempotency_key: Some(key), deadline: Some(self.deadline()), ..AppendOptions::default() };
+        missed(error, finding)
+    }
+
+    fn judge(&self, life: &Life, error: &Error) {
+        self.missed(life, error).finding.into_iter().for_each(|finding| self.violated(finding));
+    }
+
+    /// What comes of a call, if the process is there until then. Liveness: whatever goes wrong, it ends with its deadline.
+    async fn call<R>(
+        &self,
+        life: &Life,
+        deadline: Option<Duration>,
+        call: impl Future<Output = Result<R, Error>>,
+    ) -> Option<Result<R, Error>> {
+        let began = Instant::now();
         let answer = tokio::select! {
-            biased;
-            () = life.over() => return,
-            answer = life.ledger().append(entry, options) => answer,
-        };
-        if answer.is_ok() && !self.facts.restored_since(done) {
-            self.facts.violated(format!("the key of {} was taken for another entry", wish.value));
-        }
-    }
-
-    async fn try_append(&mut self, life: &Life, wish: &Wish) -> Outcome {
-        let payload = format!("{}|{}|{}", wish.value, wish.padding, "x".repeat(wish.padding));
-        let entry = NewEntry {
-            context_id: wish.context.clone(),
-            key: key_of(&wish.value),
-            payload: Bytes::from(payload),
-            metadata: metadata_of(&wish.value),
-        };
-        let deadline = self.deadline();
-        let options = AppendOptions {
-            idempotency_key: wish.key.clone(),
-            expected_sequence: wish.expected,
-            deadline: Some(deadline),
-        };
-        let start = Time(self.trace.stamp());
-        let outcome = tokio::select! {
-            biased;
-            () = life.over() => Outcome::Unknown,
-            answer = life.ledger().append(entry, options) => self.outcome(life, wish, answer),
-        };
-        let end = Time(self.trace.stamp());
-        self.in_time(life, "append", deadline, start, end);
-        self.trace.note(&[5, self.id, digest(format!("{outcome:?}").as_bytes())], || {
-            format!("client {} appends {} to {} on node {}: {outcome:?}", self.id, wish.value, wish.context, life.id)
-        });
-        self.facts.record(Operation::Append(history::Append {
-            client: self.id,
-            start,
-            end: Some(end),
-            context: wish.context.clone(),
-            value: wish.value.clone(),
-            idempotency_key: wish.key.clone(),
-            expected: wish.expected,
-            outcome: outcome.clone(),
-        }));
-        outcome
-    }
-
-    fn outcome(&mut self, life: &Life, wish: &Wish, answer: Result<converge_ledger::Appended, Error>) -> Outcome {
-        match answer {
-            Ok(done) => {
-                self.latest.insert(wish.context.clone(), done.entry.sequence.get());
-                if value_of(&done.entry) != wish.value {
-                    self.facts.violated(format!("{} was answered with {}", wish.value, value_of(&done.entry)));
-                }
-                Outcome::Done(Done {
-                    sequence: done.entry.sequence,
-                    position: Some(done.entry.position),
-                    deduplicated: done.deduplicated,
-                })
-            }
-            Err(error) if error.written() == Written::Perhaps => Outcome::Unknown,
-            Err(error) => {
-                self.judge(life, &error);
-                let actual = match &error {
-                    Error::ExpectedSequence { actual } => Some(*actual),
-                    _ => None,
-                };
-                if let Some(actual) = actual {
-                    self.latest.insert(wish.context.clone(), actual.get());
-                }
-                Outcome::Refused(Refused { reason: error.to_string(), actual })
-            }
-        }
-    }
-
-    async fn read(&mut self, life: &Life, context: &str) {
-        let consistency = if self.dice.one_in(4) { Consistency::Stale } else { Consistency::Linearizable };
-        let after = match self.latest.get(context) {
-            Some(latest) if !self.dice.one_in(4) => Sequence(self.dice.below(latest + 1)),
-            _ => Sequence(0),
-        };
-        let limit = if self.dice.one_in(3) { self.dice.below(10) as u32 } else { 0 };
-        let deadline = self.deadline();
-        let options = ReadOptions { after, limit, key: None, consistency, deadline: Some(deadline) };
-        let start = Time(self.trace.stamp());
-        let answer = tokio::select! {
-            biased;
-            () = life.over() => return,
-            answer = life.ledger().read(context, options) => answer,
-        };
-        let end = Time(self.trace.stamp());
-        self.in_time(life, "read", deadline, start, end);
-        let count = answer.as_ref().map_or(0, |page| page.entries.len());
-        self.trace.note(&[6, self.id, count as u64], || {
-            let came = answer.as_ref().map(|page| page.latest.get());
-            format!("client {} reads {context} behind {after} on node {}: {count}, {came:?}", self.id, life.id)
-        });
-        let page = match answer {
-            Ok(page) => page,
-            Err(error) => return self.judge(life, &error),
-        };
-        self.latest.insert(context.to_owned(), page.latest.get());
-        let read = Operation::Read(history::Read {
-            client: self.id,
-            start,
-            end,
-            context: context.to_owned(),
-            consistency: match consistency {
-                Consistency::Stale => history::Consistency::Stale,
-                _ => history::Consistency::Linearizable,
-            },
-            after,
-            latest: page.latest,
-            entries: page.entries.iter().map(seen).collect(),
-            limited: limit != 0,
-        });
-        match consistency {
-            Consistency::Stale => self.facts.record_alone(life.id, read),
-            _ => self.facts.record(read),
-        }
-    }
-
-    /// Copies a context into a new one, all or nothing: once, or as it was and as it is at the same time, so that the
-    /// copy grows under one of the two loads.
-    async fn copy(&mut self, life: &Life, context: &str) {
-        if self.latest.get(context).is_none_or(|latest| *latest > COPY_ENTRIES_MAX) {
-            return;
-        }
-        let Some(first) = self.snapshot(life, context).await else { return };
-        self.written += 1;
-        let to = format!("copy-{}-{}", self.id, self.written);
-        let deadline = Some(self.deadline());
-        if !self.dice.one_in(2) {
-            let came = self.load(life, &to, first, true, deadline).await;
-            return self.copied(life, Copied { from: context.to_owned(), to, came, grown: None });
-        }
-        let later = Duration::from_millis(self.dice.below(500));
-        tokio::select! {
-            biased;
-            () = life.over() => return,
-            () = tokio::time::sleep(later) => {}
-        }
-        let Some(second) = self.snapshot(life, context).await else { return };
-        let another = self.world.some_life(&mut self.dice);
-        let other = another.as_deref().unwrap_or(life);
-        let (came, grown) =
-            tokio::join!(self.load(life, &to, first, false, deadline), self.load(other, &to, second, false, deadline));
-        self.copied(life, Copied { from: context.to_owned(), to, came, grown: Some(grown) });
-    }
-
-    async fn snapshot(&mut self, life: &Life, context: &str) -> Option<Snapshot> {
-        let deadline = Some(self.deadline());
-        let snapshot = tokio::select! {
             biased;
             () = life.over() => return None,
-            snapshot = life.ledger().snapshot(context, deadline) => snapshot,
+            answer = call => answer,
         };
+        let took = began.elapsed();
+        if deadline.is_some_and(|deadline| took > deadline + LATE_MAX) {
+            let (node, client) = (life.id, self.client);
+            self.violated(format!(
+                "node {node}: a call of client {client} took {took:?}, its deadline was {deadline:?}"
+            ));
+        }
+        Some(answer)
+    }
+
+    fn note(&self, life: &Life, numbers: [u64; 2], what: impl FnOnce() -> String) {
+        let [kind, detail] = numbers;
+        let line = || format!("client {} on node {}: {}", self.client, life.id, what());
+        self.world.trace.note(&[kind, self.client, detail], line);
+    }
+
+    async fn snapshot(&self, life: &Life, context: &str, deadline: Duration) -> Option<Snapshot> {
+        let snapshot = self.call(life, None, life.ledger().snapshot(context, Some(deadline))).await?;
         snapshot.inspect_err(|error| self.judge(life, error)).ok()
     }
 
-    async fn load(&self, life: &Life, to: &str, from: Snapshot, alone: bool, deadline: Option<Duration>) -> Came {
-        let answer = tokio::select! {
-            biased;
-            () = life.over() => None,
-            answer = life.ledger().load(to, from.bytes, alone, deadline) => Some(answer),
-        };
+    async fn load(&self, life: &Life, to: &str, from: Snapshot, alone: bool, deadline: Duration) -> Came {
+        let answer = self.call(life, None, life.ledger().load(to, from.bytes, alone, Some(deadline))).await;
         if let Some(Err(error)) = &answer {
             self.judge(life, error);
         }
@@ -353,79 +137,127 @@ impl Client {
     }
 
     fn copied(&self, life: &Life, copied: Copied) {
-        self.trace.note(&[8, self.id, digest(format!("{copied:?}").as_bytes())], || {
-            format!("client {} on node {}: {copied:?}", self.id, life.id)
-        });
-        self.facts.copied(copied);
-    }
-
-    /// Liveness: whatever goes wrong, a call ends with its deadline.
-    fn in_time(&self, life: &Life, what: &str, deadline: Duration, start: Time, end: Time) {
-        let took = Duration::from_nanos(end.0.saturating_sub(start.0));
-        if took > deadline + LATE_MAX {
-            self.facts.violated(format!(
-                "node {}: {what} of client {} ended after {took:?}, its deadline was {deadline:?}",
-                life.id, self.id
-            ));
-        }
-    }
-
-    /// Data loss is only for a node whose disk rotted.
-    fn judge(&self, life: &Life, error: &Error) {
-        if let Error::DataLoss(what) = error
-            && !self.world.is_rotten(life.id)
-        {
-            self.facts.violated(format!("node {} reports data loss without cause: {what}", life.id));
-        }
-    }
-
-    async fn watch(&mut self, life: &Life, context: &str) {
-        let after = Sequence(self.latest.get(context).map_or(0, |latest| self.dice.below(latest + 1)));
-        let start = Time(self.trace.stamp());
-        let mut entries = Vec::new();
-        let mut watch = life.ledger().watch(context, WatchOptions { from: after, key: None });
-        let until = Instant::now() + Duration::from_millis(self.dice.below(3000));
-        loop {
-            let next = tokio::select! {
-                biased;
-                () = life.over() => break,
-                () = tokio::time::sleep_until(until) => break,
-                next = watch.next() => next,
-            };
-            match next {
-                Some(Ok(entry)) => entries.push(seen(&entry)),
-                Some(Err(error)) => {
-                    self.judge(life, &error);
-                    break;
-                }
-                None => break,
-            }
-        }
-        self.trace.note(&[7, self.id, entries.len() as u64], || {
-            format!("client {} watched {context} behind {after} on node {}: {}", self.id, life.id, entries.len())
-        });
-        let end = Time(self.trace.stamp());
-        let (client, context) = (self.id, context.to_owned());
-        let watch = Operation::Watch(history::Watch { client, start, end, context, after, entries });
-        self.facts.record_alone(life.id, watch);
+        self.note(life, [8, digest(format!("{copied:?}").as_bytes())], || format!("{copied:?}"));
+        self.world.facts.copied(copied);
     }
 }
 
-/// All of a context on a node, once nothing goes wrong any more.
-pub(super) async fn whole(ledger: &Ledger, context: &str) -> Result<Vec<Seen>, Error> {
-    let deadline = Some(Duration::from_secs(10));
-    let mut all = Vec::new();
-    let mut after = Sequence(0);
-    loop {
-        let consistency = Consistency::Stale;
-        let options = ReadOptions { after, limit: PAGE, consistency, deadline, ..ReadOptions::default() };
-        let page = ledger.read(context, options).await?;
-        let Some(last) = page.entries.last() else { return Ok(all) };
-        after = last.sequence;
-        all.extend(page.entries.iter().map(seen));
-        if after >= page.latest {
-            return Ok(all);
+impl Api for Simulated {
+    type Place = Arc<Life>;
+
+    fn place(&mut self, home: Option<u64>, dice: &mut Dice) -> Option<Arc<Life>> {
+        self.world.life_for(home, dice)
+    }
+
+    fn another(&mut self, dice: &mut Dice) -> Option<Arc<Life>> {
+        self.world.some_life(dice)
+    }
+
+    fn is_over(&self) -> bool {
+        self.world.ending()
+    }
+
+    fn now(&self) -> Time {
+        Time(self.world.trace.stamp())
+    }
+
+    fn record(&self, life: &Arc<Life>, operation: Operation) {
+        match &operation {
+            Operation::Append(append) => {
+                let (outcome, value, context) = (&append.outcome, &append.value, &append.context);
+                self.note(life, [5, digest(format!("{outcome:?}").as_bytes())], || {
+                    format!("appends {value} to {context}: {outcome:?}")
+                });
+            }
+            Operation::Watch(watch) => self.note(life, [7, watch.entries.len() as u64], || {
+                format!("watched {} behind {}: {}", watch.context, watch.after, watch.entries.len())
+            }),
+            _ => {}
         }
+        match &operation {
+            Operation::Watch(_) | Operation::Read(Read { consistency: Consistency::Stale, .. }) => {
+                self.world.facts.record_alone(life.id, operation);
+            }
+            _ => self.world.facts.record(operation),
+        }
+    }
+
+    fn violated(&self, what: String) {
+        self.world.facts.violated(what);
+    }
+
+    fn is_lost_since(&self, moment: Time) -> bool {
+        self.world.facts.restored_since(moment)
+    }
+
+    async fn append(
+        &mut self,
+        life: &Arc<Life>,
+        entry: NewEntry,
+        options: AppendOptions,
+    ) -> Result<Acknowledged, Missed> {
+        let answer = self.call(life, options.deadline, life.ledger().append(entry, options)).await;
+        let answer = answer.ok_or(Missed::GONE)?;
+        answer.map(acknowledged).map_err(|error| self.missed(life, &error))
+    }
+
+    async fn read(
+        &mut self,
+        life: &Arc<Life>,
+        context: &str,
+        options: ReadOptions,
+    ) -> Result<(Sequence, Vec<Seen>), Missed> {
+        let after = options.after;
+        let answer = self.call(life, options.deadline, life.ledger().read(context, options)).await;
+        let answer = answer.ok_or(Missed::GONE)?;
+        let count = answer.as_ref().map_or(0, |page| page.entries.len());
+        self.note(life, [6, count as u64], || {
+            let came = answer.as_ref().map(|page| page.latest.get());
+            format!("reads {context} behind {after}: {count}, {came:?}")
+        });
+        answer.map(shown).map_err(|error| self.missed(life, &error))
+    }
+
+    async fn watch(
+        &mut self,
+        life: &Arc<Life>,
+        context: &str,
+        from: Sequence,
+        until: Instant,
+        entries: &mut Vec<Seen>,
+    ) -> Result<(), Missed> {
+        let ended = follow(life.ledger(), (context, from), until, || life.over(), entries).await;
+        ended.map_err(|error| self.missed(life, &error))
+    }
+
+    /// Copies a context into a new one, all or nothing: once, or as it was and as it is at the same time, so that the
+    /// copy grows under one of the two loads.
+    async fn copy(client: &mut Client<Simulated>, life: &Arc<Life>, context: &str) {
+        if client.latest.get(context).is_none_or(|latest| *latest > COPY_ENTRIES_MAX) {
+            return;
+        }
+        let deadline = client.deadline();
+        let Some(first) = client.api.snapshot(life, context, deadline).await else { return };
+        let (id, number) = client.next();
+        let (from, to) = (context.to_owned(), format!("copy-{id}-{number}"));
+        let deadline = client.deadline();
+        if !client.dice.one_in(2) {
+            let came = client.api.load(life, &to, first, true, deadline).await;
+            return client.api.copied(life, Copied { from, to, came, grown: None });
+        }
+        let later = Duration::from_millis(client.dice.below(500));
+        tokio::select! {
+            biased;
+            () = life.over() => return,
+            () = sleep(later) => {}
+        }
+        let again = client.deadline();
+        let Some(second) = client.api.snapshot(life, context, again).await else { return };
+        let another = client.api.another(&mut client.dice);
+        let (api, other) = (&client.api, another.as_ref().unwrap_or(life));
+        let (came, grown) =
+            tokio::join!(api.load(life, &to, first, false, deadline), api.load(other, &to, second, false, deadline));
+        api.copied(life, Copied { from, to, came, grown: Some(grown) });
     }
 }
 
@@ -440,30 +272,4 @@ pub(super) async fn followed(ledger: &Ledger, context: &str, count: usize) -> Ve
         }
     }
     entries
-}
-
-fn seen(entry: &Entry) -> Seen {
-    Seen { sequence: entry.sequence, value: value_of(entry), position: Some(entry.position) }
-}
-
-fn value_of(entry: &Entry) -> String {
-    let text = String::from_utf8_lossy(&entry.payload);
-    let mut parts = text.splitn(3, '|');
-    let value = parts.next().unwrap_or_default().to_owned();
-    let (length, padding) = (parts.next(), parts.next().unwrap_or_default());
-    let whole = length.is_none_or(|length| *length == padding.len().to_string()) && padding.bytes().all(|x| x == b'x');
-    // The entry of a probe says nothing.
-    if value.is_empty() || whole && entry.key == key_of(&value) && entry.metadata == metadata_of(&value) {
-        return value;
-    }
-    format!("{value}, spoiled: {text} {} {:?}", entry.key, entry.metadata)
-}
-
-/// What else an entry holds follows from its value, so that it can be seen whether it came through.
-fn key_of(value: &str) -> String {
-    format!("k{}", value.len() % 3)
-}
-
-fn metadata_of(value: &str) -> BTreeMap<String, String> {
-    BTreeMap::from([("of".to_owned(), value.to_owned())])
 }

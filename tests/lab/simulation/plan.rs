@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::links::{NetworkPlan, Weather};
 use super::tuning::Tuning;
+use crate::workload::Mix;
 
 /// Everything that a run depends on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -14,33 +15,13 @@ pub struct Plan {
     pub seed: u64,
     pub(super) nodes: Vec<Tuning>,
     pub(super) network: NetworkPlan,
-    pub(super) clients: Vec<ClientPlan>,
+    pub(super) clients: Vec<Mix>,
     /// Faults touch only these, fewer than half: the others have to go on within a bounded time.
     pub(super) victims: Option<Vec<u64>>,
     /// In order of time.
     pub(super) faults: Vec<Timed>,
     /// How long faults and clients go on; then everything is healed.
     pub(super) faults_ms: u64,
-}
-
-/// One client.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct ClientPlan {
-    pub(super) contexts: u64,
-    /// Its own node, while that runs; otherwise any.
-    pub(super) home: Option<u64>,
-    /// Pause between its calls, at most.
-    pub(super) think_ms: u64,
-    pub(super) deadline_ms: (u64, u64),
-    pub(super) payload_bytes: u64,
-    /// Once in so many calls it reads, watches, appends at an expected sequence.
-    pub(super) read_one_in: u64,
-    pub(super) watch_one_in: u64,
-    /// Once in so many calls it copies a context by snapshot and load.
-    pub(super) load_one_in: u64,
-    pub(super) expect_one_in: u64,
-    /// It gives an idempotency key to once in so many, and tries those again that ended as unknown.
-    pub(super) key_one_in: u64,
 }
 
 /// A fault and when it comes.
@@ -272,8 +253,8 @@ impl Draw {
         }
     }
 
-    fn client(&mut self, count: u64) -> ClientPlan {
-        ClientPlan {
+    fn client(&mut self, count: u64) -> Mix {
+        Mix {
             home: self.one_in(2).then(|| self.between(1, count)),
             contexts: self.between(1, 4),
             think_ms: self.pick(&[5, 20, 100, 500]),
@@ -284,6 +265,7 @@ impl Draw {
             load_one_in: self.between(20, 100),
             expect_one_in: self.between(3, 20),
             key_one_in: self.between(1, 3),
+            page: 0,
         }
     }
 

@@ -11,7 +11,7 @@ use converge_ledger_core::chance::Dice;
 use converge_ledger_core::chance::mix;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::client::{Client, Copied, followed, whole};
+use super::client::{Copied, Simulated, followed};
 use super::facts::Facts;
 use super::links::Counts;
 use super::network::SimNetwork;
@@ -20,6 +20,7 @@ use super::trace::Trace;
 use super::world::{Life, World};
 use super::{faults, panics};
 use crate::history::{self, Operation};
+use crate::workload::{Client, Mix, whole};
 use converge_ledger::{AppendOptions, Error, NewEntry, Position};
 
 /// After the last fault, all nodes have to agree within this.
@@ -135,7 +136,8 @@ async fn live(plan: &Plan, verbose: bool) -> Outcome {
     }
     let mut clients = tokio::task::JoinSet::new();
     for (client, id) in plan.clients.iter().zip(1..) {
-        clients.spawn(Client::new(id, client.clone(), Dice(dice.roll()), world.clone()).run());
+        let api = Simulated { client: id, world: world.clone() };
+        clients.spawn(Client::new(id, client.clone(), Dice(dice.roll()), api).run());
     }
     let going_on = tokio::spawn(go_on(world.clone(), plan.victims.clone()));
     faults::drive(world.clone(), plan.faults.clone(), plan.faults_ms).await;
@@ -282,7 +284,7 @@ async fn probe(world: &Arc<World>) -> bool {
 
 /// Contexts that clients write to.
 fn contexts(plan: &Plan) -> impl Iterator<Item = String> {
-    (0..plan.clients.iter().map(|client| client.contexts).max().unwrap_or(0)).map(|n| format!("c{n}"))
+    plan.clients.iter().max_by_key(|client| client.contexts).into_iter().flat_map(Mix::contexts)
 }
 
 /// What every node holds in the end goes into the history.

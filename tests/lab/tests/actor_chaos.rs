@@ -5,9 +5,11 @@
 
 mod inprocess;
 
+use std::sync::Arc;
+
 use converge_ledger::Node;
 use converge_ledger::supervisors::Fault;
-use inprocess::{Cluster, Load, cells, no_orphans, verify, whole_again};
+use inprocess::{Cluster, cells, load, no_orphans, verify, whole_again};
 
 const CLIENTS: usize = 8;
 /// Acknowledgements of each client between two deaths: a call in flight at two of them would be given up as poison.
@@ -30,7 +32,7 @@ async fn die(node: &Node, path: &str, fault: Fault) {
 
 async fn every_place_dies(count: u64, fault: Fault) {
     let cluster = Cluster::start(count).await;
-    let load = Load::start(&cluster.ledgers(), CLIENTS);
+    let load = load(&cluster.ledgers(), CLIENTS, &Arc::default());
     load.progress(BETWEEN_DEATHS).await;
     for node in &cluster.nodes {
         for path in paths(node) {
@@ -39,7 +41,7 @@ async fn every_place_dies(count: u64, fault: Fault) {
         }
     }
     let record = load.finish().await;
-    assert!(record.failed.is_empty(), "calls failed: {:?}", record.failed);
+    assert_eq!(record.failures(), 0, "calls failed: {:?}", record.operations());
     verify(&cluster, &record).await;
     cluster.stop().await;
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use converge_ledger::supervisors::ractor::ActorStatus;
 use converge_ledger::{AppendOptions, Ledger, Node, ReadOptions, Sequence, WatchOptions};
-use inprocess::{Cluster, Load, PATIENCE, all, entry, eventually, kill, verify};
+use inprocess::{Cluster, PATIENCE, all, entry, eventually, kill, load, verify};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -101,12 +101,12 @@ enum Pace {
     Leaving,
 }
 
-/// Follows "context-0" up to the sequence that `end` will name, and checks that it gets each entry once and in order.
+/// Follows "c0" up to the sequence that `end` will name, and checks that it gets each entry once and in order.
 fn subscribe(ledger: Ledger, from: u64, pace: Pace, end: tokio::sync::watch::Receiver<Option<u64>>) -> JoinHandle<u64> {
     tokio::spawn(async move {
         let mut end = end;
         let mut cursor = from;
-        let follow = |from| ledger.watch("context-0", WatchOptions { from: Sequence(from), key: None });
+        let follow = |from| ledger.watch("c0", WatchOptions { from: Sequence(from), key: None });
         let mut watch = follow(cursor);
         loop {
             let last = *end.borrow_and_update();
@@ -143,7 +143,7 @@ async fn leader(nodes: &[Node]) -> &Node {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscriber_on_any_node_gets_each_entry_once_whoever_dies() {
     let cluster = Cluster::start(3).await;
-    let load = Load::start(&cluster.ledgers(), 8);
+    let load = load(&cluster.ledgers(), 8, &Arc::default());
     let (tell, end) = tokio::sync::watch::channel(None);
     load.progress(2).await;
     let mut subscribers = Vec::new();
@@ -165,7 +165,7 @@ async fn a_subscriber_on_any_node_gets_each_entry_once_whoever_dies() {
     }
     let record = load.finish().await;
     verify(&cluster, &record).await;
-    let last = all(&cluster.nodes[0].ledger(), "context-0").await.len() as u64;
+    let last = all(&cluster.nodes[0].ledger(), "c0").await.len() as u64;
     tell.send_replace(Some(last));
     for (from, subscriber) in subscribers {
         let seen = timeout(PATIENCE, subscriber).await.expect("it gets all there is").unwrap();

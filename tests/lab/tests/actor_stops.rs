@@ -5,12 +5,13 @@
 
 mod inprocess;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use converge_ledger::Error;
+use converge_lab::workload::Record;
 use converge_ledger::supervisors::Callback;
 use converge_ledger::supervisors::chaos::{At, Fault, Moment};
-use inprocess::{Cluster, Load, PATIENCE, Record, verify};
+use inprocess::{Cluster, PATIENCE, load, verify};
 use tokio::time::timeout;
 
 const CLIENTS: usize = 4;
@@ -21,8 +22,8 @@ const STOP_SOON: Duration = Duration::from_secs(10);
 
 /// Stops the first node, with a kill of `path` at this point of its `post_stop`, and starts it again. Whether the point
 /// was there.
-async fn stopped_at(cluster: &mut Cluster, path: &str, at: At, record: &mut Record) -> bool {
-    let load = Load::start(&cluster.ledgers(), CLIENTS);
+async fn stopped_at(cluster: &mut Cluster, path: &str, at: At, record: &Arc<Record>) -> bool {
+    let load = load(&cluster.ledgers(), CLIENTS, record);
     load.progress(BEFORE_A_STOP).await;
     let node = cluster.take(0);
     let tree = node.tree();
@@ -30,29 +31,25 @@ async fn stopped_at(cluster: &mut Cluster, path: &str, at: At, record: &mut Reco
     timeout(STOP_SOON, node.stop(PATIENCE)).await.expect("it is down soon").unwrap();
     let alive: Vec<_> = tree.snapshot().nodes.into_iter().filter(|place| place.actor.is_some()).collect();
     assert!(alive.is_empty(), "left at {path} {at:?}: {alive:?}");
-    let Record { acked, failed } = load.finish().await;
-    for (payload, error) in failed {
-        assert!(matches!(error, Error::Unknown(_) | Error::Unavailable { .. }), "{payload}: {error}");
-    }
-    record.acked.extend(acked);
+    load.finish().await;
     cluster.bring_back(0).await;
     armed.has_sprung().is_some()
 }
 
 async fn every_point_of_a_stop(count: u64, least: usize) {
     let mut cluster = Cluster::start(count).await;
-    let mut record = Record::default();
+    let record = Arc::default();
     let paths: Vec<String> = cluster.nodes[0].tree().snapshot().nodes.into_iter().map(|place| place.path).collect();
     let mut reached = 0;
     for path in &paths {
         for at in std::iter::once(At::Start).chain((1..).map(At::Await)) {
-            if !stopped_at(&mut cluster, path, at, &mut record).await {
+            if !stopped_at(&mut cluster, path, at, &record).await {
                 println!("{path}: ends before {at:?}");
                 break;
             }
             reached += 1;
         }
-        assert!(stopped_at(&mut cluster, path, At::End, &mut record).await, "{path} ends");
+        assert!(stopped_at(&mut cluster, path, At::End, &record).await, "{path} ends");
         reached += 1;
     }
     println!("{reached} points of {} places", paths.len());

@@ -5,22 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use converge_lab::history::{End, Operation, State};
+use converge_lab::workload::{Embedded, Load, Mix, Record, whole};
 use converge_ledger::config::{Config, IntensityConfig};
 use converge_ledger::supervisors::ractor::{ActorCell, ActorStatus};
 use converge_ledger::supervisors::{ChildState, Fault, TreeSnapshot};
-use converge_ledger::{AppendOptions, Consistency, Entry, Error, Ledger, NewEntry, Node, ReadOptions};
-use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use converge_ledger::{Consistency, Entry, Ledger, NewEntry, Node, NodeId, Position, ReadOptions};
 use tokio::time::Instant;
 
 /// Nothing in these tests may take longer.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// The deadline of a client's call.
-pub const CLIENT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Nodes and their directories.
 pub struct Cluster {
@@ -114,83 +111,10 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Loads there were so far: no payload is one of an earlier load's.
-static LOADS: AtomicU64 = AtomicU64::new(0);
-
-/// Clients that append without pause and remember what was acknowledged.
-pub struct Load {
-    stop: Arc<AtomicBool>,
-    /// Calls acknowledged, by client.
-    acked: Vec<Arc<AtomicU64>>,
-    record: Arc<Mutex<Record>>,
-    clients: JoinSet<()>,
-}
-
-#[derive(Default)]
-pub struct Record {
-    /// Payload to (context, sequence).
-    pub acked: BTreeMap<String, (String, u64)>,
-    pub failed: Vec<(String, Error)>,
-}
-
-impl Load {
-    /// `clients` clients, spread over the ledgers and four contexts.
-    pub fn start(ledgers: &[Ledger], clients: usize) -> Load {
-        let mut load =
-            Load { stop: Arc::default(), acked: Vec::new(), record: Arc::default(), clients: JoinSet::new() };
-        let number = LOADS.fetch_add(1, Ordering::Relaxed);
-        for client in 0..clients {
-            let ledger = ledgers[client % ledgers.len()].clone();
-            let (stop, acked, record) = (load.stop.clone(), Arc::<AtomicU64>::default(), load.record.clone());
-            load.acked.push(acked.clone());
-            load.clients.spawn(async move {
-                let context = format!("context-{}", client % 4);
-                for n in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let payload = format!("{number}/{client}/{n}");
-                    let options = AppendOptions {
-                        deadline: Some(CLIENT_DEADLINE),
-                        idempotency_key: (n % 2 == 0).then(|| payload.clone()),
-                        ..AppendOptions::default()
-                    };
-                    match ledger.append(entry(&context, payload.clone()), options).await {
-                        Ok(done) => {
-                            acked.fetch_add(1, Ordering::Relaxed);
-                            let place = (context.clone(), done.entry.sequence.get());
-                            record.lock().await.acked.insert(payload, place);
-                        }
-                        // The node will not serve again.
-                        Err(Error::Stopped) => return,
-                        Err(error) => record.lock().await.failed.push((payload, error)),
-                    }
-                }
-            });
-        }
-        load
-    }
-
-    /// Waits until every client had so many more calls acknowledged: none still waits in a call from before.
-    pub async fn progress(&self, more: u64) {
-        let targets: Vec<u64> = self.acked.iter().map(|acked| acked.load(Ordering::Relaxed) + more).collect();
-        let reached =
-            || self.acked.iter().zip(&targets).all(|(acked, target)| acked.load(Ordering::Relaxed) >= *target);
-        eventually("every client makes progress", reached).await;
-    }
-
-    /// Calls that failed so far.
-    pub async fn failures(&self) -> usize {
-        self.record.lock().await.failed.len()
-    }
-
-    pub async fn finish(mut self) -> Record {
-        self.stop.store(true, Ordering::Relaxed);
-        while let Some(client) = self.clients.join_next().await {
-            client.unwrap();
-        }
-        std::mem::take(&mut *self.record.lock().await)
-    }
+/// Clients that append without pause, spread over the ledgers.
+pub fn load(ledgers: &[Ledger], clients: usize, record: &Arc<Record>) -> Load {
+    let api = |ledger: &Ledger| Embedded::new(ledger.clone(), record);
+    Load::start(record, &Mix::default(), 1, ledgers.iter().cycle().take(clients).map(api).collect())
 }
 
 /// All entries of a context as one node has them.
@@ -199,14 +123,14 @@ pub async fn all(ledger: &Ledger, context: &str) -> Vec<Entry> {
     ledger.read(context, options).await.unwrap().entries
 }
 
-/// Invariants 1 to 4 on every node, after the last fault.
+/// Invariants 1 to 5 on every node, after the last fault.
 pub async fn verify(cluster: &Cluster, record: &Record) {
     let ledgers = cluster.ledgers();
     // What a leader finds in its log is committed with the first entry of its term, and a linearizable read waits for that:
     // behind it, nothing more comes.
     for ledger in &ledgers {
         let options = ReadOptions { deadline: Some(PATIENCE), limit: 1, ..ReadOptions::default() };
-        ledger.read("context-0", options).await.unwrap();
+        ledger.read("c0", options).await.unwrap();
     }
     eventually("all nodes apply the same log", || {
         let statuses: Vec<_> = ledgers.iter().map(Ledger::status).collect();
@@ -216,24 +140,15 @@ pub async fn verify(cluster: &Cluster, record: &Record) {
     .await;
     let digests: BTreeSet<String> = ledgers.iter().map(|l| l.status().digest).collect();
     assert_eq!(digests.len(), 1, "nodes that applied the same log have the same digest");
-    for ledger in &ledgers {
-        let mut positions = BTreeSet::new();
-        let mut stored: BTreeMap<String, (String, u64)> = BTreeMap::new();
-        for context in (0..4).map(|n| format!("context-{n}")) {
-            for (entry, expected) in all(ledger, &context).await.into_iter().zip(1..) {
-                assert_eq!(entry.sequence.get(), expected, "sequences of {context} have no gap");
-                assert!(positions.insert(entry.position.get()), "position {} was given out twice", entry.position);
-                let payload = String::from_utf8(entry.payload.to_vec()).unwrap();
-                let place = (context.clone(), entry.sequence.get());
-                let before = stored.insert(payload.clone(), place);
-                assert_eq!(before, None, "{payload} stands there twice");
-            }
-        }
-        assert_eq!(positions.last().copied().unwrap_or(0), positions.len() as u64, "positions have no gap");
-        for (payload, place) in &record.acked {
-            assert_eq!(stored.get(payload), Some(place), "{payload} was acknowledged");
+    let status = ledgers[0].status();
+    for (ledger, node) in ledgers.iter().zip(1..) {
+        for context in Mix::default().contexts() {
+            let entries = whole(ledger, &context).await.unwrap();
+            record.add(Operation::State(State { node: NodeId(node), context, entries }));
         }
     }
+    record.add(Operation::End(End { position: Position(status.last_position) }));
+    record.hold();
 }
 
 /// Waits until every place of the tree runs, and `path` does so in a later incarnation than `before`.

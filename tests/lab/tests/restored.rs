@@ -1,19 +1,24 @@
 //! Directories put back from copies of different age, which nobody must do: what was acknowledged before the copies is
 //! the operator's to lose, but a node whose committed log differs from the leader's is fenced, and never counted.
-#![cfg(feature = "cli")]
 #![allow(missing_docs, clippy::print_stderr)]
 
+mod processes;
+#[path = "../../support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use support::cluster::{Cluster, SETTLED, read_all};
-use support::load::{History, Load};
+use converge_lab::history::{Append, Operation, Outcome};
+use converge_lab::workload::Record;
+use support::cluster::{Cluster, SETTLED};
 use support::node::{Node, cli};
 use support::until;
 
-const CONTEXT: &str = "restored";
+/// The first of all clients.
+const CONTEXT: &str = "c0";
+const CLIENTS: u64 = 3;
 
 /// Copies what is in a directory of a node that does not run.
 fn copy(from: &Path, to: &Path) {
@@ -42,12 +47,11 @@ fn put_back(node: &Node, kept: &Path) {
     copy(kept, &node.data);
 }
 
-/// Appends so many entries through these nodes.
-async fn write(nodes: &[&Node], many: u64) -> History {
-    let channels: Vec<_> = nodes.iter().map(|node| node.channel()).collect();
-    let mut load = Load::start(3, &[CONTEXT.to_owned()], &channels, rand::random());
-    load.more(many, SETTLED).await;
-    load.finish().await
+/// Appends so many entries or more through these nodes.
+async fn write(nodes: &[&Node], many: u64, record: &Arc<Record>) {
+    let load = processes::load(nodes, CLIENTS, &processes::mix(1), rand::random(), record);
+    load.progress(many.div_ceil(CLIENTS)).await;
+    load.finish().await;
 }
 
 /// Waits until the node says that it lost data, and that it does not serve.
@@ -63,21 +67,25 @@ async fn is_fenced(node: &Node) {
 }
 
 /// All that was acknowledged after the restoration is on both of those that go on.
-async fn hold(cluster: &Cluster, going_on: [usize; 2], history: &History) {
+async fn hold(cluster: &Cluster, going_on: [usize; 2], record: &Record) {
+    let operations = record.operations();
     for index in going_on {
-        let entries = read_all(&cluster.nodes[index], CONTEXT).await;
-        for (_, entry) in &history.acknowledged {
-            let found = entries.get(entry.sequence as usize - 1);
-            assert_eq!(found, Some(entry), "acknowledged after the restoration, and lost");
+        let entries = processes::entries(&cluster.nodes[index], CONTEXT, record).await;
+        for operation in &operations {
+            if let Operation::Append(Append { value, outcome: Outcome::Done(done), .. }) = operation {
+                let found = entries.get(done.sequence.get() as usize - 1).map(|seen| &seen.value);
+                assert_eq!(found, Some(value), "acknowledged after the restoration, and lost");
+            }
         }
     }
+    assert!(record.troubles().is_empty(), "{:?}", record.troubles());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_copy_that_meets_a_later_leader_is_fenced() {
     let mut cluster = Cluster::new();
     cluster.start().await;
-    write(&cluster.nodes.iter().collect::<Vec<_>>(), 20).await;
+    write(&cluster.nodes.iter().collect::<Vec<_>>(), 20, &Arc::default()).await;
     let leader = cluster.leader().await;
     let [a, b] = [1, 2].map(|step| (leader + step) % 3);
     // The copies of the followers are of the term that goes on.
@@ -88,7 +96,7 @@ async fn a_newer_copy_that_meets_a_later_leader_is_fenced() {
         cluster.nodes[index].start().await;
     }
     cluster.converged().await;
-    write(&cluster.nodes.iter().collect::<Vec<_>>(), 40).await;
+    write(&cluster.nodes.iter().collect::<Vec<_>>(), 40, &Arc::default()).await;
     cluster.converged().await;
     cluster.kill_all().await;
     for index in [a, b] {
@@ -98,11 +106,12 @@ async fn a_newer_copy_that_meets_a_later_leader_is_fenced() {
     for index in [a, b] {
         cluster.nodes[index].ready().await;
     }
-    let mut history = write(&[&cluster.nodes[a], &cluster.nodes[b]], 10).await;
+    let record = Arc::default();
+    write(&[&cluster.nodes[a], &cluster.nodes[b]], 10, &record).await;
     cluster.nodes[leader].spawn();
     is_fenced(&cluster.nodes[leader]).await;
-    history.merge(write(&[&cluster.nodes[a], &cluster.nodes[b]], 10).await);
-    hold(&cluster, [a, b], &history).await;
+    write(&[&cluster.nodes[a], &cluster.nodes[b]], 10, &record).await;
+    hold(&cluster, [a, b], &record).await;
 }
 
 /// Rounds that may go to an election more of the first history than of the second.
@@ -125,12 +134,12 @@ async fn a_copy_of_a_term_that_comes_again_is_fenced() {
 async fn a_term_comes_again(before: u64, after: u64) -> bool {
     let mut cluster = Cluster::new();
     cluster.start().await;
-    write(&cluster.nodes.iter().collect::<Vec<_>>(), 20).await;
+    write(&cluster.nodes.iter().collect::<Vec<_>>(), 20, &Arc::default()).await;
     cluster.converged().await;
     cluster.kill_all().await;
     let kept = [0, 1].map(|index| keep(&cluster.nodes[index]));
     cluster.start().await;
-    write(&cluster.nodes.iter().collect::<Vec<_>>(), before).await;
+    write(&cluster.nodes.iter().collect::<Vec<_>>(), before, &Arc::default()).await;
     let statuses = cluster.converged().await;
     cluster.kill_all().await;
     for (index, kept) in kept.iter().enumerate() {
@@ -140,7 +149,8 @@ async fn a_term_comes_again(before: u64, after: u64) -> bool {
     for index in 0..2 {
         cluster.nodes[index].ready().await;
     }
-    let history = write(&[&cluster.nodes[0], &cluster.nodes[1]], after).await;
+    let record = Arc::default();
+    write(&[&cluster.nodes[0], &cluster.nodes[1]], after, &record).await;
     let first = statuses[0]["term"].as_u64().unwrap();
     let term = cluster.nodes[0].status().await.unwrap()["term"].as_u64().unwrap();
     eprintln!("term {first} came again as {term}");
@@ -149,7 +159,7 @@ async fn a_term_comes_again(before: u64, after: u64) -> bool {
     }
     cluster.nodes[2].spawn();
     is_fenced(&cluster.nodes[2]).await;
-    hold(&cluster, [0, 1], &history).await;
+    hold(&cluster, [0, 1], &record).await;
     true
 }
 
@@ -159,13 +169,13 @@ async fn a_term_comes_again(before: u64, after: u64) -> bool {
 async fn a_copy_that_counts_its_starts_again_says_so_and_is_well_when_started_again() {
     let mut cluster = Cluster::new();
     cluster.start().await;
-    write(&[&cluster.nodes[2]], 5).await;
+    write(&[&cluster.nodes[2]], 5, &Arc::default()).await;
     cluster.converged().await;
     cluster.nodes[2].kill().await;
     let kept = keep(&cluster.nodes[2]);
     for _ in 0..3 {
         cluster.nodes[2].start().await;
-        write(&[&cluster.nodes[2]], 5).await;
+        write(&[&cluster.nodes[2]], 5, &Arc::default()).await;
         cluster.nodes[2].kill().await;
     }
     // A leader that goes on would see at once that what this node acknowledged is gone.
@@ -181,6 +191,7 @@ async fn a_copy_that_counts_its_starts_again_says_so_and_is_well_when_started_ag
     assert!(cluster.nodes[2].log().contains("start the node again"));
     cluster.nodes[2].terminate(SETTLED).await;
     cluster.nodes[2].start().await;
-    let history = write(&[&cluster.nodes[2]], 10).await;
-    hold(&cluster, [0, 1], &history).await;
+    let record = Arc::default();
+    write(&[&cluster.nodes[2]], 10, &record).await;
+    hold(&cluster, [0, 1], &record).await;
 }

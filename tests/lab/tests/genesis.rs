@@ -1,14 +1,16 @@
 //! How real processes become one cluster, and what they refuse to become.
-#![cfg(feature = "cli")]
 #![allow(missing_docs, clippy::print_stderr)]
 
+mod processes;
+#[path = "../../support/mod.rs"]
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use support::cluster::{Cluster, SETTLED, nodes, read_all};
-use support::load::Load;
+use converge_lab::workload::{Mix, Record};
+use support::cluster::{Cluster, nodes, read_all};
 use support::node::{Node, free_address, peers};
 use support::until;
 
@@ -17,17 +19,28 @@ const REFUSAL: Duration = Duration::from_secs(30);
 /// Between the starts of nodes that begin one after the other.
 const APART: Duration = Duration::from_secs(1);
 
-const CONTEXT: &str = "genesis";
+/// The first of all clients.
+const CONTEXT: &str = "c0";
 
-/// Appends a few entries through every node; a node that does not serve fails the test.
+/// No call ends as unknown on a busy machine: what is there in the end is known.
+fn mix() -> Mix {
+    Mix { deadline_ms: (30_000, 30_000), ..processes::mix(1) }
+}
+
+/// Appends a few entries through these nodes.
+async fn write(nodes: &[&Node], record: &Arc<Record>) {
+    let load = processes::load(nodes, 2, &mix(), rand::random(), record);
+    load.progress(5).await;
+    load.finish().await;
+    assert!(record.troubles().is_empty(), "{:?}", record.troubles());
+}
+
+/// Appends a few entries through every node; a node that does not serve fails the test. Gives how many there are now.
 async fn write_through(nodes: &[Node]) -> u64 {
-    let mut written = 0;
     for node in nodes {
-        let mut load = Load::start(2, &[CONTEXT.to_owned()], &[node.channel()], rand::random());
-        load.more(10, SETTLED).await;
-        written += load.finish().await.acknowledged.len() as u64;
+        write(&[node], &Arc::default()).await;
     }
-    written
+    read_all(&nodes[0], CONTEXT).await.len() as u64
 }
 
 fn cluster_ids(statuses: &[serde_json::Value]) -> BTreeSet<String> {
@@ -99,15 +112,14 @@ async fn a_wiped_directory_under_a_known_id_exits_with_the_reason() {
     std::fs::rename(&data, &kept).unwrap();
     refuses(&mut cluster.nodes[1], &["wiped", "node 2"]).await;
     // The others never noticed, and the node is welcome with its own directory.
-    let rest = [0, 2].map(|index| cluster.nodes[index].channel());
-    let mut load = Load::start(2, &[CONTEXT.to_owned()], &rest, 1);
-    load.more(20, SETTLED).await;
-    let more = load.finish().await.acknowledged.len() as u64;
+    write(&[&cluster.nodes[0], &cluster.nodes[2]], &Arc::default()).await;
+    let all = read_all(&cluster.nodes[0], CONTEXT).await.len() as u64;
+    assert!(all > written);
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&kept, &data).unwrap();
     cluster.nodes[1].start().await;
     cluster.converged().await;
-    assert_eq!(read_all(&cluster.nodes[1], CONTEXT).await.len() as u64, written + more);
+    assert_eq!(read_all(&cluster.nodes[1], CONTEXT).await.len() as u64, all);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -280,17 +292,17 @@ async fn five_nodes_go_on_without_two() {
     let directory = tempfile::tempdir().unwrap();
     let mut cluster = Cluster { nodes: nodes(directory.path(), 5), directory };
     cluster.start().await;
-    write_through(&cluster.nodes[..1]).await;
+    let record = Arc::default();
+    write(&[&cluster.nodes[0]], &record).await;
     let leader = cluster.leader().await;
     cluster.nodes[leader].kill().await;
     cluster.nodes[(leader + 1) % 5].kill().await;
-    let left: Vec<_> = (2..5).map(|step| cluster.nodes[(leader + step) % 5].channel()).collect();
-    let mut load = Load::start(4, &[CONTEXT.to_owned()], &left, 5);
-    load.more(50, SETTLED).await;
-    let history = load.finish().await;
+    let left: Vec<_> = (2..5).map(|step| &cluster.nodes[(leader + step) % 5]).collect();
+    let load = processes::load(&left, 4, &mix(), 5, &record);
+    load.progress(12).await;
+    load.finish().await;
     for step in [0, 1] {
         cluster.nodes[(leader + step) % 5].start().await;
     }
-    let stored = cluster.agreed(&[CONTEXT.to_owned()]).await;
-    assert!(history.acknowledged.iter().all(|(_, entry)| stored[CONTEXT].contains(entry)));
+    processes::hold(&cluster, &mix(), &record).await;
 }

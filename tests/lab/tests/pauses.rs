@@ -1,15 +1,17 @@
 //! Processes that stand still for a while (SIGSTOP) and do not know it: the leader that was deposed in
 //! its sleep must neither answer from what it knew nor lose what it was told.
-#![cfg(feature = "cli")]
 #![allow(missing_docs, clippy::print_stderr)]
 
+mod processes;
+#[path = "../../support/mod.rs"]
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use converge_lab::history::Counts;
 use rand::RngExt as _;
 use support::cluster::{Cluster, SETTLED};
-use support::load::Load;
 use support::node::Node;
 use support::wire::{self, AppendRequest, GetRequest};
 use support::{seeded, setting, until};
@@ -79,11 +81,11 @@ async fn pauses_of_one_or_two_nodes_at_random_moments_lose_nothing() {
     let mut dice = seeded("pauses");
     let mut cluster = Cluster::new();
     cluster.start().await;
-    let contexts = ["a".to_owned(), "b".to_owned()];
-    let channels: Vec<Channel> = cluster.nodes.iter().map(Node::channel).collect();
-    let mut clients = Load::start(8, &contexts, &channels, dice.random());
+    let mix = processes::mix(2);
+    let nodes: Vec<&Node> = cluster.nodes.iter().collect();
+    let clients = processes::load(&nodes, 8, &mix, dice.random(), &Arc::default());
     for _ in 0..setting("CONVERGE_PAUSE_ROUNDS", ROUNDS) {
-        clients.more(20, SETTLED).await;
+        clients.progress(3).await;
         let first = dice.random_range(0..3);
         let sleepers = if dice.random_bool(0.4) { vec![first, (first + 1) % 3] } else { vec![first] };
         for &index in &sleepers {
@@ -95,9 +97,8 @@ async fn pauses_of_one_or_two_nodes_at_random_moments_lose_nothing() {
             signal(&cluster.nodes[index], "-CONT");
         }
     }
-    clients.more(20, SETTLED).await;
-    let history = clients.finish().await;
-    history.hold_against(&cluster.agreed(&contexts).await);
-    let (acknowledged, reads) = (history.acknowledged.len(), history.reads);
+    clients.progress(3).await;
+    let record = clients.finish().await;
+    let Counts { acknowledged, reads, .. } = processes::hold(&cluster, &mix, &record).await;
     eprintln!("{acknowledged} acknowledged and {reads} reads, none lost, none stale");
 }
