@@ -99,7 +99,7 @@ async fn append_markers(node: &Node) -> Vec<u32> {
 
 async fn holds(mut cluster: Cluster, quorum: usize) {
     for node in &mut cluster.nodes {
-        node.wrapper = wrapper(&trace_of(node));
+        node.through = wrapper(&trace_of(node));
         // Traced nodes are slow; nobody should campaign because of that.
         node.set("raft.election_ms", 3000);
         node.set("raft.heartbeat_ms", 200);

@@ -21,7 +21,7 @@ const MIB: usize = 1 << 20;
 
 /// The node under limits of the shell.
 fn limited(node: &mut Node, limit: &str) {
-    node.wrapper = ["sh", "-c", &format!("{limit} && exec \"$@\""), "sh"].map(str::to_owned).to_vec();
+    node.through = ["sh", "-c", &format!("{limit} && exec \"$@\""), "sh"].map(str::to_owned).to_vec();
 }
 
 async fn append(channel: &Channel, payload: Vec<u8>) -> Result<(), Status> {

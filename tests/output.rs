@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
 use std::process::{ExitStatus, Stdio};
@@ -55,17 +56,6 @@ impl Output {
     }
 }
 
-fn arguments(node: &Node) -> Vec<String> {
-    let (id, data) = (node.id.to_string(), node.data.display().to_string());
-    let mut list = ["start", "--node-id", &id, "--data-dir", &data, "--grpc", &node.grpc, "--peer", &node.peer]
-        .map(str::to_owned)
-        .to_vec();
-    if let Some(peers) = &node.peers {
-        list.extend(["--peers".to_owned(), peers.clone()]);
-    }
-    list
-}
-
 /// Starts a node with these ends as its stdout and stderr.
 fn spawn(node: &Node, stdout: Output, stderr: Output, kept: &mut OpenEnds) -> Child {
     let closed = |end, number| if end == Output::Closed { format!(" {number}>&-") } else { String::new() };
@@ -73,7 +63,7 @@ fn spawn(node: &Node, stdout: Output, stderr: Output, kept: &mut OpenEnds) -> Ch
     let script = format!("exec \"$@\" <&-{}{}", closed(stdout, 1), closed(stderr, 2));
     Command::new("sh")
         .args(["-c", &script, "sh", binary()])
-        .args(arguments(node))
+        .args(node.arguments())
         .envs(&node.environment)
         .stdin(Stdio::null())
         .stdout(stdout.stdio(kept))
@@ -205,7 +195,7 @@ async fn a_dead_terminal_takes_no_node_down() {
     // A session of its own: the terminal's end is no SIGHUP, only an error of every write.
     let inside = "setsid \"$BINARY\" $ARGUMENTS & echo $! > \"$PID\"; sleep 1000";
     terminal.args(["-qec", inside, "/dev/null"]).env("SHELL", "/bin/sh");
-    terminal.env("BINARY", binary()).env("ARGUMENTS", arguments(&node).join(" ")).env("PID", &file);
+    terminal.env("BINARY", binary()).env("ARGUMENTS", node.arguments().join(OsStr::new(" "))).env("PID", &file);
     terminal.envs(&node.environment).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
     let Ok(mut terminal) = terminal.spawn() else {
         eprintln!("skipped: no `script` to give a terminal");
@@ -238,7 +228,7 @@ async fn three_nodes_whose_log_readers_die_survive_the_loss_of_their_leader() {
     for node in nodes(directory.path(), 3) {
         let (reader, writer) = std::io::pipe().unwrap();
         let mut command = Command::new(binary());
-        command.args(arguments(&node)).envs(&node.environment).stdin(Stdio::null()).kill_on_drop(true);
+        command.args(node.arguments()).envs(&node.environment).stdin(Stdio::null()).kill_on_drop(true);
         let child = command.stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
         let drained = drain(reader.try_clone().unwrap());
         cluster.push((node, child, reader, drained));
@@ -312,7 +302,7 @@ async fn signals_that_come_together_are_one_stop() {
 async fn a_node_under_nohup_does_not_mind_a_hangup() {
     let (node, _directory) = alone();
     let mut command = Command::new("nohup");
-    command.arg(binary()).args(arguments(&node)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.arg(binary()).args(node.arguments()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.kill_on_drop(true).spawn().unwrap();
     serves(&node).await;
     signal(child.id().expect("it runs"), &["HUP"]);

@@ -39,7 +39,7 @@ async fn no_time_of_day_ends_a_node() {
         let root = tempfile::tempdir().unwrap();
         let Some(library) = stopped_clock(root.path(), seconds) else { return };
         let mut node = node(&root);
-        node.wrapper = vec!["env".to_owned(), format!("LD_PRELOAD={}", library.display())];
+        node.through = vec!["env".to_owned(), format!("LD_PRELOAD={}", library.display())];
         node.start().await;
         let channel = node.channel();
         put(&channel, "c", 1).await;

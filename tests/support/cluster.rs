@@ -1,13 +1,13 @@
 //! Several nodes, and what must be the same on all of them.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use converge_ledger::cli::processes::peers;
 use tempfile::TempDir;
 use tonic::Request;
 
-use super::node::{self, Node, free_address};
+use super::node::Node;
 use super::until;
 use super::wire::{self, Entry, GetRequest};
 
@@ -80,16 +80,18 @@ impl Cluster {
 
 /// Nodes 1..=size that list each other.
 pub fn nodes(root: &Path, size: u64) -> Vec<Node> {
-    let addresses: BTreeMap<u64, String> = (1..=size).map(|id| (id, free_address())).collect();
-    let make = |id: u64| {
-        let mut node = Node::new(root, id);
-        node.peer = addresses[&id].clone();
-        node.peers = Some(node::peers(&addresses));
+    let mut nodes: Vec<Node> = (1..=size).map(|id| Node::new(root, id)).collect();
+    know_each_other(&mut nodes);
+    for node in &mut nodes {
         node.set("raft.heartbeat_ms", 50);
         node.set("raft.election_ms", 400);
-        node
-    };
-    (1..=size).map(make).collect()
+    }
+    nodes
+}
+
+pub fn know_each_other(nodes: &mut [Node]) {
+    let peers = peers(nodes.iter().map(|node| (node.id, node.peer.as_str())));
+    nodes.iter_mut().for_each(|node| node.peers = Some(peers.clone()));
 }
 
 /// Every entry of a context, by linearizable reads of one node.

@@ -1,7 +1,7 @@
 //! Real node processes for tests: start, kill, ask, write under load, compare.
 //!
-//! Owns processes and their directories: dropping a node kills its process. Deliberately knows
-//! nothing of the library: what the tests see is the command line and the wire.
+//! What runs the processes is the library's, as for the demo and for chaos: dropping a node kills its process.
+//! Deliberately knows nothing else of the library: what the tests see is the command line and the wire.
 #![allow(missing_docs, dead_code, unreachable_pub, clippy::print_stderr)]
 
 pub mod cluster;

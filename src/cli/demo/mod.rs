@@ -56,7 +56,7 @@ async fn demo(format: Format, arguments: Arguments) -> Result<(), Failure> {
     output::note(format!("{} events: {}", events.len(), events::SOURCE));
     let directory = Directory::new("demo", arguments.keep, "--keep")?;
     // Dropped before the directory, in which its processes write.
-    let mut cluster = Cluster::new(directory.path(), on_loopback(directory.path(), NODES)?);
+    let mut cluster = Cluster::new(on_loopback(directory.path(), NODES)?);
     cluster.start().await?;
     let endpoints = cluster.endpoints();
     let client = Client::new(&endpoints, CALL)?;
@@ -70,14 +70,14 @@ async fn demo(format: Format, arguments: Arguments) -> Result<(), Failure> {
     appends.acknowledged_at_least(half).await;
     // Whoever leads now: it may have changed since.
     let leader = self::leader(&client, None).await?;
-    cluster.kill(leader).await?;
+    cluster.node(leader)?.kill().await?;
     let killed = Instant::now();
     output::note(format!("killed node {leader}, the leader, after {} acknowledgements", appends.acknowledged()));
     let next = self::leader(&client, Some(leader)).await?;
     let leaderless = killed.elapsed();
     output::note(format!("node {next} leads after {} ms; starting node {leader} again", leaderless.as_millis()));
-    cluster.spawn(leader)?;
-    cluster.ready(leader).await?;
+    cluster.node(leader)?.spawn()?;
+    cluster.node(leader)?.ready().await?;
     let refused = running.finish().await;
 
     output::note("reading every node");

@@ -3,11 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use super::{Cluster, Directory, Site};
+use super::{Cluster, Directory, Process};
 
-fn sleeper(directory: &Path, id: u64) -> Site {
-    let through = ["sh", "-c", "exec sleep 600"].map(str::to_owned).to_vec();
-    Site { id, grpc: String::new(), peer: String::new(), data: directory.to_owned(), through }
+fn sleeper(directory: &Path, id: u64) -> Process {
+    let mut sleeper = Process::new(directory, id, String::new(), String::new());
+    sleeper.through = ["sh", "-c", "exec sleep 600"].map(str::to_owned).to_vec();
+    sleeper
 }
 
 #[test]
@@ -17,13 +18,11 @@ fn a_panic_leaves_neither_processes_nor_files_behind() {
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
             let directory = Directory::new("test", None, "--flag").unwrap();
-            let mut cluster = Cluster::new(directory.path(), (1..=2).map(|id| sleeper(directory.path(), id)).collect());
-            for id in cluster.ids() {
-                cluster.spawn(id).unwrap();
-            }
+            let mut cluster = Cluster::new((1..=2).map(|id| sleeper(directory.path(), id)).collect());
+            cluster.nodes.iter_mut().for_each(|node| node.spawn().unwrap());
             // One that was stopped is killed all the same.
-            cluster.signal(1, "STOP").await.unwrap();
-            pids = cluster.nodes.iter().map(|node| node.child.as_ref().unwrap().id().unwrap()).collect();
+            cluster.nodes[0].signal("STOP").await.unwrap();
+            pids = cluster.nodes.iter().map(|node| node.pid().unwrap()).collect();
             path = Some(directory.path().to_owned());
             let at_work = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
             assert!(pids.iter().all(at_work) && directory.path().exists());

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::faults::CLIENTS;
 use super::system;
-use converge_ledger::cli::processes::Site;
+use converge_ledger::cli::processes::Process;
 
 const BRIDGE: &str = "bridge0";
 const GRPC_PORT: u16 = 50_051;
@@ -88,15 +88,12 @@ impl Network {
         self.at(from, &command).await
     }
 
-    /// Where the nodes live on it.
-    pub(super) fn sites(&self, directory: &Path) -> Vec<Site> {
-        let site = |id| Site {
-            id,
-            grpc: format!("{}:{GRPC_PORT}", address(id)),
-            peer: format!("{}:{PEER_PORT}", address(id)),
-            data: directory.join(format!("node-{id}")),
-            through: through(id),
-        };
-        (1..=self.nodes).map(site).collect()
+    /// The nodes that live on it.
+    pub(super) fn nodes(&self, directory: &Path) -> Vec<Process> {
+        let at = |id, port| format!("{}:{port}", address(id));
+        let mut nodes: Vec<_> =
+            (1..=self.nodes).map(|id| Process::new(directory, id, at(id, GRPC_PORT), at(id, PEER_PORT))).collect();
+        nodes.iter_mut().for_each(|node| node.through = through(node.id));
+        nodes
     }
 }

@@ -64,19 +64,23 @@ impl World {
             skipped.push(skip);
         };
         let (mut network, mut disks) = (None, None);
-        let mut sites = on_loopback(directory, nodes)?;
+        let mut processes = on_loopback(directory, nodes)?;
         if isolated {
             match Network::build(nodes).await {
-                Ok(built) => sites = network.insert(built).sites(directory),
+                Ok(built) => processes = network.insert(built).nodes(directory),
                 Err(why) => skip("partitions", why),
             }
-            match Disks::mount(sites.iter().map(|site| site.data.as_path())).await {
+            match Disks::mount(processes.iter().map(|node| node.data.as_path())).await {
                 Ok(mounted) => disks = Some(mounted),
                 Err(why) => skip("full disks", why),
             }
         }
-        let cluster = Cluster::new(directory, sites).program(program);
-        let mut cluster = cluster.set("raft.heartbeat_ms", HEARTBEAT_MS).set("raft.election_ms", ELECTION_MS);
+        for node in &mut processes {
+            node.program.clone_from(&program);
+            node.set("raft.heartbeat_ms", HEARTBEAT_MS);
+            node.set("raft.election_ms", ELECTION_MS);
+        }
+        let mut cluster = Cluster::new(processes);
         cluster.start().await?;
         Ok(World {
             running: cluster.ids().into_iter().collect(),
@@ -152,7 +156,7 @@ impl World {
 
     async fn reconcile(&mut self, want: Want) -> Result<(), Failure> {
         for id in &self.paused - &want.paused {
-            self.cluster.signal(id, "CONT").await?;
+            self.cluster.node(id)?.signal("CONT").await?;
             self.paused.remove(&id);
         }
         // In the end, too: what is said later is to be read.
@@ -182,7 +186,7 @@ impl World {
         self.look_after().await?;
         // Those just started, too, that another fault wants so.
         for id in &(&self.have.paused & &self.running) - &self.paused {
-            self.cluster.signal(id, "STOP").await?;
+            self.cluster.node(id)?.signal("STOP").await?;
             self.paused.insert(id);
         }
         Ok(())
@@ -191,11 +195,11 @@ impl World {
     /// Starts every node that does not run and is not to be down; one that ended by itself is a finding.
     pub(super) async fn look_after(&mut self) -> Result<(), Failure> {
         for id in self.running.clone() {
-            if let Some(status) = self.cluster.ended(id)? {
+            if let Some(status) = self.cluster.node(id)?.ended()? {
                 self.running.remove(&id);
                 self.paused.remove(&id);
                 if !self.starved.contains(&id) {
-                    let words = self.cluster.last_words(id);
+                    let words = self.cluster.node(id)?.last_words();
                     self.record.trouble(format!("node {id} ended by itself, {status}: {words}"));
                 }
             }
@@ -203,8 +207,8 @@ impl World {
         for id in self.cluster.ids() {
             if !self.running.contains(&id) && !self.have.down.contains(&id) {
                 match self.have.unread.contains(&id) {
-                    true => self.cluster.spawn_unread(id)?,
-                    false => self.cluster.spawn(id)?,
+                    true => self.cluster.node(id)?.spawn_unread()?,
+                    false => self.cluster.node(id)?.spawn()?,
                 }
                 self.running.insert(id);
                 self.starved.remove(&id);
@@ -224,7 +228,7 @@ impl World {
     /// enough.
     pub(super) async fn crowd(&mut self) -> Result<(), Failure> {
         for id in self.cluster.ids() {
-            let Some(pid) = self.cluster.pid(id)? else { continue };
+            let Some(pid) = self.cluster.node(id)?.pid() else { continue };
             if let Some(trouble) = crowd::trouble(&self.endpoint(id), pid).await {
                 self.record.trouble(format!("node {id}: {trouble}"));
                 break;

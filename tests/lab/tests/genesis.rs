@@ -5,13 +5,14 @@ mod processes;
 #[path = "../../support/mod.rs"]
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use converge_lab::workload::{Mix, Record};
-use support::cluster::{Cluster, nodes, read_all};
-use support::node::{Node, free_address, peers};
+use converge_ledger::cli::processes::peers;
+use support::cluster::{Cluster, know_each_other, nodes, read_all};
+use support::node::{Node, free_address};
 use support::until;
 
 /// A start that cannot succeed ends within this.
@@ -131,8 +132,9 @@ async fn a_changed_voter_list_is_a_start_error_that_names_both() {
     node.kill().await;
     let good = node.peers.clone();
     let list = |ids: &[u64], own: &Node| {
-        let addresses = ids.iter().map(|id| (*id, if *id == own.id { own.peer.clone() } else { free_address() }));
-        Some(peers(&addresses.collect::<BTreeMap<_, _>>()))
+        let address = |id| if id == own.id { own.peer.clone() } else { free_address() };
+        let addresses: Vec<_> = ids.iter().map(|id| (*id, address(*id))).collect();
+        Some(peers(addresses.iter().map(|(id, address)| (*id, address.as_str()))))
     };
     node.peers = list(&[1, 3, 7], node);
     refuses(node, &["cluster.peers", "1, 2, 3", "1, 3, 7"]).await;
@@ -153,11 +155,8 @@ async fn addresses_may_change() {
     let written = write_through(&cluster.nodes).await;
     let before = cluster_ids(&cluster.converged().await);
     cluster.kill_all().await;
-    let addresses: BTreeMap<u64, String> = (1..=3).map(|id| (id, free_address())).collect();
-    for node in &mut cluster.nodes {
-        node.peer = addresses[&node.id].clone();
-        node.peers = Some(peers(&addresses));
-    }
+    cluster.nodes.iter_mut().for_each(|node| node.peer = free_address());
+    know_each_other(&mut cluster.nodes);
     cluster.start().await;
     assert_eq!(cluster_ids(&cluster.converged().await), before);
     assert_eq!(read_all(&cluster.nodes[0], CONTEXT).await.len() as u64, written);

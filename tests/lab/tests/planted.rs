@@ -344,8 +344,8 @@ async fn traced(bug: Option<Bug>) -> Vec<String> {
     let root = tempfile::tempdir().unwrap();
     let mut node = Node::new(root.path(), 1);
     let path = root.path().join("strace").display().to_string();
-    node.wrapper = wrapper(&path);
-    node.wrapper.extend(["-e".to_owned(), format!("inject=fdatasync,fsync:delay_enter={SYNC_DELAY_US}")]);
+    node.through = wrapper(&path);
+    node.through.extend(["-e".to_owned(), format!("inject=fdatasync,fsync:delay_enter={SYNC_DELAY_US}")]);
     if let Some(bug) = bug {
         node.environment.insert(planted::VARIABLE.to_owned(), bug.name().to_owned());
     }
