@@ -10,9 +10,9 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use support::node::{Node, cli, free_address};
+use support::node::{cli, free_address};
 use support::program::binary;
-use tempfile::TempDir;
+use support::served::{Served, served};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 use tokio::time::timeout;
@@ -309,31 +309,9 @@ fn a_read_only_data_directory_is_named() {
     names(&start(directory.path(), &["--grpc", "127.0.0.1:0", "--data-dir", "sealed"], &[]), &["sealed"]);
 }
 
-/// A node to talk to.
-struct Served {
-    node: Node,
-    directory: TempDir,
-}
-
-async fn served() -> Served {
-    let directory = tempfile::tempdir().unwrap();
-    let mut node = Node::new(directory.path(), 1);
-    node.start().await;
-    Served { node, directory }
-}
-
-impl Served {
-    async fn run(&self, arguments: &[&str]) -> Output {
-        let url = self.node.url();
-        cli(&[arguments, &["--endpoint", &url]].concat()).await
-    }
-
-    /// Runs a command that succeeds, and gives what it printed as JSON.
-    async fn json(&self, arguments: &[&str]) -> serde_json::Value {
-        let output = self.run(&[arguments, &["--output", "json"]].concat()).await;
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {output:?}"))
-    }
+/// Runs a command, for people to read.
+async fn run(served: &Served, arguments: &[&str]) -> Output {
+    cli(&[arguments, &["--endpoint", &served.node.url()]].concat()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -374,12 +352,12 @@ async fn append_get_snapshot_and_load_answer_in_json_for_programs() {
     let read = served.json(&["get", "orders", "--after", "0", "--limit", "10"]).await;
     assert!(read.to_string().contains("facts"), "{read}");
     let blob = served.directory.path().join("orders.snapshot").display().to_string();
-    let taken = served.run(&["snapshot", "orders", "--file", &blob]).await;
+    let taken = run(&served, &["snapshot", "orders", "--file", &blob]).await;
     assert!(taken.status.success(), "{taken:?}");
-    let loaded = served.run(&["load", "copied", "--file", &blob]).await;
+    let loaded = run(&served, &["load", "copied", "--file", &blob]).await;
     assert!(loaded.status.success(), "{loaded:?}");
     assert!(String::from_utf8_lossy(&loaded.stdout).contains("1 entry restored"), "{loaded:?}");
-    let again = served.run(&["load", "copied", "--file", &blob]).await;
+    let again = run(&served, &["load", "copied", "--file", &blob]).await;
     let said = String::from_utf8_lossy(&again.stdout).into_owned();
     assert!(said.contains("nothing restored: copied already holds all of the snapshot, 1 entry"), "{again:?}");
     let again = served.json(&["load", "copied", "--file", &blob]).await;
@@ -405,7 +383,7 @@ async fn append_get_snapshot_and_load_answer_in_json_for_programs() {
         assert!(tree.to_string().contains(actor), "the tree lacks {actor}: {tree}");
     }
     for people in [&["status"][..], &["tree"], &["get", "orders"]] {
-        let output = served.run(people).await;
+        let output = run(&served, people).await;
         assert!(output.status.success() && !output.stdout.is_empty(), "{people:?}: {output:?}");
     }
 }
@@ -437,7 +415,7 @@ async fn the_tree_can_be_watched_until_a_signal() {
         entry["handled"].as_u64()
     };
     let before = handled(&next().await).expect("the entry actor is in the tree");
-    assert!(served.run(&["append", "orders", "facts", "hello"]).await.status.success());
+    assert!(run(&served, &["append", "orders", "facts", "hello"]).await.status.success());
     while handled(&next().await).is_some_and(|now| now <= before) {}
     // A node that is gone is shown as such, and asked again.
     served.node.kill().await;
@@ -463,18 +441,18 @@ async fn exit_codes_say_what_happened() {
     let (usage, error) = code(cli(&["get", "orders", "--endpoint", "not a url"]).await);
     assert!(usage.is_some_and(|code| code != 0) && error.contains("not a url"), "{error}");
 
-    assert!(served.run(&["append", "orders", "facts", "hello"]).await.status.success());
+    assert!(run(&served, &["append", "orders", "facts", "hello"]).await.status.success());
     let blob = served.directory.path().join("blob").display().to_string();
-    assert!(served.run(&["snapshot", "orders", "--file", &blob]).await.status.success());
-    let (exists, error) = code(served.run(&["load", "orders", "--file", &blob, "--fail-if-exists"]).await);
+    assert!(run(&served, &["snapshot", "orders", "--file", &blob]).await.status.success());
+    let (exists, error) = code(run(&served, &["load", "orders", "--file", &blob, "--fail-if-exists"]).await);
     assert_eq!(exists, Some(PRECONDITION), "{error}");
     std::fs::write(&blob, "garbage").unwrap();
-    let (integrity, error) = code(served.run(&["load", "fresh", "--file", &blob]).await);
+    let (integrity, error) = code(run(&served, &["load", "fresh", "--file", &blob]).await);
     assert_eq!(integrity, Some(INTEGRITY), "{error}");
     assert!(error.contains(&blob), "{error}");
-    let (absent, error) = code(served.run(&["load", "fresh", "--file", "/no/such/file"]).await);
+    let (absent, error) = code(run(&served, &["load", "fresh", "--file", "/no/such/file"]).await);
     assert!(absent == Some(1) && error.contains("\"/no/such/file\""), "{absent:?} {error}");
-    let (directory, error) = code(served.run(&["load", "fresh", "--file", "."]).await);
+    let (directory, error) = code(run(&served, &["load", "fresh", "--file", "."]).await);
     assert!(directory == Some(1) && error.contains("cannot read \".\"") && error.contains("--file"), "{error}");
     let (empty, error) = code(cli(&["append", "", "facts", "x", "--endpoint", &url]).await);
     assert!(empty.is_some_and(|code| code != 0), "an empty context is refused: {error}");

@@ -5,14 +5,9 @@
 
 mod support;
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
-use std::time::Duration;
-
 use support::cluster::Cluster;
 use support::node::Node;
-use support::strace::{Recorded, marker, parse, violations, wrapper};
-use support::until;
+use support::strace::{Recorded, can_trace, marker, parse, violations, wrapper};
 use support::wire::{self, AppendRequest};
 use tonic::Request;
 use tonic::transport::Channel;
@@ -21,26 +16,6 @@ const SEQUENTIAL: u32 = 50;
 /// With those that are in flight together.
 const APPENDS: u32 = 250;
 const CONCURRENT: usize = 16;
-/// For strace to write its last lines.
-const WRITTEN: Duration = Duration::from_secs(20);
-
-/// `eprintln!` would be captured by the test harness, and the skip with it.
-#[allow(clippy::explicit_write)]
-fn skip_aloud(test: &str, reason: &str) {
-    writeln!(std::io::stderr(), "skipped: {test}: {reason}").unwrap();
-}
-
-/// Whether strace can be used; says why not on the real standard error, which no harness captures.
-fn can_trace(test: &str) -> bool {
-    let run = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stdin(Stdio::null()).output();
-    let reason = match run {
-        Ok(output) if output.status.success() => return true,
-        Ok(output) => format!("strace may not trace here: {}", String::from_utf8_lossy(&output.stderr).trim()),
-        Err(error) => format!("strace cannot be run: {error}"),
-    };
-    skip_aloud(test, &reason);
-    false
-}
 
 fn trace_of(node: &Node) -> String {
     node.log.with_extension("strace").display().to_string()
@@ -56,21 +31,8 @@ async fn append(channel: Channel, number: u32) {
 async fn recorded(cluster: &mut Cluster) -> Vec<Recorded> {
     let mut nodes = Vec::new();
     for node in &mut cluster.nodes {
-        let pid = node.pid();
-        node.kill().await;
-        let path = trace_of(node);
-        let end = format!("{pid} ");
-        let text = until("strace has written that the node ended", WRITTEN, || async {
-            let text = std::fs::read_to_string(&path).unwrap();
-            let ended = |line: &str| line.starts_with(&end) && line.contains("+++ killed by");
-            text.lines().rev().take(64).any(ended).then_some(text)
-        })
-        .await;
-        nodes.push(Recorded {
-            calls: parse(&text),
-            data: node.data.canonicalize().unwrap().display().to_string(),
-            grpc_port: node.grpc.rsplit_once(':').unwrap().1.parse().unwrap(),
-        });
+        let trace = trace_of(node);
+        nodes.push(Recorded::of(node, &trace).await);
     }
     nodes
 }

@@ -6,12 +6,33 @@
 //! not know what a journal looks like.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::node::Node;
+use super::until;
 
 /// Begins a marker; six digits follow.
 pub const MARKER: &str = "marker-";
 const DIGITS: usize = 6;
 /// Of each buffer strace shows this much: more than a record of the test's appends.
 const SHOWN_BYTES: &str = "16384";
+/// For strace to write its last lines.
+const WRITTEN: Duration = Duration::from_secs(20);
+
+/// Whether strace can be used; says why not on the real standard error, which no harness captures.
+#[allow(clippy::explicit_write)]
+pub fn can_trace(test: &str) -> bool {
+    let run = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stdin(Stdio::null()).output();
+    let reason = match run {
+        Ok(output) if output.status.success() => return true,
+        Ok(output) => format!("strace may not trace here: {}", String::from_utf8_lossy(&output.stderr).trim()),
+        Err(error) => format!("strace cannot be run: {error}"),
+    };
+    writeln!(std::io::stderr(), "skipped: {test}: {reason}").unwrap();
+    false
+}
 
 pub fn marker(number: u32) -> String {
     format!("{MARKER}{number:0DIGITS$}")
@@ -128,6 +149,23 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// Kills a node and reads what was recorded of it.
+    pub async fn of(node: &mut Node, trace: &str) -> Recorded {
+        let end = format!("{} ", node.pid());
+        node.kill().await;
+        let text = until("strace has written that the node ended", WRITTEN, || async {
+            let text = std::fs::read_to_string(trace).unwrap();
+            let ended = |line: &str| line.starts_with(&end) && line.contains("+++ killed by");
+            text.lines().rev().take(64).any(ended).then_some(text)
+        })
+        .await;
+        Recorded {
+            calls: parse(&text),
+            data: node.data.canonicalize().unwrap().display().to_string(),
+            grpc_port: node.grpc.rsplit_once(':').unwrap().1.parse().unwrap(),
+        }
+    }
+
     /// When the marker was durable here for the first time.
     fn durable_us(&self, marker: u32) -> Option<u64> {
         let written = self.calls.iter().filter(|call| call.target.starts_with(&self.data) && call.writes(marker));

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use converge_lab::workload::{Load, Mix, NEVER, Record, Remote};
+use converge_lab::workload::{Load, Mix, Record, Remote};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, interval};
@@ -204,16 +204,14 @@ async fn chaos(
 fn mix(think_ms: u64) -> Mix {
     Mix {
         contexts: CONTEXTS,
-        home: None,
         think_ms,
         deadline_ms: (100, 2_000),
         payload_bytes: 600,
         read_one_in: 4,
         watch_one_in: 200,
-        load_one_in: NEVER,
         expect_one_in: 6,
-        key_one_in: 2,
         page: 100,
+        ..Mix::default()
     }
 }
 

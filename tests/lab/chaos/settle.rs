@@ -7,7 +7,7 @@ use converge_lab::history::{End, Operation, State};
 use converge_lab::workload::{Load, Record};
 use converge_ledger::api::grpc::pb::admin::StatusResponse;
 use converge_ledger::{NodeId, Position};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::world::World;
 use converge_ledger::cli::Failure;
@@ -34,7 +34,9 @@ pub(super) async fn settle(
     if within(async || (record.acknowledged() >= enough).then_some(()), world).await?.is_none() {
         record.trouble(format!("no appends are acknowledged within {} s after the last fault", SETTLE.as_secs()));
     }
-    load.finish_within(SETTLE).await;
+    if timeout(SETTLE, load.finish()).await.is_err() {
+        record.trouble(format!("clients still wait {} s after the last fault", SETTLE.as_secs()));
+    }
     read_when_level(world, client, &record, &contexts).await
 }
 

@@ -166,10 +166,11 @@ async fn live(plan: &Plan, verbose: bool) -> Outcome {
     moving.abort();
     network.close();
     let history = facts.history();
-    for violation in history::check(&history).violations {
+    let verdict = history::check(&history);
+    for violation in verdict.violations {
         facts.disputed(format!("history: {violation}"));
     }
-    summary(&trace, &facts, network.counts(), history)
+    summary(&trace, &facts, network.counts(), verdict.counts, history)
 }
 
 /// Liveness: where faults touch only a minority, each of the others acknowledges within a bounded time, once there is a
@@ -354,29 +355,16 @@ async fn check_positions(world: &Arc<World>, plan: &Plan) {
     }
 }
 
-fn summary(trace: &Trace, facts: &Facts, counts: Counts, history: Vec<Operation>) -> Outcome {
-    let mut appends = (0, 0, 0);
-    let mut reads = 0;
-    for operation in &history {
-        match operation {
-            Operation::Append(append) => match append.outcome {
-                history::Outcome::Done(_) => appends.0 += 1,
-                history::Outcome::Unknown => appends.1 += 1,
-                history::Outcome::Refused(_) => appends.2 += 1,
-            },
-            Operation::Read(_) => reads += 1,
-            _ => {}
-        }
-    }
+fn summary(trace: &Trace, facts: &Facts, frames: Counts, seen: history::Counts, history: Vec<Operation>) -> Outcome {
     Outcome {
         violations: facts.violations(),
         digest: trace.digest(),
         simulated_ms: trace.elapsed_ms(),
-        appends,
-        reads,
+        appends: (seen.acknowledged, seen.unknown, seen.refused),
+        reads: seen.reads + seen.reads_stale,
         log_entries: facts.applied_max(),
         faults: facts.effects(),
-        frames: (counts.delivered, counts.lost, counts.duplicated, counts.reordered),
+        frames: (frames.delivered, frames.lost, frames.duplicated, frames.reordered),
         lines: trace.lines(),
         history,
         excused: facts.is_excused(),

@@ -3,14 +3,14 @@
 
 mod inprocess;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use converge_ledger::{AppendOptions, Error, Ledger, Node, ReadOptions, Rejection, Sequence};
-use inprocess::{Cluster, PATIENCE, all, config, entry, eventually, kill};
+use inprocess::{Cluster, PATIENCE, all, config, entry, kill, level};
 use tokio::task::JoinSet;
 
 const LEDGER: [&str; 4] = ["root/ledger/storage", "root/ledger/replication", "root/ledger/entry", "root/ledger"];
@@ -60,11 +60,7 @@ async fn a_key_stands_for_one_entry_on_all_nodes_whoever_dies() {
         }
     }
     let ledgers = cluster.ledgers();
-    eventually("all nodes apply the same log", || {
-        let digests: BTreeSet<String> = ledgers.iter().map(|ledger| ledger.status().digest).collect();
-        digests.len() == 1
-    })
-    .await;
+    level(&ledgers).await;
     for ledger in &ledgers {
         let stored: Vec<Bytes> = all(ledger, "keys").await.into_iter().map(|entry| entry.payload).collect();
         assert_eq!(stored.len(), known.len(), "one entry for each key");

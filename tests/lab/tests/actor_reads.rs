@@ -5,64 +5,29 @@
 mod inprocess;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use converge_lab::workload::Mix;
 use converge_ledger::supervisors::ractor::ActorStatus;
 use converge_ledger::{AppendOptions, Ledger, Node, ReadOptions, Sequence, WatchOptions};
-use inprocess::{Cluster, PATIENCE, all, entry, eventually, kill, load, verify};
-use tokio::task::{JoinHandle, JoinSet};
+use inprocess::{Cluster, PATIENCE, all, entry, eventually, kill, load, load_of, verify};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 const STORAGE: &str = "root/ledger/storage";
 
-fn with_key(key: &str) -> AppendOptions {
-    AppendOptions { idempotency_key: Some(key.into()), ..AppendOptions::default() }
-}
-
-/// Appends to "c" with keys, each twice: the second time it is the first entry.
-async fn append_all(ledger: Ledger, stop: Arc<AtomicBool>, acked: Arc<AtomicU64>) {
-    for n in 0.. {
-        if stop.load(Ordering::Relaxed) {
-            return;
-        }
-        let key = n.to_string();
-        let first = ledger.append(entry("c", key.clone()), with_key(&key)).await.unwrap().entry;
-        acked.fetch_max(first.sequence.get(), Ordering::SeqCst);
-        let again = ledger.append(entry("c", key.clone()), with_key(&key)).await.unwrap();
-        assert!(again.deduplicated);
-        assert_eq!(again.entry, first);
-    }
-}
-
-async fn read_all(ledger: Ledger, stop: Arc<AtomicBool>, acked: Arc<AtomicU64>) {
-    while !stop.load(Ordering::Relaxed) {
-        let known = acked.load(Ordering::SeqCst);
-        let page = ledger.read("c", ReadOptions::default()).await.unwrap();
-        assert!(page.latest.get() >= known, "{known} was acknowledged before a read that ends at {}", page.latest);
-        assert_eq!(page.entries.len() as u64, page.latest.get(), "a read has all up to its latest");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_linearizable_read_misses_nothing_while_storage_dies() {
     let cluster = Cluster::start(1).await;
-    let (node, ledger) = (&cluster.nodes[0], cluster.nodes[0].ledger());
-    let (stop, acked) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-    let mut clients = JoinSet::new();
-    clients.spawn(append_all(ledger.clone(), stop.clone(), acked.clone()));
-    for _ in 0..8 {
-        clients.spawn(read_all(ledger.clone(), stop.clone(), acked.clone()));
-    }
+    let mix = Mix { read_one_in: 2, ..Mix::default() };
+    let load = load_of(&mix, &cluster.ledgers(), 9, &Arc::default());
     for _ in 0..20 {
-        let target = acked.load(Ordering::SeqCst) + 3;
-        eventually("appends go on", || acked.load(Ordering::SeqCst) >= target || clients.len() < 9).await;
-        kill(node, STORAGE).await;
+        load.progress(2).await;
+        kill(&cluster.nodes[0], STORAGE).await;
     }
-    stop.store(true, Ordering::Relaxed);
-    while let Some(client) = clients.join_next().await {
-        client.unwrap();
-    }
+    let record = load.finish().await;
+    assert_eq!(record.failures(), 0, "a death of storage fails no call");
+    verify(&cluster, &record).await;
     cluster.stop().await;
 }
 

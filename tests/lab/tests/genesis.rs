@@ -270,20 +270,10 @@ async fn read_contents(stray: &mut Node, place: &Node, name: &str) -> Option<u64
     .await;
     let status = stray.status().await.unwrap();
     assert_eq!(status["leader_id"], 0, "the stray node follows a foreign leader: {status}");
-    let count = stale_count(stray).await;
+    let count = processes::entries(stray, CONTEXT, &Record::default()).await.len() as u64;
     stray.kill().await;
     (stray.peer, stray.peers) = (peer, peers);
     Some(count)
-}
-
-/// Entries that a node without a leader holds.
-async fn stale_count(node: &Node) -> u64 {
-    let query = support::wire::GetRequest { context_id: CONTEXT.to_owned(), ..Default::default() };
-    let mut request = tonic::Request::new(query);
-    request.metadata_mut().insert("x-consistency", "stale".parse().unwrap());
-    let answer = support::wire::get(&node.channel(), request).await.unwrap().into_inner();
-    assert_eq!(answer.entries.len() as u64, answer.latest_sequence);
-    answer.latest_sequence
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,7 +15,7 @@ const LINES: usize = 500;
 const OF_A_MODULE: [&str; 6] = ["Arguments", "Error", "Inner", "Message", "Settings", "State"];
 
 /// Names that are given more often yet. This list only gets shorter, and its numbers smaller.
-const TOO_OFTEN: &[(&str, usize)] = &[("Client", 4), ("Cluster", 4), ("Outcome", 4), ("Phase", 4)];
+const TOO_OFTEN: &[(&str, usize)] = &[("Cluster", 4), ("Outcome", 4), ("Phase", 4)];
 
 const FOLDERS: [&str; 8] = ["actors", "benches", "core", "examples", "log", "src", "supervisors", "tests"];
 

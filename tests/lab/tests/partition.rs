@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use converge_ledger::{AppendOptions, Consistency, Error, Ledger, Node, ReadOptions};
-use inprocess::{PATIENCE, all, config, entry, eventually};
+use inprocess::{PATIENCE, all, config, entry, eventually, level};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -104,13 +104,7 @@ impl Split {
     }
 
     async fn one_state(&self) {
-        eventually("all nodes have one state", || {
-            let statuses: Vec<_> = (0..3).map(|at| self.ledger(at).status()).collect();
-            let commit = statuses.iter().map(|status| status.commit_index).max();
-            let digests: BTreeSet<&String> = statuses.iter().map(|status| &status.digest).collect();
-            digests.len() == 1 && statuses.iter().all(|s| s.leader_id != 0 && Some(s.applied_index) == commit)
-        })
-        .await;
+        level(&self.nodes.iter().map(Node::ledger).collect::<Vec<_>>()).await;
     }
 
     async fn stop(self) {

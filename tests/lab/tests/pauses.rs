@@ -41,11 +41,6 @@ async fn latest(channel: Channel) -> Option<u64> {
     wire::get(&channel, request).await.ok().map(|page| page.into_inner().latest_sequence)
 }
 
-fn signal(node: &Node, signal: &str) {
-    let pid = node.pid().to_string();
-    assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_was_deposed_in_its_sleep_answers_no_read_from_what_it_knew() {
     let mut cluster = Cluster::new();
@@ -56,7 +51,7 @@ async fn a_leader_that_was_deposed_in_its_sleep_answers_no_read_from_what_it_kne
         let leader = cluster.leader().await;
         // The connection exists before the sleep, so that requests lie in its socket.
         until("a write", SETTLED, || append(&channels[leader])).await;
-        signal(&cluster.nodes[leader], "-STOP");
+        cluster.nodes[leader].signal("STOP").await.unwrap();
         let awake = (leader + 1) % 3;
         let acknowledged = until("a write without the old leader", SETTLED, || append(&channels[awake])).await;
         let mut reads: JoinSet<_> = (0..QUEUED).map(|_| latest(channels[leader].clone())).collect();
@@ -64,7 +59,7 @@ async fn a_leader_that_was_deposed_in_its_sleep_answers_no_read_from_what_it_kne
         for _ in 0..QUEUED {
             tokio::task::yield_now().await;
         }
-        signal(&cluster.nodes[leader], "-CONT");
+        cluster.nodes[leader].signal("CONT").await.unwrap();
         while let Some(read) = reads.join_next().await {
             if let Some(seen) = read.unwrap() {
                 assert!(seen >= acknowledged, "round {round}: read {seen}, {acknowledged} was acknowledged before");
@@ -89,12 +84,12 @@ async fn pauses_of_one_or_two_nodes_at_random_moments_lose_nothing() {
         let first = dice.random_range(0..3);
         let sleepers = if dice.random_bool(0.4) { vec![first, (first + 1) % 3] } else { vec![first] };
         for &index in &sleepers {
-            signal(&cluster.nodes[index], "-STOP");
+            cluster.nodes[index].signal("STOP").await.unwrap();
         }
         // Around the election time-out of 400 to 800 ms: some sleepers are deposed, some are not.
         tokio::time::sleep(Duration::from_millis(dice.random_range(50..1500))).await;
         for &index in &sleepers {
-            signal(&cluster.nodes[index], "-CONT");
+            cluster.nodes[index].signal("CONT").await.unwrap();
         }
     }
     clients.progress(3).await;

@@ -11,7 +11,6 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -24,7 +23,7 @@ use converge_ledger_core::chance::Dice;
 use converge_ledger_core::planted::{self, Bug, Level};
 use serde_json::{Value, json};
 use support::node::Node;
-use support::strace::{Recorded, marker, parse, violations, wrapper};
+use support::strace::{Recorded, can_trace, marker, violations, wrapper};
 use support::wire::{self, AppendRequest};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_converge-lab");
@@ -307,22 +306,6 @@ fn the_simulation_and_its_history_find_their_bugs() {
 
 // A real process.
 
-/// `eprintln!` would be captured by the test harness, and the skip with it.
-#[allow(clippy::explicit_write)]
-fn skip_aloud(reason: &str) {
-    writeln!(std::io::stderr(), "skipped: planted bugs in system calls: {reason}").unwrap();
-}
-
-fn can_trace() -> bool {
-    let run = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stdin(Stdio::null()).output();
-    match run {
-        Ok(output) if output.status.success() => return true,
-        Ok(output) => skip_aloud(&format!("strace may not trace: {}", String::from_utf8_lossy(&output.stderr).trim())),
-        Err(error) => skip_aloud(&format!("strace cannot be run: {error}")),
-    }
-    false
-}
-
 /// Every sync takes so much longer, or a reply in front of it would only be seen where it wins a race.
 const SYNC_DELAY_US: u64 = 5_000;
 
@@ -364,24 +347,15 @@ async fn traced(bug: Option<Bug>) -> Vec<String> {
             Err(status) => panic!("append {number}: {status}"),
         }
     }
-    let end = format!("{} ", node.pid());
-    node.kill().await;
-    let text = support::until("strace has written that the node ended", Duration::from_secs(20), || async {
-        let text = std::fs::read_to_string(&path).unwrap();
-        let ended = |line: &str| line.starts_with(&end) && line.contains("+++ killed by");
-        text.lines().rev().take(64).any(ended).then_some(text)
-    })
-    .await;
-    let data = node.data.canonicalize().unwrap().display().to_string();
-    let grpc_port = node.grpc.rsplit_once(':').unwrap().1.parse().unwrap();
+    let recorded = Recorded::of(&mut node, &path).await;
     // Not the last one: only the reply behind it says that the calls of a reply have returned.
     let markers: Vec<u32> = (1..acknowledged).map(|number| number - 1).collect();
-    violations(&[Recorded { calls: parse(&text), data, grpc_port }], &markers, 1)
+    violations(&[recorded], &markers, 1)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn system_calls_give_their_bugs_away() {
-    if !can_trace() {
+    if !can_trace("planted bugs in system calls") {
         return;
     }
     assert!(has_switch(), "{BINARY} was built without planted bugs, by another build than this test's");

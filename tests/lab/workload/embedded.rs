@@ -39,8 +39,10 @@ impl Embedded {
     fn missed(&mut self, error: &Error) -> Missed {
         self.is_stopped |= matches!(error, Error::Stopped);
         let finding = match error {
-            Error::Unknown(_) | Error::Unavailable { .. } | Error::ReadTimeout | Error::Stopped => None,
-            Error::ExpectedSequence { .. } => None,
+            Error::Unknown(_) | Error::Unavailable { .. } | Error::ReadTimeout | Error::Stopped => {
+                self.record.failed();
+                None
+            }
             error => Some(format!("a node answers: {error}")),
         };
         missed(error, finding)

@@ -7,7 +7,7 @@ use converge_ledger::NewEntry;
 use serde::{Deserialize, Serialize};
 
 /// Once in so many times is never.
-pub const NEVER: u64 = u64::MAX;
+const NEVER: u64 = u64::MAX;
 
 /// What one client wants, and how often.
 #[derive(Clone, Debug, Serialize, Deserialize)]

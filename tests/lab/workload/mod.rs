@@ -24,6 +24,6 @@ pub use client::Client;
 pub use embedded::{Embedded, whole};
 pub(crate) use embedded::{acknowledged, follow, missed, seen, shown};
 pub use load::Load;
-pub use mix::{Mix, NEVER, entry};
+pub use mix::{Mix, entry};
 pub use record::{Record, longest_pause};
 pub use remote::{Remote, request};

@@ -40,6 +40,7 @@ impl Remote {
 
     fn missed(&mut self, at: &NodeClient, status: &Status) -> Missed {
         self.has_failed = true;
+        self.record.failed();
         let said = || format!("{} answered {:?}: {}", at.endpoint, status.code(), status.message());
         Missed { outcome: outcome(status), finding: (!is_excused(status)).then(said) }
     }

@@ -113,14 +113,29 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Clients that append without pause, spread over the ledgers.
 pub fn load(ledgers: &[Ledger], clients: usize, record: &Arc<Record>) -> Load {
+    load_of(&Mix::default(), ledgers, clients, record)
+}
+
+pub fn load_of(mix: &Mix, ledgers: &[Ledger], clients: usize, record: &Arc<Record>) -> Load {
     let api = |ledger: &Ledger| Embedded::new(ledger.clone(), record);
-    Load::start(record, &Mix::default(), 1, ledgers.iter().cycle().take(clients).map(api).collect())
+    Load::start(record, mix, 1, ledgers.iter().cycle().take(clients).map(api).collect())
 }
 
 /// All entries of a context as one node has them.
 pub async fn all(ledger: &Ledger, context: &str) -> Vec<Entry> {
     let options = ReadOptions { consistency: Consistency::Stale, ..ReadOptions::default() };
     ledger.read(context, options).await.unwrap().entries
+}
+
+/// Waits until all nodes have applied the same log, which gives them one state.
+pub async fn level(ledgers: &[Ledger]) {
+    eventually("all nodes apply the same log and have the same digest", || {
+        let statuses: Vec<_> = ledgers.iter().map(Ledger::status).collect();
+        let commit = statuses.iter().map(|status| status.commit_index).max();
+        let digests: BTreeSet<&String> = statuses.iter().map(|status| &status.digest).collect();
+        digests.len() == 1 && statuses.iter().all(|s| s.leader_id != 0 && Some(s.applied_index) == commit)
+    })
+    .await;
 }
 
 /// Invariants 1 to 5 on every node, after the last fault.
@@ -132,14 +147,7 @@ pub async fn verify(cluster: &Cluster, record: &Record) {
         let options = ReadOptions { deadline: Some(PATIENCE), limit: 1, ..ReadOptions::default() };
         ledger.read("c0", options).await.unwrap();
     }
-    eventually("all nodes apply the same log", || {
-        let statuses: Vec<_> = ledgers.iter().map(Ledger::status).collect();
-        let commit = statuses.iter().map(|s| s.commit_index).max().unwrap();
-        statuses.iter().all(|s| s.applied_index == commit && s.leader_id != 0)
-    })
-    .await;
-    let digests: BTreeSet<String> = ledgers.iter().map(|l| l.status().digest).collect();
-    assert_eq!(digests.len(), 1, "nodes that applied the same log have the same digest");
+    level(&ledgers).await;
     let status = ledgers[0].status();
     for (ledger, node) in ledgers.iter().zip(1..) {
         for context in Mix::default().contexts() {
