@@ -104,7 +104,6 @@ pub(crate) fn build(
             validator,
             clock: environment.clock,
             random: environment.random.clone(),
-            offload: environment.offload,
             calls: environment.calls,
             alarms: environment.alarms,
             tree: OnceLock::new(),

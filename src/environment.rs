@@ -25,29 +25,6 @@ pub trait Network: Send + Sync {
     fn join(&self, identity: Identity, sink: Arc<dyn Sink>) -> Arc<dyn Carrier>;
 }
 
-/// Where work goes that would hold up other tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offload {
-    /// To tokio's blocking threads.
-    Threads,
-    /// Nowhere: it is done at once, in the caller's task.
-    #[cfg_attr(not(feature = "lab"), allow(dead_code, reason = "only a simulation has one thread"))]
-    Inline,
-}
-
-impl Offload {
-    /// Runs `work` to its end; its panic is the caller's.
-    pub async fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        if self == Offload::Inline {
-            return work();
-        }
-        match tokio::task::spawn_blocking(work).await {
-            Ok(value) => value,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
-}
-
 /// What a call may take, and how long it waits within its deadline.
 #[derive(Debug, Clone, Copy)]
 pub struct Calls {
@@ -99,7 +76,6 @@ pub struct Environment {
     pub clock: Clock,
     /// None: sockets.
     pub network: Option<Arc<dyn Network>>,
-    pub offload: Offload,
     /// Hears of every applied batch.
     pub observer: Option<Observer>,
     /// What a host wants an operator to see beside the node's own alarms.
@@ -118,7 +94,6 @@ impl Default for Environment {
             random: Arc::new(rand::random::<u64>),
             clock: Arc::new(crate::clock::now_ns),
             network: None,
-            offload: Offload::Threads,
             observer: None,
             alarms: Vec::new(),
         }

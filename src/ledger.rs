@@ -28,7 +28,7 @@ use converge_supervisors::{Tree, TreeSnapshot};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::environment::{Alarm, Calls, Clock, Offload};
+use crate::environment::{Alarm, Calls, Clock};
 use crate::error::Unknown;
 use crate::reached::LimitsReached;
 use crate::status::not_formed;
@@ -66,7 +66,6 @@ pub(crate) struct Inner {
     pub(crate) validator: Option<Validator>,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
-    pub(crate) offload: Offload,
     pub(crate) calls: Calls,
     /// The host's.
     pub(crate) alarms: Vec<Alarm>,
@@ -320,15 +319,27 @@ impl Ledger {
         mut read: impl FnMut() -> Result<T, storage::Error>,
     ) -> Result<T, Error> {
         loop {
-            match read() {
-                Ok(value) => return Ok(value),
-                Err(storage::Error::Unavailable) if *self.inner.stopped.borrow() => return Err(Error::Stopped),
-                Err(storage::Error::Unavailable) if Instant::now() < deadline => {
-                    tokio::time::sleep(self.inner.calls.retry_pause).await;
-                }
-                Err(storage::Error::Unavailable) => return Err(Error::ReadTimeout),
-                Err(error) => return Err(stored_error(error)),
+            if let Some(value) = self.settled(deadline, read()).await? {
+                return Ok(value);
             }
+        }
+    }
+
+    /// What a read from storage gave; none after a pause where storage restarts and there is time to ask again.
+    pub(crate) async fn settled<T>(
+        &self,
+        deadline: Instant,
+        read: Result<T, storage::Error>,
+    ) -> Result<Option<T>, Error> {
+        match read {
+            Ok(value) => Ok(Some(value)),
+            Err(storage::Error::Unavailable) if *self.inner.stopped.borrow() => Err(Error::Stopped),
+            Err(storage::Error::Unavailable) if Instant::now() < deadline => {
+                tokio::time::sleep(self.inner.calls.retry_pause).await;
+                Ok(None)
+            }
+            Err(storage::Error::Unavailable) => Err(Error::ReadTimeout),
+            Err(error) => Err(stored_error(error)),
         }
     }
 

@@ -82,12 +82,16 @@ impl Pages<'_> {
         if self.latest.is_some() {
             tokio::task::yield_now().await;
         }
-        // Storage that restarted in between may have to apply again what was confirmed.
-        let read = || match self.ledger.inner.storage.read(self.context, self.query.clone())? {
-            page if page.applied < self.confirmed => Err(storage::Error::Unavailable),
-            page => Ok(page),
+        let mut page = loop {
+            let page = match self.read().await? {
+                // Storage that restarted in between may have to apply again what was confirmed.
+                Ok(page) if page.applied < self.confirmed => Err(storage::Error::Unavailable),
+                page => page,
+            };
+            if let Some(page) = self.ledger.settled(self.deadline, page).await? {
+                break page;
+            }
         };
-        let mut page = self.ledger.stored(self.deadline, read).await?;
         // What comes in while this reads belongs to the next call.
         let latest = *self.latest.get_or_insert(page.latest);
         page.entries.retain(|entry| entry.sequence <= latest);
@@ -98,11 +102,84 @@ impl Pages<'_> {
         Ok(Some(page.entries))
     }
 
+    /// A first step of a few entries at once; whatever may look at much in its turn.
+    async fn read(&self) -> Result<Result<storage::Page, storage::Error>, Error> {
+        let Pages { ledger, context, query, deadline, .. } = self;
+        let storage = &ledger.inner.storage;
+        if query.key.is_none() && self.latest.is_none() {
+            return Ok(storage.read(context, query.clone()));
+        }
+        tokio::time::timeout_at(*deadline, storage.scan(context, query.clone())).await.map_err(|_| Error::ReadTimeout)
+    }
+
     /// The context's latest sequence when the first step was read.
     ///
     /// # Panics
     /// Before that.
     pub(crate) fn latest(&self) -> Sequence {
         self.latest.expect("a step was read")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::{Config, NewEntry, Node};
+
+    const ENTRIES: usize = 30_000;
+    const READERS: usize = 64;
+    const APPENDS: u32 = 10;
+
+    async fn append(ledger: &Ledger) {
+        let entry = NewEntry { context_id: "c".into(), ..Default::default() };
+        ledger.append(entry, Default::default()).await.unwrap();
+    }
+
+    /// Consensus waits for no reader that looks at much and finds nothing.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn reads_and_watches_of_a_key_that_matches_nothing_do_not_hold_up_appends() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.node.data_dir = directory.path().join("data");
+        config.listen.grpc = "off".into();
+        let node = Node::start(config).await.unwrap();
+        let ledger = node.ledger();
+        let mut writers = JoinSet::new();
+        for _ in 0..READERS {
+            let ledger = ledger.clone();
+            writers.spawn(async move {
+                for _ in 0..ENTRIES / READERS {
+                    append(&ledger).await;
+                }
+            });
+        }
+        writers.join_all().await;
+        let mut readers = JoinSet::new();
+        let nothing = || Some("nothing".to_owned());
+        for _ in 0..READERS {
+            let (read, watched) = (ledger.clone(), ledger.clone());
+            readers.spawn(async move {
+                loop {
+                    let page = read.read("c", ReadOptions { key: nothing(), ..Default::default() }).await.unwrap();
+                    assert!(page.entries.is_empty() && page.latest >= Sequence(1));
+                }
+            });
+            readers.spawn(async move {
+                let options = crate::WatchOptions { key: nothing(), ..Default::default() };
+                watched.watch("c", options).next().await;
+            });
+        }
+        let start = Instant::now();
+        for _ in 0..APPENDS {
+            append(&ledger).await;
+        }
+        let took = start.elapsed();
+        assert!(took < APPENDS * Duration::from_millis(500), "{APPENDS} appends took {took:?}");
+        readers.abort_all();
+        node.stop(Duration::from_secs(30)).await.unwrap();
     }
 }

@@ -19,7 +19,7 @@ use crate::{Error, Ledger};
 
 pub(crate) async fn snapshot(ledger: &Ledger, context: &str, given: Option<Duration>) -> Result<Snapshot, Error> {
     let options = ReadOptions { consistency: Consistency::Linearizable, deadline: given, ..ReadOptions::default() };
-    let (limit, offload) = (ledger.inner.snapshot_bytes, ledger.inner.offload);
+    let (limit, offload) = (ledger.inner.snapshot_bytes, ledger.inner.storage.offload());
     let mut pages = ledger.pages(context, options).await?;
     // A context that cannot be unpacked again is not packed.
     let mut packer = blob::Packer::new(context, unpacked_bytes(ledger));
@@ -136,7 +136,7 @@ async fn unpack(ledger: &Ledger, context: &str, snapshot: Bytes) -> Result<Blob,
         let chain = blob::chain(decoded.entries(&context, 0..decoded.count()));
         Ok(Blob { decoded, chain })
     };
-    ledger.inner.offload.run(work).await
+    ledger.inner.storage.offload().run(work).await
 }
 
 /// The chunks that were staged: how many entries, by the place of the first.

@@ -15,6 +15,7 @@ use super::error::{Cause, Error};
 use super::incarnation::QueuedWrite;
 use super::journal::record::{ENTRY_OVERHEAD, Op};
 use super::message::Message;
+use super::offload::Offload;
 use super::room::{Room, leaves_from};
 use super::settings::Settings;
 use super::shared::Shared;
@@ -146,6 +147,23 @@ impl Storage {
     #[allow(clippy::needless_pass_by_value)] // callers build a query for one call
     pub fn read(&self, context: &str, query: ReadQuery) -> Result<Page, Error> {
         self.shared.read_page(context, &query)
+    }
+
+    /// As [`Storage::read`], on a thread of its own and in its turn: for a read that may look at much. Where nothing is
+    /// found it goes on, but not for ever: a turn is a few reads long. The page has the latest sequence that the first saw, and shows what all did.
+    ///
+    /// # Errors
+    /// As [`Storage::log_entries`].
+    pub async fn scan(&self, context: &str, query: ReadQuery) -> Result<Page, Error> {
+        let (shared, context) = (Arc::clone(&self.shared), context.to_owned());
+        let work = move || shared.scan_page(&context, query);
+        self.shared.turns.run(self.offload(), work).await
+    }
+
+    /// Where work goes that would hold up other tasks.
+    #[must_use]
+    pub fn offload(&self) -> Offload {
+        self.shared.settings.offload
     }
 
     /// One entry, if it exists.

@@ -90,6 +90,7 @@ pub(crate) mod journal;
 mod layout;
 mod memory;
 mod message;
+mod offload;
 mod page;
 mod passing;
 mod read;
@@ -108,6 +109,7 @@ pub use handle::Storage;
 #[cfg(feature = "testing")]
 pub use journal::pieces::{Piece, pieces};
 pub use layout::LOCK_FILE;
+pub use offload::Offload;
 pub use room::Room;
 pub use settings::{Random, Settings};
 pub use types::{

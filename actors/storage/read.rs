@@ -14,6 +14,9 @@ use super::page::Near;
 use super::shared::Shared;
 use super::types::{LogEntry, Page, ReadQuery};
 
+/// A turn of a reader that finds nothing is so many reads long.
+const SCAN_READS_MAX: usize = 8;
+
 impl Shared {
     /// What a reader is told, after the node fenced itself if it has to.
     fn trouble(&self, trouble: Trouble) -> Error {
@@ -96,6 +99,21 @@ impl Shared {
     }
 
     /// See [`super::Storage::read`].
+    /// A page with something in it, if that is found within a few reads.
+    pub(crate) fn scan_page(&self, context: &str, mut query: ReadQuery) -> Result<Page, Error> {
+        let mut page = self.read_page(context, &query)?;
+        for _ in 1..SCAN_READS_MAX {
+            if !page.entries.is_empty() || !page.truncated || page.next_after <= query.after {
+                break;
+            }
+            query.after = page.next_after;
+            let next = self.read_page(context, &query)?;
+            // Storage may have restarted between the two, and have to apply again what the first one showed.
+            page = Page { latest: page.latest, applied: page.applied.min(next.applied), ..next };
+        }
+        Ok(page)
+    }
+
     pub(crate) fn read_page(&self, context: &str, query: &ReadQuery) -> Result<Page, Error> {
         self.readable()?;
         let scan_bytes_max = self.settings.scan_bytes_max;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::disk::{Disk, RealDisk};
 use super::executor::{Executor, Threads};
+use super::offload::Offload;
 
 /// Chance as an argument: a fresh number at every call.
 pub type Random = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -28,8 +29,7 @@ pub struct Settings {
     pub overlay_bytes_max: usize,
     /// The database's page cache; 128 MiB by default.
     pub redb_cache_bytes: usize,
-    /// How much of a context one read may look at for entries with a key; 4 MiB by default, for a read
-    /// runs on the thread of its caller.
+    /// How much of a context one read may look at for entries with a key; 4 MiB by default.
     pub scan_bytes_max: usize,
     /// As much of the log is applied at a time when a start or a recovery finds entries to apply; 4 MiB by default.
     pub apply_bytes: usize,
@@ -47,6 +47,8 @@ pub struct Settings {
     pub disk: Arc<dyn Disk>,
     /// The threads.
     pub executor: Arc<dyn Executor>,
+    /// Where reads go that look at much.
+    pub offload: Offload,
     /// Names the data directory and the generations of journal files.
     pub random: Random,
 }
@@ -71,6 +73,7 @@ impl Settings {
             shutdown: Duration::from_secs(30),
             disk: Arc::new(RealDisk),
             executor: Arc::new(Threads),
+            offload: Offload::Threads,
             random: Arc::new(rand::random::<u64>),
         }
     }

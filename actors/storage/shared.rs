@@ -12,6 +12,7 @@ use super::fence::Fence;
 use super::incarnation::{Incarnation, Incarnations, QueuedWrite};
 use super::memory::Memory;
 use super::message::Message;
+use super::offload::Turns;
 use super::passing::Sorting;
 use super::room::{Lacks, Room, leaves_from};
 use super::settings::Settings;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) db: Lent,
     pub(crate) fence: Fence,
     pub(crate) lacks: Lacks,
+    pub(crate) turns: Turns,
     process: Mutex<Process>,
     /// The last commit panicked.
     pub(crate) commit_panicked: AtomicBool,
@@ -63,6 +65,7 @@ impl Shared {
             db: Lent::default(),
             fence: Fence::default(),
             lacks: Lacks::default(),
+            turns: Turns::default(),
             process: Mutex::default(),
             commit_panicked: AtomicBool::new(false),
             durable_lsn: AtomicU64::new(0),

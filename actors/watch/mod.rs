@@ -147,7 +147,7 @@ impl Follow {
             // The cell first, then the read: what is applied in between moves the cell.
             let seen = self.seen().await;
             let held = room.take().await;
-            match self.read() {
+            match self.read().await {
                 Ok((_, page)) if !page.is_empty() => return Ok((page, held)),
                 Ok((moved, _)) => {
                     drop(held);
@@ -173,10 +173,14 @@ impl Follow {
     }
 
     /// Reads a page, and says whether the cursor moved: not where the context has nothing behind it.
-    fn read(&mut self) -> Result<(bool, VecDeque<Entry>), storage::Error> {
+    async fn read(&mut self) -> Result<(bool, VecDeque<Entry>), storage::Error> {
         let Bounds { page_bytes_max: max_bytes, page_entries_max: limit, .. } = self.watches.bounds;
         let query = ReadQuery { after: self.cursor, limit, key: self.key.clone(), max_bytes };
-        let page = self.storage.read(&self.context, query)?;
+        let page = match query.key {
+            // It may match little, and look at much.
+            Some(_) => self.storage.scan(&self.context, query).await?,
+            None => self.storage.read(&self.context, query)?,
+        };
         let moved = page.next_after > self.cursor;
         self.cursor = self.cursor.max(page.next_after);
         Ok((moved, page.entries.into()))

@@ -39,6 +39,7 @@ pub(super) fn storage_settings(
         shutdown: Duration::from_millis(tuning.bounds.shutdown_ms[3]),
         disk: Arc::new(disk.clone()),
         executor,
+        offload: storage::Offload::Inline,
         random,
         ..storage::Settings::new(DIRECTORY)
     }

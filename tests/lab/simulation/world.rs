@@ -26,7 +26,7 @@ use super::threads::{Pace, SimThreads};
 use super::trace::Trace;
 use super::tuning::Tuning;
 use converge_ledger::config::Config;
-use converge_ledger::environment::{Environment, Offload};
+use converge_ledger::environment::Environment;
 use converge_ledger::supervisors::Tree;
 use converge_ledger::{Ledger, Node};
 
@@ -369,7 +369,6 @@ impl World {
             random,
             clock,
             network: Some(Arc::new(self.network.clone())),
-            offload: Offload::Inline,
             observer: Some(Arc::new(move |batch| facts.applied(id, batch))),
             alarms: Vec::new(),
         };
