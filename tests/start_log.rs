@@ -49,10 +49,10 @@ impl Visit for LogLine {
     }
 }
 
-/// Starts unless it must not.
-struct Unless;
+/// Its start fails while it must.
+struct RefusesToStart;
 
-impl Actor for Unless {
+impl Actor for RefusesToStart {
     type Msg = ();
     type State = ();
     type Arguments = Arc<AtomicBool>;
@@ -68,7 +68,7 @@ async fn the_reason_of_a_start_that_fails_is_said_once() {
     let refuses = Arc::new(AtomicBool::new(true));
     let worker = {
         let refuses = refuses.clone();
-        ChildSpec::actor("worker", move || (Unless, refuses.clone()))
+        ChildSpec::actor("worker", move || (RefusesToStart, refuses.clone()))
     };
     let intensity = |restarts| Intensity { restarts, period: Duration::from_secs(60) };
     let inner = SupervisorSpec::new(Strategy::OneForOne, intensity(0), vec![worker]);

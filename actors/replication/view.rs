@@ -62,6 +62,8 @@ pub struct Overfull {
     pub times: u64,
     /// The last one.
     pub last: Instant,
+    /// When that was logged.
+    logged: Instant,
 }
 
 /// Such refusals are logged at most this often.
@@ -163,8 +165,9 @@ impl Published {
     pub(crate) fn refused_overfull(&self) {
         let mut overfull = self.overfull.lock().expect("no code panics while it holds this lock");
         let (before, last) = (overfull.map_or(0, |before| before.times), Instant::now());
-        let is_news = overfull.is_none_or(|before| last - before.last >= OVERFULL_LOG_EVERY);
-        *overfull = Some(Overfull { times: before + 1, last });
+        let logged = overfull.map(|before| before.logged).filter(|logged| last - *logged < OVERFULL_LOG_EVERY);
+        let is_news = logged.is_none();
+        *overfull = Some(Overfull { times: before + 1, last, logged: logged.unwrap_or(last) });
         drop(overfull);
         if is_news {
             tracing::warn!("this leader refuses appends for a moment: too much of the log is not committed");

@@ -192,7 +192,7 @@ impl Storage {
         self.shared.data_loss(what.into());
     }
 
-    /// Waits until the node is fenced, and returns the cause as an error. Until then it costs nothing.
+    /// Waits until the node is fenced, and returns the cause as an error.
     pub async fn fenced(&self) -> Error {
         self.shared.fence.caused().await.error()
     }

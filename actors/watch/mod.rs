@@ -143,6 +143,7 @@ impl Follow {
     /// # Errors
     /// As [`Follow::next`].
     pub async fn page<R: Room + Sync>(&mut self, room: &R) -> Result<(VecDeque<Entry>, R::Held), storage::Error> {
+        let mut fenced = None;
         loop {
             // The cell first, then the read: what is applied in between moves the cell.
             let seen = self.seen().await;
@@ -151,10 +152,15 @@ impl Follow {
                 Ok((_, page)) if !page.is_empty() => return Ok((page, held)),
                 Ok((moved, _)) => {
                     drop(held);
-                    match moved {
+                    match (moved, fenced.take()) {
                         // A key that matches little: others want to run, too.
-                        true => tokio::task::yield_now().await,
-                        false => self.wait(seen).await?,
+                        (true, error) => {
+                            fenced = error;
+                            tokio::task::yield_now().await;
+                        }
+                        // What was applied before the fence may not have moved the cell yet: one more look.
+                        (false, None) => fenced = self.wait(seen).await.err(),
+                        (false, Some(error)) => return Err(error),
                     }
                 }
                 Err(storage::Error::Unavailable) => {

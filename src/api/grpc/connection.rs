@@ -327,8 +327,10 @@ impl Open {
     }
 
     /// Of `count` streams, closes connections with as many as there are more than `max`: those first whose clients owed
-    /// the most, now and when this was called last. Whether any had to go.
-    pub(super) fn relieve(&self, count: usize, max: usize) -> bool {
+    /// the most, now and when this was called last. A debt counts up to a connection's share, for beyond that it is not
+    /// read, so that its client cannot pay; among equals the one that was quiet for the longest goes. Whether any had to.
+    pub(super) fn relieve(&self, count: usize, max: usize, share: usize) -> bool {
+        let now = now_ms();
         let listed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut beyond, mut owing) = (count.saturating_sub(max), Vec::new());
         for connection in listed.connections.values() {
@@ -341,7 +343,8 @@ impl Open {
                 owing.push((owed, connection));
             }
         }
-        owing.sort_by_key(|(owed, _)| std::cmp::Reverse(*owed));
+        let quiet = |connection: &Connection| now.saturating_sub(connection.moved_ms.load(Ordering::Relaxed));
+        owing.sort_by_key(|(owed, connection)| std::cmp::Reverse((*owed.min(&share), quiet(connection))));
         let mut any = false;
         for (_, connection) in owing {
             if beyond == 0 {

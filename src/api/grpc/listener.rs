@@ -67,8 +67,8 @@ impl Gate {
         let (places, operators) = (places(connections - kept), places(kept));
         let (open, reached) = (Open::default(), ledger.clone());
         let streams = Streams::new(streams_max(settings), settings.connections, open.clone(), move || {
-            let advice =
-                "connections whose clients do not send or read what they began are closed: use fewer calls at once";
+            let advice = "connections with more than their share are not read until there is room, and those whose clients do not send \
+                 or read what they began are closed: use fewer calls at once";
             reached.inner.reached.note("streams (grpc.requests and grpc.watches)", advice);
         });
         Gate { places, operators, draining: Arc::default(), open, streams, ledger }

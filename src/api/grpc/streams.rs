@@ -4,8 +4,9 @@
 //! so whatever became of the call: the answer to one that was refused waits, too, until it is read. So they are counted
 //! where they are seen, on the wire, and there is one bound for all connections.
 //!
-//! Where there are as many, a connection that has its share of them is not read: its client begins no more. A client can
-//! begin a thousand streams in a moment, and again on its next connection, faster than any connection is closed.
+//! Where there are as many, a connection that has its share of them is not read: its client begins no more, but for what one
+//! read may bring. A client can begin a thousand streams in a moment, and again on its next connection, faster than any
+//! connection is closed.
 //!
 //! And room is made: those connections are closed whose clients owe the most, the rest of a request, or reading an answer.
 //! A client owes nothing for a call that the node works at. So what goes is never what clients wait for. Many calls that
@@ -27,10 +28,10 @@ use super::frames::Says;
 
 /// Where there are too many, this is looked at once in so many milliseconds at most.
 const LOOK_MS: u64 = 20;
+/// And at least this often: often enough for a debt to be seen twice.
+const LOOK_AGAIN: Duration = Duration::from_millis(400);
 /// A connection that is not read looks for room this often.
 const PAUSE: Duration = Duration::from_millis(50);
-/// And at least this often.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// All of them, and the connections that they are on.
 #[derive(Clone)]
@@ -43,7 +44,7 @@ struct All {
     share: usize,
     looked_ms: AtomicU64,
     connections: Open,
-    /// Called when some had to go.
+    /// Called when some had to go, or are not read.
     reached: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -94,7 +95,7 @@ impl Streams {
             let swapped = self.0.looked_ms.compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed);
             swapped.is_ok()
         };
-        if is_due && takes_turn() && self.0.connections.relieve(count, self.0.max - 1) {
+        if is_due && takes_turn() && self.0.connections.relieve(count, self.0.max - 1, self.0.share) {
             (self.0.reached)();
         }
     }
@@ -122,7 +123,10 @@ impl Followed {
     pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.open.len() >= self.all.0.share && self.all.is_full() {
             self.all.look();
-            let pause = self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(PAUSE)));
+            let pause = self.pause.get_or_insert_with(|| {
+                (self.all.0.reached)();
+                Box::pin(tokio::time::sleep(PAUSE))
+            });
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
         }
@@ -250,12 +254,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_was_not_read_is_read_when_there_is_room() {
-        let all = Streams::new(2, 1, Open::default(), || {});
+        let all = Streams::new(2, 2, Open::default(), || {});
         let (_listed, _other, hoard) = with(&all, 1);
         let (mut client, server) = tokio::io::duplex(1 << 10);
         let mut server = Metered::new(server, Connection::new(false)).counted(&all);
         client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x01\x04\0\0\0\x01-").await.unwrap();
         server.read_exact(&mut [0; 33]).await.unwrap();
+        let early = tokio::time::timeout(Duration::from_secs(1), server.read_u8()).await;
+        assert!(early.is_err(), "there is no room");
         let (read, ()) = tokio::join!(server.read_u8(), async { drop(hoard) });
         assert_eq!(read.unwrap(), b'-');
     }
@@ -286,6 +292,20 @@ mod tests {
         look().await;
         let stay = [&works, &little, &burst].iter().all(|connection| !connection.leave.is_cancelled());
         assert!(stay && reached.load(Ordering::Relaxed) == 1, "those that go make room");
+    }
+
+    /// What it sent waits in the socket where it is not read: no debt of its client.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_served_stays_beside_those_that_are_not_with_their_share() {
+        let all = Streams::new(10, 5, Open::default(), || {});
+        let (_listed, hoards, _streams) = with(&all, 3);
+        let (_listed, busy, _streams) = with(&all, 8);
+        for _ in 0..2 {
+            advance(LOOK_AGAIN).await;
+            busy.moved();
+            all.look();
+        }
+        assert!(hoards.leave.is_cancelled() && !busy.leave.is_cancelled());
     }
 
     #[tokio::test(start_paused = true)]

@@ -52,7 +52,7 @@ const HEADER_OVERHEAD_BYTES: usize = 32;
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 type AnswerFuture = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
-type FailureFuture = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
+type ServiceFuture = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
 
 /// The largest message of a request, as it comes and unpacked.
 pub(super) fn message_bytes_max(kind: CallKind, settings: &Settings) -> usize {
@@ -233,7 +233,7 @@ impl Stack {
         self.admission.places.open_calls()
     }
 
-    fn dispatch<B>(&mut self, kind: CallKind, request: Request<RequestBody<B>>) -> FailureFuture
+    fn dispatch<B>(&mut self, kind: CallKind, request: Request<RequestBody<B>>) -> ServiceFuture
     where
         B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,

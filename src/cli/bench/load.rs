@@ -12,12 +12,17 @@ use tokio::task::JoinSet;
 
 use super::STAMP_BYTES;
 use super::measure::{Measured, Recorder, Timed};
-use super::target::{Callee, NewAppend};
-use crate::cli::Failure;
+use super::target::{NewAppend, Target, Watching};
+use crate::cli::{Failure, Kind};
 
 /// The pacer sleeps no longer than this, and no shorter.
 const NAP_MAX: Duration = Duration::from_millis(20);
 const NAP_MIN: Duration = Duration::from_micros(50);
+/// A client whose call failed calls again after this, where nothing says when.
+const FAILED_PAUSE: Duration = Duration::from_millis(10);
+/// A watch that ended is begun again after so long.
+const WATCH_AGAIN_MIN: Duration = Duration::from_millis(100);
+const WATCH_AGAIN_MAX: Duration = Duration::from_secs(5);
 /// How often the bar moves.
 const SHOW_EVERY: Duration = Duration::from_millis(500);
 
@@ -40,16 +45,16 @@ impl Mix {
 
 pub(super) struct Bench {
     mix: Mix,
-    targets: Vec<Callee>,
+    targets: Vec<Target>,
     timeout: Duration,
     recorder: Arc<Recorder>,
-    watchers: std::sync::Mutex<JoinSet<()>>,
+    watchers: JoinSet<()>,
 }
 
 impl Bench {
     /// Clients are dealt over the targets in turn.
-    pub(super) fn new(mix: Mix, targets: Vec<Callee>, timeout: Duration) -> Bench {
-        Bench { mix, targets, timeout, recorder: Arc::new(Recorder::new()), watchers: Default::default() }
+    pub(super) fn new(mix: Mix, targets: Vec<Target>, timeout: Duration) -> Bench {
+        Bench { mix, targets, timeout, recorder: Arc::new(Recorder::new()), watchers: JoinSet::new() }
     }
 
     /// The beginning of its contexts' names.
@@ -65,16 +70,17 @@ impl Bench {
         Ok(())
     }
 
-    /// Starts watches; they end with this.
-    pub(super) fn watch(&self, count: u64) {
-        let mut watchers = self.watchers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for (number, target) in (0..count).zip(self.targets.iter().cycle()) {
-            let (target, recorder) = (target.clone(), self.recorder.clone());
+    /// Begins watches, over connections of their own; they end with this.
+    pub(super) async fn watch(&mut self, count: u64, targets: &[Target]) -> Result<(), Failure> {
+        for (number, target) in (0..count).zip(targets.iter().cycle()) {
             let context = self.mix.context(number % self.mix.contexts);
-            watchers.spawn(async move {
-                target.watch(context, |payload| recorder.done(Timed::Watch, stamped(payload))).await;
-            });
+            let watching = target.watch(&context, 0).await.map_err(|why| {
+                let hint = "use fewer --watchers, or raise grpc.watches of the nodes";
+                Failure::new(Kind::Unavailable, format!("watch {} of {count} was refused: {why}; {hint}", number + 1))
+            })?;
+            self.watchers.spawn(watch(target.clone(), context, watching, self.recorder.clone()));
         }
+        Ok(())
     }
 
     /// Runs so many clients, with calls that are due at this rate or as fast as they are answered.
@@ -93,13 +99,17 @@ impl Bench {
             working.spawn(client.work(pace.clone()));
         }
         self.show(clients, rate, end).await;
-        while working.join_next().await.is_some() {}
+        let mut idle = 0;
+        while let Some(answered) = working.join_next().await {
+            idle += u64::from(!answered.expect("a client does not panic"));
+        }
         pace.over.store(true, Ordering::Relaxed);
         if let Some(pacer) = pacer {
             pacer.join().expect("the pacer does not panic");
         }
         let mut measured = self.recorder.close();
         measured.behind = pace.behind();
+        measured.idle = idle;
         measured
     }
 
@@ -164,15 +174,16 @@ impl Pace {
         let mut given = 0;
         loop {
             let now = Instant::now();
-            if now >= self.end || self.over.load(Ordering::Relaxed) {
-                return self.due.close();
-            }
-            let mut ready = 0;
-            while self.at(given, rate) <= now {
+            let (until, mut ready) = (now.min(self.end), 0);
+            // However late this thread comes, all that are due before the end are given out.
+            while self.at(given, rate) < until {
                 given += 1;
                 ready += 1;
             }
             self.due.add_permits(ready);
+            if now >= self.end || self.over.load(Ordering::Relaxed) {
+                return self.due.close();
+            }
             let next = self.at(given, rate).saturating_duration_since(Instant::now());
             std::thread::sleep(next.clamp(NAP_MIN, NAP_MAX));
         }
@@ -188,7 +199,7 @@ impl Pace {
 struct Caller {
     number: u64,
     mix: Mix,
-    target: Callee,
+    target: Target,
     recorder: Arc<Recorder>,
     timeout: Duration,
     dice: Dice,
@@ -199,13 +210,15 @@ struct Caller {
 }
 
 impl Caller {
-    fn new(number: u64, mix: Mix, target: Callee, recorder: Arc<Recorder>, timeout: Duration) -> Caller {
+    fn new(number: u64, mix: Mix, target: Target, recorder: Arc<Recorder>, timeout: Duration) -> Caller {
         let mut dice = Dice(u64::from(mix.run) << 32 | number);
         let payload = dice.bytes(mix.payload);
         Caller { number, mix, target, recorder, timeout, dice, payload, calls: 0, last: None }
     }
 
-    async fn work(mut self, pace: Arc<Pace>) {
+    /// Calls until the step is over; says whether it got an answer.
+    async fn work(mut self, pace: Arc<Pace>) -> bool {
+        let mut answered = false;
         while let Some(due) = pace.next().await {
             let began = self.recorder.stamp(due);
             let reads = self.dice.below(100) < self.mix.reads;
@@ -214,10 +227,17 @@ impl Caller {
                 None => (Timed::Append, self.append(began).await),
             };
             match done {
-                Ok(()) => self.recorder.done(kind, began),
-                Err(why) => self.recorder.failed(began, why),
+                Ok(()) => {
+                    answered = true;
+                    self.recorder.done(kind, began);
+                }
+                Err(why) => {
+                    self.recorder.failed(kind, &why);
+                    tokio::time::sleep(FAILED_PAUSE).await;
+                }
             }
         }
+        answered
     }
 
     async fn append(&mut self, began: u64) -> Result<(), String> {
@@ -236,7 +256,27 @@ impl Caller {
     }
 }
 
-/// When an append was sent, by its payload.
+/// Hands on what comes, and watches again behind it when the watch ends; ever later, where it ends again and again.
+async fn watch(target: Target, context: String, mut watching: Watching, recorder: Arc<Recorder>) {
+    let (mut last, mut pause) = (0, WATCH_AGAIN_MIN);
+    loop {
+        while let Some((sequence, payload)) = watching.next().await {
+            last = sequence;
+            pause = WATCH_AGAIN_MIN;
+            recorder.done(Timed::Watch, stamped(&payload));
+        }
+        watching = loop {
+            recorder.failed(Timed::Watch, "it ended");
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(WATCH_AGAIN_MAX);
+            if let Ok(watching) = target.watch(&context, last).await {
+                break watching;
+            }
+        };
+    }
+}
+
+/// When an append was due, by its payload.
 fn stamped(payload: &[u8]) -> u64 {
     payload.first_chunk().map_or(0, |stamp| u64::from_le_bytes(*stamp))
 }
@@ -245,21 +285,18 @@ fn stamped(payload: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// A system that does nothing for a second delays all calls that are due in it, not one for each client.
+    /// A pacer that comes late, and a system that does nothing for a while, delay the calls that are due: none is left out.
     #[test]
     fn a_call_is_due_at_its_time_whatever_became_of_those_before() {
-        let start = Instant::now();
+        let start = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
         let pace = Pace::new(start, start + Duration::from_millis(300), Some(1000));
-        std::thread::scope(|scope| {
-            scope.spawn(|| pace.lets_calls_go());
-            std::thread::sleep(Duration::from_millis(150));
-            let next = || futures_now(pace.next());
-            let due: Vec<_> = (0..50).map(|_| next().unwrap()).collect();
-            for (n, due) in due.into_iter().enumerate() {
-                assert_eq!(due, start + Duration::from_millis(n as u64));
-            }
-        });
-        assert!((200..=300).contains(&pace.behind()), "{}", pace.behind());
+        pace.lets_calls_go();
+        assert_eq!(pace.behind(), 300);
+        let pace = Pace { due: Semaphore::new(50), ..pace };
+        for n in 0..50 {
+            assert_eq!(futures_now(pace.next()).unwrap(), start + Duration::from_millis(n));
+        }
+        pace.due.close();
         assert!(futures_now(pace.next()).is_none(), "the step is over");
     }
 

@@ -16,12 +16,14 @@ const SHARDS: usize = 8;
 /// So many sorts of failures are told apart.
 const FAILURES_MAX: usize = 16;
 const OTHER_FAILURES: &str = "others";
+/// Between a kind and why.
+const SEPARATOR: &str = ": ";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timed {
     Append,
     Read,
-    /// From an append's sending to its arrival at a watcher.
+    /// From when an append was due to its arrival at a watcher.
     Watch,
 }
 
@@ -41,10 +43,14 @@ impl Timed {
 #[derive(Clone, Debug)]
 pub(super) struct Measured {
     latencies: [Histogram<u64>; Timed::ALL.len()],
-    /// Calls that failed, by why.
+    /// Calls that succeeded in the time that was measured, whenever they began.
+    done: [u64; Timed::ALL.len()],
+    /// Calls that failed in it, by kind and why.
     pub(super) failed: BTreeMap<String, u64>,
     /// Calls that were due in the step and had not begun at its end.
     pub(super) behind: u64,
+    /// Clients that got no answer in the step.
+    pub(super) idle: u64,
 }
 
 impl Measured {
@@ -53,12 +59,27 @@ impl Measured {
             let max = u64::try_from(LATENCY_MAX.as_micros()).expect("minutes fit");
             Histogram::new_with_max(max, DIGITS).expect("the bounds are constants that fit")
         };
-        Measured { latencies: Timed::ALL.map(|_| empty()), failed: BTreeMap::new(), behind: 0 }
+        Measured {
+            latencies: Timed::ALL.map(|_| empty()),
+            done: Default::default(),
+            failed: BTreeMap::new(),
+            behind: 0,
+            idle: 0,
+        }
     }
 
     /// In microseconds.
     pub(super) fn latencies(&self, kind: Timed) -> &Histogram<u64> {
         &self.latencies[kind as usize]
+    }
+
+    pub(super) fn done(&self, kind: Timed) -> u64 {
+        self.done[kind as usize]
+    }
+
+    pub(super) fn failed(&self, kind: Timed) -> u64 {
+        let of_kind = |why: &str| why.split_once(SEPARATOR).is_some_and(|(name, _)| name == kind.name());
+        self.failed.iter().filter(|(why, _)| of_kind(why)).map(|(_, times)| times).sum()
     }
 
     fn add(&mut self, other: &Measured) {
@@ -68,11 +89,14 @@ impl Measured {
         for (why, times) in &other.failed {
             *self.failed.entry(why.clone()).or_default() += times;
         }
-        self.behind += other.behind;
+        for (all, some) in self.done.iter_mut().zip(other.done) {
+            *all += some;
+        }
     }
 }
 
-/// Records what is in the window that is measured; clients and watches share it.
+/// Records what is in the window that is measured; clients and watches share it. A latency is that of a call that was due
+/// in the window. Throughput, and failures, are what ended in it.
 pub(super) struct Recorder {
     epoch: Instant,
     shards: [Mutex<Measured>; SHARDS],
@@ -119,34 +143,46 @@ impl Recorder {
         all
     }
 
-    fn measures(&self, began: u64) -> bool {
-        (self.begin.load(Ordering::Relaxed)..self.end.load(Ordering::Relaxed)).contains(&began)
+    fn measures(&self, at: u64) -> bool {
+        (self.begin.load(Ordering::Relaxed)..self.end.load(Ordering::Relaxed)).contains(&at)
     }
 
     fn shard(&self) -> MutexGuard<'_, Measured> {
         lock(&self.shards[self.next.fetch_add(1, Ordering::Relaxed) % SHARDS])
     }
 
-    /// A call that began then succeeded now.
-    pub(super) fn done(&self, kind: Timed, began: u64) {
-        if self.measures(began) {
-            let micros = self.stamp(Instant::now()).saturating_sub(began) / 1000;
-            self.shard().latencies[kind as usize].saturating_record(micros.max(1));
+    /// A call that was due at `due` succeeded now.
+    pub(super) fn done(&self, kind: Timed, due: u64) {
+        self.done_at(kind, due, self.stamp(Instant::now()));
+    }
+
+    fn done_at(&self, kind: Timed, due: u64, now: u64) {
+        let (is_timed, counts) = (self.measures(due), self.measures(now));
+        if is_timed || counts {
+            let mut shard = self.shard();
+            shard.done[kind as usize] += u64::from(counts);
+            if is_timed {
+                let micros = now.saturating_sub(due) / 1000;
+                shard.latencies[kind as usize].saturating_record(micros.max(1));
+            }
         }
     }
 
-    /// A call that began then failed.
-    pub(super) fn failed(&self, began: u64, why: String) {
-        if self.measures(began) {
+    /// A call failed now.
+    pub(super) fn failed(&self, kind: Timed, why: &str) {
+        // What was due in the window and fails behind it is of the window, too.
+        if self.stamp(Instant::now()) >= self.begin.load(Ordering::Relaxed) {
+            let why = format!("{}{SEPARATOR}{why}", kind.name());
             let failed = &mut self.shard().failed;
             let known = failed.contains_key(&why) || failed.len() < FAILURES_MAX;
-            *failed.entry(if known { why } else { OTHER_FAILURES.to_owned() }).or_default() += 1;
+            let other = || format!("{}{SEPARATOR}{OTHER_FAILURES}", kind.name());
+            *failed.entry(if known { why } else { other() }).or_default() += 1;
         }
     }
 
-    /// How many calls were measured until now.
+    /// How many appends were measured until now.
     pub(super) fn count(&self) -> u64 {
-        self.shards.iter().map(|shard| lock(shard).latencies(Timed::Append).len()).sum()
+        self.shards.iter().map(|shard| lock(shard).done(Timed::Append)).sum()
     }
 }
 
@@ -159,31 +195,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_begins_in_the_window_is_measured_and_nothing_else() {
+    fn what_is_due_in_the_window_has_a_latency_and_what_ends_in_it_counts() {
         let recorder = Recorder::new();
         let (begin, second) = (recorder.epoch + Duration::from_secs(1), 1_000_000_000);
-        recorder.done(Timed::Append, second);
+        recorder.done_at(Timed::Append, second, second);
         recorder.open(begin, begin + Duration::from_secs(1));
-        for began in [0, second - 1, second, 2 * second - 1, 2 * second] {
-            recorder.done(Timed::Append, began);
-            recorder.failed(began, "no".into());
+        for (due, now) in
+            [(0, second - 1), (0, second), (second, 2 * second - 1), (second, 5 * second), (2 * second, 3 * second)]
+        {
+            recorder.done_at(Timed::Append, due, now);
         }
-        recorder.done(Timed::Read, second);
+        recorder.done_at(Timed::Read, second, second + 1);
         assert_eq!(recorder.count(), 2);
         let measured = recorder.close();
         assert_eq!(Timed::ALL.map(|kind| measured.latencies(kind).len()), [2, 1, 0]);
-        assert_eq!(measured.failed, BTreeMap::from([("no".to_owned(), 2)]));
-        recorder.done(Timed::Append, second);
+        assert_eq!(Timed::ALL.map(|kind| measured.done(kind)), [2, 1, 0]);
+        assert!(measured.latencies(Timed::Append).max() >= 3_990_000, "its end is behind the window");
+        recorder.done_at(Timed::Append, second, second);
         assert_eq!(recorder.count(), 0);
     }
 
     #[test]
-    fn failures_of_ever_other_texts_are_bounded() {
+    fn failures_of_ever_other_texts_are_bounded_and_counted_by_kind() {
         let recorder = Recorder::new();
+        recorder.failed(Timed::Append, "before");
         recorder.open(recorder.epoch, recorder.epoch + LATENCY_MAX);
-        (0..1000).for_each(|n| recorder.failed(1, format!("{n}")));
+        (0..1000).for_each(|n| recorder.failed(Timed::Append, &format!("{n}")));
+        recorder.failed(Timed::Read, "no");
         let measured = recorder.close();
-        assert!(measured.failed.len() <= SHARDS * FAILURES_MAX + 1, "{}", measured.failed.len());
-        assert_eq!(measured.failed.values().sum::<u64>(), 1000);
+        assert!(measured.failed.len() <= SHARDS * FAILURES_MAX + 2, "{}", measured.failed.len());
+        assert_eq!(Timed::ALL.map(|kind| measured.failed(kind)), [1000, 1, 0]);
     }
 }

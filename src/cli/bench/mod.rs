@@ -20,12 +20,14 @@ use converge_ledger_core::Limits;
 
 use self::load::{Bench, Mix};
 use self::report::{BenchReport, BenchStep};
-use self::target::Callee;
+use self::target::Target;
 use super::files::{Existing, OutputFile};
-use super::{Failure, Global, Kind, number, output, parse_duration};
+use super::{Failure, Global, Kind, number, parse_duration, signals};
 
-/// A payload begins with when it was sent, for those who watch.
+/// A payload begins with when it was due, for those who watch.
 const STAMP_BYTES: usize = 8;
+/// Payloads of all clients together.
+const HELD_BYTES_MAX: usize = 1 << 30;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -39,26 +41,28 @@ pub(crate) struct Arguments {
     /// How long each step is measured.
     #[arg(long = "for", value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     time: Duration,
-    /// How long each step runs before it is measured.
+    /// How long each step runs before it is measured. A call has `--timeout` for its answer.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
     warmup: Duration,
-    /// Bytes of a payload, which cannot be compressed.
+    /// Bytes of a payload: random ones, which a client repeats.
     #[arg(long, value_name = "BYTES", default_value = "256", value_parser = number::<usize>(STAMP_BYTES as u64..=payload_max()))]
     payload: usize,
     /// Contexts that the appends go to.
     #[arg(long, default_value = "100", value_parser = number::<u64>(1..=100_000_000))]
     contexts: u64,
-    /// Of 100 calls so many read an entry that their client appended, linearizable.
+    /// Of 100 calls so many read an entry that their client appended, linearizable; its first is an
+    /// append.
     #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = number::<u64>(0..=99))]
     reads: u64,
     /// Of 100 appends so many have an idempotency key.
     #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = number::<u64>(0..=100))]
     keys: u64,
-    /// Watches of the first contexts, one each in turn; measured from an append's sending to its arrival.
+    /// Watches of the first contexts, one each in turn; measured from when an append was due to its
+    /// arrival.
     #[arg(long, default_value = "0", value_parser = number::<u64>(0..=100_000))]
     watchers: u64,
     /// Connections to each node.
-    #[arg(long, default_value = "8", value_parser = number::<usize>(1..=1024))]
+    #[arg(long, default_value = "8", conflicts_with = "embedded", value_parser = number::<usize>(1..=1024))]
     connections: usize,
     /// No gRPC: a node alone in this process, with its data in this directory, which stays.
     #[arg(long, value_name = "DIR")]
@@ -76,23 +80,64 @@ const fn payload_max() -> u64 {
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+    arguments.check(global)?;
+    let mut signals = signals()?;
     let existing = if arguments.force { Existing::Replace } else { Existing::Keep };
     let plot = arguments.plot.as_deref().map(|file| OutputFile::find(file, existing)).transpose()?;
-    let (targets, node) = Callee::open(global, &arguments).await?;
-    let report = measure(global, &arguments, targets).await;
-    if let Some(node) = node {
-        let stopped = node.stop(global.timeout).await;
-        stopped.map_err(|error| Failure::error(format!("the embedded node did not stop: {error}")))?;
+    let (targets, watched, node) = match &arguments.embedded {
+        Some(directory) => {
+            let (target, node) = Target::embed(directory).await?;
+            (vec![target.clone()], vec![target], Some(node))
+        }
+        None => {
+            let connect = || Target::connect(global, arguments.connections);
+            (connect()?, connect()?, None)
+        }
+    };
+    let mut report = BenchReport::default();
+    let ended = tokio::select! {
+        ended = measure(global, &arguments, targets, &watched, &mut report) => ended,
+        () = signals.next() => Err(Failure::error("interrupted")),
+    };
+    // First what was measured, whatever comes then.
+    let printed = if report.steps.is_empty() { Ok(()) } else { report.print(global.output) };
+    let plotted = match plot.filter(|_| !report.steps.is_empty()) {
+        Some(file) => file.write(plot::svg(&report)).await,
+        None => Ok(()),
+    };
+    let stopped = match node {
+        Some(node) => node.stop(global.timeout).await,
+        None => Ok(()),
+    };
+    let stopped = stopped.map_err(|error| Failure::error(format!("the embedded node did not stop: {error}")));
+    report.verdict().and(ended).and(printed).and(plotted).and(stopped)
+}
+
+impl Arguments {
+    fn check(&self, global: &Global) -> Result<(), Failure> {
+        let usage = |message: String| Err(Failure::new(Kind::Usage, message));
+        if self.embedded.is_some() && !global.endpoint.is_empty() {
+            return usage("--embedded starts a node of its own: leave --endpoint out".to_owned());
+        }
+        let clients = self.clients.iter().copied().max().unwrap_or_default();
+        if clients.saturating_mul(self.payload) > HELD_BYTES_MAX {
+            return usage(format!(
+                "{clients} clients with payloads of {} bytes would hold more than {HELD_BYTES_MAX} bytes: lower one of them",
+                self.payload
+            ));
+        }
+        Ok(())
     }
-    let report = report?;
-    if let Some(file) = plot {
-        file.write(plot::svg(&report)).await?;
-    }
-    report.print(global.output)
 }
 
 /// All steps, one after the other.
-async fn measure(global: &Global, arguments: &Arguments, targets: Vec<Callee>) -> Result<BenchReport, Failure> {
+async fn measure(
+    global: &Global,
+    arguments: &Arguments,
+    targets: Vec<Target>,
+    watched: &[Target],
+    report: &mut BenchReport,
+) -> Result<(), Failure> {
     let mix = Mix {
         run: rand::random(),
         contexts: arguments.contexts,
@@ -100,30 +145,19 @@ async fn measure(global: &Global, arguments: &Arguments, targets: Vec<Callee>) -
         reads: arguments.reads,
         keys: arguments.keys,
     };
-    let load = Bench::new(mix, targets, global.timeout);
+    let mut load = Bench::new(mix, targets, global.timeout);
     load.probe().await?;
-    load.watch(arguments.watchers);
+    load.watch(arguments.watchers, watched).await?;
+    (report.contexts, report.payload) = (load.contexts(), arguments.payload);
     let rates: Vec<_> = match &arguments.rate[..] {
         [] => vec![None],
         rates => rates.iter().copied().map(Some).collect(),
     };
-    let mut steps = Vec::new();
     for &clients in &arguments.clients {
         for &rate in &rates {
             let measured = load.step(clients, rate, arguments.warmup, arguments.time).await;
-            steps.push(BenchStep { clients, rate, time: arguments.time, measured });
+            report.steps.push(BenchStep { clients, rate, time: arguments.time, measured });
         }
     }
-    let report = BenchReport { contexts: load.contexts(), payload: arguments.payload, steps };
-    match report.first_failure() {
-        Some(first) if report.answered() == 0 => {
-            Err(Failure::new(Kind::Unavailable, format!("no call was answered; the first failure: {first}")))
-        }
-        failure => {
-            if let Some(first) = failure {
-                output::note(format!("some calls failed; the first: {first}"));
-            }
-            Ok(report)
-        }
-    }
+    Ok(())
 }

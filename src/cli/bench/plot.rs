@@ -33,17 +33,15 @@ impl Scale {
     }
 }
 
-/// A point for each step and percentile of the appends: calls a second, and milliseconds.
+/// A point for each step, in their order: appends a second, and milliseconds.
 fn points(report: &BenchReport, percentile: f64) -> Vec<(f64, f64)> {
     let measured = report.steps.iter().filter(|step| !step.measured.latencies(Timed::Append).is_empty());
-    let mut points: Vec<_> = measured
+    measured
         .map(|step| {
             let micros = step.measured.latencies(Timed::Append).value_at_percentile(percentile);
             (step.per_second(Timed::Append), micros as f64 / 1000.0)
         })
-        .collect();
-    points.sort_by(|a, b| a.0.total_cmp(&b.0));
-    points
+        .collect()
 }
 
 pub(super) fn svg(report: &BenchReport) -> String {

@@ -1,21 +1,25 @@
 //! What is called: nodes over gRPC, or one in this process.
 
+use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tonic::Request;
 use tonic::transport::Channel;
+use tonic::{Request, Streaming};
 
-use super::Arguments;
 use crate::api::grpc::names;
 use crate::api::grpc::pb::context::context_service_client::ContextServiceClient;
-use crate::api::grpc::pb::context::{AppendRequest, GetRequest, WatchRequest};
+use crate::api::grpc::pb::context::{AppendRequest, GetRequest, WatchEvent, WatchRequest};
 use crate::cli::client::number;
 use crate::cli::{Failure, Global, Kind};
-use crate::{AppendOptions, Config, Ledger, NewEntry, Node, ReadOptions, Sequence, WatchOptions};
+use crate::{AppendOptions, Config, Ledger, NewEntry, Node, ReadOptions, Sequence, Watch, WatchOptions};
 
-/// A watch that ended is begun again after this pause.
-const WATCH_AGAIN: Duration = Duration::from_millis(100);
+/// A node that takes no append is asked again after this pause.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// What must never be.
+pub(super) const LOST: &str = "an acknowledged entry was not read";
 
 pub(super) struct NewAppend {
     pub(super) context: String,
@@ -26,30 +30,41 @@ pub(super) struct NewAppend {
 
 /// A connection, or a handle.
 #[derive(Clone)]
-pub(super) enum Callee {
-    Grpc(ContextServiceClient<Channel>),
+pub(super) enum Target {
+    /// And the endpoint.
+    Grpc(ContextServiceClient<Channel>, String),
     Embedded(Ledger),
 }
 
-impl Callee {
-    /// All connections, one to each node in turn; or the node that was started for it.
-    pub(super) async fn open(global: &Global, arguments: &Arguments) -> Result<(Vec<Callee>, Option<Node>), Failure> {
-        let Some(directory) = &arguments.embedded else {
-            let mut connections = Vec::new();
-            for _ in 0..arguments.connections {
-                connections.extend(global.client()?.nodes().iter().map(|node| Callee::Grpc(node.context.clone())));
-            }
-            return Ok((connections, None));
-        };
-        if !global.endpoint.is_empty() {
-            return Err(Failure::new(Kind::Usage, "--embedded starts a node of its own: leave --endpoint out"));
+impl fmt::Display for Target {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Grpc(_, endpoint) => out.write_str(endpoint),
+            Target::Embedded(_) => out.write_str("the embedded node"),
         }
+    }
+}
+
+impl Target {
+    /// So many connections to each node, in turn.
+    pub(super) fn connect(global: &Global, connections: usize) -> Result<Vec<Target>, Failure> {
+        let mut targets = Vec::new();
+        for _ in 0..connections {
+            let client = global.client()?;
+            let nodes = client.nodes().iter();
+            targets.extend(nodes.map(|node| Target::Grpc(node.context.clone(), node.endpoint.clone())));
+        }
+        Ok(targets)
+    }
+
+    /// Starts a node for it, with its data in this directory.
+    pub(super) async fn embed(directory: &Path) -> Result<(Target, Node), Failure> {
         let mut config = Config::default();
-        config.node.data_dir.clone_from(directory);
+        config.node.data_dir = directory.to_owned();
         config.listen.grpc = "off".into();
         let node = Node::start(config).await;
         let node = node.map_err(|error| Failure::error(format!("the embedded node did not start: {error}")))?;
-        Ok((vec![Callee::Embedded(node.ledger())], Some(node)))
+        Ok((Target::Embedded(node.ledger()), node))
     }
 
     /// Waits until it takes an append.
@@ -59,9 +74,9 @@ impl Callee {
             let append = NewAppend { context: context.to_owned(), payload: Bytes::new(), key: None };
             let Err(why) = self.append(append, timeout).await else { return Ok(()) };
             if tokio::time::Instant::now() >= end {
-                return Err(Failure::new(Kind::Unavailable, format!("a node takes no append: {why}")));
+                return Err(Failure::new(Kind::Unavailable, format!("{self} takes no append: {why}")));
             }
-            tokio::time::sleep(WATCH_AGAIN).await;
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 
@@ -69,7 +84,7 @@ impl Callee {
     pub(super) async fn append(&self, append: NewAppend, timeout: Duration) -> Result<u64, String> {
         let NewAppend { context, payload, key } = append;
         match self {
-            Callee::Grpc(client) => {
+            Target::Grpc(client, _) => {
                 let message = AppendRequest { context_id: context, payload, ..Default::default() };
                 let mut request = Request::new(message);
                 request.set_timeout(timeout);
@@ -80,7 +95,7 @@ impl Callee {
                 let response = client.clone().append(request).await.map_err(|status| short(&status))?;
                 Ok(response.into_inner().entry.map_or(0, |entry| entry.sequence))
             }
-            Callee::Embedded(ledger) => {
+            Target::Embedded(ledger) => {
                 let entry = NewEntry { context_id: context, payload, ..Default::default() };
                 let options = AppendOptions { idempotency_key: key, deadline: Some(timeout), ..Default::default() };
                 let done = ledger.append(entry, options).await.map_err(|error| error.to_string())?;
@@ -89,52 +104,74 @@ impl Callee {
         }
     }
 
-    /// Reads that entry, and that it is there.
+    /// Reads that entry; [`LOST`] where there is another one, or none.
     pub(super) async fn read(&self, context: &str, sequence: u64, timeout: Duration) -> Result<(), String> {
         let after = sequence.saturating_sub(1);
-        let count = match self {
-            Callee::Grpc(client) => {
+        let found = match self {
+            Target::Grpc(client, _) => {
                 let (context_id, key) = (context.to_owned(), String::new());
                 let mut request = Request::new(GetRequest { context_id, key, after_sequence: after, limit: 1 });
                 request.set_timeout(timeout);
-                client.clone().get(request).await.map_err(|status| short(&status))?.into_inner().entries.len()
+                client
+                    .clone()
+                    .get(request)
+                    .await
+                    .map_err(|status| short(&status))?
+                    .into_inner()
+                    .entries
+                    .first()
+                    .map(|entry| entry.sequence)
             }
-            Callee::Embedded(ledger) => {
+            Target::Embedded(ledger) => {
                 let options =
                     ReadOptions { after: Sequence(after), limit: 1, deadline: Some(timeout), ..Default::default() };
-                ledger.read(context, options).await.map_err(|error| error.to_string())?.entries.len()
+                ledger
+                    .read(context, options)
+                    .await
+                    .map_err(|error| error.to_string())?
+                    .entries
+                    .first()
+                    .map(|entry| entry.sequence.get())
             }
         };
-        (count == 1).then_some(()).ok_or_else(|| "an acknowledged entry was not read".to_owned())
+        (found == Some(sequence)).then_some(()).ok_or_else(|| LOST.to_owned())
     }
 
-    /// Watches a context for ever, from its beginning, and goes on behind the last entry when a watch ends.
-    pub(super) async fn watch(&self, context: String, mut each: impl FnMut(&[u8])) {
-        let mut last = 0;
-        loop {
-            match self {
-                Callee::Grpc(client) => {
-                    let (context_id, key) = (context.clone(), String::new());
-                    let request = WatchRequest { context_id, key, from_sequence: last };
-                    if let Ok(events) = client.clone().watch(request).await {
-                        let mut events = events.into_inner();
-                        while let Ok(Some(event)) = events.message().await {
-                            let Some(entry) = event.entry else { continue };
-                            last = entry.sequence;
-                            each(&entry.payload);
-                        }
-                    }
-                }
-                Callee::Embedded(ledger) => {
-                    let options = WatchOptions { from: Sequence(last), key: None };
-                    let mut watch = ledger.watch(&context, options);
-                    while let Some(Ok(entry)) = watch.next().await {
-                        last = entry.sequence.get();
-                        each(&entry.payload);
-                    }
-                }
+    /// Watches a context from behind an entry; it has begun when this returns.
+    pub(super) async fn watch(&self, context: &str, from: u64) -> Result<Watching, String> {
+        match self {
+            Target::Grpc(client, _) => {
+                let (context_id, key) = (context.to_owned(), String::new());
+                let request = WatchRequest { context_id, key, from_sequence: from };
+                let events = client.clone().watch(request).await.map_err(|status| short(&status))?;
+                Ok(Watching::Grpc(Box::new(events.into_inner())))
             }
-            tokio::time::sleep(WATCH_AGAIN).await;
+            Target::Embedded(ledger) => {
+                let options = WatchOptions { from: Sequence(from), key: None };
+                Ok(Watching::Embedded(Box::new(ledger.watch(context, options))))
+            }
+        }
+    }
+}
+
+/// A watch that has begun.
+pub(super) enum Watching {
+    Grpc(Box<Streaming<WatchEvent>>),
+    Embedded(Box<Watch>),
+}
+
+impl Watching {
+    /// The next entry's sequence and payload; none when the watch is over.
+    pub(super) async fn next(&mut self) -> Option<(u64, Bytes)> {
+        match self {
+            Watching::Grpc(events) => {
+                let entry = events.message().await.ok()??.entry?;
+                Some((entry.sequence, entry.payload))
+            }
+            Watching::Embedded(watch) => {
+                let entry = watch.next().await?.ok()?;
+                Some((entry.sequence.get(), entry.payload))
+            }
         }
     }
 }
