@@ -41,7 +41,7 @@ enum LoadCommand {
 
 /// Which service the calls are written for.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Target {
+enum Peer {
     /// `converge.context.v1.ContextService/Append`
     Converge,
     /// `etcdserverpb.KV/Put`, a new key each time
@@ -51,7 +51,7 @@ enum Target {
 #[derive(clap::Args)]
 struct RunArguments {
     #[arg(long, value_enum)]
-    target: Target,
+    target: Peer,
     /// Comma-separated; connections are dealt over them in turn
     #[arg(long, value_delimiter = ',', required = true)]
     endpoints: Vec<String>,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{RunArguments, Target, etcd, wire};
+use crate::{Peer, RunArguments, etcd, wire};
 
 /// Clients that share a connection when no number of connections is given.
 const CLIENTS_PER_CONNECTION: usize = 16;
@@ -121,7 +121,7 @@ fn payload(bytes: usize, client: usize) -> Vec<u8> {
 
 struct Client {
     channel: Channel,
-    target: Target,
+    target: Peer,
     name: String,
     payload: Vec<u8>,
 }
@@ -153,12 +153,12 @@ impl Client {
 
     async fn append(&self, number: u64) -> anyhow::Result<()> {
         match self.target {
-            Target::Etcd => {
+            Peer::Etcd => {
                 let key = format!("{}/{number:010}", self.name).into_bytes();
                 let revision = etcd::put(&self.channel, key, self.payload.clone()).await?;
                 ensure!(revision > 0, "etcd gave no revision");
             }
-            Target::Converge => {
+            Peer::Converge => {
                 let request = wire::AppendRequest {
                     context_id: self.name.clone(),
                     key: format!("{number:010}"),
