@@ -53,7 +53,6 @@ fn commands_of_the_contract_are_taken() {
 fn bad_usage_is_exit_code_2() {
     for bad in [
         "l",
-        "l bench",
         "l append",
         "l append orders",
         "l append orders facts",
