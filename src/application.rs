@@ -12,7 +12,9 @@
 //! no connection. The arrows between actors are in [`Wires`], which routes frames, link events and applied
 //! batches to whoever needs them.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -43,6 +45,16 @@ pub(crate) struct Parts {
     pub(crate) peer: Option<SocketAddr>,
 }
 
+/// The parts of the ledger, of which each knows some others.
+struct Actors {
+    storage: Storage,
+    replication: Replication,
+    entries: Entries,
+    watches: Watches,
+    distribution: Distribution,
+    verdict: Verdict,
+}
+
 /// Lays out the tree.
 pub(crate) fn build(
     config: &Config,
@@ -50,122 +62,148 @@ pub(crate) fn build(
     environment: Environment,
     sockets: Sockets,
 ) -> Result<Parts, StartError> {
-    let voters = config.voters().map_err(StartError::new)?;
-    let id = NodeId(config.node.id);
-    let ids: Vec<NodeId> = voters.keys().copied().collect();
-    let cluster_id = cluster_id(&config.cluster.name, &ids);
     let Sockets { peer: peer_socket, grpc: grpc_socket } = sockets;
     let by_sockets = peer_socket.is_some();
     let (grpc, peer) = (address(grpc_socket.as_ref()), address(peer_socket.as_ref()));
-
-    let (replication, watches, verdict) = (Replication::new(), Watches::new(environment.watch), Verdict::new());
-    let entries = Entries::new(id, size(config.limits.inflight_bytes), environment.entry);
-    let wires = Arc::new(Wires {
-        replication: replication.clone(),
-        entries: entries.clone(),
-        watches: watches.clone(),
-        distribution: OnceLock::new(),
-        observer: environment.observer,
-    });
-    // A host may change its working directory; the files stay where they are.
-    let dir = match &environment.network {
-        None => std::path::absolute(&config.node.data_dir).map_err(|error| {
-            StartError::new(format!("node.data_dir = {:?}: {error}; name a directory", config.node.data_dir))
-        })?,
-        Some(_) => config.node.data_dir.clone(),
-    };
-    let storage = {
-        let wires = wires.clone();
-        let free_bytes_min = config.storage.free_bytes_min;
-        let settings = storage::Settings { dir, free_bytes_min, ..environment.storage.clone() };
-        Storage::new(settings, Arc::new(move |batch| wires.applied(&batch)))
-    };
-    let links = distribution::Settings { links_intensity: config.supervision.links.into(), ..Default::default() };
-    let identity = Identity { cluster_id, node_id: id };
-    let distribution = match &environment.network {
-        None => Distribution::new(links, identity, voters, peer_socket, wires.clone()),
-        Some(network) => Distribution::elsewhere(network.join(identity, wires.clone())),
-    };
-    let _ = wires.distribution.set(distribution.downgrade());
-
-    let ledger = Ledger {
-        inner: Arc::new(Inner {
-            id,
-            cluster_id,
-            limits: Limits { payload_bytes: size(config.limits.payload_bytes), ..Limits::default() },
-            response_bytes: size(config.limits.response_bytes),
-            snapshot_bytes: size(config.limits.snapshot_bytes).max(ENTRY_BYTES_MAX),
-            election: Duration::from_millis(config.raft.election_ms),
-            storage: storage.clone(),
-            replication: replication.clone(),
-            entries: entries.clone(),
-            watches: watches.clone(),
-            distribution: distribution.clone(),
-            validator,
-            clock: environment.clock,
-            random: environment.random.clone(),
-            calls: environment.calls,
-            alarms: environment.alarms,
-            tree: OnceLock::new(),
-            stopped: watch::Sender::new(false),
-            reached: LimitsReached::default(),
-        }),
-    };
-
-    let raft = replication::Arguments {
-        storage: storage.clone(),
-        distribution: distribution.clone(),
-        id,
-        voters: ids,
-        cluster_id,
-        heartbeat: Duration::from_millis(config.raft.heartbeat_ms),
-        election: Duration::from_millis(config.raft.election_ms),
-        random: environment.random.clone(),
-        bounds: environment.raft,
-        fatal: {
-            let (verdict, dir) = (verdict.clone(), config.node.data_dir.clone());
-            Arc::new(move |reason| verdict.give(format!("data directory {dir:?}: {reason}")))
-        },
-    };
-    let submission = entry::Arguments {
-        storage: storage.clone(),
-        replication: replication.clone(),
-        distribution: distribution.clone(),
-        patience: Duration::from_millis(config.raft.election_ms),
-        random: environment.random,
-    };
+    let voters = config.voters().map_err(StartError::new)?;
+    let ids: Vec<NodeId> = voters.keys().copied().collect();
+    let identity = Identity { cluster_id: cluster_id(&config.cluster.name, &ids), node_id: NodeId(config.node.id) };
+    let actors = Actors::new(config, &environment, identity, voters, peer_socket)?;
+    let ledger = actors.ledger(config, validator, &environment, identity);
     let supervision = &config.supervision;
-    let mut children = vec![
-        verdict.child_spec(),
-        ChildSpec::supervisor(
-            "ledger",
-            SupervisorSpec {
-                sibling_shutdown: Some(environment.sibling_shutdown),
-                ..SupervisorSpec::new(
-                    Strategy::RestForOne,
-                    supervision.ledger.into(),
-                    vec![
-                        storage.child_spec(),
-                        replication.child_spec(raft),
-                        entries.child_spec(submission),
-                        watches.child_spec(),
-                    ],
-                )
-            },
-        ),
-    ];
+    let mut children = vec![actors.verdict.child_spec(), actors.child_spec(config, &environment, identity, ids)];
     if by_sockets {
-        children.push(one_for_one("distribution", supervision.distribution, distribution.children()));
+        children.push(one_for_one("distribution", supervision.distribution, actors.distribution.children()));
     }
     #[cfg(feature = "grpc")]
     if let Some(socket) = grpc_socket {
-        let actors = crate::api::grpc::children(socket, ledger.clone(), config.into());
-        children.push(one_for_one("api", supervision.api, actors));
+        let api = crate::api::grpc::children(socket, ledger.clone(), config.into());
+        children.push(one_for_one("api", supervision.api, api));
     }
     #[cfg(not(feature = "grpc"))]
     drop(grpc_socket);
     let spec = SupervisorSpec::new(Strategy::OneForOne, supervision.root.into(), children);
-    Ok(Parts { spec, ledger, verdict, grpc, peer })
+    Ok(Parts { spec, ledger, verdict: actors.verdict, grpc, peer })
+}
+
+/// A host may change its working directory; the files stay where they are.
+fn directory(config: &Config, environment: &Environment) -> Result<PathBuf, StartError> {
+    let given = &config.node.data_dir;
+    if environment.network.is_some() {
+        return Ok(given.clone());
+    }
+    std::path::absolute(given)
+        .map_err(|error| StartError::new(format!("node.data_dir = {given:?}: {error}; name a directory")))
+}
+
+impl Actors {
+    fn new(
+        config: &Config,
+        environment: &Environment,
+        identity: Identity,
+        voters: BTreeMap<NodeId, String>,
+        peer_socket: Option<TcpListener>,
+    ) -> Result<Actors, StartError> {
+        let (replication, watches) = (Replication::new(), Watches::new(environment.watch));
+        let entries = Entries::new(identity.node_id, size(config.limits.inflight_bytes), environment.entry);
+        let wires = Arc::new(Wires {
+            replication: replication.clone(),
+            entries: entries.clone(),
+            watches: watches.clone(),
+            distribution: OnceLock::new(),
+            observer: environment.observer.clone(),
+        });
+        let storage = {
+            let (dir, wires) = (directory(config, environment)?, wires.clone());
+            let free_bytes_min = config.storage.free_bytes_min;
+            let settings = storage::Settings { dir, free_bytes_min, ..environment.storage.clone() };
+            Storage::new(settings, Arc::new(move |batch| wires.applied(&batch)))
+        };
+        let links = distribution::Settings { links_intensity: config.supervision.links.into(), ..Default::default() };
+        let distribution = match &environment.network {
+            None => Distribution::new(links, identity, voters, peer_socket, wires.clone()),
+            Some(network) => Distribution::elsewhere(network.join(identity, wires.clone())),
+        };
+        let _ = wires.distribution.set(distribution.downgrade());
+        Ok(Actors { storage, replication, entries, watches, distribution, verdict: Verdict::new() })
+    }
+
+    /// The handle of those who use it.
+    fn ledger(
+        &self,
+        config: &Config,
+        validator: Option<Validator>,
+        environment: &Environment,
+        identity: Identity,
+    ) -> Ledger {
+        Ledger {
+            inner: Arc::new(Inner {
+                id: identity.node_id,
+                cluster_id: identity.cluster_id,
+                limits: Limits { payload_bytes: size(config.limits.payload_bytes), ..Limits::default() },
+                response_bytes: size(config.limits.response_bytes),
+                snapshot_bytes: size(config.limits.snapshot_bytes).max(ENTRY_BYTES_MAX),
+                election: Duration::from_millis(config.raft.election_ms),
+                storage: self.storage.clone(),
+                replication: self.replication.clone(),
+                entries: self.entries.clone(),
+                watches: self.watches.clone(),
+                distribution: self.distribution.clone(),
+                validator,
+                clock: environment.clock.clone(),
+                random: environment.random.clone(),
+                calls: environment.calls,
+                alarms: environment.alarms.clone(),
+                tree: OnceLock::new(),
+                stopped: watch::Sender::new(false),
+                reached: LimitsReached::default(),
+            }),
+        }
+    }
+
+    /// The actors of the ledger itself: the younger ones hang on the elder.
+    fn child_spec(
+        &self,
+        config: &Config,
+        environment: &Environment,
+        identity: Identity,
+        voters: Vec<NodeId>,
+    ) -> ChildSpec {
+        let election = Duration::from_millis(config.raft.election_ms);
+        let raft = replication::Arguments {
+            storage: self.storage.clone(),
+            distribution: self.distribution.clone(),
+            id: identity.node_id,
+            voters,
+            cluster_id: identity.cluster_id,
+            heartbeat: Duration::from_millis(config.raft.heartbeat_ms),
+            election,
+            random: environment.random.clone(),
+            bounds: environment.raft,
+            fatal: {
+                let (verdict, dir) = (self.verdict.clone(), config.node.data_dir.clone());
+                Arc::new(move |reason| verdict.give(format!("data directory {dir:?}: {reason}")))
+            },
+        };
+        let submission = entry::Arguments {
+            storage: self.storage.clone(),
+            replication: self.replication.clone(),
+            distribution: self.distribution.clone(),
+            patience: election,
+            random: environment.random.clone(),
+        };
+        let children = vec![
+            self.storage.child_spec(),
+            self.replication.child_spec(raft),
+            self.entries.child_spec(submission),
+            self.watches.child_spec(),
+        ];
+        let spec = SupervisorSpec {
+            sibling_shutdown: Some(environment.sibling_shutdown),
+            ..SupervisorSpec::new(Strategy::RestForOne, config.supervision.ledger.into(), children)
+        };
+        ChildSpec::supervisor("ledger", spec)
+    }
 }
 
 fn one_for_one(id: &str, intensity: crate::config::IntensityConfig, children: Vec<ChildSpec>) -> ChildSpec {

@@ -138,16 +138,20 @@ fn a_bad_file_is_refused_by_key_and_bound() {
     }
 }
 
+/// The error of a configuration that cannot be.
+fn said(text: &str, pairs: &[(&str, &str)], flags: Overrides) -> String {
+    load(text, pairs, flags).unwrap_err().to_string()
+}
+
+const NUMBER: &str = "expected a whole number without a unit, 1 to 4194304";
+
 /// What was given, where, and what is possible instead.
 #[test]
-fn a_bad_value_is_told_with_what_gave_it() {
-    let said = |text: &str, pairs: &[(&str, &str)], flags| load(text, pairs, flags).unwrap_err().to_string();
-    let none = Overrides::default;
-    let number = "expected a whole number without a unit, 1 to 4194304";
+fn a_bad_value_of_the_file_is_told_with_its_file() {
     for (text, wanted) in [
-        ("[limits]\npayload_bytes = \"4MiB\"", format!("limits.payload_bytes = \"4MiB\" (FILE): {number}")),
-        ("[limits]\npayload_bytes = -5", format!("limits.payload_bytes = -5 (FILE): {number}")),
-        ("[limits]\npayload_bytes = [1]", format!("limits.payload_bytes = […] (FILE): {number}")),
+        ("[limits]\npayload_bytes = \"4MiB\"", format!("limits.payload_bytes = \"4MiB\" (FILE): {NUMBER}")),
+        ("[limits]\npayload_bytes = -5", format!("limits.payload_bytes = -5 (FILE): {NUMBER}")),
+        ("[limits]\npayload_bytes = [1]", format!("limits.payload_bytes = […] (FILE): {NUMBER}")),
         ("[limits]\npayload_bytes = 0", "limits.payload_bytes = \"0\" (FILE): possible is 1 to 4194304".to_owned()),
         ("[listen]\ngrpc = 50051", "listen.grpc = 50051 (FILE): expected a text, host:port or off".to_owned()),
         ("[node]\ndata_dir = 1", "node.data_dir = 1 (FILE): expected a text".to_owned()),
@@ -168,12 +172,16 @@ fn a_bad_value_is_told_with_what_gave_it() {
         ),
     ] {
         let file = file(text);
-        let error = Config::load_from(Some(file.path()), [], none()).unwrap_err().to_string();
+        let error = Config::load_from(Some(file.path()), [], Overrides::default()).unwrap_err().to_string();
         let wanted = wanted.replace("FILE", &format!("file {:?}", file.path()));
         assert!(error.starts_with(&format!("configuration: {wanted}")), "{text}\n-> {error}");
     }
+}
+
+#[test]
+fn a_bad_value_of_a_variable_is_told_with_its_name() {
     for (key, value, wanted) in [
-        ("LIMITS__PAYLOAD_BYTES", "4MiB", format!("limits.payload_bytes = \"4MiB\" (VARIABLE): {number}")),
+        ("LIMITS__PAYLOAD_BYTES", "4MiB", format!("limits.payload_bytes = \"4MiB\" (VARIABLE): {NUMBER}")),
         ("LIMITS__PAYLOAD_BYTES", "0", "limits.payload_bytes = \"0\" (VARIABLE): possible is 1 to 4194304".to_owned()),
         (
             "NODE__ID",
@@ -194,10 +202,15 @@ fn a_bad_value_is_told_with_what_gave_it() {
         ("RAFT", "{heartbeat_ms=5}", "raft.heartbeat_ms = \"5\" (VARIABLE): possible is 10 to 10000".to_owned()),
     ] {
         let name = format!("CONVERGE_LEDGER__{key}");
-        let error = said("[raft]\nelection_ms = 1000", &[(&name, value)], none());
+        let error = said("[raft]\nelection_ms = 1000", &[(&name, value)], Overrides::default());
         let wanted = wanted.replace("VARIABLE", &format!("variable {name}"));
         assert!(error.starts_with(&format!("configuration: {wanted}")), "{name}={value}\n-> {error}");
     }
+}
+
+#[test]
+fn a_bad_value_is_told_with_what_gave_it() {
+    let none = Overrides::default;
     // The last one to say it did.
     let flags = Overrides { grpc: Some("a".into()), ..none() };
     let both = [("CONVERGE_LEDGER__LISTEN__GRPC", "b")];

@@ -68,6 +68,14 @@ async fn carry_out(world: Arc<World>, fault: Fault) {
                 took(&world);
             }
         }
+        other => at_the_disk(world, other).await,
+    }
+}
+
+/// Faults of the disk's work.
+async fn at_the_disk(world: Arc<World>, fault: Fault) {
+    let kind = fault.name();
+    match fault {
         Fault::FailSync { node, nth, operator_ms } => {
             world.arm(NodeId(node), |counters, faults| faults.fail_sync = Some(counters.syncs + nth));
             operator(world, node, operator_ms, kind).await;
@@ -85,10 +93,19 @@ async fn carry_out(world: Arc<World>, fault: Fault) {
             let met = world.is_short_of_room(NodeId(node));
             world.set_room(NodeId(node), None);
             if met {
-                took(&world);
+                world.facts.took(kind);
             }
         }
         Fault::Lack { node, nth, many, in_start } => lack(&world, NodeId(node), (nth, many), in_start, kind).await,
+        other => at_its_content(world, other).await,
+    }
+}
+
+/// Faults of what a disk holds; the others go on.
+async fn at_its_content(world: Arc<World>, fault: Fault) {
+    let kind = fault.name();
+    let took = |world: &World| world.facts.took(kind);
+    match fault {
         Fault::Rot { node, place_permille, bit } => {
             if world.rot(NodeId(node), place_permille, bit) {
                 took(&world);

@@ -11,6 +11,9 @@ const TIMES: usize = 3;
 /// So long a file may be.
 const LINES: usize = 500;
 
+/// So long a function may be.
+const FUNCTION_LINES: usize = 70;
+
 /// What every module may call its own by these names: they are read with the module's.
 const OF_A_MODULE: [&str; 6] = ["Arguments", "Error", "Inner", "Message", "Settings", "State"];
 
@@ -53,6 +56,42 @@ fn a_file_is_a_chapter() {
     let lines = |file: &PathBuf| fs::read_to_string(file).unwrap().lines().count();
     let long: Vec<_> = files.iter().filter(|file| lines(file) > LINES).collect();
     assert!(long.is_empty(), "longer than {LINES} lines; something in them wants a file of its own: {long:#?}");
+}
+
+/// Where a function of this file is longer than that: its first line, its length. It counts on the format.
+fn long_functions(text: &str) -> Vec<(usize, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_function = |line: &str| {
+        let words = line.trim_start().split(' ');
+        words.take_while(|word| !word.contains('"')).take(5).any(|word| word == "fn") && line.ends_with(['{', '('])
+    };
+    let mut found = Vec::new();
+    for (n, line) in lines.iter().enumerate().filter(|(_, line)| is_function(line)) {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let ends = |line: &str| {
+            line.strip_prefix(indent).is_some_and(|rest| rest == "}" || rest.ends_with(';') && rest.starts_with(')'))
+        };
+        let length = lines[n..].iter().position(|line| ends(line)).map_or(0, |last| last + 1);
+        if length > FUNCTION_LINES {
+            found.push((n + 1, length));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_function_is_a_page() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut files = Vec::new();
+    FOLDERS.iter().for_each(|folder| sources(&root.join(folder), &mut files));
+    let long: Vec<_> = files
+        .iter()
+        .map(|file| (file, long_functions(&fs::read_to_string(file).unwrap())))
+        .filter(|(_, found)| !found.is_empty())
+        .collect();
+    assert!(long.is_empty(), "functions longer than {FUNCTION_LINES} lines, by line and length: {long:#?}");
+    let long = format!("    pub async fn f(\n    ) {{\n{}    }}\n", "        g();\n".repeat(FUNCTION_LINES));
+    assert_eq!(long_functions(&long), [(1, FUNCTION_LINES + 3)]);
 }
 
 #[test]
