@@ -55,7 +55,7 @@ pub(super) struct Arguments {
 }
 
 /// Dropping a phase ends its tasks, and with them its socket.
-enum Phase {
+enum ConnectionPhase {
     Listening,
     Connecting { attempt: u32, dial: u64, _task: JoinSet<()> },
     Handshaking { attempt: u32, dial: u64, _task: JoinSet<()> },
@@ -77,7 +77,7 @@ pub(super) struct State {
     shared: Arc<Shared>,
     slot: Arc<LinkSlot>,
     owner: u64,
-    phase: Phase,
+    phase: ConnectionPhase,
 }
 
 impl Drop for State {
@@ -97,7 +97,7 @@ impl Actor for Link {
         Arguments { shared, slot }: Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let owner = slot.claim();
-        let mut state = State { shared, slot, owner, phase: Phase::Listening };
+        let mut state = State { shared, slot, owner, phase: ConnectionPhase::Listening };
         state.idle(&myself, 0, Duration::ZERO);
         Ok(state)
     }
@@ -119,12 +119,12 @@ impl Actor for Link {
 }
 
 impl State {
-    fn enter(&mut self, phase: Phase) {
+    fn enter(&mut self, phase: ConnectionPhase) {
         let shown = match &phase {
-            Phase::Listening => LinkPhase::Listening,
-            Phase::Connecting { attempt, .. } => LinkPhase::Connecting { attempt: *attempt },
-            Phase::Handshaking { attempt, .. } => LinkPhase::Handshaking { attempt: *attempt },
-            Phase::Up(connection) => LinkPhase::Up { epoch: connection.live.epoch },
+            ConnectionPhase::Listening => LinkPhase::Listening,
+            ConnectionPhase::Connecting { attempt, .. } => LinkPhase::Connecting { attempt: *attempt },
+            ConnectionPhase::Handshaking { attempt, .. } => LinkPhase::Handshaking { attempt: *attempt },
+            ConnectionPhase::Up(connection) => LinkPhase::Up { epoch: connection.live.epoch },
         };
         self.phase = phase;
         self.slot.set_phase(self.owner, shown);
@@ -133,7 +133,7 @@ impl State {
     /// Without a connection: dial after `wait`, or expect the peer to.
     fn idle(&mut self, myself: &ActorRef<Message>, attempt: u32, wait: Duration) {
         if !self.shared.local.dials(self.slot.peer) {
-            return self.enter(Phase::Listening);
+            return self.enter(ConnectionPhase::Listening);
         }
         let dial = self.slot.next_dial();
         let (shared, slot) = (Arc::clone(&self.shared), Arc::clone(&self.slot));
@@ -144,12 +144,12 @@ impl State {
             let outcome = greeting::dial(&shared, &slot).await;
             report.set(Message::Dialed { dial, outcome });
         });
-        self.enter(Phase::Connecting { attempt, dial, _task: task });
+        self.enter(ConnectionPhase::Connecting { attempt, dial, _task: task });
     }
 
     fn dialed(&mut self, myself: &ActorRef<Message>, of: u64, outcome: Result<TcpStream, ConnectError>) {
         let attempt = match self.phase {
-            Phase::Connecting { attempt, dial, .. } if dial == of => attempt,
+            ConnectionPhase::Connecting { attempt, dial, .. } if dial == of => attempt,
             _ => return,
         };
         let stream = match outcome {
@@ -164,12 +164,12 @@ impl State {
             let outcome = greeting::greet(&shared, &slot, stream, of).await;
             report.set(Message::Greeted { dial: of, outcome });
         });
-        self.enter(Phase::Handshaking { attempt, dial: of, _task: task });
+        self.enter(ConnectionPhase::Handshaking { attempt, dial: of, _task: task });
     }
 
     fn greeted(&mut self, myself: &ActorRef<Message>, of: u64, outcome: Result<TcpStream, ConnectError>) {
         let attempt = match self.phase {
-            Phase::Handshaking { attempt, dial, .. } if dial == of => attempt,
+            ConnectionPhase::Handshaking { attempt, dial, .. } if dial == of => attempt,
             _ => return,
         };
         match outcome {
@@ -180,7 +180,7 @@ impl State {
 
     fn accepted(&mut self, myself: &ActorRef<Message>, accepted: Accepted) {
         let origin = (accepted.incarnation, accepted.dial);
-        if let Phase::Up(Connection { origin: Some((incarnation, dial)), .. }) = self.phase
+        if let ConnectionPhase::Up(Connection { origin: Some((incarnation, dial)), .. }) = self.phase
             && incarnation == origin.0
             && dial >= origin.1
         {
@@ -219,7 +219,7 @@ impl State {
             node = %self.shared.local.node, peer = %self.slot.peer, lane = %self.slot.lane, epoch,
             "link up"
         );
-        self.enter(Phase::Up(Connection { live, _tasks: tasks, attempt, since: started, origin }));
+        self.enter(ConnectionPhase::Up(Connection { live, _tasks: tasks, attempt, since: started, origin }));
     }
 
     fn failed(&mut self, myself: &ActorRef<Message>, attempt: u32, failure: &ConnectError) {
@@ -239,7 +239,7 @@ impl State {
     }
 
     fn ended(&mut self, myself: &ActorRef<Message>, of: u64, cause: &Cause) {
-        let Phase::Up(connection) = &self.phase else {
+        let ConnectionPhase::Up(connection) = &self.phase else {
             return;
         };
         if connection.live.epoch != of {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use converge_lab::simulation::{Campaign, Outcome, Plan, REPEATS, Shape, Totals, campaign, run_apart, shrink};
+use converge_lab::simulation::{Campaign, Plan, REPEATS, RunOutcome, Shape, Totals, campaign, run_apart, shrink};
 use serde_json::json;
 
 use converge_ledger::cli::{Failure, Format, Kind, any_number, files, number, output, parse_duration};
@@ -104,7 +104,7 @@ fn one(format: Format, arguments: &Arguments, plan: &Plan, again: &str) -> Resul
     Err(Failure::new(Kind::Integrity, format!("{} does not hold; again: converge-lab sim {again} --trace", "the run")))
 }
 
-fn show_one(format: Format, plan: &Plan, outcome: &Outcome) -> Result<(), Failure> {
+fn show_one(format: Format, plan: &Plan, outcome: &RunOutcome) -> Result<(), Failure> {
     let (acknowledged, unknown, refused) = outcome.appends;
     if format == Format::Json {
         return output::json(&json!({

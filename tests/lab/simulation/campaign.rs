@@ -7,7 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::plan::{Plan, Shape};
-use super::run::{Outcome, run_apart};
+use super::run::{RunOutcome, run_apart};
 
 /// A run that takes so much real time goes round in circles.
 const STUCK: Duration = Duration::from_secs(300);
@@ -63,7 +63,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, seed: u64, outcome: &Outcome) {
+    fn add(&mut self, seed: u64, outcome: &RunOutcome) {
         self.seeds += 1;
         if outcome.aborted {
             self.aborted.push(seed);
@@ -102,11 +102,11 @@ impl Totals {
 
 enum Event {
     Began(usize, u64),
-    Ended(usize, u64, Box<Outcome>),
+    Ended(usize, u64, Box<RunOutcome>),
 }
 
 /// Runs them; `seen` hears of every end.
-pub fn campaign(campaign: Campaign, mut seen: impl FnMut(u64, &Outcome, &Totals)) -> Totals {
+pub fn campaign(campaign: Campaign, mut seen: impl FnMut(u64, &RunOutcome, &Totals)) -> Totals {
     let began = Instant::now();
     let next = Arc::new(AtomicU64::new(0));
     let (tell, news) = channel();

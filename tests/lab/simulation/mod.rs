@@ -36,5 +36,5 @@ mod world;
 
 pub use campaign::{Campaign, Totals, campaign};
 pub use plan::{Plan, Shape};
-pub use run::{Outcome, REPEATS, run, run_apart};
+pub use run::{REPEATS, RunOutcome, run, run_apart};
 pub use shrink::shrink;

@@ -35,7 +35,7 @@ pub const REPEATS: bool = cfg!(tokio_unstable);
 
 /// What a run came to.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
+pub struct RunOutcome {
     /// What did not hold; empty when all did.
     pub violations: Vec<String>,
     /// Of everything that happened, in order: equal for equal runs.
@@ -65,20 +65,22 @@ pub struct Outcome {
 
 /// Runs a plan like [`run`], on a thread of its own: this one goes on where the process would abort.
 #[must_use]
-pub fn run_apart(plan: &Plan, verbose: bool) -> Outcome {
+pub fn run_apart(plan: &Plan, verbose: bool) -> RunOutcome {
     let (tell, told) = channel();
     let plan = plan.clone();
     std::thread::spawn(move || {
         TELL.set(Some(tell.clone()));
         let _ = tell.send(run(&plan, verbose));
     });
-    told.recv()
-        .unwrap_or_else(|_| Outcome { violations: vec!["the run ended with a panic".into()], ..Outcome::default() })
+    told.recv().unwrap_or_else(|_| RunOutcome {
+        violations: vec!["the run ended with a panic".into()],
+        ..RunOutcome::default()
+    })
 }
 
 thread_local! {
     /// Who waits for this thread's run.
-    static TELL: RefCell<Option<Sender<Outcome>>> = const { RefCell::new(None) };
+    static TELL: RefCell<Option<Sender<RunOutcome>>> = const { RefCell::new(None) };
 }
 
 /// What a run comes to whose process would abort: no more than that is known of it.
@@ -93,13 +95,13 @@ fn tell_of_abort(facts: &Facts, rots: bool) {
         if of_redb.is_empty() || !is_rotten {
             violations.push(format!("a node aborts its process, and not over rotten pages: {of_redb:?}"));
         }
-        let _ = tell.send(Outcome { violations, aborted: true, ..Outcome::default() });
+        let _ = tell.send(RunOutcome { violations, aborted: true, ..RunOutcome::default() });
     });
 }
 
 /// Runs a plan; `verbose` keeps a line for everything that happens.
 #[must_use]
-pub fn run(plan: &Plan, verbose: bool) -> Outcome {
+pub fn run(plan: &Plan, verbose: bool) -> RunOutcome {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().start_paused(true);
     // Whom a watch channel wakes first is tokio's chance.
@@ -113,15 +115,17 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
         outcome
     });
     // The simulator, or what of a node runs in its task, panicked: the rest of the run is not known.
-    let mut outcome = outcome
-        .unwrap_or_else(|| Outcome { violations: vec!["the run ended with a panic".into()], ..Outcome::default() });
+    let mut outcome = outcome.unwrap_or_else(|| RunOutcome {
+        violations: vec!["the run ended with a panic".into()],
+        ..RunOutcome::default()
+    });
     // redb trips over rotten pages; storage catches that, and has to call it data loss.
     let rots = plan.rots_database();
     outcome.violations.extend(panics.into_iter().filter(|panic| !(rots && panics::is_of_redb(panic))));
     outcome
 }
 
-async fn live(plan: &Plan, verbose: bool) -> Outcome {
+async fn live(plan: &Plan, verbose: bool) -> RunOutcome {
     let trace = Trace::new(verbose);
     let facts = Facts::new(trace.clone());
     tell_of_abort(&facts, plan.rots_database());
@@ -355,8 +359,8 @@ async fn check_positions(world: &Arc<World>, plan: &Plan) {
     }
 }
 
-fn summary(trace: &Trace, facts: &Facts, frames: Counts, seen: history::Counts, history: Vec<Operation>) -> Outcome {
-    Outcome {
+fn summary(trace: &Trace, facts: &Facts, frames: Counts, seen: history::Counts, history: Vec<Operation>) -> RunOutcome {
+    RunOutcome {
         violations: facts.violations(),
         digest: trace.digest(),
         simulated_ms: trace.elapsed_ms(),

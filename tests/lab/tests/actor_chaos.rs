@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use converge_ledger::Node;
 use converge_ledger::supervisors::Fault;
-use inprocess::{Cluster, cells, load, no_orphans, verify, whole_again};
+use inprocess::{EmbeddedCluster, cells, load, no_orphans, verify, whole_again};
 
 const CLIENTS: usize = 8;
 /// Acknowledgements of each client between two deaths: a call in flight at two of them would be given up as poison.
@@ -31,7 +31,7 @@ async fn die(node: &Node, path: &str, fault: Fault) {
 }
 
 async fn every_place_dies(count: u64, fault: Fault) {
-    let cluster = Cluster::start(count).await;
+    let cluster = EmbeddedCluster::start(count).await;
     let load = load(&cluster.ledgers(), CLIENTS, &Arc::default());
     load.progress(BETWEEN_DEATHS).await;
     for node in &cluster.nodes {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use converge_ledger::{AppendOptions, Error, Ledger, Node, ReadOptions, Rejection, Sequence};
-use inprocess::{Cluster, PATIENCE, all, config, entry, kill, level};
+use inprocess::{EmbeddedCluster, PATIENCE, all, config, entry, kill, level};
 use tokio::task::JoinSet;
 
 const LEDGER: [&str; 4] = ["root/ledger/storage", "root/ledger/replication", "root/ledger/entry", "root/ledger"];
@@ -30,7 +30,7 @@ async fn append(ledger: &Ledger, context: &str, key: &str) -> Sequence {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_stands_for_one_entry_on_all_nodes_whoever_dies() {
     const KEYS: usize = 400;
-    let cluster = Cluster::start(3).await;
+    let cluster = EmbeddedCluster::start(3).await;
     let stop = Arc::<AtomicBool>::default();
     let mut clients = JoinSet::new();
     // The same keys through every node at once.
@@ -102,7 +102,7 @@ async fn look(ledger: Ledger, context: String, over: Arc<AtomicBool>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_larger_than_a_log_entry_is_loaded_wholly_or_not_whoever_dies() {
-    let cluster = Cluster::start(3).await;
+    let cluster = EmbeddedCluster::start(3).await;
     let ledgers = cluster.ledgers();
     for n in 0..ENTRIES {
         let payload: Vec<u8> = (0..ENTRY_BYTES).map(|at| (at * 31 + at / 255 * 7 + n) as u8).collect();

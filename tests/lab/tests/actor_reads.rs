@@ -10,7 +10,7 @@ use std::time::Duration;
 use converge_lab::workload::Mix;
 use converge_ledger::supervisors::ractor::ActorStatus;
 use converge_ledger::{AppendOptions, Ledger, Node, ReadOptions, Sequence, WatchOptions};
-use inprocess::{Cluster, PATIENCE, all, entry, eventually, kill, load, load_of, verify};
+use inprocess::{EmbeddedCluster, PATIENCE, all, entry, eventually, kill, load, load_of, verify};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -18,7 +18,7 @@ const STORAGE: &str = "root/ledger/storage";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_linearizable_read_misses_nothing_while_storage_dies() {
-    let cluster = Cluster::start(1).await;
+    let cluster = EmbeddedCluster::start(1).await;
     let mix = Mix { read_one_in: 2, ..Mix::default() };
     let load = load_of(&mix, &cluster.ledgers(), 9, &Arc::default());
     for _ in 0..20 {
@@ -37,7 +37,7 @@ async fn a_read_is_answered_as_soon_as_a_new_leader_may_answer() {
     let slow = |config: &mut converge_ledger::Config| {
         (config.raft.heartbeat_ms, config.raft.election_ms) = (5_000, 50_000);
     };
-    let cluster = Cluster::start_with(1, slow).await;
+    let cluster = EmbeddedCluster::start_with(1, slow).await;
     let (node, ledger) = (&cluster.nodes[0], cluster.nodes[0].ledger());
     ledger.append(entry("c", "x"), AppendOptions::default()).await.unwrap();
     for _ in 0..5 {
@@ -107,7 +107,7 @@ async fn leader(nodes: &[Node]) -> &Node {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscriber_on_any_node_gets_each_entry_once_whoever_dies() {
-    let cluster = Cluster::start(3).await;
+    let cluster = EmbeddedCluster::start(3).await;
     let load = load(&cluster.ledgers(), 8, &Arc::default());
     let (tell, end) = tokio::sync::watch::channel(None);
     load.progress(2).await;

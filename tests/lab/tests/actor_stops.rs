@@ -11,7 +11,7 @@ use std::time::Duration;
 use converge_lab::workload::Record;
 use converge_ledger::supervisors::Callback;
 use converge_ledger::supervisors::chaos::{At, Fault, Moment};
-use inprocess::{Cluster, PATIENCE, load, verify};
+use inprocess::{EmbeddedCluster, PATIENCE, load, verify};
 use tokio::time::timeout;
 
 const CLIENTS: usize = 4;
@@ -22,7 +22,7 @@ const STOP_SOON: Duration = Duration::from_secs(10);
 
 /// Stops the first node, with a kill of `path` at this point of its `post_stop`, and starts it again. Whether the point
 /// was there.
-async fn stopped_at(cluster: &mut Cluster, path: &str, at: At, record: &Arc<Record>) -> bool {
+async fn stopped_at(cluster: &mut EmbeddedCluster, path: &str, at: At, record: &Arc<Record>) -> bool {
     let load = load(&cluster.ledgers(), CLIENTS, record);
     load.progress(BEFORE_A_STOP).await;
     let node = cluster.take(0);
@@ -37,7 +37,7 @@ async fn stopped_at(cluster: &mut Cluster, path: &str, at: At, record: &Arc<Reco
 }
 
 async fn every_point_of_a_stop(count: u64, least: usize) {
-    let mut cluster = Cluster::start(count).await;
+    let mut cluster = EmbeddedCluster::start(count).await;
     let record = Arc::default();
     let paths: Vec<String> = cluster.nodes[0].tree().snapshot().nodes.into_iter().map(|place| place.path).collect();
     let mut reached = 0;

@@ -15,7 +15,7 @@ use converge_ledger::supervisors::chaos::{
     At, Budget, Fault, Monkey, Point, Sweep, Table, Target, Trigger, sweep_awaits,
 };
 use converge_ledger::supervisors::{Callback, Kind};
-use inprocess::{Cluster, PATIENCE, load, verify};
+use inprocess::{EmbeddedCluster, PATIENCE, load, verify};
 use tokio::time::sleep;
 
 const CLIENTS: usize = 8;
@@ -45,7 +45,7 @@ async fn swept(node: &Node, load: &Load) -> Table {
 
 /// Sweeps the first node of so many; `least` points must have been there.
 async fn sweep(count: u64, least: usize) {
-    let cluster = Cluster::start(count).await;
+    let cluster = EmbeddedCluster::start(count).await;
     let load = load(&cluster.ledgers(), CLIENTS, &Arc::default());
     load.progress(BETWEEN_DEATHS).await;
     let table = swept(&cluster.nodes[0], &load).await;
@@ -67,8 +67,8 @@ async fn sweep(count: u64, least: usize) {
 
 /// Sweeps the messages of these actors of the first node, while `stir` makes others die: what comes with a recovery or with
 /// a connection that is made anew is met so.
-async fn while_others_die(count: u64, targets: &[&str], kinds: &[(&str, u64)], stir: impl AsyncFn(&Cluster)) {
-    let cluster = Cluster::start(count).await;
+async fn while_others_die(count: u64, targets: &[&str], kinds: &[(&str, u64)], stir: impl AsyncFn(&EmbeddedCluster)) {
+    let cluster = EmbeddedCluster::start(count).await;
     let load = load(&cluster.ledgers(), CLIENTS, &Arc::default());
     load.progress(BETWEEN_DEATHS).await;
     let drive = async || {
@@ -93,7 +93,7 @@ async fn while_others_die(count: u64, targets: &[&str], kinds: &[(&str, u64)], s
 }
 
 /// Nothing lost, nothing doubled, no orphan.
-async fn judge(cluster: Cluster, load: Load, table: &Table, least: usize) {
+async fn judge(cluster: EmbeddedCluster, load: Load, table: &Table, least: usize) {
     println!("{table}");
     println!("{} points, of which {} were reached", table.rows.len(), table.reached());
     let record = load.finish().await;
@@ -146,7 +146,7 @@ async fn every_await_of_one_of_three_nodes() {
 /// Monkeys on all three nodes at once, for a few seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_under_a_monkey_each() {
-    let cluster = Cluster::start(3).await;
+    let cluster = EmbeddedCluster::start(3).await;
     let load = load(&cluster.ledgers(), CLIENTS, &Arc::default());
     load.progress(BETWEEN_DEATHS).await;
     let monkeys: Vec<_> = cluster.nodes.iter().zip(1..).map(|(node, seed)| monkey(seed).attach(&node.tree())).collect();

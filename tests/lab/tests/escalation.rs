@@ -6,18 +6,18 @@ mod inprocess;
 use converge_ledger::Node;
 use converge_ledger::config::Supervision;
 use converge_ledger::supervisors::Fault;
-use inprocess::{Cluster, eventually, whole_again};
+use inprocess::{EmbeddedCluster, eventually, whole_again};
 
 fn incarnation(node: &Node, path: &str) -> u64 {
     node.tree().snapshot().nodes.iter().find(|n| n.path == path).unwrap().incarnation
 }
 
-async fn start(nodes: u64) -> Cluster {
+async fn start(nodes: u64) -> EmbeddedCluster {
     let defaults = |config: &mut converge_ledger::Config| {
         config.supervision = Supervision::default();
         config.listen.grpc = "127.0.0.1:0".into();
     };
-    Cluster::start_with(nodes, defaults).await
+    EmbeddedCluster::start_with(nodes, defaults).await
 }
 
 /// Kills `child` as often as `supervisor` forgives, and once more.

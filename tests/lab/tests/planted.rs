@@ -17,7 +17,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use converge_lab::simulation::{Outcome, Plan, Shape, run};
+use converge_lab::simulation::{Plan, RunOutcome, Shape, run};
 use converge_lab::{fuzzing, history};
 use converge_ledger_core::chance::Dice;
 use converge_ledger_core::planted::{self, Bug, Level};
@@ -194,7 +194,7 @@ fn putting_back(drawn: &Plan) -> Plan {
 }
 
 /// A run with a bug planted, or with none; in a thread of its own, for a bug may keep it from ending.
-fn simulate(bug: Option<Bug>, plan: Plan) -> Result<Outcome, RecvTimeoutError> {
+fn simulate(bug: Option<Bug>, plan: Plan) -> Result<RunOutcome, RecvTimeoutError> {
     let (tell, told) = channel();
     std::thread::spawn(move || {
         let _planted = bug.map(planted::plant);

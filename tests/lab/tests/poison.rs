@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use converge_ledger::supervisors::Fault;
 use converge_ledger::{AppendOptions, Error, Node};
-use inprocess::{Cluster, PATIENCE, entry, eventually, whole_again};
+use inprocess::{EmbeddedCluster, PATIENCE, entry, eventually, whole_again};
 
 /// Far longer than the test: what ends a call before it is not its deadline.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_ends_as_unknown_long_before_its_deadline() {
-    let mut cluster = Cluster::start_with(3, |config| config.raft.election_ms = 1000).await;
+    let mut cluster = EmbeddedCluster::start_with(3, |config| config.raft.election_ms = 1000).await;
     let ledgers = cluster.ledgers();
     eventually("a leader", || ledgers.iter().any(|l| l.status().role == "leader")).await;
     let leads = ledgers.iter().position(|l| l.status().role == "leader").unwrap();

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Nodes and their directories.
-pub struct Cluster {
+pub struct EmbeddedCluster {
     pub nodes: Vec<Node>,
     configs: Vec<Config>,
     _dirs: Vec<tempfile::TempDir>,
@@ -51,18 +51,18 @@ pub fn peers(count: u64) -> Vec<String> {
     sockets.iter().zip(1..).map(|(socket, id)| format!("{id}={}", socket.local_addr().unwrap())).collect()
 }
 
-impl Cluster {
-    pub async fn start(count: u64) -> Cluster {
-        Cluster::start_with(count, |_| {}).await
+impl EmbeddedCluster {
+    pub async fn start(count: u64) -> EmbeddedCluster {
+        EmbeddedCluster::start_with(count, |_| {}).await
     }
 
-    pub async fn start_with(count: u64, adjust: impl Fn(&mut Config)) -> Cluster {
+    pub async fn start_with(count: u64, adjust: impl Fn(&mut Config)) -> EmbeddedCluster {
         // RUST_LOG shows what the nodes say, in a test that fails.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().with_ansi(false).try_init();
         let peers = if count == 1 { Vec::new() } else { peers(count) };
         let dirs: Vec<_> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut cluster = Cluster { nodes: Vec::new(), configs: Vec::new(), _dirs: dirs };
+        let mut cluster = EmbeddedCluster { nodes: Vec::new(), configs: Vec::new(), _dirs: dirs };
         for (dir, id) in cluster._dirs.iter().zip(1..) {
             let mut config = config(id, dir.path(), &peers);
             adjust(&mut config);
@@ -139,7 +139,7 @@ pub async fn level(ledgers: &[Ledger]) {
 }
 
 /// Invariants 1 to 5 on every node, after the last fault.
-pub async fn verify(cluster: &Cluster, record: &Record) {
+pub async fn verify(cluster: &EmbeddedCluster, record: &Record) {
     let ledgers = cluster.ledgers();
     // What a leader finds in its log is committed with the first entry of its term, and a linearizable read waits for that:
     // behind it, nothing more comes.
