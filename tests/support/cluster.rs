@@ -59,16 +59,7 @@ impl Cluster {
 
     /// Waits until every node has applied all that any has in its log.
     pub async fn converged(&self) -> Vec<serde_json::Value> {
-        until("every node has applied the same", SETTLED, || async {
-            let mut statuses = Vec::new();
-            for node in &self.nodes {
-                statuses.push(node.status().await?);
-            }
-            let applied = &statuses[0]["applied_index"];
-            let same = statuses.iter().all(|s| &s["applied_index"] == applied && &s["commit_index"] == applied);
-            same.then_some(statuses)
-        })
-        .await
+        converged(&self.nodes.iter().collect::<Vec<_>>()).await
     }
 
     pub async fn kill_all(&mut self) {
@@ -76,6 +67,20 @@ impl Cluster {
             node.kill().await;
         }
     }
+}
+
+/// Waits until each of these nodes has applied all that any of them has in its log.
+pub async fn converged(nodes: &[&Node]) -> Vec<serde_json::Value> {
+    until("every node has applied the same", SETTLED, || async {
+        let mut statuses = Vec::new();
+        for node in nodes {
+            statuses.push(node.status().await?);
+        }
+        let applied = &statuses[0]["applied_index"];
+        let same = statuses.iter().all(|s| &s["applied_index"] == applied && &s["commit_index"] == applied);
+        same.then_some(statuses)
+    })
+    .await
 }
 
 /// Nodes 1..=size that list each other.

@@ -37,11 +37,16 @@ async fn write(nodes: &[&Node], record: &Arc<Record>) {
 }
 
 /// Appends a few entries through every node; a node that does not serve fails the test. Gives how many there are now.
-async fn write_through(nodes: &[Node]) -> u64 {
+async fn write_through(nodes: &[Node], record: &Arc<Record>) -> u64 {
     for node in nodes {
-        write(&[node], &Arc::default()).await;
+        write(&[node], record).await;
     }
     read_all(&nodes[0], CONTEXT).await.len() as u64
+}
+
+/// All nodes are one cluster's, and have what their clients were told, in the order in which they were.
+async fn hold(cluster: &Cluster, record: &Record) {
+    processes::hold(cluster, &mix(), record).await;
 }
 
 fn cluster_ids(statuses: &[serde_json::Value]) -> BTreeSet<String> {
@@ -72,12 +77,9 @@ async fn fresh_nodes_started_in_any_order_seconds_apart_agree_on_one_cluster() {
         for node in &mut cluster.nodes {
             node.ready().await;
         }
-        let written = write_through(&cluster.nodes).await;
-        let statuses = cluster.converged().await;
-        assert_eq!(cluster_ids(&statuses).len(), 1, "order {order:?}: {statuses:?}");
-        for node in &cluster.nodes {
-            assert_eq!(read_all(node, CONTEXT).await.len() as u64, written, "order {order:?}");
-        }
+        let record = Arc::default();
+        write_through(&cluster.nodes, &record).await;
+        hold(&cluster, &record).await;
     }
 }
 
@@ -97,8 +99,10 @@ async fn a_kill_in_the_middle_of_genesis_leaves_one_cluster_or_none() {
         for node in &mut cluster.nodes {
             node.ready().await;
         }
-        write_through(&cluster.nodes).await;
-        assert_eq!(cluster_ids(&cluster.converged().await).len(), 1, "killed node {victim} after {pause} ms");
+        eprintln!("node {victim} was killed after {pause} ms");
+        let record = Arc::default();
+        write_through(&cluster.nodes, &record).await;
+        hold(&cluster, &record).await;
     }
 }
 
@@ -106,28 +110,27 @@ async fn a_kill_in_the_middle_of_genesis_leaves_one_cluster_or_none() {
 async fn a_wiped_directory_under_a_known_id_exits_with_the_reason() {
     let mut cluster = Cluster::new();
     cluster.start().await;
-    let written = write_through(&cluster.nodes).await;
+    let record = Arc::default();
+    write_through(&cluster.nodes, &record).await;
     cluster.nodes[1].kill().await;
     let data = cluster.nodes[1].data.clone();
     let kept = data.with_extension("kept");
     std::fs::rename(&data, &kept).unwrap();
     refuses(&mut cluster.nodes[1], &["wiped", "node 2"]).await;
     // The others never noticed, and the node is welcome with its own directory.
-    write(&[&cluster.nodes[0], &cluster.nodes[2]], &Arc::default()).await;
-    let all = read_all(&cluster.nodes[0], CONTEXT).await.len() as u64;
-    assert!(all > written);
+    write(&[&cluster.nodes[0], &cluster.nodes[2]], &record).await;
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&kept, &data).unwrap();
     cluster.nodes[1].start().await;
-    cluster.converged().await;
-    assert_eq!(read_all(&cluster.nodes[1], CONTEXT).await.len() as u64, all);
+    hold(&cluster, &record).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_voter_list_is_a_start_error_that_names_both() {
     let mut cluster = Cluster::new();
     cluster.start().await;
-    write_through(&cluster.nodes).await;
+    let record = Arc::default();
+    write_through(&cluster.nodes, &record).await;
     let node = &mut cluster.nodes[2];
     node.kill().await;
     let good = node.peers.clone();
@@ -145,21 +148,22 @@ async fn a_changed_voter_list_is_a_start_error_that_names_both() {
     refuses(node, &["cluster.peers", "1, 2, 3"]).await;
     node.peers = good;
     node.start().await;
-    cluster.converged().await;
+    hold(&cluster, &record).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn addresses_may_change() {
     let mut cluster = Cluster::new();
     cluster.start().await;
-    let written = write_through(&cluster.nodes).await;
+    let record = Arc::default();
+    write_through(&cluster.nodes, &record).await;
     let before = cluster_ids(&cluster.converged().await);
     cluster.kill_all().await;
     cluster.nodes.iter_mut().for_each(|node| node.peer = free_address());
     know_each_other(&mut cluster.nodes);
     cluster.start().await;
     assert_eq!(cluster_ids(&cluster.converged().await), before);
-    assert_eq!(read_all(&cluster.nodes[0], CONTEXT).await.len() as u64, written);
+    hold(&cluster, &record).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,14 +171,15 @@ async fn one_node_turned_into_three_is_an_error() {
     let mut cluster = Cluster::new();
     let three = cluster.nodes[0].peers.take();
     cluster.nodes[0].start().await;
-    let written = write_through(&cluster.nodes[..1]).await;
+    let record = Arc::default();
+    write_through(&cluster.nodes[..1], &record).await;
     cluster.nodes[0].kill().await;
     cluster.nodes[0].peers = three;
     refuses(&mut cluster.nodes[0], &["cluster.peers", "1, 2, 3"]).await;
     // What it kept is still there when it is alone again.
     cluster.nodes[0].peers = None;
     cluster.nodes[0].start().await;
-    assert_eq!(read_all(&cluster.nodes[0], CONTEXT).await.len() as u64, written);
+    processes::hold_on(&[&cluster.nodes[0]], &mix(), &record).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,7 +197,8 @@ async fn another_node_id_on_a_data_directory_is_refused() {
 async fn the_data_directory_of_another_node_of_the_cluster_is_refused() {
     let mut cluster = Cluster::new();
     cluster.start().await;
-    let written = write_through(&cluster.nodes).await;
+    let record = Arc::default();
+    write_through(&cluster.nodes, &record).await;
     cluster.converged().await;
     // Two nodes on one disk, mixed up: with both votes in one hand it would be no majority.
     cluster.nodes[1].kill().await;
@@ -205,8 +211,7 @@ async fn the_data_directory_of_another_node_of_the_cluster_is_refused() {
     for index in [1, 2] {
         cluster.nodes[index].start().await;
     }
-    cluster.converged().await;
-    assert_eq!(read_all(&cluster.nodes[1], CONTEXT).await.len() as u64, written);
+    hold(&cluster, &record).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -227,9 +232,10 @@ async fn strangers(name: &str) {
     }
     home.start().await;
     other.start().await;
-    let kept = write_through(&home.nodes).await;
-    write_through(&other.nodes).await;
-    write_through(&other.nodes).await;
+    let (at_home, over_there) = (Arc::default(), Arc::default());
+    let kept = write_through(&home.nodes, &at_home).await;
+    write_through(&other.nodes, &over_there).await;
+    write_through(&other.nodes, &over_there).await;
     home.converged().await;
     other.converged().await;
     let term = other.nodes[0].status().await.unwrap()["term"].clone();
@@ -241,17 +247,16 @@ async fn strangers(name: &str) {
     // Nobody over there was disturbed: no term was forced, appends go on.
     let left = &other.nodes[..2];
     assert_eq!(left[0].status().await.unwrap()["term"], term);
-    write_through(left).await;
+    write_through(left, &over_there).await;
     for node in left {
         let log = node.log();
         let refusals = log.lines().filter(|line| line.contains("refused")).count();
         assert!(refusals <= 5, "a refusal is logged once, not {refusals} times:\n{}", node.log_tail());
     }
     other.nodes[2].start().await;
-    other.converged().await;
+    hold(&other, &over_there).await;
     home.start().await;
-    home.converged().await;
-    assert_eq!(read_all(&home.nodes[0], CONTEXT).await.len() as u64, kept);
+    hold(&home, &at_home).await;
 }
 
 /// Runs a node in the place of another one for a while; how many entries it then has of its own.
@@ -293,5 +298,5 @@ async fn five_nodes_go_on_without_two() {
     for step in [0, 1] {
         cluster.nodes[(leader + step) % 5].start().await;
     }
-    processes::hold(&cluster, &mix(), &record).await;
+    hold(&cluster, &record).await;
 }

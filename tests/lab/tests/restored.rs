@@ -10,13 +10,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use converge_lab::history::{Append, Operation, Outcome};
 use converge_lab::workload::Record;
 use support::cluster::{Cluster, SETTLED};
 use support::node::{Node, cli};
 use support::until;
 
-/// The first of all clients.
+/// The first of all contexts.
 const CONTEXT: &str = "c0";
 const CLIENTS: u64 = 3;
 
@@ -66,26 +65,17 @@ async fn is_fenced(node: &Node) {
     assert!(!log.contains("panicked"), "{log}");
 }
 
-/// All that was acknowledged after the restoration is on both of those that go on.
+/// All that the clients of the record were told is on both of those that go on, in the order in which they were told it.
 async fn hold(cluster: &Cluster, going_on: [usize; 2], record: &Record) {
-    let operations = record.operations();
-    for index in going_on {
-        let entries = processes::entries(&cluster.nodes[index], CONTEXT, record).await;
-        for operation in &operations {
-            if let Operation::Append(Append { value, outcome: Outcome::Done(done), .. }) = operation {
-                let found = entries.get(done.sequence.get() as usize - 1).map(|seen| &seen.value);
-                assert_eq!(found, Some(value), "acknowledged after the restoration, and lost");
-            }
-        }
-    }
-    assert!(record.troubles().is_empty(), "{:?}", record.troubles());
+    processes::hold_on(&going_on.map(|index| &cluster.nodes[index]), &processes::mix(1), record).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_copy_that_meets_a_later_leader_is_fenced() {
     let mut cluster = Cluster::new();
     cluster.start().await;
-    write(&cluster.nodes.iter().collect::<Vec<_>>(), 20, &Arc::default()).await;
+    let record = Arc::default();
+    write(&cluster.nodes.iter().collect::<Vec<_>>(), 20, &record).await;
     let leader = cluster.leader().await;
     let [a, b] = [1, 2].map(|step| (leader + step) % 3);
     // The copies of the followers are of the term that goes on.
@@ -106,7 +96,6 @@ async fn a_newer_copy_that_meets_a_later_leader_is_fenced() {
     for index in [a, b] {
         cluster.nodes[index].ready().await;
     }
-    let record = Arc::default();
     write(&[&cluster.nodes[a], &cluster.nodes[b]], 10, &record).await;
     cluster.nodes[leader].spawn();
     is_fenced(&cluster.nodes[leader]).await;
@@ -134,7 +123,8 @@ async fn a_copy_of_a_term_that_comes_again_is_fenced() {
 async fn a_term_comes_again(before: u64, after: u64) -> bool {
     let mut cluster = Cluster::new();
     cluster.start().await;
-    write(&cluster.nodes.iter().collect::<Vec<_>>(), 20, &Arc::default()).await;
+    let record = Arc::default();
+    write(&cluster.nodes.iter().collect::<Vec<_>>(), 20, &record).await;
     cluster.converged().await;
     cluster.kill_all().await;
     let kept = [0, 1].map(|index| keep(&cluster.nodes[index]));
@@ -149,7 +139,6 @@ async fn a_term_comes_again(before: u64, after: u64) -> bool {
     for index in 0..2 {
         cluster.nodes[index].ready().await;
     }
-    let record = Arc::default();
     write(&[&cluster.nodes[0], &cluster.nodes[1]], after, &record).await;
     let first = statuses[0]["term"].as_u64().unwrap();
     let term = cluster.nodes[0].status().await.unwrap()["term"].as_u64().unwrap();
@@ -169,13 +158,14 @@ async fn a_term_comes_again(before: u64, after: u64) -> bool {
 async fn a_copy_that_counts_its_starts_again_says_so_and_is_well_when_started_again() {
     let mut cluster = Cluster::new();
     cluster.start().await;
-    write(&[&cluster.nodes[2]], 5, &Arc::default()).await;
+    let record = Arc::default();
+    write(&[&cluster.nodes[2]], 5, &record).await;
     cluster.converged().await;
     cluster.nodes[2].kill().await;
     let kept = keep(&cluster.nodes[2]);
     for _ in 0..3 {
         cluster.nodes[2].start().await;
-        write(&[&cluster.nodes[2]], 5, &Arc::default()).await;
+        write(&[&cluster.nodes[2]], 5, &record).await;
         cluster.nodes[2].kill().await;
     }
     // A leader that goes on would see at once that what this node acknowledged is gone.
@@ -191,7 +181,6 @@ async fn a_copy_that_counts_its_starts_again_says_so_and_is_well_when_started_ag
     assert!(cluster.nodes[2].log().contains("start the node again"));
     cluster.nodes[2].terminate(SETTLED).await;
     cluster.nodes[2].start().await;
-    let record = Arc::default();
     write(&[&cluster.nodes[2]], 10, &record).await;
     hold(&cluster, [0, 1], &record).await;
 }

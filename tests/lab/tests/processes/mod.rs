@@ -10,7 +10,7 @@ use converge_ledger::cli::client::Client;
 use converge_ledger::cli::processes::look;
 use converge_ledger::{NodeId, Position};
 
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, converged};
 use crate::support::node::Node;
 
 /// For a page, once nothing goes wrong any more.
@@ -37,13 +37,18 @@ pub async fn entries(node: &Node, context: &str, record: &Record) -> Vec<Seen> {
 
 /// Waits until all nodes have applied the same, and judges the history, with what they hold then.
 pub async fn hold(cluster: &Cluster, mix: &Mix, record: &Record) -> Counts {
-    let statuses = cluster.converged().await;
+    hold_on(&cluster.nodes.iter().collect::<Vec<_>>(), mix, record).await
+}
+
+/// The same of some of a cluster's nodes.
+pub async fn hold_on(nodes: &[&Node], mix: &Mix, record: &Record) -> Counts {
+    let statuses = converged(nodes).await;
     for field in ["digest", "last_position", "cluster_id"] {
         let values: Vec<_> = statuses.iter().map(|status| &status[field]).collect();
         assert!(!values[0].is_null(), "status lacks {field}: {}", statuses[0]);
         assert!(values.iter().all(|value| *value == values[0]), "{field} differs: {values:?}");
     }
-    for node in &cluster.nodes {
+    for node in nodes {
         for context in mix.contexts() {
             let entries = entries(node, &context, record).await;
             record.add(Operation::State(State { node: NodeId(node.id), context, entries }));
