@@ -1,0 +1,17 @@
+//! Nodes in one process: what a host may rely on, and what kills of actors, stops and partitions leave.
+#![allow(missing_docs)]
+
+#[path = "mod.rs"]
+mod inprocess;
+
+mod deaths;
+mod embedding;
+mod escalation;
+mod exactly_once;
+mod load;
+mod node_ends;
+mod partition;
+mod poison;
+mod read_back;
+mod reads;
+mod stops;
