@@ -7,6 +7,7 @@
 #   benches/cpu_per_append.sh OLD NEW                     two programs `converge-ledger`
 #   ROUNDS=5 CLIENTS="1 64" FOR=5s benches/cpu_per_append.sh OLD NEW
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 [ $# -eq 2 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 old=$(realpath "$1") new=$(realpath "$2")
@@ -16,26 +17,7 @@ FOR=${FOR:-5s}
 # In front of the range that the kernel gives out, so that no outgoing connection takes one.
 port=${FIRST_PORT:-23990}
 work=$(mktemp -d)
-pids=()
-
-stop() {
-    [ ${#pids[@]} -eq 0 ] || kill -KILL "${pids[@]}" 2>/dev/null || true
-    [ ${#pids[@]} -eq 0 ] || wait "${pids[@]}" 2>/dev/null || true
-    pids=()
-}
-trap 'stop; rm -rf "$work"' EXIT
-
-start() {
-    local id peers=
-    for id in 1 2 3; do peers+=${peers:+,}$id=127.0.0.1:$((port + 10 + id)); done
-    for id in 1 2 3; do
-        "$1" start --node-id "$id" --data-dir "$work/d$id" --grpc "127.0.0.1:$((port + id))" \
-            --peer "127.0.0.1:$((port + 10 + id))" --peers "$peers" >"$work/$id.out" 2>"$work/$id.log" &
-        pids+=($!)
-    done
-}
-
-endpoints() { printf 'http://127.0.0.1:%s,http://127.0.0.1:%s,http://127.0.0.1:%s' $((port + 1)) $((port + 2)) $((port + 3)); }
+trap 'stop_nodes; rm -rf "$work"' EXIT
 
 # Ticks of all nodes, which are hundredths of a second here.
 ticks() {
@@ -47,17 +29,15 @@ ticks() {
     echo "$sum"
 }
 
-positions() { "$new" status --endpoint "http://127.0.0.1:$((port + 1))" --output json | grep -o '"last_position": *[0-9]*' | head -n 1 | grep -o '[0-9]*$'; }
-
 run() {
     local label=$1 binary=$2 clients=$3 before after from to
-    start "$binary"
-    "$new" append warm up x --endpoint "$(endpoints)" --timeout 30s >/dev/null
-    before=$(ticks) from=$(positions)
-    "$new" bench --endpoint "$(endpoints)" --clients "$clients" --for "$FOR" >/dev/null
-    after=$(ticks) to=$(positions)
-    stop
-    rm -rf "$work"/d?
+    start_nodes "$binary" 3
+    "$new" append warm up x --endpoint "$(endpoints 3)" --timeout 30s >/dev/null
+    before=$(ticks) from=$(status "$new" last_position)
+    "$new" bench --endpoint "$(endpoints 3)" --clients "$clients" --for "$FOR" >/dev/null
+    after=$(ticks) to=$(status "$new" last_position)
+    stop_nodes
+    rm -rf "$work"/converge*
     awk -v l="$label" -v c="$clients" -v t=$((after - before)) -v n=$((to - from)) \
         -v hz="$(getconf CLK_TCK)" 'BEGIN { printf "%s\t%d\t%d\t%.1f\n", l, c, n, t / hz / n * 1e6 }' | tee -a "$work/runs"
 }

@@ -1,4 +1,4 @@
-//! `etcdserverpb.KV/Put`, as much of it as an append needs. Field numbers from etcd's `rpc.proto`.
+//! `etcdserverpb.KV`, as much of it as an append and a read need. Field numbers from etcd's `rpc.proto`.
 
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -14,15 +14,28 @@ pub(crate) struct PutRequest {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct ResponseHeader {
+struct ResponseHeader {
     #[prost(int64, tag = "3")]
-    pub(crate) revision: i64,
+    revision: i64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct PutResponse {
+struct PutResponse {
     #[prost(message, optional, tag = "1")]
-    pub(crate) header: Option<ResponseHeader>,
+    header: Option<ResponseHeader>,
+}
+
+/// One key, linearizable unless told otherwise.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RangeRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RangeResponse {
+    #[prost(int64, tag = "4")]
+    count: i64,
 }
 
 /// The revision that the put got.
@@ -30,4 +43,11 @@ pub(crate) async fn put(channel: &Channel, key: Vec<u8>, value: Vec<u8>) -> Resu
     let request = Request::new(PutRequest { key, value });
     let response: PutResponse = wire::unary(channel, "/etcdserverpb.KV/Put", request).await?.into_inner();
     response.header.map(|header| header.revision).ok_or_else(|| Status::internal("etcd answered without a header"))
+}
+
+/// How many values the key has: one or none.
+pub(crate) async fn range(channel: &Channel, key: Vec<u8>) -> Result<i64, Status> {
+    let request = Request::new(RangeRequest { key });
+    let response: RangeResponse = wire::unary(channel, "/etcdserverpb.KV/Range", request).await?.into_inner();
+    Ok(response.count)
 }
