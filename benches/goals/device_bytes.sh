@@ -29,7 +29,7 @@ settle() { sync && sleep "$1" && sync; }
 binary=$(build converge-ledger "${CONVERGE_BIN:-}" "$PROFILE")
 endpoint=http://127.0.0.1:$((port + 1))
 start_nodes "$binary" 1
-bench() { "$binary" bench --endpoint "$endpoint" --warmup 0s "$@" >/dev/null; }
+bench() { "$binary" bench --endpoint "$endpoint" --warmup 1ms "$@" >/dev/null; }
 tell_machine
 echo "| entries, GB | appends | device bytes per append | and idle, per second |"
 echo "|--:|--:|--:|--:|"

@@ -35,7 +35,7 @@ kill -KILL "${pids[$((lagging - 1))]}"
 wait "${pids[$((lagging - 1))]}" 2>/dev/null || true
 from=$(at "$leader" last_position)
 while [ $((($(at "$leader" last_position) - from) * FILL_PAYLOAD)) -lt $((BEHIND_GB * 1000000000)) ]; do
-    "$binary" bench --endpoint "$endpoint" --clients 32 --payload "$FILL_PAYLOAD" --warmup 0s --for 5s >/dev/null
+    "$binary" bench --endpoint "$endpoint" --clients 32 --payload "$FILL_PAYLOAD" --warmup 1ms --for 5s >/dev/null
 done
 if [ "$COLD" = 1 ]; then sync && echo 3 >/proc/sys/vm/drop_caches; fi
 term=$(at "$leader" term)

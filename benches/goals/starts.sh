@@ -43,7 +43,7 @@ timed_start() {
 }
 
 start_load() {
-    "$binary" bench --endpoint "http://$address" --clients "$CLIENTS" --payload "$PAYLOAD_BYTES" --warmup 0s --for "$1s" \
+    "$binary" bench --endpoint "http://$address" --clients "$CLIENTS" --payload "$PAYLOAD_BYTES" --warmup 1ms --for "$1s" \
         >/dev/null 2>&1 &
     loading=$!
 }

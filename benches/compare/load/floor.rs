@@ -28,17 +28,17 @@ const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
 
 pub(crate) const ECHO: &str = "/floor.Echo/Echo";
 
-struct Waiting {
+struct Unsynced {
     payload: Vec<u8>,
     done: oneshot::Sender<()>,
 }
 
 /// A thread that takes what waits as one batch, makes it durable, and answers each.
 #[derive(Clone)]
-pub(crate) struct Group(mpsc::Sender<Waiting>);
+pub(crate) struct Group(mpsc::Sender<Unsynced>);
 
 impl Group {
-    fn start(mut store: impl FnMut(&[Waiting]) -> anyhow::Result<()> + Send + 'static) -> Group {
+    fn start(mut store: impl FnMut(&[Unsynced]) -> anyhow::Result<()> + Send + 'static) -> Group {
         let (sender, mut receiver) = mpsc::channel(BATCH_MAX);
         thread::spawn(move || {
             let mut batch = Vec::with_capacity(BATCH_MAX);
@@ -85,7 +85,7 @@ impl Group {
     /// Durable when this returns.
     pub(crate) async fn append(&self, payload: Vec<u8>) -> anyhow::Result<()> {
         let (done, waits) = oneshot::channel();
-        self.0.send(Waiting { payload, done }).await.context("the thread has ended")?;
+        self.0.send(Unsynced { payload, done }).await.context("the thread has ended")?;
         waits.await.context("the thread has ended")
     }
 }

@@ -5,12 +5,12 @@
 //! Deliberately does not hide errors: one failed call fails the run, for a rate with failures in it says nothing.
 #![forbid(unsafe_code)]
 
-mod connection;
 mod cpu;
 mod etcd;
 mod floor;
 mod nats;
 mod run;
+mod session;
 mod table;
 #[path = "../../../tests/support/wire.rs"]
 mod wire;

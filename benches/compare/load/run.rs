@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::connection::{self, Connection, Work};
+use crate::session::{self, Session, Work};
 use crate::{RunArguments, cpu};
 
 /// What one run measured. Times are microseconds.
@@ -59,15 +59,15 @@ async fn measure(arguments: &RunArguments) -> anyhow::Result<Measured> {
             payload: payload(arguments.payload_bytes, number),
         })
         .collect();
-    let connections = connection::open(arguments, &work).await?;
+    let sessions = session::open(arguments, &work).await?;
     let from = Instant::now() + Duration::from_millis(arguments.warmup_ms);
     let span = Span { from, to: from + Duration::from_millis(arguments.measure_ms) };
     let pids = if arguments.pids.is_empty() { vec![std::process::id()] } else { arguments.pids.clone() };
     // A thread, so that it is not late where the runtime is busy.
     let used = thread::spawn(move || cpu::between(&pids, span.from, span.to));
     let mut tasks = tokio::task::JoinSet::new();
-    for (connection, work) in connections.into_iter().zip(work) {
-        tasks.spawn(run(connection, work, arguments.reads, span));
+    for (session, work) in sessions.into_iter().zip(work) {
+        tasks.spawn(run(session, work, arguments.reads, span));
     }
     let mut latencies = Vec::new();
     while let Some(joined) = tasks.join_next().await {
@@ -90,7 +90,7 @@ fn payload(bytes: usize, client: usize) -> Vec<u8> {
 }
 
 /// One call after the other; latencies of the counted ones in nanoseconds.
-async fn run(mut connection: Connection, work: Work, reads: bool, span: Span) -> anyhow::Result<Vec<u64>> {
+async fn run(mut session: Session, work: Work, reads: bool, span: Span) -> anyhow::Result<Vec<u64>> {
     let mut latencies = Vec::with_capacity(1 << 16);
     for number in 0u64.. {
         let begin = Instant::now();
@@ -98,8 +98,8 @@ async fn run(mut connection: Connection, work: Work, reads: bool, span: Span) ->
             break;
         }
         let called = match reads && number > 0 {
-            true => connection.read(&work).await,
-            false => connection.append(&work, number).await,
+            true => session.read(&work).await,
+            false => session.append(&work, number).await,
         };
         called.with_context(|| format!("call {number} of client {}", work.context))?;
         if begin >= span.from {

@@ -19,7 +19,7 @@ const CLIENTS_PER_CHANNEL: usize = 16;
 /// A call that takes longer has failed.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
-pub(crate) enum Connection {
+pub(crate) enum Session {
     Converge(Channel),
     Etcd(Channel),
     Echo(Channel),
@@ -36,7 +36,7 @@ pub(crate) struct Work {
 }
 
 /// One for each client.
-pub(crate) async fn open(arguments: &RunArguments, work: &[Work]) -> anyhow::Result<Vec<Connection>> {
+pub(crate) async fn open(arguments: &RunArguments, work: &[Work]) -> anyhow::Result<Vec<Session>> {
     let mut all = Vec::with_capacity(work.len());
     if let Some(directory) = &arguments.data_dir {
         let group = match arguments.target {
@@ -44,15 +44,15 @@ pub(crate) async fn open(arguments: &RunArguments, work: &[Work]) -> anyhow::Res
             Speaks::Redb => Group::redb(directory)?,
             _ => bail!("--data-dir is for `file` and `redb`; the others have servers"),
         };
-        all.extend(work.iter().map(|_| Connection::Floor(group.clone())));
+        all.extend(work.iter().map(|_| Session::Floor(group.clone())));
         return Ok(all);
     }
     let address = arguments.endpoint.as_deref().context("--endpoint is needed")?;
     for sharing in work.chunks(CLIENTS_PER_CHANNEL) {
-        let grpc: fn(Channel) -> Connection = match arguments.target {
-            Speaks::Converge => Connection::Converge,
-            Speaks::Etcd => Connection::Etcd,
-            Speaks::Echo => Connection::Echo,
+        let grpc: fn(Channel) -> Session = match arguments.target {
+            Speaks::Converge => Session::Converge,
+            Speaks::Etcd => Session::Etcd,
+            Speaks::Echo => Session::Echo,
             other => {
                 for work in sharing {
                     all.push(alone(other, address, work).await.with_context(|| format!("no connection to {address}"))?);
@@ -68,7 +68,7 @@ pub(crate) async fn open(arguments: &RunArguments, work: &[Work]) -> anyhow::Res
 }
 
 /// A connection that one client has for itself.
-async fn alone(target: Speaks, address: &str, work: &Work) -> anyhow::Result<Connection> {
+async fn alone(target: Speaks, address: &str, work: &Work) -> anyhow::Result<Session> {
     match target {
         Speaks::Postgres => {
             let (host, port) = address.rsplit_once(':').context("an address is host:port")?;
@@ -78,24 +78,24 @@ async fn alone(target: Speaks, address: &str, work: &Work) -> anyhow::Result<Con
             tokio::spawn(connection);
             let insert = "INSERT INTO ledger (context, payload) VALUES ($1, $2) RETURNING sequence";
             let insert = client.prepare(insert).await?;
-            Ok(Connection::Postgres(client, insert))
+            Ok(Session::Postgres(client, insert))
         }
-        Speaks::Nats => Ok(Connection::Nats(Publisher::connect(address, &work.context).await?)),
+        Speaks::Nats => Ok(Session::Nats(Publisher::connect(address, &work.context).await?)),
         Speaks::Mnesia => {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
-            Ok(Connection::Mnesia(stream))
+            Ok(Session::Mnesia(stream))
         }
         _ => bail!("it has no server: give it --data-dir"),
     }
 }
 
-impl Connection {
+impl Session {
     /// The `number`th append of this client, from 0.
     pub(crate) async fn append(&mut self, work: &Work, number: u64) -> anyhow::Result<()> {
         let payload = work.payload.clone();
         let sequence = match self {
-            Connection::Converge(channel) => {
+            Session::Converge(channel) => {
                 let request = wire::AppendRequest {
                     context_id: work.context.clone(),
                     key: format!("{number:010}"),
@@ -107,25 +107,23 @@ impl Connection {
                 ensure!(sequence == number + 1, "expected sequence {}, got {sequence}", number + 1);
                 sequence
             }
-            Connection::Etcd(channel) => u64::try_from(etcd::put(channel, work.key(number), payload).await?)?,
-            Connection::Echo(channel) => {
+            Session::Etcd(channel) => u64::try_from(etcd::put(channel, work.key(number), payload).await?)?,
+            Session::Echo(channel) => {
                 let request = Request::new(PutRequest { key: work.key(number), value: payload });
                 let echoed: PutRequest = wire::unary(channel, floor::ECHO, request).await?.into_inner();
                 ensure!(echoed.value == work.payload, "it is no echo");
                 1
             }
-            Connection::Postgres(client, insert) => {
+            Session::Postgres(client, insert) => {
                 u64::try_from(client.query_one(insert, &[&work.context, &payload]).await?.get::<_, i64>(0))?
             }
-            Connection::Nats(publisher) => {
-                publisher.publish(&format!("ledger.{}", work.context), &work.payload).await?
-            }
-            Connection::Mnesia(stream) => {
+            Session::Nats(publisher) => publisher.publish(&format!("ledger.{}", work.context), &work.payload).await?,
+            Session::Mnesia(stream) => {
                 let sequence = mnesia(stream, work).await?;
                 ensure!(sequence == number + 1, "expected sequence {}, got {sequence}", number + 1);
                 sequence
             }
-            Connection::Floor(group) => {
+            Session::Floor(group) => {
                 group.append(payload).await?;
                 1
             }
@@ -137,11 +135,11 @@ impl Connection {
     /// Reads the client's first entry.
     pub(crate) async fn read(&mut self, work: &Work) -> anyhow::Result<()> {
         let found = match self {
-            Connection::Converge(channel) => {
+            Session::Converge(channel) => {
                 let request = wire::GetRequest { context_id: work.context.clone(), limit: 1, ..Default::default() };
                 wire::get(channel, Request::new(request)).await?.into_inner().entries.len() == 1
             }
-            Connection::Etcd(channel) => etcd::range(channel, work.key(0)).await? == 1,
+            Session::Etcd(channel) => etcd::range(channel, work.key(0)).await? == 1,
             _ => bail!("reads are measured of `converge` and `etcd` alone"),
         };
         ensure!(found, "the entry is not there");
