@@ -9,104 +9,18 @@
 //! directory for the last figure is killed.
 #![allow(clippy::print_stdout)]
 
-use std::collections::BTreeMap;
-use std::error::Error;
+#[path = "../benches/running/mod.rs"]
+mod running;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use converge_actors::storage::{AppliedBatch, EntryKind, HardState, LogEntry, ReadQuery, Settings, Storage};
-use converge_ledger_core::{Append, Batch, Boot, Command, EntryId, LogIndex, NewEntry, NodeId, Sequence, Term};
-use converge_supervisors::{Intensity, Strategy, SupervisorSpec, Tree};
-use tokio::sync::{oneshot, watch};
+use converge_actors::storage::ReadQuery;
+use converge_ledger_core::Sequence;
+use running::{Fallible, PAYLOAD, RunningStorage};
 
-const PAYLOAD: usize = 256;
 const WAIT: Duration = Duration::from_secs(60);
-
-type Fallible<T> = Result<T, Box<dyn Error>>;
-
-struct RunningStorage {
-    storage: Storage,
-    tree: Tree,
-    applied: watch::Receiver<u64>,
-    index: u64,
-    counter: u64,
-}
-
-impl RunningStorage {
-    async fn start(dir: &Path) -> Fallible<RunningStorage> {
-        let (sender, applied) = watch::channel(0);
-        let on_applied = move |batch: AppliedBatch| {
-            sender.send_replace(batch.index.get());
-        };
-        let storage = Storage::new(Settings::new(dir), Arc::new(on_applied));
-        let spec = SupervisorSpec::new(
-            Strategy::OneForOne,
-            Intensity { restarts: 0, period: Duration::from_secs(1) },
-            vec![storage.child_spec()],
-        );
-        let tree = Tree::start("figures", spec).await?;
-        let recovered = storage.recover().await?;
-        let index = recovered.last_index.get();
-        Ok(RunningStorage { storage, tree, applied, index, counter: index * 1000 })
-    }
-
-    fn batch(&mut self, size: usize, contexts: u64) -> LogEntry {
-        self.index += 1;
-        let low_water = self.counter + 1;
-        let command = |counter: u64| {
-            Command::Append(Append {
-                counter,
-                id: EntryId(u128::from(counter).to_be_bytes()),
-                appended_at_ns: 1_700_000_000_000_000_000 + counter,
-                idempotency_key: None,
-                expected_sequence: None,
-                received_lamport: None,
-                entry: NewEntry {
-                    context_id: format!("ctx-{}", counter % contexts),
-                    key: "event".into(),
-                    payload: Bytes::from(noise(counter)),
-                    metadata: BTreeMap::new(),
-                },
-            })
-        };
-        let commands = (0..size as u64).map(|n| command(low_water + n)).collect();
-        self.counter += size as u64;
-        let batch = Batch { origin: NodeId(1), boot: Boot(1), low_water, low_staging: 0, commands };
-        LogEntry { index: LogIndex(self.index), term: Term(1), kind: EntryKind::Normal, data: batch.encode() }
-    }
-
-    /// Appends, waits for the disk, applies. Says how long the disk took.
-    async fn write(&mut self, size: usize, contexts: u64) -> Fallible<Duration> {
-        let entry = self.batch(size, contexts);
-        let hard_state = HardState { term: Term(1), vote: NodeId(1), commit: LogIndex(self.index - 1) };
-        let (sender, receiver) = oneshot::channel();
-        let start = Instant::now();
-        let done = Box::new(move |outcome| drop(sender.send(outcome)));
-        self.storage.append(vec![entry.clone()], Some(hard_state), done)?;
-        receiver.await??;
-        let took = start.elapsed();
-        self.storage.apply(vec![entry])?;
-        Ok(took)
-    }
-
-    async fn until_applied(&mut self) -> Fallible<()> {
-        let last = self.index;
-        self.applied.wait_for(|index| *index >= last).await?;
-        Ok(())
-    }
-}
-
-/// Bytes that do not compress or repeat.
-fn noise(seed: u64) -> Vec<u8> {
-    let mut hash = blake3::Hasher::new();
-    hash.update(&seed.to_le_bytes());
-    let mut out = vec![0; PAYLOAD];
-    hash.finalize_xof().fill(&mut out);
-    out
-}
 
 fn percentile(times: &mut [Duration], of_hundred: usize) -> Duration {
     times.sort_unstable();
@@ -134,7 +48,7 @@ fn bare_syncs(dir: &Path) -> Fallible<Duration> {
 async fn appends(dir: &Path, size: usize, contexts: u64, entries: usize) -> Fallible<()> {
     let dir = dir.join(format!("batch-{size}-{contexts}"));
     let _ = std::fs::remove_dir_all(&dir);
-    let mut node = RunningStorage::start(&dir).await?;
+    let mut node = RunningStorage::start(&dir, |_| ()).await?;
     let mut times = Vec::new();
     let start = Instant::now();
     for _ in 0..entries.div_ceil(size) {
@@ -160,7 +74,7 @@ async fn appends(dir: &Path, size: usize, contexts: u64, entries: usize) -> Fall
 
 /// Fills a directory until this process is killed from outside.
 async fn fill(dir: &Path, megabytes: u64) -> Fallible<()> {
-    let mut node = RunningStorage::start(dir).await?;
+    let mut node = RunningStorage::start(dir, |_| ()).await?;
     let entries = (megabytes << 20) / PAYLOAD as u64;
     while node.counter < entries {
         node.write(256, 100).await?;
@@ -185,7 +99,7 @@ async fn reopen(dir: &Path, megabytes: u64) -> Fallible<()> {
     child.kill()?;
     child.wait()?;
     let start = Instant::now();
-    let node = RunningStorage::start(&dir).await?;
+    let node = RunningStorage::start(&dir, |_| ()).await?;
     let took = start.elapsed();
     let status = node.storage.status();
     println!(
