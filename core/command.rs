@@ -57,6 +57,12 @@ impl Command {
             Self::Load(load) => load.counter,
         }
     }
+
+    /// It belongs behind the command before it in its batch.
+    #[must_use]
+    pub fn follows(&self) -> bool {
+        matches!(self, Self::Append(append) if append.follows)
+    }
 }
 
 /// Append one entry to its context.
@@ -74,6 +80,9 @@ pub struct Append {
     pub expected_sequence: Option<Sequence>,
     /// A Lamport time the client got from elsewhere.
     pub received_lamport: Option<Lamport>,
+    /// It belongs behind the command before it in its batch: where that one did not append, this one is refused. So what
+    /// one caller sends in a row is in the ledger from its first entry on, or as far as it could go.
+    pub follows: bool,
     /// What to append.
     pub entry: NewEntry,
 }

@@ -84,4 +84,7 @@ pub enum Refusal {
     /// The chunk is not what it says of itself, or differs from what was staged in its place.
     #[error("the chunk is not what it says of itself: load the snapshot again")]
     ChunkInvalid,
+    /// The append follows another one in its batch, which did not append.
+    #[error("an append before it was refused: nothing behind that was written")]
+    NotReached,
 }

@@ -82,6 +82,7 @@ bugs! {
     OutcomeForgotten "outcome-forgotten" "outcomes are forgotten up to the low-water mark, and with it" [Model, Simulation, History]
     LowWaterPasses "low-water-passes" "the low-water mark passes attempts in flight" [Simulation]
     ExpectedIgnored "expected-ignored" "the expected sequence is not checked" [Model, Simulation, History]
+    FollowsIgnored "follows-ignored" "an append of a group is made though the one before it was refused" [Model, Simulation, History]
     LoadIncomplete "load-incomplete" "a load with missing parts is taken" [Model]
     SnapshotUnchecked "snapshot-unchecked" "the Merkle root of a snapshot is not compared" [Model]
     UnknownAsRefused "unknown-as-refused" "a request that was handed over and ran out of time is reported as never written" [Simulation, History]

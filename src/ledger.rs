@@ -98,8 +98,8 @@ impl Ledger {
     pub async fn append(&self, entry: NewEntry, options: AppendOptions) -> Result<Appended, Error> {
         let deadline = deadline(options.deadline);
         self.check(&entry, options.idempotency_key.as_deref())?;
-        let admission = self.admit(entry.content_bytes())?;
-        let attempt = self.begin(deadline)?;
+        let admission = self.admit(1, entry.content_bytes())?;
+        let attempt = self.begin(1, deadline)?;
         let command = Append {
             counter: attempt.counter(),
             id: self.entry_id(),
@@ -107,6 +107,7 @@ impl Ledger {
             idempotency_key: options.idempotency_key,
             expected_sequence: options.expected_sequence,
             received_lamport: None,
+            follows: false,
             entry,
         };
         match self.submit(&attempt, Command::Append(command.clone()), admission, deadline).await {
@@ -188,12 +189,12 @@ impl Ledger {
         self.inner.tree.get().map_or_else(|| TreeSnapshot { nodes: Vec::new() }, Tree::snapshot)
     }
 
-    fn entry_id(&self) -> EntryId {
+    pub(crate) fn entry_id(&self) -> EntryId {
         let random = &self.inner.random;
         EntryId(((u128::from(random()) << 64) | u128::from(random())).to_be_bytes())
     }
 
-    fn check(&self, entry: &NewEntry, idempotency_key: Option<&str>) -> Result<(), Error> {
+    pub(crate) fn check(&self, entry: &NewEntry, idempotency_key: Option<&str>) -> Result<(), Error> {
         self.inner.limits.check(entry).map_err(limit)?;
         if let Some(key) = idempotency_key {
             self.inner.limits.check_idempotency_key(key).map_err(limit)?;
@@ -223,13 +224,13 @@ impl Ledger {
         if silent { Err(self.no_leader()) } else { Ok(()) }
     }
 
-    pub(crate) fn admit(&self, bytes: usize) -> Result<Admission, Error> {
+    pub(crate) fn admit(&self, commands: usize, bytes: usize) -> Result<Admission, Error> {
         self.serving()?;
         if self.inner.storage.room() != storage::Room::Ample {
             let reason = "this node's disk has no room, see its alarms; ask another node";
             return Err(Error::Unavailable { reason: reason.to_owned() });
         }
-        match self.inner.entries.admit(bytes) {
+        match self.inner.entries.admit(commands, bytes) {
             Ok(admission) => Ok(admission),
             Err(error) => {
                 if let entry::Error::Overloaded { .. } = error {
@@ -240,9 +241,27 @@ impl Ledger {
         }
     }
 
-    /// A new attempt; its outcome is kept until it is dropped, or the deadline passes.
-    pub(crate) fn begin(&self, deadline: Instant) -> Result<Attempt, Error> {
-        self.inner.entries.begin(deadline).map_err(not_submitted)
+    /// A new attempt of so many commands; their outcomes are kept until it is dropped, or the deadline passes.
+    pub(crate) fn begin(&self, commands: usize, deadline: Instant) -> Result<Attempt, Error> {
+        self.inner.entries.begin(commands, deadline).map_err(not_submitted)
+    }
+
+    /// Room for so many commands and an attempt of theirs; waits for them while there is time.
+    pub(crate) async fn enter(
+        &self,
+        commands: usize,
+        bytes: usize,
+        deadline: Instant,
+    ) -> Result<(Admission, Attempt), Error> {
+        loop {
+            let entered = self.admit(commands, bytes).and_then(|room| Ok((room, self.begin(commands, deadline)?)));
+            match entered {
+                Err(Error::Overloaded { .. } | Error::TooManyAttempts { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(self.inner.calls.overload_pause).await;
+                }
+                entered => return entered,
+            }
+        }
     }
 
     pub(crate) async fn submit(
@@ -252,18 +271,23 @@ impl Ledger {
         admission: Admission,
         deadline: Instant,
     ) -> Result<Done, Failure> {
-        let done =
-            self.inner.entries.submit(attempt, command, admission, deadline).await.map_err(|error| match error {
-                entry::Error::Unknown(attempt) => Failure::Unknown(attempt),
-                // Both with the claim given up: it was handed to nobody, and will not be.
-                error @ (entry::Error::Overloaded { .. } | entry::Error::TooManyAttempts { .. }) => {
-                    Failure::Refused(not_submitted(error))
-                }
-                entry::Error::Unavailable => Failure::Refused(self.serving().err().unwrap_or_else(|| self.no_leader())),
-            })?;
+        let done = self.inner.entries.submit(attempt, command, admission, deadline).await;
+        let done = done.map_err(|error| self.failure(error))?;
         match done.outcome {
             Outcome::Appended(_) | Outcome::Staged | Outcome::Loaded { .. } => Ok(done),
             Outcome::Refused(refusal) => Err(refused(refusal, || self.inner.entries.id_of(attempt))),
+        }
+    }
+
+    /// What a submission without an outcome is to its caller.
+    pub(crate) fn failure(&self, error: entry::Error) -> Failure {
+        match error {
+            entry::Error::Unknown(attempt) => Failure::Unknown(attempt),
+            // Both with the claim given up: it was handed to nobody, and will not be.
+            error @ (entry::Error::Overloaded { .. } | entry::Error::TooManyAttempts { .. }) => {
+                Failure::Refused(not_submitted(error))
+            }
+            entry::Error::Unavailable => Failure::Refused(self.serving().err().unwrap_or_else(|| self.no_leader())),
         }
     }
 
@@ -412,7 +436,7 @@ pub(crate) fn deadline(given: Option<Duration>) -> Instant {
     Instant::now() + given.unwrap_or(DEADLINE_DEFAULT)
 }
 
-fn unknown(attempt: AttemptId, command: Append) -> Error {
+pub(crate) fn unknown(attempt: AttemptId, command: Append) -> Error {
     let Append { entry, idempotency_key, .. } = command;
     Error::Unknown(Box::new(Unknown { attempt, entry, idempotency_key }))
 }
@@ -434,7 +458,7 @@ fn not_submitted(error: entry::Error) -> Error {
 }
 
 /// What apply's refusal of an attempt is to its caller.
-fn refused(refusal: Refusal, attempt: impl FnOnce() -> AttemptId) -> Failure {
+pub(crate) fn refused(refusal: Refusal, attempt: impl FnOnce() -> AttemptId) -> Failure {
     Failure::Refused(match refusal {
         Refusal::ExpectedSequence { actual } => Error::ExpectedSequence { actual },
         Refusal::IdempotencyMismatch { sequence } => Error::IdempotencyMismatch { sequence },
@@ -447,6 +471,9 @@ fn refused(refusal: Refusal, attempt: impl FnOnce() -> AttemptId) -> Failure {
             reason: "a chunk of the load came out as another one; nothing was loaded, load the snapshot again"
                 .to_owned(),
         },
+        Refusal::NotReached => {
+            Error::Unavailable { reason: "an append before it was refused; nothing of it was written".to_owned() }
+        }
         Refusal::LoadMoved { .. } => return Failure::Moved,
         // It is refused now; what was handed over before may have been applied, and its outcome forgotten.
         Refusal::Superseded => return Failure::Unknown(attempt()),

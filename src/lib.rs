@@ -17,6 +17,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ledger;
+mod many;
 mod node;
 mod pages;
 mod reached;
@@ -31,6 +32,7 @@ pub use converge_ledger_core::{Entry, EntryId, NewEntry, NodeId, Position, Seque
 pub use converge_supervisors::{self as supervisors, Escalated, StopError};
 pub use error::{Error, Rejection, Unknown, Written};
 pub use ledger::{DEADLINE_DEFAULT, Ledger, Validator, Watch};
+pub use many::{ManyEntry, ManyFailed, Placed};
 pub use node::{Builder, Node, StartError};
 pub use status::{PeerStatus, Status};
 pub use types::{AppendOptions, Appended, Consistency, Loaded, Page, ReadOptions, Snapshot, WatchOptions};

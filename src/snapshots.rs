@@ -185,15 +185,7 @@ async fn stage(
         }
         let entries = chunk(ledger, context, blob, gap.clone());
         let bytes = entries.iter().map(StagedEntry::bytes).sum();
-        let admission = loop {
-            match ledger.admit(bytes) {
-                Err(Error::Overloaded { .. }) if Instant::now() < deadline => {
-                    tokio::time::sleep(ledger.inner.calls.overload_pause).await;
-                }
-                other => break other?,
-            }
-        };
-        let attempt = ledger.begin(deadline)?;
+        let (admission, attempt) = ledger.enter(1, bytes, deadline).await?;
         let end = gap.start + entries.len();
         staged.0.insert(gap.start, entries.len());
         let command = Stage {
@@ -242,7 +234,7 @@ async fn commit(
     fail_if_exists: bool,
     deadline: Instant,
 ) -> Result<Loaded, Failure> {
-    let attempt = ledger.begin(deadline).map_err(Failure::Refused)?;
+    let attempt = ledger.begin(1, deadline).map_err(Failure::Refused)?;
     let command = Load {
         counter: attempt.counter(),
         stage: staging.number(),
@@ -252,7 +244,7 @@ async fn commit(
         count: blob.chain.len() as u64 - base.get(),
         fail_if_exists,
     };
-    let admission = ledger.admit(0).map_err(Failure::Refused)?;
+    let admission = ledger.admit(1, 0).map_err(Failure::Refused)?;
     let done = ledger.submit(&attempt, Command::Load(command), admission, deadline).await?;
     let Outcome::Loaded { restored, latest, .. } = done.outcome else { unreachable!("a load has a load's outcome") };
     Ok(Loaded { entries_restored: restored, latest })

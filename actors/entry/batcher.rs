@@ -11,6 +11,8 @@
 //!                                          └─────────────────────┘ │ leader changed, link lost, no answer
 //!                                                     handed again ◀┘
 //! ```
+//! A command that follows another one stays with it, in one batch, and one claim takes both: apply decides on them together.
+//!
 //! A batch's bytes are made once, at sealing. Handing them over twice is harmless: apply knows each attempt.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -148,20 +150,29 @@ impl Batcher {
         self.sealed.is_empty() || full || worth_it
     }
 
+    /// How many commands the front of the queue is with those that follow it, and their bytes: a batch has all or none.
+    fn front_group(&self) -> Option<(usize, usize)> {
+        let ((_, first), rest) = (self.open.front()?, self.open.iter().skip(1));
+        let following = rest.take_while(|(command, _)| command.follows());
+        Some(following.fold((1, *first), |(count, bytes), (_, size)| (count + 1, bytes + size)))
+    }
+
     fn seal(&mut self, marks: Marks, claim: &mut impl FnMut(u64) -> bool) {
         let (mut commands, mut bytes) = (Vec::new(), 0);
-        while let Some((_, size)) = self.open.front() {
-            if !commands.is_empty()
-                && (bytes + size > self.bounds.batch_bytes_max || commands.len() >= self.bounds.batch_commands_max)
-            {
+        while let Some((count, size)) = self.front_group() {
+            let is_full =
+                bytes + size > self.bounds.batch_bytes_max || commands.len() + count > self.bounds.batch_commands_max;
+            if !commands.is_empty() && is_full {
                 break;
             }
             bytes += size;
             self.open_bytes -= size;
-            let (command, _) = self.open.pop_front().expect("a front was just seen");
+            let mut group = self.open.drain(..count).map(|(command, _)| command);
+            let first = group.next().expect("a front was just seen");
             // One that was sealed before, by a former incarnation, is claimed again; an abandoned one is gone.
-            if claim(command.counter()) {
-                commands.push(command);
+            if claim(first.counter()) {
+                commands.push(first);
+                commands.extend(group);
             }
         }
         if commands.is_empty() {

@@ -9,30 +9,29 @@
 //! Invariants: 4 (an attempt is applied once), and "once handed over, the only failure is *unknown*", held by
 //! the claim of `origin`: either the caller gives a request up, or the actor hands it over, never both.
 
+mod actor;
 mod batcher;
 mod origin;
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use converge_ledger_core::planted::{self, Bug};
-use converge_ledger_core::{AttemptId, Boot, Command, NodeId, Outcome, Refusal, StagedEntry, Term};
-use converge_supervisors::ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
+use converge_ledger_core::{AttemptId, Boot, Command, NewEntry, NodeId, Outcome, Refusal, StagedEntry, Term};
+use converge_supervisors::ractor::ActorId;
 use converge_supervisors::{CallError, ChildSpec, Service, Shutdown};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::actor::EntryServer;
 pub use self::batcher::Bounds;
-use self::batcher::{Batcher, Effect};
 use self::origin::{Abandon, Claim, Origin};
 pub use self::origin::{Attempt, Staging};
-use crate::distribution::{Distribution, Lane};
-use crate::replication::wire::Frame;
+use crate::distribution::Distribution;
 use crate::replication::{Replication, View};
-use crate::storage::{self, AppliedBatch, Random, Storage};
+use crate::storage::{AppliedBatch, Random, Storage};
 
 /// What one incarnation is made of.
 #[derive(Clone)]
@@ -106,12 +105,41 @@ pub struct Done {
     pub term: Term,
 }
 
+/// What became of the commands of one attempt, in their order.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// Of the whole batch that carried them.
+    outcomes: Arc<Vec<(u64, Outcome)>>,
+    own: Range<usize>,
+    /// The term of the log entry that carried them.
+    pub term: Term,
+}
+
+impl Settled {
+    /// Apply's verdicts.
+    pub fn outcomes(&self) -> impl Iterator<Item = Outcome> + '_ {
+        self.outcomes[self.own.clone()].iter().map(|(_, outcome)| *outcome)
+    }
+}
+
+/// How much one group may hold, so that it fits into one batch beside others.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupBounds {
+    /// At most so many commands.
+    pub commands_max: usize,
+    /// At most so many bytes, as [`append_weight`] counts them, or one command.
+    pub bytes_max: usize,
+}
+
+/// A group holds no more commands than this, whatever a batch holds: what it is made of waits in memory for its room.
+const GROUP_COMMANDS_MAX: usize = 1024;
+
 /// Credits for one request, taken before anything else is done with it.
 #[derive(Debug, Clone)]
 pub struct Admission(#[allow(dead_code, reason = "held for its drop")] Arc<OwnedSemaphorePermit>);
 
 pub(crate) enum Message {
-    Submit(Box<Submission>, oneshot::Sender<Done>),
+    Submit(Box<Submission>, oneshot::Sender<Settled>),
     Applied(AppliedBatch),
     Led(View),
     NotProposed { by: NodeId, token: u64, hint: Option<NodeId> },
@@ -120,8 +148,8 @@ pub(crate) enum Message {
 }
 
 pub(crate) struct Submission {
-    command: Command,
-    bytes: usize,
+    /// With their weights. Those of one attempt go into one batch.
+    commands: Vec<(Command, usize)>,
     claim: Arc<Claim>,
     admission: Admission,
 }
@@ -151,23 +179,35 @@ impl Entries {
             .shutdown(Shutdown::Timeout(self.shared.bounds.shutdown))
     }
 
-    /// Takes credits for a request of so many bytes, all of it that is kept counted.
+    /// Takes credits for a request of so many commands and bytes, all of it that is kept counted.
     ///
     /// # Errors
     /// [`Error::Overloaded`] when too much is in flight.
-    pub fn admit(&self, bytes: usize) -> Result<Admission, Error> {
+    pub fn admit(&self, commands: usize, bytes: usize) -> Result<Admission, Error> {
         // A request larger than all credits passes alone.
-        let charge = (bytes + REQUEST_OVERHEAD_BYTES).min(self.shared.credits_max);
+        let charge = (bytes + commands * REQUEST_OVERHEAD_BYTES).min(self.shared.credits_max);
         let charge = u32::try_from(charge).expect("credits fit");
         let permit = self.shared.credits.clone().try_acquire_many_owned(charge);
         permit.map(|p| Admission(Arc::new(p))).map_err(|_| Error::Overloaded { retry_after: RETRY_AFTER })
     }
 
-    /// A new attempt of a caller that waits until `deadline`. Its outcome, and those of all that begin after it, are
-    /// kept on every node until it is dropped or its deadline passes.
-    pub fn begin(&self, deadline: Instant) -> Result<Attempt, Error> {
+    /// How much one group may hold.
+    #[must_use]
+    pub fn group_bounds(&self) -> GroupBounds {
+        let Bounds { batch_bytes_max, batch_commands_max, attempts_max, .. } = self.shared.bounds;
+        let attempts_max = usize::try_from(attempts_max / 2).unwrap_or(usize::MAX).max(1);
+        let commands_max = GROUP_COMMANDS_MAX.min(batch_commands_max).min(attempts_max);
+        GroupBounds { commands_max, bytes_max: batch_bytes_max / 2 }
+    }
+
+    /// A new attempt of a caller that waits until `deadline`, with a counter for each of so many commands. Their outcomes,
+    /// and those of all that begin after it, are kept on every node until it is dropped or its deadline passes.
+    ///
+    /// # Errors
+    /// [`Error::TooManyAttempts`].
+    pub fn begin(&self, commands: usize, deadline: Instant) -> Result<Attempt, Error> {
         let limit = self.shared.bounds.attempts_max;
-        self.shared.origin.begin(deadline, limit).ok_or(Error::TooManyAttempts { limit })
+        self.shared.origin.begin(commands as u64, deadline, limit).ok_or(Error::TooManyAttempts { limit })
     }
 
     /// A new staging. What is staged under it is kept on every node until it is dropped.
@@ -207,24 +247,45 @@ impl Entries {
         admission: Admission,
         deadline: Instant,
     ) -> Result<Done, Error> {
-        assert_eq!(command.counter(), attempt.counter(), "a command carries its attempt");
+        let settled = self.submit_group(attempt, vec![command], admission, deadline).await?;
+        let outcome = settled.outcomes().next().expect("a command has an outcome");
+        Ok(Done { outcome, term: settled.term })
+    }
+
+    /// Submits a group as one request: commands that carry `attempt`'s counters in order, within [`GroupBounds`], each
+    /// but the first following the one before it. They go into one batch, so that what comes of them is decided at once.
+    ///
+    /// # Errors
+    /// [`Error`], by whether anything may have been written.
+    pub async fn submit_group(
+        &self,
+        attempt: &Attempt,
+        commands: Vec<Command>,
+        admission: Admission,
+        deadline: Instant,
+    ) -> Result<Settled, Error> {
+        assert!(commands.iter().map(Command::counter).eq(attempt.counters()), "commands carry their attempt");
+        assert!(commands.iter().skip(1).all(Command::follows), "a group is not split");
+        let weighed = |command: Command| {
+            let bytes = weight(&command);
+            (command, bytes)
+        };
+        let commands: Vec<_> = commands.into_iter().map(weighed).collect();
         let claim = Arc::new(Claim::default());
         let _abandon = Abandon(&claim);
-        let bytes = weight(&command);
         let mut deaths = 0;
         loop {
-            let request =
-                Submission { command: command.clone(), bytes, claim: claim.clone(), admission: admission.clone() };
+            let request = Submission { commands: commands.clone(), claim: claim.clone(), admission: admission.clone() };
             let asked = self.holder(deadline).await;
             match self.ask(Box::new(request), deadline).await {
                 // A newer boot of this node has closed the attempt, or the mark that passes it at its deadline.
-                Ok(Done { outcome: Outcome::Refused(Refusal::Superseded), .. }) => {
+                Ok(settled) if settled.outcomes().any(|outcome| outcome == Outcome::Refused(Refusal::Superseded)) => {
                     if Instant::now() < deadline {
                         self.say_superseded();
                     }
                     return Err(self.unknown(attempt));
                 }
-                Ok(done) => return Ok(done),
+                Ok(settled) => return Ok(settled),
                 Err(CallError::NotSent | CallError::Deadline) => break,
                 Err(CallError::Unknown) => deaths += 1,
             }
@@ -252,7 +313,7 @@ impl Entries {
     }
 
     /// Asks the actor, or the next one; nobody any more once the node has ended.
-    async fn ask(&self, request: Box<Submission>, deadline: Instant) -> Result<Done, CallError> {
+    async fn ask(&self, request: Box<Submission>, deadline: Instant) -> Result<Settled, CallError> {
         let mut ended = self.shared.ended.subscribe();
         tokio::select! {
             biased;
@@ -309,163 +370,17 @@ impl Entries {
     }
 }
 
+/// What an append weighs in a batch.
+#[must_use]
+pub fn append_weight(entry: &NewEntry, idempotency_key: Option<&str>) -> usize {
+    64 + entry.content_bytes() + idempotency_key.map_or(0, str::len)
+}
+
 /// What a command weighs in a batch.
 fn weight(command: &Command) -> usize {
-    64 + match command {
-        Command::Append(a) => a.entry.content_bytes() + a.idempotency_key.as_ref().map_or(0, String::len),
-        Command::Stage(s) => 128 + s.context_id.len() + s.entries.iter().map(StagedEntry::bytes).sum::<usize>(),
-        Command::Load(l) => l.context_id.len() + 64,
-    }
-}
-
-/// The actor.
-struct EntryServer {
-    shared: Arc<Shared>,
-}
-
-pub(crate) struct State {
-    args: Arguments,
-    shared: Arc<Shared>,
-    myself: ActorRef<Message>,
-    batcher: Batcher,
-    /// Requests by attempt, from submission to outcome.
-    waiting: BTreeMap<u64, Waiting>,
-    /// Tokens are unique to an incarnation, so that a late refusal to a former one hits nothing.
-    token_base: u64,
-    view: View,
-    started: Instant,
-    _tasks: JoinSet<()>,
-}
-
-struct Waiting {
-    reply: oneshot::Sender<Done>,
-    claim: Arc<Claim>,
-    _admission: Admission,
-}
-
-impl Actor for EntryServer {
-    type Msg = Message;
-    type State = State;
-    type Arguments = Arguments;
-
-    async fn pre_start(&self, myself: ActorRef<Message>, args: Arguments) -> Result<State, ActorProcessingErr> {
-        // Not `recover`: that applies what is committed, which is replication's to order once it runs.
-        let storage = args.storage.status();
-        let boot = match (storage.boot, storage.phase) {
-            // Without storage there is no leader to be known here, so nothing will be handed over.
-            (_, storage::Phase::Fenced { .. }) => Boot(0),
-            (Some(boot), _) => *self.shared.boot.get_or_init(|| boot),
-            (None, _) => return Err(storage::Error::Unavailable.into()),
-        };
-        let mut tasks = JoinSet::new();
-        tasks.spawn(follow(args.replication.clone(), myself.clone()));
-        tasks.spawn(look(myself.clone(), self.shared.bounds.look_every));
-        Ok(State {
-            batcher: Batcher::new(self.shared.id, boot, args.patience, self.shared.bounds),
-            waiting: BTreeMap::new(),
-            token_base: (args.random)() & !u64::from(u32::MAX),
-            view: View::default(),
-            started: Instant::now(),
-            shared: self.shared.clone(),
-            _tasks: tasks,
-            args,
-            myself,
-        })
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<Message>,
-        message: Message,
-        state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
-        match message {
-            Message::Submit(request, reply) => state.submit(*request, reply),
-            Message::Applied(batch) => state.applied(&batch),
-            Message::Led(view) => state.led(view),
-            Message::NotProposed { by, token, hint } => {
-                state.batcher.not_proposed(by, token ^ state.token_base, hint);
-            }
-            Message::LostLink(peer) => state.batcher.lost_link(peer),
-            Message::Look => {
-                let waiting = &mut state.waiting;
-                waiting.retain(|_, waiting| !waiting.reply.is_closed());
-                state.batcher.expire(state.started.elapsed(), |counter| waiting.contains_key(&counter));
-            }
-        }
-        state.run();
-        Ok(())
-    }
-}
-
-impl State {
-    fn submit(&mut self, request: Submission, reply: oneshot::Sender<Done>) {
-        let Submission { command, bytes, claim, admission } = request;
-        self.waiting.insert(command.counter(), Waiting { reply, claim, _admission: admission });
-        self.batcher.push(command, bytes);
-    }
-
-    fn applied(&mut self, batch: &AppliedBatch) {
-        for (counter, outcome) in batch.outcomes.iter() {
-            if let Some(waiting) = self.waiting.remove(counter) {
-                let _ = waiting.reply.send(Done { outcome: *outcome, term: batch.term });
-            }
-        }
-        self.batcher.resolved(self.started.elapsed(), batch.outcomes.iter().map(|(counter, _)| *counter));
-    }
-
-    fn led(&mut self, view: View) {
-        if (view.leader, view.term) != (self.view.leader, self.view.term) {
-            self.batcher.led_by(view.leader);
-        }
-        self.view = view;
-    }
-
-    fn run(&mut self) {
-        let waiting = &self.waiting;
-        let claim = |counter: u64| waiting.get(&counter).is_some_and(|w| !w.reply.is_closed() && w.claim.hand_over());
-        let effects = self.batcher.run(self.started.elapsed(), || self.shared.origin.marks(), claim);
-        effects.into_iter().for_each(|effect| self.execute(effect));
-    }
-
-    /// What cannot be handed over is taken as lost: it is handed over again after its patience, or as soon as the
-    /// link is back.
-    fn execute(&mut self, effect: Effect) {
-        match effect {
-            Effect::Propose { token, data } => {
-                let token = token ^ self.token_base;
-                let myself = self.myself.clone();
-                let by = self.shared.id;
-                let refused = Box::new(move |hint| drop(myself.cast(Message::NotProposed { by, token, hint })));
-                let _ = self.args.replication.propose(data, refused);
-            }
-            Effect::Forward { to, token, data } => {
-                let token = token ^ self.token_base;
-                let frame = Frame::Propose { token, data }.encode(self.args.replication.tag());
-                let _ = self.args.distribution.send(to, Lane::Forward, frame);
-            }
-        }
-    }
-}
-
-/// Tells the actor who leads, now and at every change.
-async fn follow(replication: Replication, myself: ActorRef<Message>) {
-    let mut view = replication.view();
-    loop {
-        let now = view.borrow_and_update().clone();
-        if myself.cast(Message::Led(now)).is_err() || view.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn look(myself: ActorRef<Message>, every: Duration) {
-    let mut interval = tokio::time::interval(every);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        if myself.cast(Message::Look).is_err() {
-            return;
-        }
+    match command {
+        Command::Append(a) => append_weight(&a.entry, a.idempotency_key.as_deref()),
+        Command::Stage(s) => 192 + s.context_id.len() + s.entries.iter().map(StagedEntry::bytes).sum::<usize>(),
+        Command::Load(l) => l.context_id.len() + 128,
     }
 }

@@ -11,6 +11,7 @@
 //! Stagings have a mark of their own, for a load takes long, and would hold the outcomes of all appends beside it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -26,7 +27,7 @@ pub(super) struct Origin {
 #[derive(Debug, Default)]
 struct Inner {
     last: u64,
-    /// With the deadlines of their callers.
+    /// The first counter of each attempt, with the deadline of its caller.
     in_flight: BTreeMap<u64, Instant>,
     last_staging: u64,
     stagings: BTreeSet<u64>,
@@ -51,22 +52,23 @@ impl Inner {
 }
 
 impl Origin {
-    /// A new attempt, in flight until it is dropped or its caller's deadline passes; none when more than
-    /// `attempts_max` began since the oldest.
-    pub(super) fn begin(self: &Arc<Self>, deadline: Instant, attempts_max: u64) -> Option<Attempt> {
+    /// A new attempt of so many commands, in flight until it is dropped or its caller's deadline passes; none when more
+    /// than `attempts_max` commands began since the oldest.
+    pub(super) fn begin(self: &Arc<Self>, commands: u64, deadline: Instant, attempts_max: u64) -> Option<Attempt> {
+        assert!(commands > 0, "an attempt is of something");
         let mut inner = self.lock();
         let oldest = inner.low_water(Instant::now());
         let counter = inner.last + 1;
-        if counter - oldest >= attempts_max {
+        if counter + (commands - 1) - oldest >= attempts_max {
             if !std::mem::replace(&mut inner.held_up, true) {
                 tracing::warn!(oldest, attempts_max, "as many attempts as may began since the oldest in flight");
             }
             return None;
         }
         inner.held_up = false;
-        inner.last = counter;
+        inner.last += commands;
         inner.in_flight.insert(counter, deadline);
-        Some(Attempt { counter, origin: self.clone() })
+        Some(Attempt { counter, commands, origin: self.clone() })
     }
 
     /// A new staging; in use until it is dropped.
@@ -103,18 +105,26 @@ impl Origin {
     }
 }
 
-/// One attempt; its counter stays above the low-water mark while this lives, up to its caller's deadline.
+/// One attempt, of one command or of a group; its counters stay above the low-water mark while this lives, up to its
+/// caller's deadline.
 #[derive(Debug)]
 pub struct Attempt {
     counter: u64,
+    commands: u64,
     origin: Arc<Origin>,
 }
 
 impl Attempt {
-    /// Its number within this node's boot.
+    /// Its number within this node's boot: that of its first command.
     #[must_use]
     pub fn counter(&self) -> u64 {
         self.counter
+    }
+
+    /// The numbers of its commands.
+    #[must_use]
+    pub fn counters(&self) -> Range<u64> {
+        self.counter..self.counter + self.commands
     }
 }
 
@@ -192,7 +202,7 @@ mod tests {
         let origin = Arc::new(Origin::default());
         let low_water = || origin.marks().low_water;
         assert_eq!(low_water(), 1);
-        let begin = || origin.begin(later(), MANY).unwrap();
+        let begin = || origin.begin(1, later(), MANY).unwrap();
         let (first, second) = (begin(), begin());
         assert_eq!((first.counter(), second.counter(), low_water()), (1, 2, 1));
         drop(second);
@@ -206,7 +216,7 @@ mod tests {
         let origin = Arc::new(Origin::default());
         let (first, second) = (origin.begin_staging(), origin.begin_staging());
         assert_eq!((first.number(), second.number()), (1, 2));
-        drop(origin.begin(later(), MANY).unwrap());
+        drop(origin.begin(1, later(), MANY).unwrap());
         assert_eq!(origin.marks(), Marks { low_water: 2, low_staging: 1 });
         drop(first);
         assert_eq!(origin.marks().low_staging, 2);
@@ -217,28 +227,45 @@ mod tests {
     #[test]
     fn so_many_attempts_begin_since_the_oldest_and_no_more() {
         let origin = Arc::new(Origin::default());
-        let kept = origin.begin(later(), MANY).unwrap();
+        let kept = origin.begin(1, later(), MANY).unwrap();
         for _ in 1..MANY {
-            drop(origin.begin(later(), MANY).unwrap());
+            drop(origin.begin(1, later(), MANY).unwrap());
         }
-        assert!(origin.begin(later(), MANY).is_none());
+        assert!(origin.begin(1, later(), MANY).is_none());
         assert!(origin.held_up());
         drop(kept);
-        assert!(origin.begin(later(), MANY).is_some());
+        assert!(origin.begin(1, later(), MANY).is_some());
         assert!(!origin.held_up());
+    }
+
+    #[test]
+    fn a_group_is_one_attempt_of_many() {
+        let origin = Arc::new(Origin::default());
+        let begin = |commands| origin.begin(commands, later(), MANY);
+        let (group, next) = (begin(60).unwrap(), begin(1).unwrap());
+        assert_eq!((group.counters(), next.counters()), (1..61, 61..62));
+        assert!(begin(40).is_none(), "they would be 101");
+        let last = begin(39).unwrap();
+        assert_eq!((last.counters(), origin.in_flight()), (62..101, 3));
+        drop(next);
+        assert_eq!(origin.marks().low_water, 1, "the group holds the mark with its first");
+        drop(group);
+        assert_eq!(origin.marks().low_water, 62);
+        drop(last);
+        assert_eq!(origin.marks().low_water, 101);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_future_that_nobody_polls_holds_the_mark_up_to_its_deadline() {
         let origin = Arc::new(Origin::default());
-        let kept = origin.begin(later(), MANY).unwrap();
+        let kept = origin.begin(1, later(), MANY).unwrap();
         for _ in 1..MANY {
-            drop(origin.begin(later(), MANY).unwrap());
+            drop(origin.begin(1, later(), MANY).unwrap());
         }
-        assert!(origin.begin(later(), MANY).is_none());
+        assert!(origin.begin(1, later(), MANY).is_none());
         tokio::time::advance(std::time::Duration::from_secs(11)).await;
         assert_eq!(origin.marks().low_water, MANY + 1);
-        let next = origin.begin(later(), MANY).unwrap();
+        let next = origin.begin(1, later(), MANY).unwrap();
         drop(kept);
         assert_eq!(origin.marks().low_water, next.counter());
     }

@@ -76,6 +76,7 @@ fn append(input: &mut Input<'_>, counter: u64) -> Append {
         idempotency_key: some(1).then(|| KEYS[input.below(KEYS.len())].to_owned()),
         expected_sequence: some(2).then(|| Sequence(input.number())),
         received_lamport: some(4).then(|| Lamport(input.number())),
+        follows: some(16),
         entry: NewEntry {
             context_id: CONTEXTS[input.below(CONTEXTS.len())].to_owned(),
             key: String::new(),

@@ -51,6 +51,7 @@ pub(crate) fn batch() -> Batch {
             idempotency_key: key.map(str::to_owned),
             expected_sequence: expected.map(Sequence),
             received_lamport: expected.map(Lamport),
+            follows: false,
             entry: entry.clone(),
         })
     };

@@ -13,6 +13,9 @@
 //! A batch of a newer boot forgets all of the older one; a raised low-water mark forgets the
 //! outcomes below it, a raised mark of stagings the chunks. All come before the batch's commands.
 //!
+//! An append that follows the command before it in its batch is refused where that did not append: of
+//! what one caller sent in a row, a beginning is in the ledger and nothing behind it.
+//!
 //! Staged chunks are not attempts in that sense: their outcome is not kept, for staging one again
 //! changes nothing.
 //!
@@ -78,12 +81,18 @@ impl<'a, V: View> Step<'a, V> {
             return Ok(first);
         }
         let outcome = match command {
+            Command::Append(append) if append.follows && !self.has_appended() => Outcome::Refused(Refusal::NotReached),
             Command::Append(append) => self.append(row, append)?,
             Command::Stage(_) => unreachable!("a chunk was staged above"),
             Command::Load(load) => self.load(load)?,
         };
         self.outcomes.insert(counter, outcome);
         Ok(outcome)
+    }
+
+    /// The command before this one in the batch is in the ledger.
+    fn has_appended(&self) -> bool {
+        matches!(self.effects.outcomes.last(), Some(Outcome::Appended(_))) || planted::is(Bug::FollowsIgnored)
     }
 }
 

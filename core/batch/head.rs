@@ -10,8 +10,8 @@
 //! load   = counter, stage, context, base, base chain [32], count, fail_if_exists
 //! ```
 //!
-//! All else is postcard, piece by piece. What is optional is there if its flag is set. Times are
-//! not varints, for those of our days would take nine bytes.
+//! All else is postcard, piece by piece. What is optional is there if its flag is set; that an append
+//! follows the one before it is a flag alone. Times are not varints, for those of our days would take nine bytes.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -31,6 +31,7 @@ const IDEMPOTENCY_KEY: u8 = 1;
 const EXPECTED_SEQUENCE: u8 = 2;
 const RECEIVED_LAMPORT: u8 = 4;
 const METADATA: u8 = 8;
+const FOLLOWS: u8 = 16;
 
 /// Numbers, identifiers and hashes of any head, with lengths and checksum.
 const FIXED_BYTES_MAX: usize = 160;
@@ -69,7 +70,8 @@ fn put_append(out: Vec<u8>, append: &Append) -> Vec<u8> {
     let flags = flag(append.idempotency_key.is_some(), IDEMPOTENCY_KEY)
         | flag(append.expected_sequence.is_some(), EXPECTED_SEQUENCE)
         | flag(append.received_lamport.is_some(), RECEIVED_LAMPORT)
-        | flag(!metadata.is_empty(), METADATA);
+        | flag(!metadata.is_empty(), METADATA)
+        | flag(append.follows, FOLLOWS);
     let time = append.appended_at_ns.to_le_bytes();
     let mut out = put(out, &(flags, append.counter, append.id, time));
     if let Some(key) = &append.idempotency_key {
@@ -127,7 +129,7 @@ pub(super) fn decode(kind: u8, content: &Bytes) -> Result<Command, CodecError> {
 }
 
 fn take_append(mut reader: Reader<'_>, content: &Bytes) -> Result<Append, CodecError> {
-    let flags = reader.flags(IDEMPOTENCY_KEY | EXPECTED_SEQUENCE | RECEIVED_LAMPORT | METADATA)?;
+    let flags = reader.flags(IDEMPOTENCY_KEY | EXPECTED_SEQUENCE | RECEIVED_LAMPORT | METADATA | FOLLOWS)?;
     let (counter, id, time) = reader.take::<(_, _, [u8; 8])>()?;
     let idempotency_key = reader.optional(flags, IDEMPOTENCY_KEY)?;
     let expected_sequence = reader.optional(flags, EXPECTED_SEQUENCE)?;
@@ -142,6 +144,7 @@ fn take_append(mut reader: Reader<'_>, content: &Bytes) -> Result<Append, CodecE
         idempotency_key,
         expected_sequence,
         received_lamport,
+        follows: flags & FOLLOWS != 0,
         entry: NewEntry { context_id, key, payload, metadata },
     })
 }

@@ -24,6 +24,7 @@ fn batch(before: u64, size: u64) -> Batch {
             idempotency_key: None,
             expected_sequence: None,
             received_lamport: None,
+            follows: false,
             entry: NewEntry {
                 context_id: format!("context-{}", counter % CONTEXTS),
                 key: "event".to_owned(),

@@ -83,7 +83,7 @@ impl Model {
             origin.staged.retain(|load, _| *load >= low_staging);
         }
         let low_water = origin.low_water;
-        let decide = |command: &Command| {
+        let mut decide = |command: &Command, before: Option<Outcome>| {
             if closed || command.counter() < low_water {
                 return Outcome::Refused(Refusal::Superseded);
             }
@@ -95,6 +95,9 @@ impl Model {
                 return *first;
             }
             let outcome = match command {
+                Command::Append(append) if append.follows && !matches!(before, Some(Outcome::Appended(_))) => {
+                    Outcome::Refused(Refusal::NotReached)
+                }
                 Command::Append(append) => self.append(append),
                 Command::Stage(_) => unreachable!(),
                 Command::Load(load) => self.load(batch.origin, load),
@@ -102,7 +105,12 @@ impl Model {
             self.outcomes.insert(attempt, outcome);
             outcome
         };
-        batch.commands.iter().map(decide).collect()
+        let (mut before, mut outcomes) = (None, Vec::new());
+        for command in &batch.commands {
+            before = Some(decide(command, before));
+            outcomes.extend(before);
+        }
+        outcomes
     }
 
     /// The context with this name, made if need be.

@@ -58,6 +58,7 @@ impl RunningStorage {
                 idempotency_key: None,
                 expected_sequence: None,
                 received_lamport: None,
+                follows: false,
                 entry: NewEntry {
                     context_id: format!("ctx-{}", counter % contexts),
                     key: "event".into(),

@@ -33,6 +33,8 @@ impl Script {
             ["led_by", leader] => batcher.led_by((*leader != "nobody").then(|| NodeId(number(leader)))),
             ["push", counters] => range(counters).for_each(|counter| push(batcher, counter, 100)),
             ["push", counters, kib] => range(counters).for_each(|counter| push(batcher, counter, number(kib) << 10)),
+            ["group", counters] => group(batcher, counters, 100),
+            ["group", counters, kib] => group(batcher, counters, number(kib) << 10),
             ["resolved", counters] => batcher.resolved(now, range(counters)),
             ["not_proposed", token, "by", by] => batcher.not_proposed(NodeId(number(by)), number(token), None),
             ["not_proposed", token, "by", by, "hint", to] => {
@@ -62,7 +64,17 @@ impl Script {
     }
 }
 
+fn group(batcher: &mut Batcher, counters: &str, bytes: u64) {
+    let counters = range(counters);
+    let first = *counters.start();
+    counters.for_each(|counter| push_as(batcher, counter, bytes, counter > first));
+}
+
 fn push(batcher: &mut Batcher, counter: u64, bytes: u64) {
+    push_as(batcher, counter, bytes, false);
+}
+
+fn push_as(batcher: &mut Batcher, counter: u64, bytes: u64, follows: bool) {
     let bytes = bytes as usize;
     let entry = NewEntry {
         context_id: "c".into(),
@@ -77,6 +89,7 @@ fn push(batcher: &mut Batcher, counter: u64, bytes: u64) {
         idempotency_key: None,
         expected_sequence: None,
         received_lamport: None,
+        follows,
         entry,
     });
     batcher.push(command, bytes);

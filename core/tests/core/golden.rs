@@ -63,6 +63,18 @@ d24547a9f62472ce8794bc3b010802000000000000000000000000000003e90100a0d88557341605
 }
 
 #[test]
+fn a_group() {
+    let follows = |counter: u64| Command::Append(Append { follows: counter > 1, ..append(counter, "a", "x") });
+    let group =
+        Batch { origin: NodeId(3), boot: Boot(2), low_water: 1, low_staging: 1, commands: [1, 2].map(follows).into() };
+    assert_eq!(
+        hex(group.encode()),
+        "020302010102212300010000000000000000000000000000000101002a36fe9c971701610566616374737808\
+153815212310020000000000000000000000000000000202002a36fe9c971701610566616374737826dc8e83"
+    );
+}
+
+#[test]
 fn records() {
     let head = Head { number: ContextNo(3), latest: Sequence(9), lamport: Lamport(12), chain: [7; 32] };
     assert_eq!(

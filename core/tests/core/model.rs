@@ -59,6 +59,7 @@ prop_compose! {
         counter in 0u64..24,
         idempotency_key in option::of("[kl]"),
         expected in option::weighted(0.3, 0u64..5),
+        follows in prop::bool::weighted(0.4),
         received in option::of(prop_oneof![0u64..30, Just(u64::MAX)]),
         context_id in any_context(),
         payload in "[xy]",
@@ -70,6 +71,7 @@ prop_compose! {
             idempotency_key,
             expected_sequence: expected.map(Sequence),
             received_lamport: received.map(Lamport),
+            follows,
             entry: NewEntry {
                 context_id: context_id.to_owned(),
                 key: String::new(),
@@ -266,10 +268,11 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Refused(Refusal::LoadIncomplete) => "load incomplete",
         Outcome::Refused(Refusal::Superseded) => "superseded",
         Outcome::Refused(Refusal::ChunkInvalid) => "chunk invalid",
+        Outcome::Refused(Refusal::NotReached) => "not reached",
     }
 }
 
-const OUTCOMES: usize = 12;
+const OUTCOMES: usize = 13;
 
 #[test]
 fn apply_does_what_the_model_does() {

@@ -28,6 +28,7 @@ pub(crate) fn append(counter: u64, context_id: &str, payload: &str) -> Append {
         idempotency_key: None,
         expected_sequence: None,
         received_lamport: None,
+        follows: false,
         entry: entry(context_id, payload),
     }
 }
@@ -67,6 +68,7 @@ prop_compose! {
         idempotency_key in option::of(".{0,8}"),
         expected in any::<Option<u64>>(),
         received in any::<Option<u64>>(),
+        follows in any::<bool>(),
         context_id in ".{0,12}",
         key in ".{0,12}",
         payload in any_payload(),
@@ -79,6 +81,7 @@ prop_compose! {
             idempotency_key,
             expected_sequence: expected.map(Sequence),
             received_lamport: received.map(Lamport),
+            follows,
             entry: NewEntry { context_id, key, payload, metadata },
         }
     }

@@ -57,6 +57,7 @@ pub(super) async fn prepare(client: &Client, record: &Record) -> Result<(), Fail
             idempotency_key: Some(value.clone()),
             value,
             expected: None,
+            behind: None,
             outcome: Outcome::Done(Done {
                 sequence: Sequence(done.entry.sequence),
                 position: Some(Position(done.position)),

@@ -19,6 +19,7 @@ pub fn check(operations: &[Operation]) -> Verdict {
     check.bound();
     check.states();
     check.positions();
+    check.prefixes();
     order::check(operations, &mut check.contexts, &mut check.verdict);
     check.count();
     check.verdict
@@ -27,6 +28,7 @@ pub fn check(operations: &[Operation]) -> Verdict {
 struct Check<'h> {
     operations: &'h [Operation],
     contexts: Vec<Context<'h>>,
+    names: HashMap<&'h str, usize>,
     /// The context of each line; of no use for a line that has none.
     of: Vec<usize>,
     verdict: Verdict,
@@ -57,7 +59,7 @@ impl<'h> Check<'h> {
                 contexts.len() - 1
             }));
         }
-        Check { operations, contexts, of, verdict: Verdict::default() }
+        Check { operations, contexts, names, of, verdict: Verdict::default() }
     }
 
     fn context(&mut self, line: Line) -> (&mut Context<'h>, &mut Verdict) {
@@ -263,6 +265,31 @@ impl<'h> Check<'h> {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Of what one call gave, the ledger has a beginning in the end, in that order.
+    fn prefixes(&mut self) {
+        if !self.operations.iter().any(|operation| matches!(operation, Operation::End(_))) {
+            return;
+        }
+        for (line, operation) in lines(self.operations) {
+            let Operation::Append(Append { value, behind: Some(behind), .. }) = operation else { continue };
+            let Some((_, position)) = self.context(line).0.place(value) else { continue };
+            let before = self.names.get(behind.context.as_str()).and_then(|at| self.contexts[*at].place(&behind.value));
+            let first = &behind.value;
+            let (said, why) = match before {
+                None => (line, format!("{value:?} is there, but not {first:?}, which its call gave before")),
+                Some((said, before)) => match before.zip(position) {
+                    Some((before, own)) if own <= before => (
+                        said,
+                        format!("{value:?} is at position {own}, and {first:?} before it in its call at {before}"),
+                    ),
+                    _ => continue,
+                },
+            };
+            let (context, verdict) = self.context(line);
+            context.broken(verdict, Rule::Prefix, &[said, line], || why);
         }
     }
 

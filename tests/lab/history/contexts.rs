@@ -188,6 +188,14 @@ impl<'h> Context<'h> {
         }
     }
 
+    /// Who said first where a value stands, and its position; none when nobody saw it.
+    pub(super) fn place(&self, text: &str) -> Option<(Line, Option<Position>)> {
+        let ValueNo(known) = self.texts.get(text)?;
+        let (sequence, line) = self.values[*known].place?;
+        let position = self.slots.get(sequence as usize - 1)?.position;
+        Some((line, position.map(|(position, _)| position)))
+    }
+
     fn stands(
         &mut self,
         sequence: u64,

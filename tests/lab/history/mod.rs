@@ -14,6 +14,8 @@
 //!   A done append takes place between its start and its end, an unknown one at any time from its start on, or never.
 //!   One that says that its entry stood there before may have been the first itself: some clients try again on their
 //!   own and record one operation. An append refused for another reason changes nothing and says nothing.
+//! - Appends of one **call** stand in its order: each is behind another one, and where its entry is in the final states,
+//!   the other's is, at an earlier position. A history without an [`End`] says nothing of that.
 //! - A linearizable **read** shows the context as it is at a moment between its start and its end.
 //! - A stale read and a **watch** show the context as it was at any moment up to their end.
 //! - A **state** shows a context after everything else. An [`End`] says in addition that each node of the states before
@@ -37,8 +39,8 @@ mod verdict;
 
 pub use check::check;
 pub use operation::{
-    Append, Consistency, Done, End, Operation, Outcome, Read, ReadCause, ReadError, Refused, Seen, State, Time, Watch,
-    read,
+    Append, Behind, Consistency, Done, End, Operation, Outcome, Read, ReadCause, ReadError, Refused, Seen, State, Time,
+    Watch, read,
 };
 pub use verdict::{Counts, Line, Rule, Verdict, Violation};
 

@@ -50,8 +50,22 @@ pub struct Append {
     /// The expected latest sequence, where one was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<Sequence>,
+    /// What was given before it in the same call, where it was one of many: without that it is not in the ledger. Every
+    /// append of its value is behind the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<Behind>,
     /// How it ended.
     pub outcome: Outcome,
+}
+
+/// An entry that comes before another one of its call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Behind {
+    /// Where it was to be appended.
+    pub context: String,
+    /// What it means.
+    pub value: String,
 }
 
 /// How an append ended.

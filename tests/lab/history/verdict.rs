@@ -55,6 +55,8 @@ pub enum Rule {
     Diverged,
     /// The final states are not the positions from 1 to the last one.
     Ledger,
+    /// Of one call, the final states have an entry without the one before it, or at an earlier position.
+    Prefix,
     /// The order of a context contradicts real time.
     Order,
     /// The order of the whole ledger contradicts real time.

@@ -8,10 +8,10 @@ use tokio::time::{Instant, sleep};
 
 use super::trace::digest;
 use super::world::{Life, World};
-use crate::history::{Consistency, Operation, Read, Seen, Time};
-use crate::workload::{Acknowledged, Api, Client, Missed, acknowledged, follow, missed, seen, shown};
+use crate::history::{Consistency, Done, Operation, Read, Seen, Time};
+use crate::workload::{Acknowledged, Api, Client, Missed, acknowledged, follow, many, missed, seen, shown};
 use converge_ledger::{
-    AppendOptions, Error, Ledger, Loaded, NewEntry, ReadOptions, Sequence, Snapshot, WatchOptions, Written,
+    AppendOptions, Error, Ledger, Loaded, ManyEntry, NewEntry, ReadOptions, Sequence, Snapshot, WatchOptions, Written,
 };
 
 /// Contexts with more entries than this are not copied.
@@ -199,6 +199,20 @@ impl Api for Simulated {
         let answer = self.call(life, options.deadline, life.ledger().append(entry, options)).await;
         let answer = answer.ok_or(Missed::GONE)?;
         answer.map(acknowledged).map_err(|error| self.missed(life, &error))
+    }
+
+    async fn append_many(
+        &mut self,
+        life: &Arc<Life>,
+        entries: Vec<ManyEntry>,
+        deadline: Duration,
+    ) -> (Vec<Done>, Option<Missed>) {
+        // Whatever comes of it is an answer: only the end of the process is none.
+        let call = async { Ok(many(life.ledger().append_many(entries, Some(deadline)).await)) };
+        match self.call(life, Some(deadline), call).await {
+            Some(Ok((done, failed))) => (done, failed.map(|error| self.missed(life, &error))),
+            _ => (Vec::new(), Some(Missed::GONE)),
+        }
     }
 
     async fn read(

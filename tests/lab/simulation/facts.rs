@@ -94,7 +94,8 @@ fn weakened(operation: Operation) -> Option<Operation> {
                 // It was not written; but the sequence that it met may be another entry's now.
                 Outcome::Refused(refused) => Outcome::Refused(Refused { actual: None, ..refused }),
             };
-            Some(Operation::Append(Append { outcome, ..append }))
+            // And of its call, what came first may be lost, and the rest not.
+            Some(Operation::Append(Append { outcome, behind: None, ..append }))
         }
         Operation::Read(_) | Operation::Watch(_) | Operation::State(_) | Operation::End(_) => None,
     }

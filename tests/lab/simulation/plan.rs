@@ -238,6 +238,11 @@ impl Draw {
         self
     }
 
+    /// A number that takes no draw from those behind it: what they make of a seed stays.
+    fn beside(&self, least: u64, most: u64) -> u64 {
+        Draw(Dice(!self.0.0)).between(least, most)
+    }
+
     pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[usize::try_from(self.0.below(of.len() as u64)).expect("small")]
     }
@@ -265,6 +270,7 @@ impl Draw {
             load_one_in: self.between(20, 100),
             expect_one_in: self.between(3, 20),
             key_one_in: self.between(1, 3),
+            many_one_in: self.beside(2, 9),
             page: 0,
         }
     }

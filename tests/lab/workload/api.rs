@@ -1,11 +1,13 @@
 //! What a client works on.
 
-use converge_ledger::{AppendOptions, NewEntry, ReadOptions, Sequence};
+use std::time::Duration;
+
+use converge_ledger::{AppendOptions, ManyEntry, NewEntry, ReadOptions, Sequence};
 use converge_ledger_core::chance::Dice;
 use tokio::time::Instant;
 
 use super::Client;
-use crate::history::{Operation, Outcome, Seen, Time};
+use crate::history::{Done, Operation, Outcome, Seen, Time};
 
 /// An append was acknowledged.
 #[derive(Clone, Debug)]
@@ -65,6 +67,14 @@ pub trait Api: Send + Sized + 'static {
         entry: NewEntry,
         options: AppendOptions,
     ) -> impl Future<Output = Result<Acknowledged, Missed>> + Send;
+
+    /// Appends in order, in one call: what is done of them, the first ones, and why the next one is not.
+    fn append_many(
+        &mut self,
+        at: &Self::Place,
+        entries: Vec<ManyEntry>,
+        deadline: Duration,
+    ) -> impl Future<Output = (Vec<Done>, Option<Missed>)> + Send;
 
     /// Reads; gives the latest sequence, and the entries.
     fn read(

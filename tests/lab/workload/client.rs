@@ -8,9 +8,11 @@ use converge_ledger::{AppendOptions, Consistency, NewEntry, ReadOptions, Sequenc
 use converge_ledger_core::chance::Dice;
 use tokio::time::{Instant, sleep};
 
-use super::mix::{context, entry};
+use super::mix::{NEVER, context, entry};
 use super::{Acknowledged, Api, Missed, Mix};
 use crate::history::{self, Done, Operation, Outcome, Refused, Time};
+
+mod many;
 
 /// How often one wish is tried.
 const TRIES: u32 = 4;
@@ -60,6 +62,8 @@ impl<A: Api> Client<A> {
                 self.watch(&place, context).await;
             } else if self.dice.one_in(self.mix.read_one_in) {
                 self.read(&place, context).await;
+            } else if self.mix.many_one_in != NEVER && self.dice.one_in(self.mix.many_one_in) {
+                self.append_many(place).await;
             } else {
                 self.append(place, context).await;
             }
@@ -147,6 +151,7 @@ impl<A: Api> Client<A> {
             value: wish.value.clone(),
             idempotency_key: wish.key.clone(),
             expected: wish.expected,
+            behind: None,
             outcome: outcome.clone(),
         };
         self.api.record(place, Operation::Append(append));

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use converge_ledger::{
-    AppendOptions, Appended, Consistency, Entry, Error, Ledger, NewEntry, Page, ReadOptions, Sequence, WatchOptions,
-    Written,
+    AppendOptions, Appended, Consistency, Entry, Error, Ledger, ManyEntry, ManyFailed, NewEntry, Page, Placed,
+    ReadOptions, Sequence, WatchOptions, Written,
 };
 use converge_ledger_core::chance::Dice;
 use tokio::time::{Instant, sleep_until};
 
 use super::mix::value_of;
 use super::{Acknowledged, Api, Missed, Record};
-use crate::history::{Operation, Outcome, Refused, Seen, Time};
+use crate::history::{Done, Operation, Outcome, Refused, Seen, Time};
 
 /// So many entries of any client fit into the smallest answer that a simulated node gives.
 const PAGE: u32 = 48;
@@ -80,6 +80,16 @@ impl Api for Embedded {
         at.append(entry, options).await.map(acknowledged).map_err(|error| self.missed(&error))
     }
 
+    async fn append_many(
+        &mut self,
+        at: &Ledger,
+        entries: Vec<ManyEntry>,
+        deadline: Duration,
+    ) -> (Vec<Done>, Option<Missed>) {
+        let (done, failed) = many(at.append_many(entries, Some(deadline)).await);
+        (done, failed.map(|error| self.missed(&error)))
+    }
+
     async fn read(
         &mut self,
         at: &Ledger,
@@ -116,6 +126,16 @@ pub(crate) fn missed(error: &Error, finding: Option<String>) -> Missed {
 
 pub(crate) fn acknowledged(done: Appended) -> Acknowledged {
     Acknowledged { seen: seen(&done.entry), deduplicated: done.deduplicated }
+}
+
+/// What a call of many came to.
+pub(crate) fn many(answer: Result<Vec<Placed>, ManyFailed>) -> (Vec<Done>, Option<Error>) {
+    let (placed, failed) = match answer {
+        Ok(placed) => (placed, None),
+        Err(ManyFailed { done, error, .. }) => (done, Some(error)),
+    };
+    let done = |Placed { sequence, position, deduplicated }| Done { sequence, position: Some(position), deduplicated };
+    (placed.into_iter().map(done).collect(), failed)
 }
 
 pub(crate) fn shown(page: Page) -> (Sequence, Vec<Seen>) {

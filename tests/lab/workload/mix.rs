@@ -7,7 +7,11 @@ use converge_ledger::NewEntry;
 use serde::{Deserialize, Serialize};
 
 /// Once in so many times is never.
-const NEVER: u64 = u64::MAX;
+pub(super) const NEVER: u64 = u64::MAX;
+
+fn never() -> u64 {
+    NEVER
+}
 
 /// What one client wants, and how often.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,6 +36,9 @@ pub struct Mix {
     pub expect_one_in: u64,
     /// It gives an idempotency key to once in so many, and tries those again that ended as unknown.
     pub key_one_in: u64,
+    /// Once in so many appends it appends many in one call.
+    #[serde(default = "never")]
+    pub many_one_in: u64,
     /// For contexts that grow long: reads and watches begin at most so many entries before the latest, and a read asks
     /// for as many. 0: anywhere, and all.
     #[serde(default)]
@@ -39,7 +46,7 @@ pub struct Mix {
 }
 
 impl Default for Mix {
-    /// Appends alone, without a pause, half of them with a key.
+    /// Appends alone, without a pause, half of them with a key, some of them many in one call.
     fn default() -> Mix {
         Mix {
             contexts: 4,
@@ -52,6 +59,7 @@ impl Default for Mix {
             load_one_in: NEVER,
             expect_one_in: NEVER,
             key_one_in: 2,
+            many_one_in: 4,
             page: 0,
         }
     }

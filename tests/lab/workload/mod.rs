@@ -22,7 +22,7 @@ mod tests;
 pub use api::{Acknowledged, Api, Missed};
 pub use client::Client;
 pub use embedded::{Embedded, whole};
-pub(crate) use embedded::{acknowledged, follow, missed, seen, shown};
+pub(crate) use embedded::{acknowledged, follow, many, missed, seen, shown};
 pub use load::Load;
 pub use mix::{Mix, entry};
 pub use record::{Record, longest_pause};

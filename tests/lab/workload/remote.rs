@@ -7,14 +7,14 @@ use converge_ledger::api::grpc::names;
 use converge_ledger::api::grpc::pb::context::{AppendRequest, GetRequest, WatchRequest};
 use converge_ledger::cli::Failure;
 use converge_ledger::cli::client::{Client, NodeClient, number};
-use converge_ledger::{AppendOptions, Consistency, NewEntry, Position, ReadOptions, Sequence};
+use converge_ledger::{AppendOptions, Consistency, ManyEntry, NewEntry, Position, ReadOptions, Sequence};
 use converge_ledger_core::chance::Dice;
 use tokio::time::{Instant, timeout_at};
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 use tonic::{Code, Request, Status};
 
 use super::{Acknowledged, Api, Missed, Record};
-use crate::history::{Operation, Outcome, Refused, Seen, Time};
+use crate::history::{Done, Operation, Outcome, Refused, Seen, Time};
 
 /// Once in so many calls it goes to another node, though all is well.
 const TURNS_ONE_IN: u64 = 8;
@@ -97,6 +97,25 @@ impl Api for Remote {
         let deduplicated = answer.metadata().get(names::DEDUPLICATED).is_some_and(|flag| flag == "true");
         let seen = self.record.seen(&context, &answer.into_inner().entry.unwrap_or_default());
         Ok(Acknowledged { seen: Seen { position, ..seen }, deduplicated })
+    }
+
+    async fn append_many(
+        &mut self,
+        at: &NodeClient,
+        entries: Vec<ManyEntry>,
+        deadline: Duration,
+    ) -> (Vec<Done>, Option<Missed>) {
+        let mut done = Vec::new();
+        for ManyEntry { entry, idempotency_key, expected_sequence } in entries {
+            let options = AppendOptions { idempotency_key, expected_sequence, deadline: Some(deadline) };
+            match self.append(at, entry, options).await {
+                Ok(Acknowledged { seen, deduplicated }) => {
+                    done.push(Done { sequence: seen.sequence, position: seen.position, deduplicated });
+                }
+                Err(missed) => return (done, Some(missed)),
+            }
+        }
+        (done, None)
     }
 
     async fn read(

@@ -54,6 +54,7 @@ fn the_longest_pause_counts_from_the_first_start_and_looks_at_acknowledgements_o
             value: end.to_string(),
             idempotency_key: None,
             expected: None,
+            behind: None,
             outcome,
         })
     };

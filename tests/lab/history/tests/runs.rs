@@ -144,6 +144,7 @@ impl Run<'_> {
             value: intent.value,
             idempotency_key: intent.key,
             expected: expected.map(Sequence),
+            behind: None,
             outcome,
         }));
     }

@@ -194,6 +194,7 @@ fn fork_positions(history: &mut Vec<Operation>, _: &mut Dice) -> Option<()> {
             value: "v".into(),
             idempotency_key: None,
             expected: None,
+            behind: None,
             outcome: Outcome::Done(Done {
                 sequence: converge_ledger_core::Sequence(1),
                 position: Some(converge_ledger_core::Position(position)),
@@ -202,6 +203,36 @@ fn fork_positions(history: &mut Vec<Operation>, _: &mut Dice) -> Option<()> {
         }));
     }
     Some(())
+}
+
+/// Of one call, an entry is lost, and the one behind it is there; or both are, the other way round.
+#[test]
+fn an_entry_that_its_call_gave_later_needs_those_before_it() {
+    let history = |first: &str, second: &str| {
+        let append = |value: &str, behind: &str| {
+            format!(
+                r#"{{"op":"append","client":1,"start":1,"end":2,"context":"c","value":"{value}","outcome":"unknown"{behind}}}"#
+            )
+        };
+        let behind = r#","behind":{"context":"c","value":"a"}"#;
+        let states = [first, second].into_iter().filter(|value| !value.is_empty());
+        let states: Vec<_> = (1..).zip(states).map(|(n, value)| format!(r#"[{n},"{value}",{n}]"#)).collect();
+        let (count, states) = (states.len(), states.join(","));
+        let lines = [
+            append("a", ""),
+            append("b", behind),
+            format!(r#"{{"op":"state","node":1,"context":"c","entries":[{states}]}}"#),
+            format!(r#"{{"op":"end","position":{count}}}"#),
+        ];
+        check(&read(lines.join("\n").as_bytes()).unwrap()).violations
+    };
+    for (first, second) in [("", ""), ("a", ""), ("a", "b")] {
+        assert_eq!(history(first, second), [], "{first} {second}");
+    }
+    for (first, second) in [("b", ""), ("b", "a")] {
+        let violations = history(first, second);
+        assert_eq!(violations.iter().map(|broken| broken.rule).collect::<Vec<_>>(), [Rule::Prefix], "{violations:?}");
+    }
 }
 
 #[test]

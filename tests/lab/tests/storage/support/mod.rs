@@ -214,6 +214,7 @@ impl Leader {
                 idempotency_key: None,
                 expected_sequence: None,
                 received_lamport: None,
+                follows: false,
                 entry: NewEntry {
                     context_id: context.clone(),
                     key: key.clone(),

@@ -340,6 +340,7 @@ impl Caller {
             idempotency_key,
             expected_sequence: dice.one_in(10).then(|| Sequence(dice.below(6))),
             received_lamport: dice.one_in(10).then(|| Lamport(dice.below(1000))),
+            follows: false,
             entry: NewEntry {
                 context_id: format!("context {}", dice.below(4)),
                 key: if dice.one_in(2) { "even" } else { "odd" }.to_owned(),
