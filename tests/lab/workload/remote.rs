@@ -9,7 +9,7 @@ use converge_ledger::cli::Failure;
 use converge_ledger::cli::client::{Client, NodeClient, number};
 use converge_ledger::{AppendOptions, Consistency, ManyEntry, NewEntry, Position, ReadOptions, Sequence};
 use converge_ledger_core::chance::Dice;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 use tonic::{Code, Request, Status};
 
@@ -18,6 +18,8 @@ use crate::history::{Done, Operation, Outcome, Refused, Seen, Time};
 
 /// Once in so many calls it goes to another node, though all is well.
 const TURNS_ONE_IN: u64 = 8;
+/// A watch that breaks goes on at the next node, behind what it has seen, after this.
+const RESUME: Duration = Duration::from_millis(50);
 
 /// Some nodes: it stays with one of them until a call fails, and goes to any then.
 pub struct Remote {
@@ -143,18 +145,35 @@ impl Api for Remote {
         until: Instant,
         entries: &mut Vec<Seen>,
     ) -> Result<(), Missed> {
+        let mut at = at.clone();
+        loop {
+            let from = entries.last().map_or(from, |seen| seen.sequence);
+            let Ok(status) = timeout_at(until, self.watched(&at, context, from, entries)).await else { return Ok(()) };
+            let missed = self.missed(&at, &status);
+            if missed.finding.is_some() || timeout_at(until, sleep(RESUME)).await.is_err() {
+                return Err(missed);
+            }
+            self.at = (self.at + 1) % self.nodes.len() as u64;
+            at = self.nodes[self.at as usize].clone();
+        }
+    }
+}
+
+impl Remote {
+    /// Takes what one node sends, until that ends; says why it did.
+    async fn watched(&self, at: &NodeClient, context: &str, from: Sequence, entries: &mut Vec<Seen>) -> Status {
         let (context_id, from_sequence) = (context.to_owned(), from.get());
         let message = WatchRequest { context_id, key: String::new(), from_sequence };
-        let broken = async {
-            let mut stream = at.context.clone().watch(Request::new(message)).await?.into_inner();
-            while let Some(event) = stream.message().await? {
-                entries.extend(event.entry.iter().map(|entry| self.record.seen(context, entry)));
-            }
-            Err::<(), Status>(Status::unavailable("the stream ended"))
+        let mut stream = match at.context.clone().watch(Request::new(message)).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return status,
         };
-        match timeout_at(until, broken).await {
-            Ok(Err(status)) => Err(self.missed(at, &status)),
-            _ => Ok(()),
+        loop {
+            match stream.message().await {
+                Ok(Some(event)) => entries.extend(event.entry.iter().map(|entry| self.record.seen(context, entry))),
+                Ok(None) => return Status::unavailable("the stream ended"),
+                Err(status) => return status,
+            }
         }
     }
 }
