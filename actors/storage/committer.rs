@@ -186,7 +186,7 @@ impl OpenDatabase {
             let read = |txn: &redb::ReadTransaction| db_log(txn, indexes.start, indexes.end, bytes);
             let entries = shared.db.read(read)?;
             shared.apply_all(incarnation, &entries)?;
-            if shared.memory.overlay().bytes() >= shared.settings.commit_bytes {
+            if shared.memory.overlay().bytes() >= shared.commit_bytes() {
                 self.commit(shared, incarnation)?;
             }
         }
@@ -212,7 +212,7 @@ impl OpenDatabase {
         let active = if sound { shared.memory.overlay().active.bytes } else { 0 };
         let pending = waiting || (sound && shared.applied() > self.applied);
         let due = self.due(pending, shared.settings.commit_interval);
-        let enough = bytes + active >= shared.settings.commit_bytes;
+        let enough = bytes + active >= shared.commit_bytes();
         let room = if pending { shared.look() } else { Room::default() };
         let room = if matches!(room, Room::Out { .. }) { None } else { Some(room) };
         if pending && room.is_some() && (enough || wanted || ended || due == Some(Duration::ZERO)) {

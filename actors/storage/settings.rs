@@ -21,9 +21,11 @@ pub struct Settings {
     pub journal_file_bytes: u64,
     /// Bound of a journal record, so also of a log entry; 8 MiB by default.
     pub journal_record_bytes_max: usize,
-    /// Longest time that a durable log entry waits for the database; 50 ms by default.
+    /// Longest time that a durable log entry waits for the database; 60 s by default.
     pub commit_interval: Duration,
-    /// As much as waits for the database before it is committed at once; 1 MiB by default.
+    /// As much as waits for the database before it is committed at once; 2 MiB by default. As much again for each GiB of
+    /// the database's file, up to half of `overlay_bytes_max`: each commit writes which pages of the whole file are free.
+    /// Memory holds what waits, and a start replays it.
     pub commit_bytes: usize,
     /// Bound of what is held in memory for the database; past it, writers wait. 64 MiB by default.
     pub overlay_bytes_max: usize,
@@ -61,8 +63,8 @@ impl Settings {
             dir: dir.into(),
             journal_file_bytes: 64 << 20,
             journal_record_bytes_max: 8 << 20,
-            commit_interval: Duration::from_millis(50),
-            commit_bytes: 1 << 20,
+            commit_interval: Duration::from_secs(60),
+            commit_bytes: 2 << 20,
             overlay_bytes_max: 64 << 20,
             redb_cache_bytes: 128 << 20,
             scan_bytes_max: 4 << 20,

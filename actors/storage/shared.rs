@@ -107,6 +107,14 @@ impl Shared {
         self.fence.is_over_with_room() && free().is_some_and(|free| free >= leaves_from(&self.settings))
     }
 
+    /// As much waits for the database before it is committed.
+    pub(crate) fn commit_bytes(&self) -> usize {
+        let Settings { commit_bytes, overlay_bytes_max, .. } = &self.settings;
+        let gib = usize::try_from(self.redb_bytes.load(Ordering::Relaxed) >> 30).unwrap_or(usize::MAX);
+        let scaled = commit_bytes.saturating_mul(gib.saturating_add(1)).min(overlay_bytes_max / 2);
+        scaled.max(*commit_bytes)
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         if let Some(cause) = self.fence.cause() {
             Phase::Fenced { cause }
@@ -166,5 +174,25 @@ impl Shared {
     /// The last log entry applied.
     pub(crate) fn applied(&self) -> LogIndex {
         self.memory.overlay().applied.index
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_grow_with_the_database_up_to_half_of_what_memory_may_hold() {
+        let commit_bytes = |commit_bytes, overlay_bytes_max, redb_bytes| {
+            let settings = Settings { commit_bytes, overlay_bytes_max, ..Settings::new("/nowhere") };
+            let shared = Shared::new(settings, Arc::new(|_| {}));
+            shared.redb_bytes.store(redb_bytes, Ordering::Relaxed);
+            shared.commit_bytes()
+        };
+        let defaults = |gib: u64| commit_bytes(2 << 20, 64 << 20, gib << 30);
+        assert_eq!([0, 1, 8, 100, 1 << 20].map(defaults), [2, 4, 18, 32, 32].map(|mib| mib << 20));
+        assert_eq!(commit_bytes(2 << 20, 64 << 20, (1 << 30) - 1), 2 << 20);
+        assert_eq!(commit_bytes(1 << 30, 64 << 20, 0), 1 << 30, "what was asked for holds");
+        assert_eq!(commit_bytes(usize::MAX, usize::MAX, u64::MAX), usize::MAX);
     }
 }

@@ -146,7 +146,7 @@ impl Writer {
         let lsn = self.tip.last;
         self.shared.durable_lsn.store(lsn.get(), Ordering::Release);
         self.incarnation.backlog.fetch_add(weight, Ordering::Relaxed);
-        let enough = self.shared.settings.commit_bytes;
+        let enough = self.shared.commit_bytes();
         let mut durable = self.incarnation.durable();
         let (first, before) = (durable.records.is_empty(), durable.bytes);
         durable.bytes += weight;
