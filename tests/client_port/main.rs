@@ -32,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SERVED: Duration = Duration::from_secs(20);
 const OUTCOME: &str = "x-ledger-outcome";
 const APPEND: &str = "/converge.context.v1.ContextService/Append";
+const STREAM: &str = "/converge.ledger.v1.LedgerService/AppendStream";
 const GET: &str = "/converge.context.v1.ContextService/Get";
 const WATCH: &str = "/converge.context.v1.ContextService/Watch";
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -434,6 +435,9 @@ async fn no_sort_of_socket_keeps_others_out() {
         match sort {
             "a watch that is not read" => until(sort, SERVED, || async { watched(&node.channel()).await.ok() }).await,
             "a watch that waits" => watches_are_bounded(&node).await,
+            _ if sort.contains("stream of appends") => {
+                until(sort, SERVED, || async { sorts::stream_once(&node.channel()).await.ok() }).await;
+            }
             _ => {}
         }
         ended.store(true, Ordering::Relaxed);

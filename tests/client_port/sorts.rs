@@ -1,7 +1,13 @@
 //! Sockets of every sort that keeps a place and gives nothing for it.
 
+use converge_ledger::api::grpc::pb::ledger::AppendStreamRequest;
+use converge_ledger::api::grpc::pb::ledger::ledger_service_client::LedgerServiceClient;
+use prost::Message as _;
+use tonic::Status;
+use tonic::transport::Channel;
+
 use super::raw;
-use super::{APPEND, GET, HEALTH_WATCH, REFLECTION, WATCH, get, watch};
+use super::{APPEND, GET, HEALTH_WATCH, REFLECTION, STREAM, WATCH, get, watch};
 
 /// What a socket says before it falls silent.
 pub(super) fn silent() -> Vec<(&'static str, Vec<u8>)> {
@@ -21,9 +27,32 @@ pub(super) fn silent() -> Vec<(&'static str, Vec<u8>)> {
         // Of these, nothing but the want of others ends any.
         ("a watch of health", [raw::hello(65_535), raw::call(1, HEALTH_WATCH, &())].concat()),
         ("reflection that is asked nothing", [raw::hello(65_535), raw::headers(1, REFLECTION)].concat()),
+        ("a stream of appends that is silent", [raw::hello(65_535), raw::headers(1, STREAM)].concat()),
+        ("a stream of appends that is not read", [raw::hello(0), raw::headers(1, STREAM), streamed(50)].concat()),
         ("TLS client hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
         ("HTTP/1", b"GET / HTTP/1.1\r\nHost: ledger\r\n\r\n".to_vec()),
     ]
+}
+
+/// Entries of a stream.
+fn streamed(count: usize) -> Vec<u8> {
+    let message = AppendStreamRequest { context_id: "streamed".into(), ..Default::default() }.encode_to_vec();
+    let mut body = vec![0, 0, 0, 0, u8::try_from(message.len()).unwrap()];
+    body.extend(message);
+    raw::data(1, &body.repeat(count))
+}
+
+/// One entry over a stream of its own.
+pub(super) async fn stream_once(channel: &Channel) -> Result<(), Status> {
+    let one = AppendStreamRequest { context_id: "c".into(), ..Default::default() };
+    let mut client = LedgerServiceClient::new(channel.clone());
+    let mut answers = client.append_stream(tokio_stream::iter([one])).await?.into_inner();
+    while let Some(answer) = answers.message().await? {
+        if answer.acknowledged == 1 {
+            return Ok(());
+        }
+    }
+    Err(Status::internal("it was not acknowledged"))
 }
 
 /// A name, what a socket says, and what it then says again and again.
@@ -47,5 +76,9 @@ pub(super) fn slow() -> Vec<Sort> {
 pub(super) fn sorts() -> Vec<Sort> {
     let pings = ("pings", raw::hello(65_535), vec![raw::ping()]);
     let silent = silent().into_iter().map(|(sort, said)| (sort, said, Vec::new()));
-    silent.chain(slow()).chain([pings]).collect()
+    let slow_stream = [raw::hello(65_535), raw::headers(1, STREAM), raw::data(1, &[0, 0, 0, 3, 232])].concat();
+    let slow_stream = ("a slow stream of appends", slow_stream, vec![raw::data(1, &[7])]);
+    let unread = [raw::hello(0), raw::headers(1, STREAM)].concat();
+    let sending = ("a stream of appends that sends and never reads", unread, vec![streamed(1)]);
+    silent.chain(slow()).chain([pings, slow_stream, sending]).collect()
 }

@@ -70,9 +70,18 @@ impl<B> RequestBody<B> {
         RequestBody { admit, ..self }
     }
 
-    /// Its client asks when it likes.
     fn is_conversation(&self) -> bool {
-        self.call.kind == CallKind::Other
+        self.call.kind.is_conversation()
+    }
+
+    /// So much of what was received is needed no more.
+    pub(super) fn gave(&mut self, bytes: usize) {
+        self.received = self.received.saturating_sub(bytes);
+        match (self.received, &mut self.held) {
+            (0, held) => *held = None,
+            (left, Some((held, _))) => held.shrink(left),
+            (_, None) => {}
+        }
     }
 
     /// For all that was received: a client may send it byte by byte.
@@ -130,8 +139,10 @@ impl<B> RequestBody<B> {
 
     /// Nothing came: only so long.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
-        self.call.set_at_work(false);
-        if let Some(status) = self.call.farewell() {
+        self.call.seems_at_work(false);
+        if self.call.kind != CallKind::AppendStream
+            && let Some(status) = self.call.farewell()
+        {
             return Poll::Ready(status);
         }
         // It has no connection to itself for that.
@@ -172,7 +183,7 @@ where
                 Poll::Pending => return this.wait(cx).map(|status| Some(Err(status.into()))),
                 Poll::Ready(frame) => frame,
             };
-            this.call.set_at_work(true);
+            this.call.seems_at_work(true);
             this.patience = None;
             let ends = match frame {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),

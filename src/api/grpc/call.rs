@@ -28,6 +28,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CallKind {
     Append,
+    /// Appends, one after another.
+    AppendStream,
     /// A whole context in, or out.
     Load,
     Snapshot,
@@ -54,6 +56,7 @@ impl CallKind {
             (super::CONTEXT_SERVICE, "Snapshot") => CallKind::Snapshot,
             (super::CONTEXT_SERVICE, "Watch") => CallKind::Watch,
             (super::CONTEXT_SERVICE, _) => CallKind::Read,
+            (super::LEDGER_SERVICE, "AppendStream") => CallKind::AppendStream,
             ("converge.admin.v1.AdminService", _) => CallKind::Admin,
             ("grpc.health.v1.Health", "Watch") => CallKind::HealthWatch,
             ("grpc.health.v1.Health", _) => CallKind::Health,
@@ -63,7 +66,15 @@ impl CallKind {
 
     /// It belongs to the client contract; the others are the operator's.
     pub(super) fn is_contract(self) -> bool {
-        matches!(self, CallKind::Append | CallKind::Load | CallKind::Snapshot | CallKind::Read | CallKind::Watch)
+        matches!(
+            self,
+            CallKind::Append
+                | CallKind::AppendStream
+                | CallKind::Load
+                | CallKind::Snapshot
+                | CallKind::Read
+                | CallKind::Watch
+        )
     }
 
     /// But for moments it waits for its client or for a change: no reason to keep its connection when others want its
@@ -74,7 +85,17 @@ impl CallKind {
 
     /// It lasts until its client ends it.
     fn is_endless(self) -> bool {
-        matches!(self, CallKind::Watch | CallKind::HealthWatch)
+        matches!(self, CallKind::Watch | CallKind::HealthWatch | CallKind::AppendStream)
+    }
+
+    /// Its client asks when it likes, and is answered message by message.
+    pub(super) fn is_conversation(self) -> bool {
+        matches!(self, CallKind::Other | CallKind::AppendStream)
+    }
+
+    /// What its client does says nothing of whether the node has something to do for it: it says so itself.
+    fn is_at_work_by_itself(self) -> bool {
+        self == CallKind::AppendStream
     }
 }
 
@@ -97,6 +118,8 @@ pub(super) struct Call {
     readable_ms: AtomicU64,
     /// It has to make room for others.
     crowded_out: AtomicBool,
+    /// Told when it is crowded out.
+    goes: Notify,
     drain: CancellationToken,
 }
 
@@ -140,6 +163,7 @@ impl Call {
             moved_ms: AtomicU64::new(now_ms()),
             readable_ms: AtomicU64::new(NEVER),
             crowded_out: AtomicBool::new(false),
+            goes: Notify::new(),
             drain: drain.clone(),
         };
         call.set_at_work(true);
@@ -167,6 +191,13 @@ impl Call {
             }
             (true, false) => _ = self.connection.at_work.fetch_sub(1, Ordering::Relaxed),
             _ => {}
+        }
+    }
+
+    /// The same, as its client's doing shows it.
+    pub(super) fn seems_at_work(&self, at_work: bool) {
+        if !self.kind.is_at_work_by_itself() {
+            self.set_at_work(at_work);
         }
     }
 
@@ -210,7 +241,18 @@ impl Call {
     /// Ends it, for others want its place; unless its client goes on just then.
     pub(super) fn crowd_out(&self) {
         self.crowded_out.store(true, Ordering::Relaxed);
+        self.goes.notify_one();
         self.changed.notify_one();
+    }
+
+    /// Returns with its end, when it has to make room for others and can still be told so.
+    pub(super) async fn goes(&self) -> Status {
+        loop {
+            self.goes.notified().await;
+            if let Some(status) = self.farewell() {
+                return status;
+            }
+        }
     }
 
     /// The end of one that has to make room for others and can still be told so: nothing is in the way.
@@ -253,7 +295,7 @@ impl Call {
             self.moved();
             let _ = self.readable_ms.compare_exchange(NEVER, now_ms(), Ordering::Relaxed, Ordering::Relaxed);
         }
-        self.set_at_work(false);
+        self.seems_at_work(false);
         drop(unread);
         self.changed.notify_one();
     }
@@ -263,7 +305,7 @@ impl Call {
         let mut unread = self.unread();
         let count = unread.0.saturating_sub(1);
         *unread = (count, (count > 0).then(Instant::now));
-        self.set_at_work(count == 0);
+        self.seems_at_work(count == 0);
         drop(unread);
         self.moved();
     }
@@ -288,7 +330,9 @@ impl Call {
                 self.waits_since().map(|since| since.max(drains) + DRAIN_WAITS)
             }
             // An unread watch holds a piece, which its place is charged for.
-            (Some(since), None) if !self.kind.is_endless() => Some(since + STALLED),
+            (Some(since), None) if !self.kind.is_endless() || self.kind == CallKind::AppendStream => {
+                Some(since + STALLED)
+            }
             _ => None,
         };
         // An append's answer is sent when it is there; until then the append is bounded by itself.
@@ -304,11 +348,17 @@ impl Call {
     /// Returns when the call has to be over, whoever it waits for.
     pub(super) async fn over(&self) {
         let mut drains = None;
+        // One that has a task of its own ends itself, with a word for its client, if that reads.
+        let mut told = !self.kind.is_at_work_by_itself();
         loop {
             let changed = self.changed.notified();
             if self.crowded_out.load(Ordering::Relaxed) {
                 if !self.at_work.load(Ordering::Relaxed) {
-                    return;
+                    if std::mem::replace(&mut told, true) {
+                        return;
+                    }
+                    tokio::time::sleep(DRAIN_WAITS).await;
+                    continue;
                 }
                 // The rest of the request came, or the answer was read.
                 self.crowded_out.store(false, Ordering::Relaxed);

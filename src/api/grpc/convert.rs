@@ -5,9 +5,9 @@ use std::time::Duration;
 use converge_ledger_core::{Entry, NewEntry, Sequence};
 use tonic::{Code, Status};
 
-use super::pb::{admin, context};
+use super::pb::{admin, context, ledger};
 use super::status::refused;
-use crate::{PeerStatus, WatchOptions};
+use crate::{ManyEntry, PeerStatus, WatchOptions};
 
 /// The longest context id.
 const CONTEXT_ID_BYTES: usize = 1024;
@@ -35,6 +35,16 @@ pub(super) fn key_filter(key: String) -> Result<Option<String>, Status> {
 
 pub(super) fn new_entry(request: context::AppendRequest) -> NewEntry {
     NewEntry { context_id: request.context_id, key: request.key, payload: request.payload, metadata: request.metadata }
+}
+
+pub(super) fn streamed_entry(request: ledger::AppendStreamRequest) -> ManyEntry {
+    let ledger::AppendStreamRequest { context_id, key, payload, metadata, idempotency_key, expected_sequence } =
+        request;
+    ManyEntry {
+        entry: NewEntry { context_id, key, payload, metadata },
+        idempotency_key: (!idempotency_key.is_empty()).then_some(idempotency_key),
+        expected_sequence: expected_sequence.map(Sequence),
+    }
 }
 
 pub(super) fn entry(entry: Entry) -> context::Entry {

@@ -6,6 +6,7 @@ use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use super::pb::context::{GetResponse, SnapshotResponse};
+use super::pb::ledger::AppendStreamResponse;
 use super::{convert, pb};
 
 /// `WatchEvent.entry`, and `GetResponse.entries`.
@@ -40,6 +41,15 @@ pub(super) fn event(entry: Entry) -> Bytes {
     let mut out = BytesMut::with_capacity(HEAD_BYTES + message);
     out.put_slice(&head(message));
     put_entry(&mut out, &entry);
+    out.freeze()
+}
+
+/// An answer of a stream of appends, with its head.
+pub(super) fn message(answer: &AppendStreamResponse) -> Bytes {
+    let message = answer.encoded_len();
+    let mut out = BytesMut::with_capacity(HEAD_BYTES + message);
+    out.put_slice(&head(message));
+    answer.encode_raw(&mut out);
     out.freeze()
 }
 

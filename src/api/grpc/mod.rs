@@ -1,4 +1,4 @@
-//! The gRPC API: `converge.context.v1`, `converge.admin.v1`, health, reflection.
+//! The gRPC API: `converge.context.v1`, `converge.ledger.v1`, `converge.admin.v1`, health, reflection.
 //!
 //! Owns the client port's accept loop and its connections, as two actors that
 //! [`children`] describes, and the translation between wire messages and
@@ -18,6 +18,7 @@
 //! are the ledger's.
 
 mod admin;
+mod append_stream;
 mod body;
 mod budget;
 mod call;
@@ -58,16 +59,23 @@ pub mod pb {
     pub mod context {
         tonic::include_proto!("converge.context.v1");
     }
+    /// Many appends over one call.
+    pub mod ledger {
+        tonic::include_proto!("converge.ledger.v1");
+    }
     /// What an operator asks a node.
     pub mod admin {
         tonic::include_proto!("converge.admin.v1");
     }
-    /// Both files, for reflection.
+    /// All files, for reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/converge_descriptor.bin"));
 }
 
 /// The name that health checks know the context service by.
 pub const CONTEXT_SERVICE: &str = "converge.context.v1.ContextService";
+
+/// The service of appends over one call.
+pub const LEDGER_SERVICE: &str = "converge.ledger.v1.LedgerService";
 
 /// Names of the metadata that goes beside requests and answers.
 pub mod names {
@@ -93,6 +101,10 @@ pub mod names {
     pub const ACTUAL_SEQUENCE: &str = "x-ledger-actual-sequence";
     /// The end of a watch: the last sequence that was sent, to watch again from.
     pub const LAST_SEQUENCE: &str = "x-ledger-last-sequence";
+    /// The end of a stream of appends: so many of its entries are durable, the first ones.
+    pub const ACKNOWLEDGED: &str = "x-ledger-acknowledged";
+    /// The end of a stream of appends, where it is an error: which entry it is about, counted from 1.
+    pub const STREAM_POSITION: &str = "x-ledger-stream-position";
     /// Error: milliseconds after which an overloaded node may be asked again.
     pub const RETRY_AFTER_MS: &str = "x-ledger-retry-after-ms";
 }

@@ -24,6 +24,8 @@ use super::crowd::{Crowd, Entered, Rule};
 /// Snapshots being made or loaded at once. Each may hold a whole blob, which is
 /// why their number is small, and why further ones are shed. Of those, one is unpacked at a time.
 const BULK_AT_ONCE: usize = 4;
+/// Streams of appends at once; one that is silent goes when others want its place.
+const APPEND_STREAMS_AT_ONCE: usize = 256;
 /// Health checks at once, and as many watches of health, which stay open through a drain.
 const HEALTH_AT_ONCE: usize = 1024;
 /// Calls of reflection, and for what is not served, at once.
@@ -37,6 +39,7 @@ const WATCHLESS_PART: usize = 4;
 /// The places for calls.
 pub(super) struct AllPlaces {
     pub(super) appends: Arc<Pool>,
+    pub(super) append_streams: Arc<Pool>,
     pub(super) reads: Arc<Pool>,
     pub(super) watches: Arc<Pool>,
     /// Of connections that have any.
@@ -55,6 +58,7 @@ impl AllPlaces {
         let watchless = settings.connections.div_ceil(WATCHLESS_PART);
         AllPlaces {
             appends: Pool::new(settings.requests),
+            append_streams: Pool::new(APPEND_STREAMS_AT_ONCE),
             reads: Pool::new(settings.requests),
             watches: Pool::new(settings.watches),
             watching: Arc::new(Semaphore::new((settings.connections - watchless).max(1))),
@@ -75,7 +79,7 @@ impl AllPlaces {
 
     /// Calls that have something to lose: an append its answer, a read its time. A watch goes on elsewhere.
     pub(super) fn open_calls(&self) -> usize {
-        self.appends.count() + self.reads.count() + self.arriving.load(Ordering::Relaxed)
+        self.appends.count() + self.append_streams.count() + self.reads.count() + self.arriving.load(Ordering::Relaxed)
     }
 }
 

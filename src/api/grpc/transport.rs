@@ -11,13 +11,16 @@ use http_body::Body;
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Request, Response};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
+use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
 
 use super::admin::Admin;
+use super::append_stream::AppendStream;
 use super::body::{Admit, Charged, Encoded, RequestBody, ResponseBody, Source};
 use super::budget::Budget;
 use super::call::{Call, CallKind};
@@ -25,7 +28,7 @@ use super::connection::{Connection, Watching};
 use super::connections::Tasks;
 use super::context::Context;
 use super::crowd::Rule;
-use super::metadata::{Arrived, Begun};
+use super::metadata::{Arrived, Begun, time_left};
 use super::pb::admin::admin_service_server::AdminServiceServer;
 use super::pb::context::context_service_server::ContextServiceServer;
 use super::places::{AllPlaces, Places, Pool, Seat};
@@ -42,8 +45,10 @@ const MESSAGE_OVERHEAD_BYTES: usize = 256 << 10;
 const NAMES_BYTES_MAX: usize = 4 << 10;
 /// Of the bytes of requests, appends have one part in so many.
 const APPENDS_PART: usize = 4;
-/// And reads and watches one in so many. Loads have the rest.
+/// Reads and watches one in so many.
 const READS_PART: usize = 8;
+/// And streams of appends. Loads have the rest.
+const STREAMS_PART: usize = 8;
 /// Metadata of one call, counted as HTTP/2 does.
 const METADATA_BYTES_MAX: usize = 16 << 10;
 /// What HTTP/2 counts for a header besides its texts.
@@ -57,7 +62,7 @@ type ServiceFuture = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Bo
 /// The largest message of a request, as it comes and unpacked.
 pub(super) fn message_bytes_max(kind: CallKind, settings: &Settings) -> usize {
     match kind {
-        CallKind::Append => settings.payload_bytes + MESSAGE_OVERHEAD_BYTES,
+        CallKind::Append | CallKind::AppendStream => settings.payload_bytes + MESSAGE_OVERHEAD_BYTES,
         CallKind::Load => settings.snapshot_bytes + MESSAGE_OVERHEAD_BYTES,
         CallKind::Snapshot | CallKind::Read | CallKind::Watch => MESSAGE_OVERHEAD_BYTES,
         CallKind::Admin | CallKind::Health | CallKind::HealthWatch => NAMES_BYTES_MAX,
@@ -69,6 +74,7 @@ pub(super) fn message_bytes_max(kind: CallKind, settings: &Settings) -> usize {
 #[derive(Clone)]
 pub(super) struct Received {
     appends: Budget,
+    streams: Budget,
     loads: Budget,
     reads: Budget,
 }
@@ -80,10 +86,11 @@ impl Received {
             // One of them always fits.
             Budget::new(limit, bytes.max(PREFIX_BYTES + message_bytes_max(kind, settings)), Rule::Still, ledger)
         };
-        let (appends, reads) = (all / APPENDS_PART, all / READS_PART);
+        let (appends, reads, streams) = (all / APPENDS_PART, all / READS_PART, all / STREAMS_PART);
         Received {
             appends: budget("grpc.request_bytes (appends)", appends, CallKind::Append),
-            loads: budget("grpc.request_bytes (loads)", all - appends - reads, CallKind::Load),
+            streams: budget("grpc.request_bytes (streams of appends)", streams, CallKind::AppendStream),
+            loads: budget("grpc.request_bytes (loads)", all - appends - reads - streams, CallKind::Load),
             reads: budget("grpc.request_bytes (reads)", reads, CallKind::Read),
         }
     }
@@ -92,6 +99,7 @@ impl Received {
     pub(super) fn of(&self, kind: CallKind) -> Option<&Budget> {
         match kind {
             CallKind::Append => Some(&self.appends),
+            CallKind::AppendStream => Some(&self.streams),
             CallKind::Load => Some(&self.loads),
             CallKind::Read | CallKind::Snapshot | CallKind::Watch => Some(&self.reads),
             CallKind::Admin | CallKind::Health | CallKind::HealthWatch | CallKind::Other => None,
@@ -112,6 +120,7 @@ impl Admission {
         let places = &self.places;
         match kind {
             CallKind::Append | CallKind::Load => (&places.appends, "grpc.requests (appends)", "appends"),
+            CallKind::AppendStream => (&places.append_streams, "streams of appends", "streams of appends"),
             CallKind::Read | CallKind::Snapshot => (&places.reads, "grpc.requests (reads)", "reads"),
             CallKind::Watch => (&places.watches, "grpc.watches", "watches"),
             CallKind::Admin => (&places.admin, "calls of the operator", "calls of the operator"),
@@ -152,7 +161,7 @@ impl Admission {
     /// is answered message by message.
     fn when_whole(&self, call: &Arc<Call>, connection: &Arc<Connection>) -> Result<(Option<Admit>, Seat), Status> {
         let seat = Seat::default();
-        if call.kind == CallKind::Other {
+        if call.kind.is_conversation() {
             seat.put(self.admit(call, connection)?);
             return Ok((None, seat));
         }
@@ -242,7 +251,7 @@ impl Stack {
             CallKind::Append => Service::call(&mut self.appends, request),
             CallKind::Load => Service::call(&mut self.loads, request),
             CallKind::Read | CallKind::Snapshot | CallKind::Watch => Service::call(&mut self.reads, request),
-            CallKind::Admin | CallKind::Health | CallKind::HealthWatch | CallKind::Other => {
+            CallKind::AppendStream | CallKind::Admin | CallKind::Health | CallKind::HealthWatch | CallKind::Other => {
                 let answer = Service::call(&mut self.rest, request);
                 Box::pin(answer)
             }
@@ -267,14 +276,15 @@ impl Stack {
                 if connection.operator && kind.is_contract() {
                     connection.leave.cancel();
                 }
-                let (parts, body) = status.into_http::<tonic::body::Body>().into_parts();
-                let body = ResponseBody::new(Source::Tonic(body), call, None, None);
-                return Box::pin(std::future::ready(Ok(Response::from_parts(parts, body))));
+                return not_begun(&status, call);
             }
         };
         let (budget, bytes_max) = (self.received.of(kind).cloned(), message_bytes_max(kind, &self.settings));
         let mut request =
             request.map(|body| RequestBody::new(body, budget, bytes_max, call.clone()).admitted_by(admit));
+        if kind == CallKind::AppendStream {
+            return self.append_stream(request, call, &seat);
+        }
         let begun = Begun::default();
         request.extensions_mut().insert(Arrived(call.arrived.into_std()));
         request.extensions_mut().insert(begun.clone());
@@ -297,6 +307,40 @@ impl Stack {
             Ok(Response::from_parts(parts, body))
         })
     }
+}
+
+impl Stack {
+    /// Serves a stream of appends: no decoder and no encoder of others is between it and its bytes.
+    fn append_stream<B>(&self, request: Request<RequestBody<B>>, call: Arc<Call>, seat: &Seat) -> AnswerFuture
+    where
+        B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B::Error: Into<tonic::codegen::StdError>,
+    {
+        let (parts, body) = request.into_parts();
+        let metadata = MetadataMap::from_headers(parts.headers);
+        let arrived = Some(Arrived(call.arrived.into_std()));
+        // It has no end of its own; only one that the client gave counts.
+        let left = metadata.contains_key("grpc-timeout").then(|| time_left(&metadata, arrived, &self.settings));
+        let deadline = match left.transpose() {
+            Ok(left) => left.map(|left| Instant::now() + left),
+            Err(status) => return not_begun(&status, call),
+        };
+        let (ledger, drain) = (self.admission.ledger.clone(), self.drain.clone());
+        let stream = AppendStream::new(ledger, body, call.clone(), drain, deadline, self.settings.deadline_default);
+        let (sender, receiver) = mpsc::channel(1);
+        self.tasks.spawn(stream.run(sender));
+        let body = ResponseBody::new(Source::Watch(receiver), call, seat.take(), None);
+        let mut response = Response::new(body);
+        response.headers_mut().insert(hyper::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        Box::pin(std::future::ready(Ok(response)))
+    }
+}
+
+/// The answer to a call that is refused before anybody looks at its request.
+fn not_begun(status: &Status, call: Arc<Call>) -> AnswerFuture {
+    let (parts, body) = status.clone().into_http::<tonic::body::Body>().into_parts();
+    let body = ResponseBody::new(Source::Tonic(body), call, None, None);
+    Box::pin(std::future::ready(Ok(Response::from_parts(parts, body))))
 }
 
 /// As many headers as HTTP/2 lets in would be refused by it without a word of what became of the call.
