@@ -74,6 +74,19 @@ fn versioned<'a>(what: &'static str, body: &'a [u8]) -> Result<&'a [u8], CodecEr
     }
 }
 
+/// Whether these bytes were written under this key, in whatever version.
+#[must_use]
+pub fn is_sound(key: &[u8], data: &[u8]) -> bool {
+    verified("a record", Checksum::new().with(key), data).is_ok()
+}
+
+/// The version of a sound record that a newer program wrote under this key; none of any other.
+#[must_use]
+pub fn newer_version(key: &[u8], data: &[u8]) -> Option<u8> {
+    let body = verified("a record", Checksum::new().with(key), data).ok()?;
+    body.first().copied().filter(|&version| version > RECORD_VERSION)
+}
+
 /// Appends the postcard form of a value.
 pub(crate) fn put<T: Serialize + ?Sized>(out: Vec<u8>, value: &T) -> Vec<u8> {
     postcard::to_extend(value, out).expect("a value of ours has a postcard form")

@@ -97,6 +97,7 @@ bugs! {
     AppliedAhead "applied-ahead" "the database says that it has applied an entry more than it has" [Crash, Simulation]
     TailLost "tail-lost" "recovery stops one record early" [Crash, Simulation]
     ReadEndsJournal "read-ends-journal" "a read of the journal that fails is taken for its end" [Crash, Simulation]
+    NewerIsEnd "newer-is-end" "a sound record of a newer program is taken for the journal's end" [Crash]
     GapTaken "gap-taken" "damage within the journal is taken for its end" [Flips]
     LastUnsure "last-unsure" "the last record is not made durable at a start" [Crash]
     NamesUnsure "names-unsure" "the names of files are not made durable at a start" [Crash]

@@ -17,6 +17,20 @@ pub enum Error {
         /// What is wrong, and the next step.
         reason: String,
     },
+    /// A newer program wrote what is in the data directory: to this one it would look as if it were not there. Nothing in
+    /// it was changed, and start-up ends with this.
+    #[error(
+        "NEWER_FORMAT: {what} has format {found}, this program reads up to {known}: start the newer program again; \
+         nothing was changed"
+    )]
+    NewerFormat {
+        /// What was read, and where.
+        what: String,
+        /// Its version.
+        found: u32,
+        /// The newest that is known here.
+        known: u32,
+    },
     /// Storage is starting, restarting or stopping. Nothing was done; try again.
     #[error("storage is not serving yet: try again shortly")]
     Unavailable,

@@ -48,6 +48,11 @@ pub(crate) fn io_failure<'a>(what: &'a str) -> impl Fn(io::Error) -> Failure + '
     }
 }
 
+/// A newer program wrote it.
+pub(crate) fn newer(what: impl Into<String>, found: impl Into<u32>, known: impl Into<u32>) -> Failure {
+    Failure::Refused(Error::NewerFormat { what: what.into(), found: found.into(), known: known.into() })
+}
+
 /// The data directory cannot be used as it is.
 pub(crate) fn refused(settings: &Settings, reason: impl Into<String>) -> Error {
     Error::Refused { dir: settings.dir.clone(), reason: reason.into() }

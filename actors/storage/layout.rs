@@ -11,17 +11,18 @@
 //! cut short holds nothing that anybody was told about, and is made anew. A finished one is never
 //! initialised again, whatever is missing.
 
+use std::cmp::Ordering;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use converge_ledger_core::codec::{decode_keyed, encode_keyed};
+use converge_ledger_core::codec::{decode_keyed, encode_keyed, is_sound};
 use converge_ledger_core::{Lsn, StoreId};
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, Lock};
 use super::error::Cause;
-use super::failure::{Failure, refused};
+use super::failure::{Failure, newer, refused};
 use super::journal::ring;
 use super::passing::passes;
 use super::settings::Settings;
@@ -234,21 +235,20 @@ fn read_marker(settings: &Settings) -> Result<Marker, Failure> {
     let rest = bytes.strip_prefix(MARKER_MAGIC).ok_or_else(damaged)?;
     let (format, content) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
     let format = u32::from_le_bytes(*format);
-    if let Ok(marker) = decode_keyed(&bytes[..MARKER_MAGIC.len() + 4], content)
-        && format == FORMAT
-    {
-        return Ok(marker);
+    let covered = &bytes[..MARKER_MAGIC.len() + 4];
+    // The checksum is where it is in every format.
+    if !is_sound(covered, content) {
+        return Err(damaged().into());
     }
-    if format < FORMAT {
-        let reason = format!("it has format {format}, this program knows only {FORMAT}: use the older program");
-        return Err(refused(settings, reason).into());
+    match format.cmp(&FORMAT) {
+        Ordering::Equal => decode_keyed(covered, content).map_err(|_| damaged().into()),
+        Ordering::Greater => Err(newer(format!("data directory {:?}", settings.dir), format, FORMAT)),
+        Ordering::Less => {
+            let reason = format!(
+                "OLDER_FORMAT: it has format {format}, this program reads {FORMAT}: open it with the program that wrote \
+                 it, copy its contexts with 'snapshot', and load them into a new directory; nothing was changed"
+            );
+            Err(refused(settings, reason).into())
+        }
     }
-    if format > FORMAT {
-        return Err(refused(
-            settings,
-            format!("it has format {format}, this program knows up to {FORMAT}: use the newer program"),
-        )
-        .into());
-    }
-    Err(damaged().into())
 }

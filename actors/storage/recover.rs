@@ -20,8 +20,8 @@ use super::database::stored;
 use super::database::trouble::db_failure;
 use super::disk::{File, Lock};
 use super::error::Cause;
-use super::failure::{Failure, data_loss, io_failure, refused};
-use super::journal::record::{Builder, FIRST_RECORD, Op, padded};
+use super::failure::{Failure, data_loss, io_failure, newer, refused};
+use super::journal::record::{Builder, FIRST_RECORD, Op, VERSION, padded};
 use super::journal::ring::{self, JournalFile, Maker, Spares};
 use super::journal::scan::{self, Journal};
 use super::journal::tip::Tip;
@@ -214,6 +214,7 @@ fn open_files(settings: &Settings, directory: &Directory) -> Result<Vec<JournalF
                 return Err(Failure::Refused(refused(settings, reason)));
             }
             ring::Opened::Damaged(what) => return Err(data_loss(what)),
+            ring::Opened::Newer { what, version } => return Err(newer(what, version, VERSION)),
         }
     }
     Ok(files)

@@ -3,6 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use converge_ledger_core::codec::{RECORD_VERSION, newer_version};
 use converge_ledger_core::{LogIndex, State};
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use serde::de::DeserializeOwned;
@@ -13,7 +14,7 @@ use super::tables::{
     META_STATE, POSITIONS, Progress, RowCounts, StateRow, ends, meta_from, parse_row0,
 };
 use super::trouble::db_failure;
-use crate::storage::failure::{Failure, data_loss, refused};
+use crate::storage::failure::{Failure, data_loss, newer, refused};
 use crate::storage::layout::{DATABASE, Directory};
 use crate::storage::settings::Settings;
 use crate::storage::types::Genesis;
@@ -39,6 +40,9 @@ pub(crate) fn load(db: &Database, directory: &Directory, settings: &Settings) ->
             identity.store_id, directory.store_id
         );
         return Err(Failure::Refused(refused(settings, reason)));
+    }
+    if let Some(format) = state.as_ref().map(|row| row.format).filter(|&format| format > INDEX_FORMAT) {
+        return Err(newer(format!("the index of {DATABASE}"), format, INDEX_FORMAT));
     }
     if state.as_ref().is_none_or(|row| row.format != INDEX_FORMAT) {
         tracing::warn!(dir = %settings.dir.display(), "making the index anew from the log");
@@ -77,12 +81,16 @@ fn load_rows(txn: &ReadTransaction) -> Result<MetaRows, Failure> {
     Ok((identity, progress, meta(txn, META_STATE)?, meta(txn, META_GENESIS)?))
 }
 
-/// A row whose name was damaged would look absent, and a node without a genesis makes another.
+/// A row whose name was damaged would look absent, and a node without a genesis makes another. One of a newer program may
+/// have any name.
 fn check_names(txn: &ReadTransaction) -> Result<(), Failure> {
     let reading = || db_failure("reading the database");
     for row in meta_table(txn)?.iter().map_err(reading())? {
-        let (name, _) = row.map_err(reading())?;
+        let (name, value) = row.map_err(reading())?;
         let name = name.value();
+        if let Some(version) = newer_version(name.as_bytes(), value.value()) {
+            return Err(newer(format!("meta row {name:?} of {DATABASE}"), version, RECORD_VERSION));
+        }
         if ![META_PROGRESS, META_IDENTITY, META_GENESIS, META_STATE, META_COUNTS].contains(&name) {
             return Err(data_loss(format!("{DATABASE} has an unknown meta row {name:?}")));
         }

@@ -8,6 +8,9 @@
 //!
 //! The checksum covers the header before it and the body. Salt and offset are in it, so that a
 //! record of an earlier life of the file, or of another place, is never taken for one of this.
+//!
+//! Magic, version, place, length and checksum are where they are in every version: what a newer program wrote is told
+//! from what nobody wrote.
 
 use bytes::{Buf, BufMut, Bytes};
 use converge_ledger_core::planted::{self, Bug};
@@ -26,7 +29,8 @@ pub(crate) const ENTRY_OVERHEAD: usize = 32;
 
 const RECORD_MAGIC: [u8; 4] = *b"CLjr";
 const FILE_MAGIC: [u8; 4] = *b"CLjf";
-const VERSION: u16 = 1;
+/// The version of file headers and records.
+pub(crate) const VERSION: u16 = 1;
 pub(crate) const FILE_HEADER: usize = 4 + 2 + 2 + 16 + 8 + 8 + 8 + 4;
 
 /// One step of the journal, in order.
@@ -199,6 +203,8 @@ pub(crate) fn padded(bytes: u64) -> u64 {
 /// What the first bytes of a block say, if they may start a record of this file at this offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordHead {
+    /// Where it is newer than [`VERSION`], nothing is known of the body but its checksum.
+    pub(crate) version: u16,
     pub(crate) lsn: Lsn,
     pub(crate) length: u32,
     crc: u32,
@@ -212,13 +218,14 @@ impl RecordHead {
         let mut rest = bytes;
         let mut magic = [0; 4];
         rest.try_copy_to_slice(&mut magic).ok()?;
-        let known = magic == RECORD_MAGIC && rest.try_get_u16_le().ok()? == VERSION;
+        let version = rest.try_get_u16_le().ok()?;
+        let known = magic == RECORD_MAGIC && version >= VERSION;
         let _reserved = rest.try_get_u16_le().ok()?;
         let here = rest.try_get_u64_le().ok()? == salt && rest.try_get_u64_le().ok()? == offset;
         let lsn = Lsn(rest.try_get_u64_le().ok()?);
         let length = rest.try_get_u32_le().ok()?;
         let crc = rest.try_get_u32_le().ok()?;
-        (known && here).then_some(RecordHead { lsn, length, crc, head_crc })
+        (known && here).then_some(RecordHead { version, lsn, length, crc, head_crc })
     }
 
     /// Whether this is the body that was written.
@@ -255,15 +262,25 @@ impl FileHeader {
         out
     }
 
-    /// None when the copy is damaged, or of a format this program does not know.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<FileHeader> {
+    /// Version and rest of a copy that is sound.
+    fn sound(bytes: &[u8]) -> Option<(u16, &[u8])> {
         let bytes = bytes.get(..FILE_HEADER)?;
         let (content, crc) = bytes.split_at(FILE_HEADER - 4);
         let mut rest = content.strip_prefix(&FILE_MAGIC)?;
-        if crc32c::crc32c(content).to_le_bytes() != crc || rest.get_u16_le() != VERSION {
-            return None;
-        }
+        let version = rest.get_u16_le();
         rest.advance(2);
+        (crc32c::crc32c(content).to_le_bytes() == crc).then_some((version, rest))
+    }
+
+    /// The version of a sound copy that a newer program wrote.
+    pub(crate) fn newer_version(bytes: &[u8]) -> Option<u16> {
+        let (version, _) = FileHeader::sound(bytes)?;
+        (version > VERSION).then_some(version)
+    }
+
+    /// None when the copy is damaged, or of a format this program does not know.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<FileHeader> {
+        let (_, mut rest) = FileHeader::sound(bytes).filter(|(version, _)| *version == VERSION)?;
         let mut store_id = [0; 16];
         rest.copy_to_slice(&mut store_id);
         Some(FileHeader {

@@ -158,6 +158,8 @@ pub(crate) enum Opened {
     Sound(JournalFile),
     /// Neither copy of its header is sound, or it is shorter than any journal file.
     Damaged(String),
+    /// A newer program gave it a life, whatever the other copy of its header says.
+    Newer { what: String, version: u16 },
 }
 
 /// Opens a file by its name, and makes good a copy of the header that a crash or a flip spoilt.
@@ -172,6 +174,9 @@ pub(crate) fn open(disk: &dyn Disk, dir: &Path, slot: u64) -> io::Result<Opened>
     for at in [0, BLOCK] {
         let mut bytes = vec![0; usize::try_from(BLOCK).expect("small")];
         file.read_at(at, &mut bytes)?;
+        if let Some(version) = FileHeader::newer_version(&bytes) {
+            return Ok(Opened::Newer { what: name, version });
+        }
         copies.push(FileHeader::decode(&bytes));
     }
     let Some(header) = copies.iter().flatten().copied().max_by_key(|h| h.generation) else {

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use converge_ledger_core::Lsn;
 use converge_ledger_core::planted::{self, Bug};
 
-use super::record::{BLOCK, FIRST_RECORD, Op, RECORD_HEADER, RecordHead, decode_ops, padded};
+use super::record::{BLOCK, FIRST_RECORD, Op, RECORD_HEADER, RecordHead, VERSION, decode_ops, padded};
 use super::ring::{JournalFile, file_name};
 use crate::storage::error::Cause;
-use crate::storage::failure::Failure;
+use crate::storage::failure::{Failure, newer};
 
 /// Read ahead when looking for records behind a gap.
 const PROBE_BYTES: usize = 1 << 20;
@@ -41,6 +41,11 @@ pub(crate) struct Scanned {
 pub(crate) enum ScanError {
     Io(io::Error),
     DataLoss(String),
+    /// A sound record of a newer program.
+    Newer {
+        what: String,
+        version: u16,
+    },
 }
 
 impl From<io::Error> for ScanError {
@@ -54,6 +59,7 @@ impl From<ScanError> for Failure {
         match error {
             ScanError::Io(error) => Failure::Fence(Cause::of("reading the journal", &error)),
             ScanError::DataLoss(what) => Failure::Fence(Cause::DataLoss { what }),
+            ScanError::Newer { what, version } => newer(what, version, VERSION),
         }
     }
 }
@@ -118,19 +124,20 @@ pub(crate) fn scan_file(file: JournalFile) -> Result<Scanned, ScanError> {
     Ok(Scanned { file, records, end: at })
 }
 
-fn record_at(file: &JournalFile, offset: u64) -> io::Result<Option<RecordPlace>> {
+fn record_at(file: &JournalFile, offset: u64) -> Result<Option<RecordPlace>, ScanError> {
     if offset + BLOCK > file.header.bytes {
         return Ok(None);
     }
     let mut head = [0; RECORD_HEADER];
     match file.file.read_at(offset, &mut head) {
         Err(_) if planted::is(Bug::ReadEndsJournal) => Ok(None),
-        read => read.and_then(|()| checked(file, offset, &head)),
+        Err(error) => Err(error.into()),
+        Ok(()) => checked(file, offset, &head),
     }
 }
 
 /// The record at an offset if its head is one and its body is sound.
-fn checked(file: &JournalFile, offset: u64, head: &[u8]) -> io::Result<Option<RecordPlace>> {
+fn checked(file: &JournalFile, offset: u64, head: &[u8]) -> Result<Option<RecordPlace>, ScanError> {
     let Some(head) = RecordHead::parse(head, file.header.salt, offset) else {
         return Ok(None);
     };
@@ -139,10 +146,16 @@ fn checked(file: &JournalFile, offset: u64, head: &[u8]) -> io::Result<Option<Re
     }
     let mut body = vec![0; head.length as usize];
     file.file.read_at(offset + RECORD_HEADER as u64, &mut body)?;
-    Ok(head.vouches_for(&body).then_some(RecordPlace { lsn: head.lsn, offset, length: head.length }))
+    let RecordHead { version, lsn, length, .. } = head;
+    match head.vouches_for(&body) {
+        false => Ok(None),
+        true if version == VERSION => Ok(Some(RecordPlace { lsn, offset, length })),
+        true if planted::is(Bug::NewerIsEnd) => Ok(None),
+        true => Err(ScanError::Newer { what: format!("record {lsn} of {}", file_name(file.slot)), version }),
+    }
 }
 
-fn record_beyond(file: &JournalFile, gap: u64) -> io::Result<Option<RecordPlace>> {
+fn record_beyond(file: &JournalFile, gap: u64) -> Result<Option<RecordPlace>, ScanError> {
     let mut at = gap;
     let block = usize::try_from(BLOCK).expect("small");
     let mut chunk = vec![0; PROBE_BYTES];

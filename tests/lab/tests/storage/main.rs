@@ -6,5 +6,6 @@ mod crash;
 mod crash_images;
 mod flips;
 mod lacks;
+mod newer;
 mod read_errors;
 mod support;

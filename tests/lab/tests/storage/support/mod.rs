@@ -5,6 +5,7 @@ pub mod full;
 pub mod images;
 pub mod killed;
 pub mod lacks;
+pub mod newer;
 pub mod pile;
 pub mod workload;
 
