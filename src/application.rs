@@ -71,9 +71,15 @@ pub(crate) fn build(
     let actors = Actors::new(config, &environment, identity, voters, peer_socket)?;
     let ledger = actors.ledger(config, validator, &environment, identity);
     let supervision = &config.supervision;
-    let mut children = vec![actors.verdict.child_spec(), actors.child_spec(config, &environment, identity, ids)];
+    // Between these and what is not moved, nothing but channels.
+    let on = |child: ChildSpec| match &environment.ledger_runtime {
+        Some(runtime) => child.on(runtime.clone()),
+        None => child,
+    };
+    let mut children = vec![actors.verdict.child_spec(), on(actors.child_spec(config, &environment, identity, ids))];
     if by_sockets {
-        children.push(one_for_one("distribution", supervision.distribution, actors.distribution.children()));
+        let links = one_for_one("distribution", supervision.distribution, actors.distribution.children());
+        children.push(on(links));
     }
     #[cfg(feature = "grpc")]
     if let Some(socket) = grpc_socket {

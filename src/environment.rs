@@ -9,6 +9,7 @@ use std::time::Duration;
 use converge_actors::distribution::{Carrier, Identity, Sink};
 use converge_actors::storage::{self, Random};
 use converge_actors::{entry, replication, watch};
+use tokio::runtime::Handle;
 
 /// Nanoseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -72,6 +73,8 @@ pub struct Environment {
     pub calls: Calls,
     /// Younger siblings of a failed child of `ledger` get this long, then are killed: clients have deadlines.
     pub sibling_shutdown: Duration,
+    /// Where the ledger's actors and the links run; `None`: where the node does.
+    pub ledger_runtime: Option<Handle>,
     pub random: Random,
     pub clock: Clock,
     /// None: sockets.
@@ -91,6 +94,7 @@ impl Default for Environment {
             watch: watch::Bounds::default(),
             calls: Calls::default(),
             sibling_shutdown: Duration::from_millis(200),
+            ledger_runtime: None,
             random: Arc::new(rand::random::<u64>),
             clock: Arc::new(crate::clock::now_ns),
             network: None,

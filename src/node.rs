@@ -34,7 +34,7 @@ impl StartError {
 
 /// A running node. Stop it with [`Node::stop`]; one that is dropped is asked to stop, and nobody waits for it.
 ///
-/// It runs on the tokio runtime that starts it, and installs no subscriber, signal handler, allocator or runtime.
+/// It runs on the tokio runtime that starts it, but for what [`Builder::ledger_runtime`] moves, and installs no subscriber, signal handler, allocator or runtime.
 pub struct Node {
     running: Option<Running>,
 }
@@ -71,6 +71,18 @@ impl Builder {
     #[must_use]
     pub fn alarm(mut self, alarm: impl Fn() -> Option<String> + Send + Sync + 'static) -> Builder {
         self.environment.alarms.push(Arc::new(alarm));
+        self
+    }
+
+    /// Runs the ledger's actors and the links on a runtime of their own, and only the APIs and calls where the node is
+    /// started: a crowd of calls then takes no turn of theirs. A current-thread runtime on a thread that does nothing
+    /// else is meant, with I/O and time enabled.
+    ///
+    /// It is to outlive the node, and somebody is to drive it. A node whose ledger runtime is dropped ends with an error
+    /// at once, as if killed; nothing that was acknowledged is lost.
+    #[must_use]
+    pub fn ledger_runtime(mut self, runtime: Handle) -> Builder {
+        self.environment.ledger_runtime = Some(runtime);
         self
     }
 

@@ -13,6 +13,7 @@ use std::task::Poll;
 
 use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorCell, ActorRef, ActorStatus, SpawnErr};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant, sleep, sleep_until, timeout, timeout_at};
 
@@ -63,8 +64,10 @@ impl Minder {
         node.hook.begins(spec.restart);
         let number = incarnation.number;
         let (orders, inbox) = mpsc::channel(ORDERS);
-        let job = Job { spec: spec.clone(), child, incarnation, parent };
-        Minder { incarnation: number, orders, task: tokio::spawn(job.run(live, inbox)) }
+        // What it starts inherits its runtime.
+        let runtime = spec.runtime.clone().unwrap_or_else(Handle::current);
+        let job = Job { spec: spec.clone(), child, incarnation, parent, is_up: false, live: Some(live) };
+        Minder { incarnation: number, orders, task: runtime.spawn(job.run(inbox)) }
     }
 
     /// Orders the end of the child. A second order adds nothing to the first.
@@ -86,6 +89,10 @@ struct Job {
     child: Place,
     incarnation: Incarnation,
     parent: ActorRef<Msg>,
+    /// That it is up was reported.
+    is_up: bool,
+    /// Until its end is reported.
+    live: Option<Live>,
 }
 
 /// How a start went.
@@ -109,7 +116,7 @@ enum Left {
 }
 
 impl Job {
-    async fn run(mut self, live: Live, mut orders: mpsc::Receiver<Shutdown>) -> MinderReport {
+    async fn run(mut self, mut orders: mpsc::Receiver<Shutdown>) -> MinderReport {
         let incarnation = self.incarnation.number;
         let (exit, report, left) = match self.launch(&mut orders).await {
             Launch::Up((cell, join)) => {
@@ -117,6 +124,7 @@ impl Job {
                     self.spec.body = Body::Spent; // not kept for a restart that will not be
                 }
                 self.node().running(incarnation);
+                self.is_up = true;
                 self.report(MinderReport::Started(cell.clone()));
                 let (exit, left) = self.watch(cell, join, &mut orders).await;
                 (exit.clone(), MinderReport::Gone(exit), left)
@@ -134,23 +142,28 @@ impl Job {
             Left::Nothing => report,
             Left::Task(join) => {
                 let gone = async move { drop(join.await) };
-                return self.stuck(still_runs(&self.node().path), gone, live);
+                return self.stuck(still_runs(&self.node().path), gone);
             }
             Left::Linked => {
                 let node = Arc::clone(self.node());
                 let reason = linked_run(&node);
-                return self.stuck(reason, async move { node.linked.gone().await }, live);
+                return self.stuck(reason, async move { node.linked.gone().await });
             }
             Left::Latch(latch) => {
                 let held = held_on(&self.node().path, latch.name());
-                return self.stuck(held, async move { latch.released().await }, live);
+                return self.stuck(held, async move { latch.released().await });
             }
             Left::Subtree => MinderReport::Stuck(still_runs(&self.node().live_below().join(", "))),
         };
-        self.node().ended(incarnation, &exit);
-        drop(live); // gone: from here on a successor may start
-        self.report(report.clone());
+        self.over(&exit, report.clone());
         report
+    }
+
+    /// Nothing of it is left: from here on a successor may start.
+    fn over(&mut self, exit: &Exit, report: MinderReport) {
+        self.node().ended(self.incarnation.number, exit);
+        drop(self.live.take());
+        self.report(report);
     }
 
     /// The task is gone; waits for those that it had linked to itself, and for what it gave to threads.
@@ -168,7 +181,8 @@ impl Job {
     }
 
     /// The child will not go: it keeps its place until it does after all.
-    fn stuck(&self, reason: String, gone: impl Future<Output = ()> + Send + 'static, live: Live) -> MinderReport {
+    fn stuck(&mut self, reason: String, gone: impl Future<Output = ()> + Send + 'static) -> MinderReport {
+        let live = self.live.take();
         tokio::spawn(async move {
             gone.await;
             drop(live);
@@ -321,6 +335,22 @@ impl Job {
 
     fn timed_out(&self) -> String {
         format!("it did not start within {:?}", self.spec.start_timeout.unwrap_or_default())
+    }
+}
+
+impl Drop for Job {
+    /// Dropped before its end: with its runtime, which took the child along. A supervisor that runs elsewhere learns of it
+    /// here, or would wait for ever.
+    fn drop(&mut self) {
+        if self.live.is_none() {
+            return;
+        }
+        let reason = "its runtime has ended";
+        let report = match self.is_up {
+            true => MinderReport::Gone(Exit::abnormal(reason)),
+            false => MinderReport::StartFailed(self.failed(reason)),
+        };
+        self.over(&Exit::abnormal(reason), report);
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorCell, SpawnErr};
+use tokio::runtime::Handle;
 use tokio::time::Duration;
 
 use crate::backoff::Backoff;
@@ -89,6 +90,8 @@ pub struct ChildSpec {
     /// The identity and the name of the service that it fills.
     pub(crate) service: Option<(usize, &'static str)>,
     pub(crate) latches: Vec<Latch>,
+    /// Where it runs; `None`: where its supervisor does.
+    pub(crate) runtime: Option<Handle>,
 }
 
 /// A supervisor: its children in start order, and what to do when one fails.
@@ -185,6 +188,7 @@ impl ChildSpec {
             significant: false,
             service: None,
             latches: Vec::new(),
+            runtime: None,
         }
     }
 
@@ -237,6 +241,19 @@ impl ChildSpec {
         self
     }
 
+    /// Sets the runtime that the child runs on, over every restart, and with it all below the child that has no other of
+    /// its own. Without it: where its supervisor runs.
+    ///
+    /// The runtime is to outlive the child, and somebody is to drive it (a current-thread one runs while its `block_on`
+    /// does). One that is dropped takes the child with it; its restarts fail, and its supervisor gives up. On one that
+    /// nobody drives, the child neither starts nor stops: only [`Tree::stop`](crate::Tree::stop) of a root elsewhere is
+    /// bounded then.
+    #[must_use]
+    pub fn on(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
     /// The id, unique among its siblings.
     pub fn id(&self) -> &str {
         &self.id
@@ -275,6 +292,7 @@ impl ChildSpec {
             significant: false,
             service: identity,
             latches: Vec::new(),
+            runtime: None,
         }
     }
 }

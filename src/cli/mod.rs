@@ -14,6 +14,7 @@ pub mod failure;
 pub mod files;
 mod get;
 mod inspect;
+pub mod ledger_thread;
 pub mod limits;
 pub mod lines;
 mod load;

@@ -12,6 +12,7 @@ use clap::Args;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
+use super::ledger_thread::LedgerThread;
 use super::output::Outlets;
 use super::{Failure, Format, Global, Kind, limits, number, output, signals};
 
@@ -66,7 +67,10 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
         () = signals.next() => return Ok(()),
     };
     limits::fit(&mut config);
-    let builder = Node::builder(config.clone()).alarm(|| outlets.stdout.alarm()).alarm(|| outlets.stderr.alarm());
+    // Ends after the node, however that ends.
+    let ledger = LedgerThread::start()?;
+    let builder = Node::builder(config.clone()).ledger_runtime(ledger.runtime());
+    let builder = builder.alarm(|| outlets.stdout.alarm()).alarm(|| outlets.stderr.alarm());
     let node = tokio::select! {
         node = builder.start() => node.map_err(|error| Failure::error(error.to_string()))?,
         // Dropping a start stops what it started.

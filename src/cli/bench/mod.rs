@@ -84,10 +84,10 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     let mut signals = signals()?;
     let existing = if arguments.force { Existing::Replace } else { Existing::Keep };
     let plot = arguments.plot.as_deref().map(|file| OutputFile::find(file, existing)).transpose()?;
-    let (targets, watched, node) = match &arguments.embedded {
+    let (targets, watched, embedded) = match &arguments.embedded {
         Some(directory) => {
-            let (target, node) = Target::embed(directory).await?;
-            (vec![target.clone()], vec![target], Some(node))
+            let (target, node, thread) = Target::embed(directory).await?;
+            (vec![target.clone()], vec![target], Some((node, thread)))
         }
         None => {
             let connect = || Target::connect(global, arguments.connections);
@@ -105,8 +105,8 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
         Some(file) => file.write(plot::svg(&report)).await,
         None => Ok(()),
     };
-    let stopped = match node {
-        Some(node) => node.stop(global.timeout).await,
+    let stopped = match embedded {
+        Some((node, _thread)) => node.stop(global.timeout).await,
         None => Ok(()),
     };
     let stopped = stopped.map_err(|error| Failure::error(format!("the embedded node did not stop: {error}")));

@@ -12,6 +12,7 @@ use crate::api::grpc::names;
 use crate::api::grpc::pb::context::context_service_client::ContextServiceClient;
 use crate::api::grpc::pb::context::{AppendRequest, GetRequest, WatchEvent, WatchRequest};
 use crate::cli::client::number;
+use crate::cli::ledger_thread::LedgerThread;
 use crate::cli::{Failure, Global, Kind};
 use crate::{AppendOptions, Config, Ledger, NewEntry, Node, ReadOptions, Sequence, Watch, WatchOptions};
 
@@ -58,13 +59,14 @@ impl Target {
     }
 
     /// Starts a node for it, with its data in this directory.
-    pub(super) async fn embed(directory: &Path) -> Result<(Target, Node), Failure> {
+    pub(super) async fn embed(directory: &Path) -> Result<(Target, Node, LedgerThread), Failure> {
         let mut config = Config::default();
         config.node.data_dir = directory.to_owned();
         config.listen.grpc = "off".into();
-        let node = Node::start(config).await;
+        let thread = LedgerThread::start()?;
+        let node = Node::builder(config).ledger_runtime(thread.runtime()).start().await;
         let node = node.map_err(|error| Failure::error(format!("the embedded node did not start: {error}")))?;
-        Ok((Target::Embedded(node.ledger()), node))
+        Ok((Target::Embedded(node.ledger()), node, thread))
     }
 
     /// Waits until it takes an append.

@@ -13,4 +13,5 @@ mod latches;
 mod linked;
 mod order_of_death;
 mod requests;
+mod runtime;
 mod sole;

@@ -366,6 +366,8 @@ impl World {
             watch: watch_bounds(&host.tuning),
             calls: calls(&host.tuning),
             sibling_shutdown: Duration::from_millis(host.tuning.bounds.sibling_shutdown_ms),
+            // One thread for all.
+            ledger_runtime: None,
             random,
             clock,
             network: Some(Arc::new(self.network.clone())),

@@ -43,9 +43,8 @@ async fn swept(node: &Node, load: &Load) -> Table {
     sweep_awaits(&node.tree(), Sweep::new().patience(PATIENCE).tries(2), drive, check).await
 }
 
-/// Sweeps the first node of so many; `least` points must have been there.
-async fn sweep(count: u64, least: usize) {
-    let cluster = EmbeddedCluster::start(count).await;
+/// Sweeps the first node; `least` points must have been there.
+async fn sweep(cluster: EmbeddedCluster, least: usize) {
     let load = load(&cluster.ledgers(), CLIENTS, &Arc::default());
     load.progress(BETWEEN_DEATHS).await;
     let table = swept(&cluster.nodes[0], &load).await;
@@ -135,12 +134,17 @@ async fn every_await_while_links_die() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_await_of_a_lone_node() {
-    sweep(1, 30).await;
+    sweep(EmbeddedCluster::start(1).await, 30).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_await_of_a_lone_node_whose_ledger_has_a_thread() {
+    sweep(EmbeddedCluster::start_on_a_thread(1).await, 30).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_await_of_one_of_three_nodes() {
-    sweep(3, 60).await;
+    sweep(EmbeddedCluster::start(3).await, 60).await;
 }
 
 /// Monkeys on all three nodes at once, for a few seconds.

@@ -28,8 +28,7 @@ async fn die(node: &Node, path: &str, fault: Fault) {
     no_orphans(&cells_before, &cells(node, &node.tree().snapshot()));
 }
 
-async fn every_place_dies(count: u64, fault: Fault) {
-    let cluster = EmbeddedCluster::start(count).await;
+async fn every_place_dies(cluster: EmbeddedCluster, fault: Fault) {
     let load = load(&cluster.ledgers(), CLIENTS, &Arc::default());
     load.progress(BETWEEN_DEATHS).await;
     for node in &cluster.nodes {
@@ -46,20 +45,30 @@ async fn every_place_dies(count: u64, fault: Fault) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_place_of_a_lone_node_is_killed() {
-    every_place_dies(1, Fault::Kill).await;
+    every_place_dies(EmbeddedCluster::start(1).await, Fault::Kill).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_place_of_a_lone_node_panics() {
-    every_place_dies(1, Fault::Panic).await;
+    every_place_dies(EmbeddedCluster::start(1).await, Fault::Panic).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_place_of_three_nodes_is_killed() {
-    every_place_dies(3, Fault::Kill).await;
+    every_place_dies(EmbeddedCluster::start(3).await, Fault::Kill).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_place_of_three_nodes_panics() {
-    every_place_dies(3, Fault::Panic).await;
+    every_place_dies(EmbeddedCluster::start(3).await, Fault::Panic).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_place_is_killed_where_the_ledger_has_a_thread() {
+    every_place_dies(EmbeddedCluster::start_on_a_thread(3).await, Fault::Kill).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_place_panics_where_the_ledger_has_a_thread() {
+    every_place_dies(EmbeddedCluster::start_on_a_thread(3).await, Fault::Panic).await;
 }

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
-use crate::inprocess::{PATIENCE, config, entry, eventually};
+use crate::inprocess::{PATIENCE, config, entry, eventually, peers};
+use converge_ledger::cli::ledger_thread::LedgerThread;
 use converge_ledger::supervisors::ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
 use converge_ledger::supervisors::{Intensity, Strategy, SupervisorSpec, Tree};
 use converge_ledger::{AppendOptions, Error, Ledger, Node, ReadOptions, Rejection, WatchOptions};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 async fn append(ledger: &Ledger, payload: &str) -> Result<u64, Error> {
     let options = AppendOptions { deadline: Some(Duration::from_secs(5)), ..AppendOptions::default() };
@@ -88,6 +90,30 @@ async fn a_dropped_node_stops_and_its_ledger_says_so() {
     assert!(matches!(ledger.read("c", ReadOptions::default()).await, Err(Error::Stopped)));
     // Nothing holds the directory any more.
     Node::start(config(1, dir.path(), &[])).await.unwrap().stop(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_ledger_runtime_is_dropped_ends_with_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let thread = LedgerThread::start().unwrap();
+    let peers = peers(3);
+    let builder = Node::builder(config(1, dir.path(), &peers)).ledger_runtime(thread.runtime());
+    let node = builder.start().await.unwrap();
+    let ledger = node.ledger();
+    let waits = tokio::spawn(async move { append(&ledger, "without a majority").await });
+    drop(thread);
+    let ended = tokio::time::timeout(PATIENCE, node.wait()).await.expect("it ends, and does not hang");
+    assert!(ended.unwrap_err().reason.contains("its runtime has ended"));
+    waits.await.unwrap().unwrap_err();
+    // Soon nothing holds the directory or the port any more: storage's own threads store what they have.
+    let until = Instant::now() + PATIENCE;
+    let again = loop {
+        match Node::start(config(1, dir.path(), &peers)).await {
+            Ok(node) => break node,
+            Err(held) => assert!(Instant::now() < until, "{held}"),
+        }
+    };
+    again.stop(PATIENCE).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

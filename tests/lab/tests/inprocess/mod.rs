@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use converge_lab::history::{End, Operation, State};
 use converge_lab::workload::{Embedded, Load, Mix, Record, whole};
+use converge_ledger::cli::ledger_thread::LedgerThread;
 use converge_ledger::config::{Config, IntensityConfig};
 use converge_ledger::supervisors::ractor::{ActorCell, ActorStatus};
 use converge_ledger::supervisors::{ChildState, Fault, TreeSnapshot};
@@ -24,6 +25,8 @@ pub struct EmbeddedCluster {
     pub nodes: Vec<Node>,
     configs: Vec<Config>,
     _dirs: Vec<tempfile::TempDir>,
+    /// Ends last.
+    thread: Option<LedgerThread>,
 }
 
 /// A configuration for tests: fast elections, and intensities that chaos does not use up.
@@ -56,20 +59,38 @@ impl EmbeddedCluster {
         EmbeddedCluster::start_with(count, |_| {}).await
     }
 
+    /// With a thread of its own for their ledgers, as the program has one.
+    pub async fn start_on_a_thread(count: u64) -> EmbeddedCluster {
+        EmbeddedCluster::launch(count, |_| {}, Some(LedgerThread::start().unwrap())).await
+    }
+
     pub async fn start_with(count: u64, adjust: impl Fn(&mut Config)) -> EmbeddedCluster {
+        EmbeddedCluster::launch(count, adjust, None).await
+    }
+
+    async fn launch(count: u64, adjust: impl Fn(&mut Config), thread: Option<LedgerThread>) -> EmbeddedCluster {
         // RUST_LOG shows what the nodes say, in a test that fails.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().with_ansi(false).try_init();
         let peers = if count == 1 { Vec::new() } else { peers(count) };
         let dirs: Vec<_> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut cluster = EmbeddedCluster { nodes: Vec::new(), configs: Vec::new(), _dirs: dirs };
+        let mut cluster = EmbeddedCluster { nodes: Vec::new(), configs: Vec::new(), _dirs: dirs, thread };
         for (dir, id) in cluster._dirs.iter().zip(1..) {
             let mut config = config(id, dir.path(), &peers);
             adjust(&mut config);
-            cluster.nodes.push(Node::start(config.clone()).await.unwrap());
+            cluster.nodes.push(cluster.start_node(&config).await);
             cluster.configs.push(config);
         }
         cluster
+    }
+
+    async fn start_node(&self, config: &Config) -> Node {
+        let builder = Node::builder(config.clone());
+        let builder = match &self.thread {
+            Some(thread) => builder.ledger_runtime(thread.runtime()),
+            None => builder,
+        };
+        builder.start().await.unwrap()
     }
 
     /// Takes a node out, to be stopped.
@@ -79,7 +100,7 @@ impl EmbeddedCluster {
 
     /// Starts one that was taken out and stopped, on what it left.
     pub async fn bring_back(&mut self, place: usize) {
-        let node = Node::start(self.configs[place].clone()).await.unwrap();
+        let node = self.start_node(&self.configs[place]).await;
         self.nodes.insert(place, node);
     }
 
