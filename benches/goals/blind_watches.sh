@@ -14,7 +14,7 @@ ENTRIES=${ENTRIES:-1000000}
 WATCHES=${WATCHES:-200}
 CLIENTS=${CLIENTS:-16}
 FOR=${FOR:-20s}
-port=${FIRST_PORT:-23550}
+port=${FIRST_PORT:-23130}
 mkdir -p "$target"
 work=$(realpath "$(mktemp -d "$target/blind-watches-XXXXXX")")
 watches=()

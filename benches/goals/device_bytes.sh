@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . benches/lib.sh
 
 each=${SECONDS_EACH:-60}
-port=${FIRST_PORT:-23450}
+port=${FIRST_PORT:-23120}
 FILL_PAYLOAD=16384
 mkdir -p "$target"
 work=$(realpath "$(mktemp -d "$target/device-bytes-XXXXXX")")

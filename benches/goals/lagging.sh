@@ -15,7 +15,7 @@ BEHIND_GB=${BEHIND_GB:-5}
 COLD=${COLD:-0}
 FILL_PAYLOAD=16384
 CATCH_UP_SECONDS_MAX=1200
-port=${FIRST_PORT:-23250}
+port=${FIRST_PORT:-23140}
 mkdir -p "$target"
 work=$(realpath "$(mktemp -d "$target/lagging-XXXXXX")")
 trap 'stop_nodes; rm -rf "$work"' EXIT

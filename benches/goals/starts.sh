@@ -19,7 +19,7 @@ CLIENTS=${CLIENTS:-128}
 RUNS=${RUNS:-3}
 COLD=${COLD:-0}
 FILL_SECONDS_MAX=1200
-port=${FIRST_PORT:-23650}
+port=${FIRST_PORT:-23160}
 address=127.0.0.1:$((port + 1))
 mkdir -p "$target"
 work=$(realpath "$(mktemp -d "$target/starts-XXXXXX")")

@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 CLIENTS=${CLIENTS:-1}
 FOR=${FOR:-10}
-port=${FIRST_PORT:-23350}
+port=${FIRST_PORT:-23110}
 work=$(mktemp -d)
 tracers=()
 trap 'kill -INT ${tracers[@]+"${tracers[@]}"} 2>/dev/null || true; stop_nodes; rm -rf "$work"' EXIT

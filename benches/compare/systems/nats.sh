@@ -1,5 +1,6 @@
 # NATS JetStream, which syncs after every message when told to: a stream with as many replicas as nodes. Debian's is too old
-# to be told so. Go's module proxy has the server's source, PyPI has it built.
+# to be told so. Go's module proxy has the server's source; on PyPI a third
+# party keeps it built.
 # shellcheck shell=bash disable=SC2154
 target_of=nats
 NATS_VERSION=2.15.1
