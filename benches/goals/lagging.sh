@@ -31,8 +31,7 @@ at() { "$binary" status --endpoint "http://127.0.0.1:$((port + $1))" --output js
 p99() { "$binary" bench --endpoint "$endpoint" --clients 16 --for "$1" --output json | grep -o '"p99_us": *[0-9]*' | grep -o '[0-9]*$'; }
 peak() { awk '/^VmHWM/ { print int($2 / 1024) " MiB" }' "/proc/${pids[$1 - 1]}/status"; }
 
-kill -KILL "${pids[$((lagging - 1))]}"
-wait "${pids[$((lagging - 1))]}" 2>/dev/null || true
+{ kill -KILL "${pids[$((lagging - 1))]}" && wait "${pids[$((lagging - 1))]}"; } 2>/dev/null || true
 from=$(at "$leader" last_position)
 while [ $((($(at "$leader" last_position) - from) * FILL_PAYLOAD)) -lt $((BEHIND_GB * 1000000000)) ]; do
     "$binary" bench --endpoint "$endpoint" --clients 32 --payload "$FILL_PAYLOAD" --warmup 1ms --for 5s >/dev/null
