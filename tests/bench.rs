@@ -36,6 +36,19 @@ async fn a_bench_measures_what_it_was_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bench_of_streams_counts_what_is_acknowledged() {
+    let served = served().await;
+    let how = ["bench", "--stream", "--clients", "3", "--for", "1s", "--warmup", "100ms", "--contexts", "1"];
+    let report = served.json(&how).await;
+    let step = &report["steps"][0];
+    let appends = step["calls"]["append"]["count"].as_u64().unwrap();
+    assert!(appends > 0 && step["failed"] == serde_json::json!({}), "{step}");
+    let context = format!("{}0", report["contexts"].as_str().unwrap());
+    let latest = served.json(&["get", &context, "--limit", "1"]).await["latest_sequence"].as_u64().unwrap();
+    assert!(latest >= appends, "{latest}: {step}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bench_runs_without_a_node_only_in_its_own_process() {
     let root = tempfile::tempdir().unwrap();
     let data = root.path().join("data");

@@ -1,11 +1,14 @@
 //! `append`: one entry, or the lines of a file, in their order.
 //!
-//! A file is sent line by line: the next line leaves when the last one is
-//! durable, so that lines commit in file order whatever breaks in between. What
-//! an earlier run has appended is found first, many lines at a time, with calls
+//! A file is sent over a stream of appends, so that lines commit in file order
+//! whatever breaks in between (`stream`); line by line where the node has no such
+//! service: the next line leaves when the last one is durable. What an earlier run
+//! has appended is found first, many lines at a time, with calls
 //! that cannot write: appends that expect a sequence that no context has. A
 //! line that is there already answers such a call with its entry, any other
 //! line is refused. Nobody waits for more input while a line is in hand.
+
+mod stream;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,6 +22,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tonic::Code;
 
+use self::stream::Rest;
 use super::client::{Appended, Client};
 use super::lines::entry::entry_json;
 use super::lines::{Line, Lines};
@@ -215,19 +219,18 @@ impl Import {
         outcome.map_err(|failure| failure.with(self.tally.reached()))
     }
 
-    /// Appends the lines one after the other. Where the last one was there, many are looked for at once.
+    /// Looks for many lines at once, as long as they are there; what comes behind is sent.
     async fn send(&mut self, bar: &ProgressBar) -> Result<(), Failure> {
         let mut window = 1;
         loop {
-            let looking = self.tally.since == 0;
-            let (batch, then) = take(&mut self.lines, if looking { window } else { 1 }).await;
-            let there = if looking { self.find(&batch).await? } else { Vec::new() };
+            let (batch, then) = take(&mut self.lines, window).await;
+            let there = self.find(&batch).await?;
             for (line, sequence) in batch.iter().zip(&there) {
                 self.tally.found(*sequence);
                 show(bar, &self.tally, line);
             }
-            for line in &batch[there.len()..] {
-                self.append(line, bar).await?;
+            if there.len() < batch.len() {
+                return self.send_rest(batch[there.len()..].to_vec(), then, bar).await;
             }
             match then {
                 Then::More => {}
@@ -237,6 +240,27 @@ impl Import {
             if there.len() == window {
                 window = (window * 2).min(PROBES_MAX);
             }
+        }
+    }
+
+    /// Sends these lines, and all that come behind them.
+    async fn send_rest(&mut self, lines: Vec<Line>, then: Then, bar: &ProgressBar) -> Result<(), Failure> {
+        let mut rest = Rest::new(lines, then);
+        if !self.stream(&mut rest, bar).await? {
+            for line in std::mem::take(&mut rest.lines) {
+                self.append(&line, bar).await?;
+            }
+            while let Then::More = rest.then {
+                match self.lines.next().await {
+                    Ok(Some(line)) => self.append(&line, bar).await?,
+                    Ok(None) => rest.then = Then::Over,
+                    Err(failure) => rest.then = Then::Bad(failure),
+                }
+            }
+        }
+        match rest.then {
+            Then::Bad(failure) => Err(failure),
+            Then::More | Then::Over => Ok(()),
         }
     }
 
@@ -320,7 +344,7 @@ fn of_line(failure: &Failure, line: &Line) -> Failure {
         Some(Code::InvalidArgument | Code::ResourceExhausted) if failure.kind() == Kind::Error => {
             "nothing after this line was written: correct it and run the command again, which appends only what is missing"
         }
-        _ => "nothing after this line was sent; run the command again to go on from here",
+        _ => "run the command again, which appends only what is missing, to go on from here",
     };
     let why = match failure.code() {
         Some(_) if failure.kind() == Kind::Unavailable => failure.why().to_owned(),

@@ -8,6 +8,7 @@ use crate::api::grpc::names;
 use crate::api::grpc::pb::admin::admin_service_client::AdminServiceClient;
 use crate::api::grpc::pb::context::context_service_client::ContextServiceClient;
 use crate::api::grpc::pb::context::{AppendRequest, Entry};
+use crate::api::grpc::pb::ledger::ledger_service_client::LedgerServiceClient;
 use crate::config::Address;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
@@ -30,6 +31,7 @@ const PING: Duration = Duration::from_secs(5);
 pub struct NodeClient {
     pub endpoint: String,
     pub context: ContextServiceClient<Channel>,
+    pub ledger: LedgerServiceClient<Channel>,
     pub admin: AdminServiceClient<Channel>,
 }
 
@@ -215,6 +217,9 @@ impl NodeClient {
             context: ContextServiceClient::new(channel.clone())
                 .max_decoding_message_size(ANSWER_BYTES_MAX)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
+            ledger: LedgerServiceClient::new(channel.clone())
+                .max_decoding_message_size(ANSWER_BYTES_MAX)
+                .max_encoding_message_size(ANSWER_BYTES_MAX),
             admin: AdminServiceClient::new(channel),
         })
     }
@@ -226,7 +231,7 @@ pub fn said_by_node(status: &Status) -> bool {
 }
 
 /// Whether a write may have been carried out that ended like this: it was neither refused nor without a connection.
-fn may_be_done(status: &Status) -> bool {
+pub fn may_be_done(status: &Status) -> bool {
     match status.metadata().get(names::OUTCOME) {
         Some(outcome) => outcome != names::REFUSED,
         None => !is_unreached(status),

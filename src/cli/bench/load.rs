@@ -1,5 +1,7 @@
 //! The clients, and when each of them calls.
 
+mod stream;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -35,6 +37,8 @@ pub(super) struct Mix {
     pub(super) payload: usize,
     pub(super) reads: u64,
     pub(super) keys: u64,
+    /// Over streams.
+    pub(super) streams: bool,
 }
 
 impl Mix {
@@ -96,7 +100,10 @@ impl Bench {
         let mut working = JoinSet::new();
         for (number, target) in (0..clients as u64).zip(self.targets.iter().cycle()) {
             let client = Caller::new(number, self.mix, target.clone(), self.recorder.clone(), self.timeout);
-            working.spawn(client.work(pace.clone()));
+            match self.mix.streams {
+                true => working.spawn(client.stream(pace.clone())),
+                false => working.spawn(client.work(pace.clone())),
+            };
         }
         self.show(clients, rate, end).await;
         let mut idle = 0;
@@ -240,16 +247,21 @@ impl Caller {
         answered
     }
 
-    async fn append(&mut self, began: u64) -> Result<(), String> {
+    fn next_append(&mut self, began: u64) -> NewAppend {
         self.calls += 1;
         self.payload[..STAMP_BYTES].copy_from_slice(&began.to_le_bytes());
         let keyed = self.dice.below(100) < self.mix.keys;
         let context = self.mix.context(self.dice.below(self.mix.contexts));
-        let append = NewAppend {
-            context: context.clone(),
+        NewAppend {
+            context,
             payload: Bytes::copy_from_slice(&self.payload),
             key: keyed.then(|| format!("bench-{:08x}-{}-{}-{began}", self.mix.run, self.number, self.calls)),
-        };
+        }
+    }
+
+    async fn append(&mut self, began: u64) -> Result<(), String> {
+        let append = self.next_append(began);
+        let context = append.context.clone();
         let sequence = self.target.append(append, self.timeout).await?;
         self.last = Some((context, sequence));
         Ok(())

@@ -64,6 +64,9 @@ pub(crate) struct Arguments {
     /// Connections to each node.
     #[arg(long, default_value = "8", conflicts_with = "embedded", value_parser = number::<usize>(1..=1024))]
     connections: usize,
+    /// Each client appends over a stream, and does not wait for each.
+    #[arg(long, conflicts_with_all = ["rate", "reads", "embedded"])]
+    stream: bool,
     /// No gRPC: a node alone in this process, with its data in this directory, which stays.
     #[arg(long, value_name = "DIR")]
     embedded: Option<PathBuf>,
@@ -144,6 +147,7 @@ async fn measure(
         payload: arguments.payload,
         reads: arguments.reads,
         keys: arguments.keys,
+        streams: arguments.stream,
     };
     let mut load = Bench::new(mix, targets, global.timeout);
     load.probe().await?;

@@ -5,13 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
 use crate::api::grpc::names;
-use crate::api::grpc::pb::context::context_service_client::ContextServiceClient;
 use crate::api::grpc::pb::context::{AppendRequest, GetRequest, WatchEvent, WatchRequest};
-use crate::cli::client::number;
+use crate::cli::client::{NodeClient, number};
 use crate::cli::ledger_thread::LedgerThread;
 use crate::cli::{Failure, Global, Kind};
 use crate::{AppendOptions, Config, Ledger, NewEntry, Node, ReadOptions, Sequence, Watch, WatchOptions};
@@ -32,15 +30,14 @@ pub(super) struct NewAppend {
 /// A connection, or a handle.
 #[derive(Clone)]
 pub(super) enum Target {
-    /// And the endpoint.
-    Grpc(ContextServiceClient<Channel>, String),
+    Grpc(Box<NodeClient>),
     Embedded(Ledger),
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Grpc(_, endpoint) => out.write_str(endpoint),
+            Target::Grpc(node) => out.write_str(&node.endpoint),
             Target::Embedded(_) => out.write_str("the embedded node"),
         }
     }
@@ -53,7 +50,7 @@ impl Target {
         for _ in 0..connections {
             let client = global.client()?;
             let nodes = client.nodes().iter();
-            targets.extend(nodes.map(|node| Target::Grpc(node.context.clone(), node.endpoint.clone())));
+            targets.extend(nodes.map(|node| Target::Grpc(Box::new(node.clone()))));
         }
         Ok(targets)
     }
@@ -86,7 +83,7 @@ impl Target {
     pub(super) async fn append(&self, append: NewAppend, timeout: Duration) -> Result<u64, String> {
         let NewAppend { context, payload, key } = append;
         match self {
-            Target::Grpc(client, _) => {
+            Target::Grpc(node) => {
                 let message = AppendRequest { context_id: context, payload, ..Default::default() };
                 let mut request = Request::new(message);
                 request.set_timeout(timeout);
@@ -94,7 +91,7 @@ impl Target {
                     let key = key.parse().map_err(|_| "the key is no metadata".to_owned())?;
                     request.metadata_mut().insert(names::IDEMPOTENCY_KEY, key);
                 }
-                let response = client.clone().append(request).await.map_err(|status| short(&status))?;
+                let response = node.context.clone().append(request).await.map_err(|status| short(&status))?;
                 Ok(response.into_inner().entry.map_or(0, |entry| entry.sequence))
             }
             Target::Embedded(ledger) => {
@@ -110,11 +107,11 @@ impl Target {
     pub(super) async fn read(&self, context: &str, sequence: u64, timeout: Duration) -> Result<(), String> {
         let after = sequence.saturating_sub(1);
         let found = match self {
-            Target::Grpc(client, _) => {
+            Target::Grpc(node) => {
                 let (context_id, key) = (context.to_owned(), String::new());
                 let mut request = Request::new(GetRequest { context_id, key, after_sequence: after, limit: 1 });
                 request.set_timeout(timeout);
-                client
+                node.context
                     .clone()
                     .get(request)
                     .await
@@ -142,10 +139,10 @@ impl Target {
     /// Watches a context from behind an entry; it has begun when this returns.
     pub(super) async fn watch(&self, context: &str, from: u64) -> Result<Watching, String> {
         match self {
-            Target::Grpc(client, _) => {
+            Target::Grpc(node) => {
                 let (context_id, key) = (context.to_owned(), String::new());
                 let request = WatchRequest { context_id, key, from_sequence: from };
-                let events = client.clone().watch(request).await.map_err(|status| short(&status))?;
+                let events = node.context.clone().watch(request).await.map_err(|status| short(&status))?;
                 Ok(Watching::Grpc(Box::new(events.into_inner())))
             }
             Target::Embedded(ledger) => {
@@ -179,7 +176,7 @@ impl Watching {
 }
 
 /// What a node says, with the code that a client gets.
-fn short(status: &tonic::Status) -> String {
+pub(super) fn short(status: &tonic::Status) -> String {
     let hint = number(status.metadata(), names::RETRY_AFTER_MS).map(|_| " (it says when to come back)");
     format!("{:?}: {}{}", status.code(), status.message(), hint.unwrap_or_default())
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use converge_ledger::api::grpc::names;
 use converge_ledger::api::grpc::pb::context::{AppendRequest, GetRequest, WatchRequest};
+use converge_ledger::api::grpc::pb::ledger::AppendStreamRequest;
 use converge_ledger::cli::Failure;
 use converge_ledger::cli::client::{Client, NodeClient, number};
 use converge_ledger::{AppendOptions, Consistency, ManyEntry, NewEntry, Position, ReadOptions, Sequence};
@@ -107,17 +108,23 @@ impl Api for Remote {
         entries: Vec<ManyEntry>,
         deadline: Duration,
     ) -> (Vec<Done>, Option<Missed>) {
+        let messages: Vec<_> = entries.into_iter().map(streamed).collect();
+        let mut request = Request::new(tokio_stream::iter(messages));
+        request.set_timeout(deadline);
         let mut done = Vec::new();
-        for ManyEntry { entry, idempotency_key, expected_sequence } in entries {
-            let options = AppendOptions { idempotency_key, expected_sequence, deadline: Some(deadline) };
-            match self.append(at, entry, options).await {
-                Ok(Acknowledged { seen, deduplicated }) => {
-                    done.push(Done { sequence: seen.sequence, position: seen.position, deduplicated });
-                }
-                Err(missed) => return (done, Some(missed)),
+        let streamed = async {
+            let mut answers = at.ledger.clone().append_stream(request).await?.into_inner();
+            while let Some(answer) = answers.message().await? {
+                done.extend(answer.places.iter().map(|place| Done {
+                    sequence: Sequence(place.sequence),
+                    position: Some(Position(place.position)),
+                    deduplicated: place.deduplicated,
+                }));
             }
-        }
-        (done, None)
+            Ok::<_, Status>(())
+        };
+        let ended = streamed.await;
+        (done, ended.err().map(|status| self.missed(at, &status)))
     }
 
     async fn read(
@@ -175,6 +182,18 @@ impl Remote {
                 Err(status) => return status,
             }
         }
+    }
+}
+
+fn streamed(one: ManyEntry) -> AppendStreamRequest {
+    let NewEntry { context_id, key, payload, metadata } = one.entry;
+    AppendStreamRequest {
+        context_id,
+        key,
+        payload,
+        metadata,
+        idempotency_key: one.idempotency_key.unwrap_or_default(),
+        expected_sequence: one.expected_sequence.map(|expected| expected.get()),
     }
 }
 
