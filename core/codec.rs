@@ -87,6 +87,14 @@ pub fn newer_version(key: &[u8], data: &[u8]) -> Option<u8> {
     body.first().copied().filter(|&version| version > RECORD_VERSION)
 }
 
+/// The first field of a sound record of this version; none of any other.
+#[must_use]
+pub fn first_of<T: DeserializeOwned>(key: &[u8], data: &[u8]) -> Option<T> {
+    let what = "a record";
+    let content = versioned(what, verified(what, Checksum::new().with(key), data).ok()?).ok()?;
+    postcard::take_from_bytes(content).map(|(first, _)| first).ok()
+}
+
 /// Appends the postcard form of a value.
 pub(crate) fn put<T: Serialize + ?Sized>(out: Vec<u8>, value: &T) -> Vec<u8> {
     postcard::to_extend(value, out).expect("a value of ours has a postcard form")

@@ -22,7 +22,7 @@ use super::frame::{self, FrameKind, Malformed};
 use super::types::Lane;
 
 /// Oldest and newest protocol this build speaks.
-pub(super) const PROTOCOLS: (u16, u16) = (1, 1);
+pub(super) const PROTOCOLS: (u16, u16) = (2, 2);
 /// A refusal's text is cut here before it is shown or sent.
 const REASON_CHARS_MAX: usize = 400;
 
@@ -320,10 +320,12 @@ mod tests {
         assert!(matches!(refusal(wrong), Refusal::Cluster { .. }));
         assert!(matches!(refusal(Hello { group: 7, ..hello(3, 2) }), Refusal::Group { .. }));
         assert!(matches!(refusal(Hello { lane: 3, ..hello(3, 2) }), Refusal::Lane { .. }));
-        let newer = Hello { protocol_min: 2, protocol_max: 4, ..hello(3, 2) };
-        assert!(matches!(refusal(newer), Refusal::Protocol { .. }));
-        let inverted = Hello { protocol_min: 1, protocol_max: 0, ..hello(3, 2) };
-        assert!(matches!(refusal(inverted), Refusal::Protocol { .. }));
+        let (oldest, newest) = PROTOCOLS;
+        // A newer one, an older one, and one whose bounds are the wrong way round.
+        for (protocol_min, protocol_max) in [(newest + 1, newest + 3), (1, oldest - 1), (oldest, oldest - 1)] {
+            let wrong = Hello { protocol_min, protocol_max, ..hello(3, 2) };
+            assert!(matches!(refusal(wrong), Refusal::Protocol { .. }));
+        }
     }
 
     #[test]
@@ -338,7 +340,7 @@ mod tests {
 
     #[test]
     fn an_ack_from_another_node_is_refused() {
-        let ack = postcard::to_stdvec(&HelloAck { protocol: 1, from: NodeId(1), incarnation: 1 });
+        let ack = postcard::to_stdvec(&HelloAck { protocol: PROTOCOLS.0, from: NodeId(1), incarnation: 1 });
         assert!(matches!(local(3).conclude(NodeId(2), FrameKind::HelloAck, &ack.unwrap()), Conclusion::Refused(_)));
     }
 

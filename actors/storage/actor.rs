@@ -212,6 +212,8 @@ impl Serving {
             if let Err(trouble) = shared.apply_all(incarnation, std::slice::from_ref(entry)) {
                 return self.apply_failed(trouble);
             }
+            // Ticks and heartbeats may have the same thread.
+            tokio::task::yield_now().await;
         }
         Ok(())
     }

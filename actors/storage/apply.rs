@@ -7,6 +7,7 @@ use std::cell::OnceCell;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLockReadGuard};
 
+use converge_ledger_core::codec::CodecError;
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{
     Batch, Command, ContextNo, Effects, Head, IndexChunk, IndexRow, Indexed, KeyRow, View, apply as core_apply,
@@ -46,7 +47,7 @@ impl Shared {
         }
         let due = state.applied.next();
         assert_eq!(entry.index, due, "apply leaves a gap");
-        let batch = decode(entry);
+        let batch = decode(entry)?;
         let view = Merged::new(self);
         let effects = core_apply(&mut state, &view, entry.index, batch.as_ref())?;
         drop(view);
@@ -79,14 +80,22 @@ fn put(active: &mut Generation, effects: Effects, rows: IndexRows) {
 }
 
 /// Only a normal entry with data carries a batch. One that cannot be decoded, though its bytes are
-/// those that were proposed, does nothing, on every node alike.
-fn decode(entry: &LogEntry) -> Option<Batch> {
+/// those that were proposed, does nothing, on every node alike. One of a newer version does something on those nodes that
+/// know it, so it is not passed over.
+fn decode(entry: &LogEntry) -> Result<Option<Batch>, Trouble> {
     if entry.kind != EntryKind::Normal || entry.data.is_empty() {
-        return None;
+        return Ok(None);
     }
-    Batch::decode(&entry.data)
-        .inspect_err(|error| tracing::error!(index = %entry.index, %error, "a log entry is no batch"))
-        .ok()
+    match Batch::decode(&entry.data) {
+        Ok(batch) => Ok(Some(batch)),
+        Err(error @ CodecError::Version { found, known, .. }) if found > known => {
+            Err(Trouble::Newer(format!("log entry {}: {error}", entry.index)))
+        }
+        Err(error) => {
+            tracing::error!(index = %entry.index, %error, "a log entry is no batch");
+            Ok(None)
+        }
+    }
 }
 
 fn describe(entry: &LogEntry, batch: Option<&Batch>, effects: &Effects) -> AppliedBatch {

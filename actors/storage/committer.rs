@@ -197,9 +197,8 @@ impl OpenDatabase {
 
     fn step(&mut self, shared: &Shared, incarnation: &Incarnation) -> Step {
         let (bytes, waiting, ended, wanted) = {
-            let mut durable = incarnation.durable();
-            let wanted = std::mem::take(&mut durable.wanted);
-            (durable.bytes, !durable.records.is_empty(), durable.ended, wanted)
+            let durable = incarnation.durable();
+            (durable.bytes, !durable.records.is_empty(), durable.ended, durable.wanted)
         };
         self.look(shared);
         if let Some(cause) = shared.fence.cause() {
@@ -282,6 +281,8 @@ impl OpenDatabase {
         let records = {
             let mut durable = incarnation.durable();
             durable.bytes = 0;
+            // Not before: where there is no room it is still wanted when there is.
+            durable.wanted = false;
             std::mem::take(&mut durable.records)
         };
         for (lsn, ops, weight) in records {

@@ -17,11 +17,11 @@ pub enum Error {
         /// What is wrong, and the next step.
         reason: String,
     },
-    /// A newer program wrote what is in the data directory: to this one it would look as if it were not there. Nothing in
-    /// it was changed, and start-up ends with this.
+    /// A newer program wrote what is in the data directory: to this one it would look as if it were not there. Nothing of it
+    /// was lost, and start-up ends with this.
     #[error(
-        "NEWER_FORMAT: {what} has format {found}, this program reads up to {known}: start the newer program again; \
-         nothing was changed"
+        "NEWER_FORMAT: {what} has format {found}, this program reads up to {known}: start the newer program again, \
+         which finds all that it wrote"
     )]
     NewerFormat {
         /// What was read, and where.
@@ -86,6 +86,12 @@ pub enum Cause {
         /// What the system said.
         error: String,
     },
+    /// The log has what a newer program wrote: to pass over it would give another state than other nodes have.
+    #[error("NEWER_FORMAT: {what}. Start the newer program on this directory; nothing of it is lost")]
+    NewerFormat {
+        /// What was read.
+        what: String,
+    },
     /// Bytes on the disk are not those that were written.
     #[error("data loss: {what}. Replace this node; never restore a copy of its directory")]
     DataLoss {
@@ -116,7 +122,7 @@ impl Cause {
     pub(crate) fn gravity(&self) -> u8 {
         match self {
             Cause::DiskFull { .. } => 0,
-            Cause::Io { .. } => 1,
+            Cause::Io { .. } | Cause::NewerFormat { .. } => 1,
             Cause::DataLoss { .. } => 2,
         }
     }

@@ -99,10 +99,18 @@ impl Storage {
         if let Some(large) = entries.iter().find(|e| entry_weight(e) > max) {
             return Err(Error::TooLarge { index: large.index, bytes: large.data.len(), max });
         }
-        let known = self.shared.memory.overlay().hard_state;
+        let (known, commit) = {
+            let overlay = self.shared.memory.overlay();
+            (overlay.hard_state, overlay.commit())
+        };
         let vital = hard_state.filter(|s| (s.term, s.vote) != (known.term, known.vote));
         let vital = vital.filter(|_| !planted::is(Bug::VoteUnwritten));
-        let state = if entries.is_empty() { vital } else { hard_state };
+        // With entries, the newest commit index costs nothing, and the database may have it a minute later.
+        let newest = || {
+            let state = hard_state.unwrap_or(known);
+            HardState { commit: state.commit.max(commit), ..state }
+        };
+        let state = if entries.is_empty() { vital } else { Some(newest()) };
         let writes = split(&entries, state, max, done);
         self.shared.submit(writes, &entries, hard_state)
     }

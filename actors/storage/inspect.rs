@@ -91,10 +91,28 @@ pub struct Verified {
     pub problems: Vec<String>,
 }
 
+/// Opens a directory. What is known to be committed is applied then, as a start would: after a kill, the database may lack
+/// what was acknowledged for a while.
 fn open(dir: &Path) -> Result<(Settings, Opened), Error> {
     let settings = Settings::new(dir);
-    let opened = recover::open(&settings, Make::Nothing, BootOf::Nobody, &mut Found::default())?;
+    let open = || recover::open(&settings, Make::Nothing, BootOf::Nobody, &mut Found::default());
+    let mut opened = open()?;
+    let progress = *opened.set.progress();
+    if opened.state.applied < progress.hard_state.commit.min(progress.last) {
+        apply_committed(settings.clone(), opened)?;
+        opened = open()?;
+    }
     Ok((settings, opened))
+}
+
+/// Applies what is committed, and closes the database.
+fn apply_committed(settings: Settings, opened: Opened) -> Result<(), Failure> {
+    let shared = Shared::new(settings, Arc::new(|_| {}));
+    shared.install(&opened);
+    let incarnation = shared.incarnations.begin(None);
+    let running = OpenDatabase::start(&shared, &incarnation, opened);
+    close(&shared);
+    running.map(drop)
 }
 
 fn trouble(trouble: Trouble) -> Error {
@@ -323,11 +341,6 @@ pub fn rebuild_index(dir: &Path) -> Result<Summary, Error> {
     let (settings, mut opened) = open(dir)?;
     drop_index(&opened.db).map_err(db_failure("dropping the index"))?;
     opened.state = State::default();
-    let shared = Shared::new(settings, Arc::new(|_| {}));
-    shared.install(&opened);
-    let incarnation = shared.incarnations.begin(None);
-    let running = OpenDatabase::start(&shared, &incarnation, opened);
-    close(&shared);
-    drop(running?);
+    apply_committed(settings, opened)?;
     summary(dir)
 }

@@ -10,7 +10,7 @@
 //! ```text
 //! append()          entries readable in memory (overlay), queued
 //! journal thread    one record of all that is queued, one fdatasync, callbacks, hands on to
-//! redb thread       at 2 MiB, or after 60 s: one transaction of records and applied rows
+//! redb thread       at 2 MiB, or after 10 s: one transaction of records and applied rows
 //! apply()           the actor: core decides, effects readable in memory at once
 //! ```
 //!

@@ -9,7 +9,7 @@ use redb::ReadTransaction;
 
 use super::database::rows::{db_head, db_log, db_term};
 use super::database::trouble::{Trouble, redb_cause};
-use super::error::Error;
+use super::error::{Cause, Error};
 use super::page::Near;
 use super::shared::Shared;
 use super::types::{LogEntry, Page, ReadQuery};
@@ -22,6 +22,7 @@ impl Shared {
     fn trouble(&self, trouble: Trouble) -> Error {
         match trouble {
             Trouble::DataLoss(what) => self.data_loss(what),
+            Trouble::Newer(what) => self.fence(Cause::NewerFormat { what }),
             Trouble::Redb(error) => self.fence(redb_cause("reading the database", &error)),
             Trouble::Closed => self.fence.cause().map_or(Error::Unavailable, |cause| cause.error()),
         }

@@ -21,10 +21,10 @@ pub struct Settings {
     pub journal_file_bytes: u64,
     /// Bound of a journal record, so also of a log entry; 8 MiB by default.
     pub journal_record_bytes_max: usize,
-    /// Longest time that a durable log entry waits for the database; 60 s by default.
+    /// Longest time that a durable log entry waits for the database; 10 s by default.
     pub commit_interval: Duration,
     /// As much as waits for the database before it is committed at once; 2 MiB by default. As much again for each GiB of
-    /// the database's file, up to half of `overlay_bytes_max`: each commit writes which pages of the whole file are free.
+    /// the database's file, up to an eighth of `overlay_bytes_max`: each commit writes which pages of the whole file are free.
     /// Memory holds what waits, and a start replays it.
     pub commit_bytes: usize,
     /// Bound of what is held in memory for the database; past it, writers wait. 64 MiB by default.
@@ -63,7 +63,7 @@ impl Settings {
             dir: dir.into(),
             journal_file_bytes: 64 << 20,
             journal_record_bytes_max: 8 << 20,
-            commit_interval: Duration::from_secs(60),
+            commit_interval: Duration::from_secs(10),
             commit_bytes: 2 << 20,
             overlay_bytes_max: 64 << 20,
             redb_cache_bytes: 128 << 20,

@@ -111,7 +111,7 @@ impl Shared {
     pub(crate) fn commit_bytes(&self) -> usize {
         let Settings { commit_bytes, overlay_bytes_max, .. } = &self.settings;
         let gib = usize::try_from(self.redb_bytes.load(Ordering::Relaxed) >> 30).unwrap_or(usize::MAX);
-        let scaled = commit_bytes.saturating_mul(gib.saturating_add(1)).min(overlay_bytes_max / 2);
+        let scaled = commit_bytes.saturating_mul(gib.saturating_add(1)).min(overlay_bytes_max / 8);
         scaled.max(*commit_bytes)
     }
 
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commits_grow_with_the_database_up_to_half_of_what_memory_may_hold() {
+    fn commits_grow_with_the_database_up_to_an_eighth_of_what_memory_may_hold() {
         let commit_bytes = |commit_bytes, overlay_bytes_max, redb_bytes| {
             let settings = Settings { commit_bytes, overlay_bytes_max, ..Settings::new("/nowhere") };
             let shared = Shared::new(settings, Arc::new(|_| {}));
@@ -190,7 +190,7 @@ mod tests {
             shared.commit_bytes()
         };
         let defaults = |gib: u64| commit_bytes(2 << 20, 64 << 20, gib << 30);
-        assert_eq!([0, 1, 8, 100, 1 << 20].map(defaults), [2, 4, 18, 32, 32].map(|mib| mib << 20));
+        assert_eq!([0, 1, 8, 100, 1 << 20].map(defaults), [2, 4, 8, 8, 8].map(|mib| mib << 20));
         assert_eq!(commit_bytes(2 << 20, 64 << 20, (1 << 30) - 1), 2 << 20);
         assert_eq!(commit_bytes(1 << 30, 64 << 20, 0), 1 << 30, "what was asked for holds");
         assert_eq!(commit_bytes(usize::MAX, usize::MAX, u64::MAX), usize::MAX);

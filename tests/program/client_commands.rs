@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::support::cluster::SETTLED;
 use crate::support::node::{Node, cli, free_address};
 use crate::support::program::binary;
 use crate::support::served::{PATIENCE, served, write};
@@ -340,7 +341,7 @@ async fn a_stopped_node_s_directory_can_be_inspected_verified_and_indexed_anew()
     let taken = served.run(&["inspect", "summary", "--data-dir", &data]).await;
     assert_eq!(taken.status.code(), Some(1), "a running node has its directory for itself: {taken:?}");
     assert!(String::from_utf8_lossy(&taken.stderr).contains(&data), "{taken:?}");
-    served.node.kill().await;
+    served.node.terminate(SETTLED).await;
 
     let summary = served.json(&["inspect", "summary", "--data-dir", &data]).await;
     assert_eq!((&summary["entries"], &summary["contexts"], &summary["digest"]), (&30.into(), &1.into(), &digest));

@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use converge_ledger_core::codec::{RECORD_VERSION, newer_version};
+use converge_ledger_core::codec::{RECORD_VERSION, first_of, newer_version};
 use converge_ledger_core::{LogIndex, State};
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use serde::de::DeserializeOwned;
@@ -41,10 +41,7 @@ pub(crate) fn load(db: &Database, directory: &Directory, settings: &Settings) ->
         );
         return Err(Failure::Refused(refused(settings, reason)));
     }
-    if let Some(format) = state.as_ref().map(|row| row.format).filter(|&format| format > INDEX_FORMAT) {
-        return Err(newer(format!("the index of {DATABASE}"), format, INDEX_FORMAT));
-    }
-    if state.as_ref().is_none_or(|row| row.format != INDEX_FORMAT) {
+    if state.is_none() {
         tracing::warn!(dir = %settings.dir.display(), "making the index anew from the log");
         drop_index(db).map_err(db_failure("dropping the index"))?;
         state = None;
@@ -62,8 +59,16 @@ pub(crate) fn load(db: &Database, directory: &Directory, settings: &Settings) ->
 type MetaRows = (Identity, Progress, Option<StateRow>, Option<Genesis>);
 
 fn load_rows(txn: &ReadTransaction) -> Result<MetaRows, Failure> {
+    let indexed = index_format(txn)?;
+    if let Some(format) = indexed.filter(|&format| format > INDEX_FORMAT) {
+        return Err(newer(format!("the index of {DATABASE}"), format, INDEX_FORMAT));
+    }
     check_names(txn)?;
-    check_counts(txn)?;
+    // Nothing else is known of the tables of another format.
+    let is_known = indexed == Some(INDEX_FORMAT);
+    if is_known {
+        check_counts(txn)?;
+    }
     let identity = meta(txn, META_IDENTITY)?.ok_or_else(|| data_loss("meta row is missing"))?;
     let progress: Progress = meta(txn, META_PROGRESS)?.ok_or_else(|| data_loss("meta row is missing"))?;
     let reading = db_failure("reading the database");
@@ -78,7 +83,22 @@ fn load_rows(txn: &ReadTransaction) -> Result<MetaRows, Failure> {
         let row = row.ok_or_else(|| data_loss(format!("log entry {last} has no first row")))?;
         parse_row0(last, row.value()).map_err(data_loss)?;
     }
-    Ok((identity, progress, meta(txn, META_STATE)?, meta(txn, META_GENESIS)?))
+    let state = if is_known { meta(txn, META_STATE)? } else { None };
+    Ok((identity, progress, state, meta(txn, META_GENESIS)?))
+}
+
+/// The format of the tables that follow from the log, whatever else the row of the state has in it; none without such a row,
+/// or where a newer program wrote it.
+fn index_format(txn: &ReadTransaction) -> Result<Option<u32>, Failure> {
+    let table = meta_table(txn)?;
+    let row = table.get(META_STATE).map_err(db_failure("reading the database"))?;
+    let Some(row) = row else { return Ok(None) };
+    let key = META_STATE.as_bytes();
+    match first_of(key, row.value()) {
+        Some(format) => Ok(Some(format)),
+        None if newer_version(key, row.value()).is_some() => Ok(None),
+        None => Err(data_loss(format!("meta row {META_STATE} is damaged"))),
+    }
 }
 
 /// A row whose name was damaged would look absent, and a node without a genesis makes another. One of a newer program may

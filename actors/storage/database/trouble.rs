@@ -8,6 +8,8 @@ use crate::storage::failure::Failure;
 pub(crate) enum Trouble {
     /// Not the bytes that were written.
     DataLoss(String),
+    /// Bytes of a newer program.
+    Newer(String),
     /// The database says so.
     Redb(redb::Error),
     /// The database is closed at the moment, or will be.
@@ -29,6 +31,7 @@ impl From<Trouble> for Failure {
     fn from(trouble: Trouble) -> Self {
         match trouble {
             Trouble::DataLoss(what) => Failure::Fence(Cause::DataLoss { what }),
+            Trouble::Newer(what) => Failure::Fence(Cause::NewerFormat { what }),
             Trouble::Redb(error) => Failure::Fence(redb_cause("reading the database", &error)),
             // Its worker is gone, or has met a failure that it will fence for: an exit, after which it is opened again.
             Trouble::Closed => Failure::Refused(Error::Unavailable),

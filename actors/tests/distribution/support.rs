@@ -307,7 +307,7 @@ pub struct RawHello {
 }
 
 pub fn hello(from: u64, to: u64, dial: u64) -> RawHello {
-    RawHello { protocol_min: 1, protocol_max: 1, cluster: CLUSTER, group: 0, from, to, lane: 0, incarnation: 5, dial }
+    RawHello { protocol_min: 2, protocol_max: 2, cluster: CLUSTER, group: 0, from, to, lane: 0, incarnation: 5, dial }
 }
 
 pub fn raw_frame(kind: u8, payload: &[u8]) -> Vec<u8> {

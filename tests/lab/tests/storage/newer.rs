@@ -43,9 +43,9 @@ async fn a_directory_of_another_format_is_told_by_its_marker() {
     let own = std::fs::read(&marker).unwrap();
     for (format, is_sound, words) in [
         (1, true, ["OLDER_FORMAT", "format 1,", "snapshot"]),
-        (9, true, ["NEWER_FORMAT", "format 9,", "reads up to 2"]),
+        (9, true, ["NEWER_FORMAT", "format 9,", "reads up to 3"]),
         (9, false, ["STORE", "is damaged", "replace this node"]),
-        (2, false, ["STORE", "is damaged", "replace this node"]),
+        (3, false, ["STORE", "is damaged", "replace this node"]),
     ] {
         let mut bytes = own.clone();
         bytes[MAGIC] = format;
@@ -81,7 +81,10 @@ fn rewrite(dir: &Path, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
 async fn a_database_of_a_newer_program_is_refused_and_nothing_of_it_is_lost() {
     let newer_row: fn(&mut Vec<u8>) = |value| value[0] = 2;
     // The format of the index is the first number of the state's row.
-    let newer_index: fn(&mut Vec<u8>) = |value| value[1] = 99;
+    let newer_index: fn(&mut Vec<u8>) = |value| {
+        value[1] = 99;
+        value.extend_from_slice(b"more than this program knows of");
+    };
     for (name, change, words) in [
         ("progress", newer_row, ["NEWER_FORMAT", "progress", "reads up to 1"]),
         ("state", newer_row, ["NEWER_FORMAT", "state", "format 2,"]),
