@@ -36,7 +36,8 @@ const FIRST: &[(Bug, u64)] = &[
     (Bug::ReadUnapplied, 5),
     (Bug::RetryApplies, 2),
     (Bug::OutcomeForgotten, 2),
-    (Bug::TornTaken, 2),
+    (Bug::TornTaken, 34),
+    (Bug::LackFences, 13),
 ];
 /// Seeds behind the first one, before a bug counts as not found.
 const SEEDS_MORE: u64 = 40;
@@ -120,7 +121,9 @@ fn isolating(drawn: &Plan) -> Plan {
     plan["faults"] = (1..ISOLATIONS).map(split).collect();
     plan["faults_ms"] = (ISOLATIONS * 4_000).into();
     for client in plan["clients"].as_array_mut().unwrap() {
-        for (name, value) in [("contexts", 1), ("think_ms", 5), ("read_one_in", 2), ("watch_one_in", 1_000)] {
+        // Each read is of all there is: few entries at a time, and none of many.
+        let wishes = [("contexts", 1), ("think_ms", 5), ("read_one_in", 2), ("watch_one_in", 1_000)];
+        for (name, value) in wishes.into_iter().chain([("many_one_in", u64::MAX)]) {
             client[name] = value.into();
         }
         client["deadline_ms"] = json!([20, 200]);
