@@ -273,8 +273,8 @@ mod tests {
 
     fn hello(from: u64, to: u64) -> Hello {
         Hello {
-            protocol_min: 1,
-            protocol_max: 1,
+            protocol_min: PROTOCOLS.0,
+            protocol_max: PROTOCOLS.1,
             cluster: ClusterId([1; 16]),
             group: 0,
             from: NodeId(from),
