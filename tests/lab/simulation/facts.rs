@@ -31,6 +31,8 @@ struct Inner {
     forked: Option<(u64, u64)>,
     /// The last log entry that a node applied since then, where that was so before: its term and index.
     kept: BTreeMap<NodeId, (u64, u64)>,
+    /// Nodes that have applied anything since then.
+    moved: BTreeSet<NodeId>,
     /// Nodes that were fenced for data loss since copies were put back.
     fenced: BTreeSet<NodeId>,
     /// What nodes answered since then without asking anybody.
@@ -292,6 +294,7 @@ impl Facts {
         inner.fenced.clear();
         inner.forked = None;
         inner.kept.clear();
+        inner.moved.clear();
         inner.before.log.append(&mut inner.log);
         inner.before.digests.append(&mut inner.digests);
         inner.before.until = Some(until);
@@ -333,6 +336,7 @@ impl Facts {
         let inner = &mut *locked;
         let same = agrees(&mut inner.log, &inner.before.log, index, (term, came));
         if inner.before.until.is_some() {
+            inner.moved.insert(node);
             let before = inner.before.log.get(&index);
             if before == Some(&(term, came)) {
                 inner.kept.insert(node, (term, index));
@@ -368,7 +372,8 @@ impl Facts {
         let same = {
             let mut inner = self.lock();
             let inner = &mut *inner;
-            if inner.kept.get(&node).is_some_and(|kept| kept.1 == applied) {
+            let stands = !inner.moved.contains(&node) || inner.kept.get(&node).is_some_and(|kept| kept.1 == applied);
+            if inner.before.until.is_some() && stands {
                 // It stands where the world was before copies were put back, where nobody may have looked at it then.
                 *inner.before.digests.entry(applied).or_insert(digest) == digest
             } else {
