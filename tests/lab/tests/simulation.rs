@@ -44,7 +44,8 @@ fn no_seed_loses_an_acknowledged_write() {
     assert!(seeds < SEEDS || totals.faults.len() == KINDS, "every kind of fault came: {:?}", totals.faults);
 }
 
-/// Its newer copy leads after the others have gone on, and the one that knew what was committed was started again.
+/// Its newer copy leads after the others have gone on. The one that knew what was committed was started again, and knows it
+/// still: the commit index goes with every record.
 const NEWER_COPY_LEADS: u64 = 300_575;
 
 /// Seeds in which copies of directories are put back: `PUT_BACK_SEEDS` asks for more, from `PUT_BACK_SEED` on.
@@ -58,7 +59,6 @@ fn after_copies_of_different_age_were_put_back_all_holds_or_nodes_are_fenced() {
         let outcome = run(&plan, false);
         assert_eq!(outcome.violations, Vec::<String>::new(), "again: converge-lab sim --seed {seed} --trace");
         done += u64::from(outcome.faults.contains_key("copies put back") && !outcome.excused);
-        assert!(seed != NEWER_COPY_LEADS || outcome.excused, "that seed goes another way now: look for another one");
         eprintln!("seed {seed}: {} appends acknowledged", outcome.appends.0);
     }
     assert!(done > 0, "no seed with copies put back was judged");
