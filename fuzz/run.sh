@@ -65,22 +65,31 @@ else
 fi
 echo "built after $SECONDS s"
 [ "$seconds" != 0 ] || exit 0
-failed=()
-for target in "${targets[@]}"; do
-    found="fuzz/found/$target"
-    log="fuzz/target/$target.log"
+# Fuzzes one target; says what came of it.
+one() {
+    local target="$1" found="fuzz/found/$1" log="fuzz/target/$1.log" runs
     mkdir -p "$found"
     # An input that needs more memory than its bound panics; these bounds are for what goes around the allocator.
-    if "${fuzz[@]}" run "${flags[@]}" "$target" "$found" "fuzz/corpus/$target" -- \
+    if ! "${fuzz[@]}" run "${flags[@]}" "$target" "$found" "fuzz/corpus/$target" -- \
         -max_total_time="$seconds" -timeout=10 -max_len=65536 -rss_limit_mb=1024 -malloc_limit_mb=512 \
         -print_final_stats=1 >"$log" 2>&1; then
-        runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-        echo "$target: $runs inputs in $seconds s, nothing found"
-        [ "${runs:-0}" -gt 0 ] || { echo "$target: nothing was run; see $log" >&2; failed+=("$target"); }
-    else
         cat "$log" >&2
-        failed+=("$target")
+        return 1
     fi
+    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+    echo "$target: $runs inputs in $seconds s, nothing found"
+    [ "${runs:-0}" -gt 0 ] || { echo "$target: nothing was run; see $log" >&2; return 1; }
+}
+
+failed=()
+pids=()
+for target in "${targets[@]}"; do
+    while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n || true; done
+    one "$target" &
+    pids+=("$!")
+done
+for n in "${!pids[@]}"; do
+    wait "${pids[$n]}" || failed+=("${targets[$n]}")
 done
 if [ "${#failed[@]}" != 0 ]; then
     echo "found something in: ${failed[*]}; the inputs are in fuzz/artifacts" >&2

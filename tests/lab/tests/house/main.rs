@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod dependencies;
+
 /// So often a name may be given.
 const TIMES: usize = 3;
 
