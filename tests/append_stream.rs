@@ -104,10 +104,13 @@ async fn the_first_entry_that_is_refused_ends_the_stream_and_nothing_behind_it_i
     let unexpected = AppendStreamRequest { expected_sequence: Some(70), ..entry("expected", 2) };
     let nameless = entry("", 2);
     let large = AppendStreamRequest { payload: vec![7; (4 << 20) + 1].into(), ..entry("large", 2) };
+    // Not even read; what came in one piece with its beginning is.
+    let too_long = AppendStreamRequest { payload: vec![7; 5 << 20].into(), ..entry("too long", 2) };
     let refusals = [
         ("expected", unexpected, Code::FailedPrecondition),
         ("nameless", nameless, Code::InvalidArgument),
         ("large", large, Code::ResourceExhausted),
+        ("too long", too_long, Code::ResourceExhausted),
     ];
     for (context, bad, code) in refusals {
         let entries = [entry(context, 0), entry(context, 1), bad, entry(context, 3), entry(context, 4)];

@@ -52,6 +52,8 @@ pub(super) struct RequestBody<B> {
     whole: Whole,
     /// All of it has come; in front of this, what is left to decode.
     ended: Option<Option<Frame<Bytes>>>,
+    /// Why a conversation cannot be read on: said once the messages before that are handed over.
+    failed: Option<Status>,
     message_bytes_max: usize,
     call: Arc<Call>,
     /// Called when a message is whole: until then it takes no place.
@@ -62,8 +64,21 @@ pub(super) struct RequestBody<B> {
 impl<B> RequestBody<B> {
     pub(super) fn new(inner: B, budget: Option<Budget>, message_bytes_max: usize, call: Arc<Call>) -> Self {
         let (held, received, progress, whole, ended, patience) = (None, 0, (0, false), Whole::default(), None, None);
-        let admit = None;
-        RequestBody { inner, budget, held, received, progress, whole, ended, message_bytes_max, call, admit, patience }
+        let (failed, admit) = (None, None);
+        RequestBody {
+            inner,
+            budget,
+            held,
+            received,
+            progress,
+            whole,
+            ended,
+            failed,
+            message_bytes_max,
+            call,
+            admit,
+            patience,
+        }
     }
 
     pub(super) fn admitted_by(self, admit: Option<Admit>) -> Self {
@@ -175,6 +190,9 @@ where
                     }
                     return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
+                if let Some(status) = this.failed.take() {
+                    return Poll::Ready(Some(Err(status.into())));
+                }
                 if let Some(end) = this.ended.take() {
                     return Poll::Ready(end.map(Ok));
                 }
@@ -189,8 +207,10 @@ where
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
-                        if let Err(status) = this.take(data) {
-                            return Poll::Ready(Some(Err(status.into())));
+                        match this.take(data) {
+                            Err(status) if this.is_conversation() => this.failed = Some(status),
+                            Err(status) => return Poll::Ready(Some(Err(status.into()))),
+                            Ok(()) => {}
                         }
                         continue;
                     }

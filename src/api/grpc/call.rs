@@ -349,7 +349,8 @@ impl Call {
     pub(super) async fn over(&self) {
         let mut drains = None;
         // One that has a task of its own ends itself, with a word for its client, if that reads.
-        let mut told = !self.kind.is_at_work_by_itself();
+        let ends_itself = self.kind.is_at_work_by_itself();
+        let mut told = !ends_itself;
         loop {
             let changed = self.changed.notified();
             if self.crowded_out.load(Ordering::Relaxed) {
@@ -360,8 +361,9 @@ impl Call {
                     tokio::time::sleep(DRAIN_WAITS).await;
                     continue;
                 }
-                // The rest of the request came, or the answer was read.
+                // The rest of the request came, or the answer was read: the next time it is told anew.
                 self.crowded_out.store(false, Ordering::Relaxed);
+                told = !ends_itself;
             }
             if self.drain.is_cancelled() {
                 drains.get_or_insert_with(Instant::now);
@@ -430,5 +432,24 @@ mod tests {
         assert!(!within(&works, HOUR).await, "what was proposed gets its answer");
         works.piece_waits();
         assert!(within(&works, 2 * DRAIN_WAITS).await, "which has to be read");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_went_on_is_told_anew_when_others_want_its_place_again() {
+        let settings = Settings::from(&Config::default());
+        let (kind, connection) = (CallKind::AppendStream, Connection::new(false));
+        let call = Call::new(kind, &HeaderMap::new(), &connection, &settings, &CancellationToken::new());
+        let mut over = std::pin::pin!(call.over());
+        let mut is_over = async || tokio::time::timeout(DRAIN_WAITS / 2, over.as_mut()).await.is_ok();
+        for round in 0..2 {
+            call.set_at_work(false);
+            call.crowd_out();
+            assert!(!is_over().await, "round {round}: it can still be told");
+            call.set_at_work(true);
+            assert!(!is_over().await && !is_over().await, "round {round}: it went on");
+        }
+        call.set_at_work(false);
+        call.crowd_out();
+        assert!(!is_over().await && (is_over().await || is_over().await), "it does not go by itself");
     }
 }
