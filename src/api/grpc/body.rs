@@ -32,6 +32,8 @@ use super::whole::{Misfit, Whole};
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// An answer goes into HTTP/2 in pieces of at most so many bytes.
 const PIECE_BYTES: usize = 64 << 10;
+/// A message of a conversation has so long from its first byte to its last, while the node reads.
+pub(super) const MESSAGE_TIME: Duration = Duration::from_secs(30);
 /// Of a request that is not whole, so much is a sign that its client goes on.
 const PROGRESS_BYTES: usize = 4 << 10;
 /// The trailers go right behind a piece that is not larger than this: one write for the answer to an append.
@@ -59,6 +61,9 @@ pub(super) struct RequestBody<B> {
     /// Called when a message is whole: until then it takes no place.
     admit: Option<Admit>,
     patience: Option<Pin<Box<Sleep>>>,
+    /// What is left to the message that has begun, of a conversation, and since when it is waited for.
+    message_left: Duration,
+    waits_since: Option<Instant>,
 }
 
 impl<B> RequestBody<B> {
@@ -78,6 +83,8 @@ impl<B> RequestBody<B> {
             call,
             admit,
             patience,
+            message_left: MESSAGE_TIME,
+            waits_since: None,
         }
     }
 
@@ -133,6 +140,9 @@ impl<B> RequestBody<B> {
                 refused(Code::InvalidArgument, "the request has more than one message: make a call for each")
             }
         })?;
+        if !self.whole.is_within() || self.whole.is_ready() {
+            self.message_left = MESSAGE_TIME;
+        }
         self.progress(bytes);
         Ok(())
     }
@@ -160,15 +170,34 @@ impl<B> RequestBody<B> {
         {
             return Poll::Ready(status);
         }
-        // It has no connection to itself for that.
-        if self.is_conversation() {
+        let is_conversation = self.is_conversation();
+        // Between two messages it is as silent as it likes: others end it where they want its place.
+        if is_conversation && !self.whole.is_within() {
             return Poll::Pending;
         }
-        let until = self.call.request_until.min(Instant::now() + STALLED);
-        let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        ready!(patience.as_mut().poll(cx));
-        let message = "the request did not arrive within its deadline: send it again, with more time";
+        let now = Instant::now();
+        let until = match is_conversation {
+            true => *self.waits_since.get_or_insert(now) + self.message_left,
+            false => self.call.request_until.min(now + STALLED),
+        };
+        // What comes again and again just before a timer fires is late all the same.
+        if until > now {
+            let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+            ready!(patience.as_mut().poll(cx));
+        }
+        let message = match is_conversation {
+            true => format!("a message took longer than {MESSAGE_TIME:?} to arrive: send it again"),
+            false => "the request did not arrive within its deadline: send it again, with more time".to_owned(),
+        };
         Poll::Ready(refused(Code::DeadlineExceeded, message))
+    }
+
+    /// Something came. While nobody asks for more, the time of a message stands still.
+    fn came(&mut self) {
+        self.call.seems_at_work(true);
+        self.patience = None;
+        let waited = self.waits_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        self.message_left = self.message_left.saturating_sub(waited);
     }
 }
 
@@ -201,8 +230,7 @@ where
                 Poll::Pending => return this.wait(cx).map(|status| Some(Err(status.into()))),
                 Poll::Ready(frame) => frame,
             };
-            this.call.seems_at_work(true);
-            this.patience = None;
+            this.came();
             let ends = match frame {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 Some(Ok(frame)) => match frame.into_data() {

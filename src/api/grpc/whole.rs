@@ -96,6 +96,11 @@ impl Whole {
         self.ready.pop_front()
     }
 
+    /// Whether a message that is there as a whole waits.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Whether a message has begun and is not whole.
     pub(super) fn is_within(&self) -> bool {
         self.prefixed > 0

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tonic::{Code, Status};
 
-use super::super::body::RequestBody;
+use super::super::body::{MESSAGE_TIME, RequestBody};
 use super::super::budget::Budget;
 use super::super::call::CallKind;
 use super::super::connection::{self, Connection};
@@ -187,6 +187,39 @@ async fn nothing_is_decoded_for_a_client_that_may_still_send() {
         assert_eq!(piece.into_data().unwrap(), MESSAGE);
         assert!(matches!(next(&mut body), Poll::Ready(None)));
     }
+}
+
+/// Its bytes may come one by one, and the node may let it wait: what counts is how long the node waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_message_of_a_conversation_has_its_time_and_no_more() {
+    const BYTES: u32 = 105;
+    let stream = || call(CallKind::AppendStream, &Connection::new(false));
+    let mut poll = Poller::from_waker(Waker::noop());
+    let mut dripping = RequestBody::new(Drip::new(BYTES - 5, true), None, 1 << 10, stream());
+    for (pause, whole) in [(MESSAGE_TIME / (BYTES + 10), true), (MESSAGE_TIME / (BYTES / 2), false)] {
+        let begun = tokio::time::Instant::now();
+        let came = loop {
+            match Pin::new(&mut dripping).poll_frame(&mut poll) {
+                Poll::Pending => tokio::time::advance(pause).await,
+                Poll::Ready(came) => break came.expect("it has no end"),
+            }
+        };
+        let Err(error) = came else {
+            assert!(whole, "{pause:?} for each byte is too long");
+            continue;
+        };
+        let status = error.downcast::<Status>().unwrap();
+        let in_time = begun.elapsed() <= MESSAGE_TIME + 3 * pause;
+        assert!(!whole && in_time && status.code() == Code::DeadlineExceeded, "{status:?} after {:?}", begun.elapsed());
+    }
+    let begun = [0, 0, 0, 0, 1, 7, 0, 0, 0];
+    let open = OpenBody { message: Some(Bytes::copy_from_slice(&begun)), ends: false };
+    let mut body = RequestBody::new(open, None, 1 << 10, stream());
+    assert!(Pin::new(&mut body).poll_frame(&mut poll).is_ready(), "the first message");
+    tokio::time::advance(2 * MESSAGE_TIME).await;
+    assert!(Pin::new(&mut body).poll_frame(&mut poll).is_pending(), "nobody waited for the second");
+    tokio::time::advance(MESSAGE_TIME).await;
+    assert!(Pin::new(&mut body).poll_frame(&mut poll).is_ready());
 }
 
 /// Half a dozen of loads that come slowly are no reason to refuse an append, nor a check of health.
