@@ -3,7 +3,8 @@
 //! A task of its own per stream. While one group of entries is with the ledger, the next is filled from what has come;
 //! once that is full, nothing more is read, and HTTP/2 makes the client wait. An answer acknowledges a group, and while one
 //! is not taken by its client, no further group begins after the next: so a client that sends and never reads holds two
-//! groups and one answer. What has come is charged from its first byte until its group is settled.
+//! groups and one answer. What has come is charged from its first byte until its group is settled, as bytes, and from when
+//! it is decoded for what that takes as well. The window pays for it (`windows`), and a budget for what is beyond.
 //!
 //! A group is all or a prefix (`crate::many`), and the stream ends with the first entry that is not appended. So what is in
 //! the ledger is a prefix of what was sent, whatever ends the stream; the trailers say how far the node knows it.
@@ -27,14 +28,15 @@ use super::call::Call;
 use super::pb::ledger::{AppendStreamRequest, AppendStreamResponse, Place, Window};
 use super::status::{from_error, refused};
 use super::whole::PREFIX_BYTES;
+use super::windows::Granted;
 use super::{convert, encode, names};
 use crate::many::{ManyEntry, Placed};
-use crate::{Error, Ledger, Sequence};
+use crate::{Error, Ledger, NewEntry, Sequence};
 
-/// Entries that may be with the ledger, and as many that wait behind them.
+/// Entries that may be with the ledger, and as many that wait behind them. Their bytes are half of the window, or one entry.
 const GROUP_ENTRIES: usize = 1024;
-/// Their bytes, or one entry.
-const GROUP_BYTES: usize = 256 << 10;
+/// What a pair of metadata takes in memory besides its texts: two strings, and their part of a map.
+const PAIR_BYTES: usize = 128;
 
 type Settled = (Vec<Placed>, Option<Error>);
 type Flight = Pin<Box<dyn Future<Output = Settled> + Send>>;
@@ -116,13 +118,17 @@ fn length(bytes: &[u8]) -> Option<usize> {
 }
 
 /// What ends a stream besides its client.
-struct Ends {
+pub(super) struct Ends {
     call: Arc<Call>,
     drain: CancellationToken,
     deadline: Option<Instant>,
 }
 
 impl Ends {
+    pub(super) fn new(call: Arc<Call>, drain: CancellationToken, deadline: Option<Instant>) -> Ends {
+        Ends { call, drain, deadline }
+    }
+
     async fn next(&self) -> Status {
         let late = async {
             match self.deadline {
@@ -150,12 +156,13 @@ pub(super) struct AppendStream<B> {
     group_time: Duration,
     requests: Requests<B>,
     ends: Ends,
+    window: Granted,
     /// What came, and is not with the ledger.
     waiting: VecDeque<ManyEntry>,
-    /// How many bytes each of them came in.
-    came: VecDeque<usize>,
+    /// What each of them takes.
+    weights: VecDeque<usize>,
     waiting_bytes: usize,
-    /// And what the entries came in that are with the ledger.
+    /// And what the entries take that are with the ledger.
     flying_bytes: usize,
     /// Entries that are in the ledger and not acknowledged yet.
     places: Vec<Placed>,
@@ -173,18 +180,18 @@ where
     pub(super) fn new(
         ledger: Ledger,
         body: RequestBody<B>,
-        call: Arc<Call>,
-        drain: CancellationToken,
-        deadline: Option<Instant>,
+        ends: Ends,
+        window: Granted,
         group_time: Duration,
     ) -> Self {
         AppendStream {
             ledger,
             group_time,
-            requests: Requests { body, rest: BytesMut::new() },
-            ends: Ends { call, drain, deadline },
+            requests: Requests { body: body.backed_by(window.backed), rest: BytesMut::new() },
+            ends,
+            window,
             waiting: VecDeque::new(),
-            came: VecDeque::new(),
+            weights: VecDeque::new(),
             waiting_bytes: 0,
             flying_bytes: 0,
             places: Vec::new(),
@@ -195,7 +202,7 @@ where
 
     /// Runs it to its end.
     pub(super) async fn run(mut self, to: mpsc::Sender<Fed>) {
-        let window = Window { entries: 2 * GROUP_ENTRIES as u32, bytes: 2 * GROUP_BYTES as u64 };
+        let window = Window { entries: 2 * GROUP_ENTRIES as u32, bytes: self.window.bytes() as u64 };
         let first = AppendStreamResponse { window: Some(window), ..AppendStreamResponse::default() };
         let mut untaken = send(&to, &first).await;
         let mut flight: Option<Flight> = None;
@@ -235,7 +242,7 @@ where
     }
 
     fn has_room(&self) -> bool {
-        self.waiting.len() < GROUP_ENTRIES && self.waiting_bytes < GROUP_BYTES
+        self.waiting.len() < GROUP_ENTRIES && self.waiting_bytes < self.window.bytes() / 2
     }
 
     /// What came, and what else is there already; false when the client is gone.
@@ -246,14 +253,11 @@ where
                 Came::Gone => return false,
                 Came::End => self.last = Some(Status::ok("")),
                 Came::Refused(status) => self.last = Some(status),
-                Came::Message(request, bytes) => match self.entry(request) {
-                    Ok(entry) => {
-                        self.waiting.push_back(entry);
-                        self.came.push_back(bytes);
-                        self.waiting_bytes += bytes;
+                Came::Message(request, bytes) => {
+                    if let Err(status) = self.take_entry(request, bytes) {
+                        self.last = Some(status);
                     }
-                    Err(status) => self.last = Some(status),
-                },
+                }
             }
             let wants_more = self.last.is_none() && self.has_room();
             next = if wants_more { self.requests.pop() } else { None };
@@ -261,11 +265,18 @@ where
         true
     }
 
-    fn entry(&self, request: AppendStreamRequest) -> Result<ManyEntry, Status> {
+    /// One more that waits. It came in so many bytes, which its payload keeps.
+    fn take_entry(&mut self, request: AppendStreamRequest, bytes: usize) -> Result<(), Status> {
         convert::context_id(&request.context_id)?;
         let entry = convert::streamed_entry(request);
         let checked = self.ledger.check(&entry.entry, entry.idempotency_key.as_deref());
-        checked.map(|()| entry).map_err(|error| from_error(&error))
+        checked.map_err(|error| from_error(&error))?;
+        let made = made_bytes(&entry);
+        self.requests.body.charge(made)?;
+        self.waiting.push_back(entry);
+        self.weights.push_back(bytes + made);
+        self.waiting_bytes += bytes + made;
+        Ok(())
     }
 
     /// The next group, on its way.
@@ -274,7 +285,7 @@ where
             return None;
         }
         let group = self.ledger.next_group(&mut self.waiting);
-        self.flying_bytes = self.came.drain(..group.len()).sum();
+        self.flying_bytes = self.weights.drain(..group.len()).sum();
         self.waiting_bytes -= self.flying_bytes;
         let latest = Instant::now() + self.group_time;
         let deadline = self.ends.deadline.map_or(latest, |deadline| deadline.min(latest));
@@ -295,7 +306,7 @@ where
     fn stop(&mut self, status: Status) {
         self.waiting.clear();
         self.requests.body.gave(std::mem::take(&mut self.waiting_bytes));
-        self.came.clear();
+        self.weights.clear();
         self.last = Some(status);
     }
 
@@ -307,6 +318,14 @@ where
         }
         status
     }
+}
+
+/// What was made of a message, but for the payload, which is a part of it.
+fn made_bytes(entry: &ManyEntry) -> usize {
+    let NewEntry { context_id, key, payload: _, metadata } = &entry.entry;
+    let pairs = metadata.iter().map(|(name, value)| name.len() + value.len() + PAIR_BYTES);
+    let texts = context_id.len() + key.len() + entry.idempotency_key.as_ref().map_or(0, String::len);
+    size_of::<ManyEntry>() + texts + pairs.sum::<usize>()
 }
 
 fn place(placed: Placed) -> Place {

@@ -47,6 +47,8 @@ pub(super) struct RequestBody<B> {
     pub(super) inner: B,
     /// None where its kind's places bound it well enough.
     budget: Option<Budget>,
+    /// So much of what was received is charged elsewhere.
+    backed: usize,
     held: Option<(Held, Entered)>,
     received: usize,
     /// Bytes since the last sign that its client goes on, and whether a message was whole.
@@ -73,6 +75,7 @@ impl<B> RequestBody<B> {
         RequestBody {
             inner,
             budget,
+            backed: 0,
             held,
             received,
             progress,
@@ -92,6 +95,11 @@ impl<B> RequestBody<B> {
         RequestBody { admit, ..self }
     }
 
+    /// So much of it is charged elsewhere.
+    pub(super) fn backed_by(self, bytes: usize) -> Self {
+        RequestBody { backed: bytes, ..self }
+    }
+
     fn is_conversation(&self) -> bool {
         self.call.kind.is_conversation()
     }
@@ -99,25 +107,39 @@ impl<B> RequestBody<B> {
     /// So much of what was received is needed no more.
     pub(super) fn gave(&mut self, bytes: usize) {
         self.received = self.received.saturating_sub(bytes);
-        match (self.received, &mut self.held) {
+        match (self.received.saturating_sub(self.backed), &mut self.held) {
             (0, held) => *held = None,
             (left, Some((held, _))) => held.shrink(left),
             (_, None) => {}
         }
     }
 
-    /// For all that was received: a client may send it byte by byte.
-    fn charge(&mut self, bytes: usize) -> bool {
+    /// For all that was received: a client may send it byte by byte. And for what was made of it.
+    ///
+    /// # Errors
+    /// There is no room. What was received counts all the same.
+    pub(super) fn charge(&mut self, bytes: usize) -> Result<(), Status> {
+        match self.has_room(bytes) {
+            true => Ok(()),
+            false => Err(overloaded("the node is receiving as many bytes as it may: try again", RETRY_AFTER)),
+        }
+    }
+
+    fn has_room(&mut self, bytes: usize) -> bool {
         let Some(budget) = &self.budget else { return true };
         self.received += bytes;
+        let charged = self.received.saturating_sub(self.backed);
+        if charged == 0 {
+            return true;
+        }
         if let Some((held, _)) = &mut self.held {
-            let grown = held.grow_to(budget, self.received);
+            let grown = held.grow_to(budget, charged);
             if !grown {
                 budget.is_short();
             }
             return grown;
         }
-        self.held = budget.hold(self.received).map(|held| {
+        self.held = budget.hold(charged).map(|held| {
             let waits = held.waits_for(&self.call);
             (held, waits)
         });
@@ -126,8 +148,8 @@ impl<B> RequestBody<B> {
 
     /// What came, charged and put to its message.
     fn take(&mut self, data: Bytes) -> Result<(), Status> {
-        if !data.is_empty() && !self.charge(data.len()) {
-            return Err(overloaded("the node is receiving as many bytes as it may: try again", RETRY_AFTER));
+        if !data.is_empty() {
+            self.charge(data.len())?;
         }
         let bytes = data.len();
         let (limit, one) = (self.message_bytes_max, !self.is_conversation());

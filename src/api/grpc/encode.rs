@@ -2,11 +2,10 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use converge_ledger_core::Entry;
-use prost::Message as _;
+use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use super::pb::context::{GetResponse, SnapshotResponse};
-use super::pb::ledger::AppendStreamResponse;
 use super::{convert, pb};
 
 /// `WatchEvent.entry`, and `GetResponse.entries`.
@@ -45,7 +44,7 @@ pub(super) fn event(entry: Entry) -> Bytes {
 }
 
 /// An answer of a stream of appends, with its head.
-pub(super) fn message(answer: &AppendStreamResponse) -> Bytes {
+pub(super) fn message(answer: &impl Message) -> Bytes {
     let message = answer.encoded_len();
     let mut out = BytesMut::with_capacity(HEAD_BYTES + message);
     out.put_slice(&head(message));

@@ -43,6 +43,7 @@ mod tests;
 mod transport;
 mod watch;
 mod whole;
+mod windows;
 
 use std::net::TcpListener;
 use std::sync::Arc;

@@ -25,7 +25,7 @@ use super::crowd::{Crowd, Entered, Rule};
 /// why their number is small, and why further ones are shed. Of those, one is unpacked at a time.
 const BULK_AT_ONCE: usize = 4;
 /// Streams of appends at once; one that is silent goes when others want its place.
-const APPEND_STREAMS_AT_ONCE: usize = 256;
+pub(super) const APPEND_STREAMS_AT_ONCE: usize = 256;
 /// Health checks at once, and as many watches of health, which stay open through a drain.
 const HEALTH_AT_ONCE: usize = 1024;
 /// Calls of reflection, and for what is not served, at once.
@@ -136,10 +136,19 @@ impl Pool {
         if self.open.has_beside(call, self.each) {
             return None;
         }
-        let Ok(permit) = self.places.clone().try_acquire_owned() else {
+        let place = self.spare(call);
+        if place.is_none() {
             self.make_room();
+        }
+        place
+    }
+
+    /// A place for this call, if there is one to spare: nobody goes for it.
+    pub(super) fn spare(&self, call: &Arc<Call>) -> Option<Place> {
+        if self.open.has_beside(call, self.each) {
             return None;
-        };
+        }
+        let permit = self.places.clone().try_acquire_owned().ok()?;
         Some(Place { _open: self.open.enter(call), _permit: permit })
     }
 

@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use super::admin::Admin;
-use super::append_stream::AppendStream;
+use super::append_stream::{AppendStream, Ends};
 use super::body::{Admit, Charged, Encoded, RequestBody, ResponseBody, Source};
 use super::budget::Budget;
 use super::call::{Call, CallKind};
@@ -36,6 +36,7 @@ use super::reflection::{self, Index, QUESTION_BYTES_MAX};
 use super::status::{outcome, overloaded, refused};
 use super::watch::FeedSlot;
 use super::whole::PREFIX_BYTES;
+use super::windows::Windows;
 use super::{Settings, names};
 use crate::{Ledger, Written};
 
@@ -89,7 +90,8 @@ impl Received {
         let (appends, reads, streams) = (all / APPENDS_PART, all / READS_PART, all / STREAMS_PART);
         Received {
             appends: budget("grpc.request_bytes (appends)", appends, CallKind::Append),
-            streams: budget("grpc.request_bytes (streams of appends)", streams, CallKind::AppendStream),
+            // Half of it backs their windows.
+            streams: budget("grpc.request_bytes (streams of appends)", streams / 2, CallKind::AppendStream),
             loads: budget("grpc.request_bytes (loads)", all - appends - reads - streams, CallKind::Load),
             reads: budget("grpc.request_bytes (reads)", reads, CallKind::Read),
         }
@@ -202,6 +204,7 @@ pub(super) struct Stack {
     rest: Routes,
     admission: Admission,
     received: Received,
+    windows: Arc<Windows>,
     settings: Settings,
     drain: CancellationToken,
     tasks: Tasks,
@@ -231,6 +234,7 @@ impl Stack {
             rest: with_reflection(rest).prepare(),
             admission: Admission { places: Arc::new(AllPlaces::new(settings)), ledger: ledger.clone() },
             received: Received::new(settings, ledger),
+            windows: Arc::new(Windows::new(settings.request_bytes / STREAMS_PART)),
             settings: settings.clone(),
             drain: drain.clone(),
             tasks: tasks.clone(),
@@ -325,8 +329,9 @@ impl Stack {
             Ok(left) => left.map(|left| Instant::now() + left),
             Err(status) => return not_begun(&status, call),
         };
-        let (ledger, drain) = (self.admission.ledger.clone(), self.drain.clone());
-        let stream = AppendStream::new(ledger, body, call.clone(), drain, deadline, self.settings.deadline_default);
+        let (window, ledger) = (self.windows.grant(&call), self.admission.ledger.clone());
+        let ends = Ends::new(call.clone(), self.drain.clone(), deadline);
+        let stream = AppendStream::new(ledger, body, ends, window, self.settings.deadline_default);
         let (sender, receiver) = mpsc::channel(1);
         self.tasks.spawn(stream.run(sender));
         let body = ResponseBody::new(Source::Watch(receiver), call, seat.take(), None);

@@ -1,6 +1,7 @@
 //! Tests of the API beside its sockets; with them, see `tests/client_port`.
 
 mod answers;
+mod append_streams;
 mod connections;
 mod requests;
 mod words;
@@ -32,7 +33,7 @@ async fn node_in(environment: Environment) -> (crate::Node, tempfile::TempDir) {
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn call(kind: CallKind, connection: &std::sync::Arc<Connection>) -> std::sync::Arc<Call> {
+pub(super) fn call(kind: CallKind, connection: &std::sync::Arc<Connection>) -> std::sync::Arc<Call> {
     Call::new(kind, &hyper::HeaderMap::new(), connection, &settings(), &Default::default())
 }
 
