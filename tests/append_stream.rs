@@ -12,10 +12,12 @@ use converge_ledger::api::grpc::names;
 use converge_ledger::api::grpc::pb::ledger::ledger_service_client::LedgerServiceClient;
 use converge_ledger::api::grpc::pb::ledger::{AppendStreamRequest, AppendStreamResponse, Place};
 use support::node::Node;
+use support::until;
 use support::wire::{self, GetRequest};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -146,6 +148,33 @@ async fn a_stream_answers_each_entry_that_its_client_waits_for_and_a_stop_does_n
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert_eq!(trailer(&status, names::ACKNOWLEDGED), "20");
     assert_eq!(trailer(&status, names::OUTCOME), names::REFUSED);
+}
+
+/// As many clients as there are places for have streams, however many one of them begins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_connection_has_a_share_of_the_streams() {
+    const SHARE: usize = 32;
+    let root = tempfile::tempdir().unwrap();
+    let node = node(&root).await;
+    let channel = node.channel();
+    let begin = async |channel: &Channel| {
+        let (sender, entries) = mpsc::channel(1);
+        let answers = LedgerServiceClient::new(channel.clone()).append_stream(ReceiverStream::new(entries)).await?;
+        Ok::<_, Status>((sender, answers.into_inner()))
+    };
+    let mut streams = Vec::new();
+    for _ in 0..SHARE {
+        streams.push(begin(&channel).await.unwrap());
+    }
+    let status = begin(&channel).await.map(drop).unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("streams of appends, which is 32"), "{status:?}");
+    assert_eq!(trailer(&status, names::OUTCOME), names::REFUSED);
+    begin(&node.channel()).await.unwrap();
+    let (sender, mut answers) = streams.pop().unwrap();
+    drop(sender);
+    while answers.message().await.unwrap().is_some() {}
+    until("its place is free", PATIENCE, async || begin(&channel).await.ok()).await;
 }
 
 /// A deadline ends it, also one whose client is silent.

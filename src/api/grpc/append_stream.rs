@@ -177,13 +177,7 @@ where
     B: Body<Data = bytes::Bytes> + Unpin,
     B::Error: Into<tonic::codegen::StdError>,
 {
-    pub(super) fn new(
-        ledger: Ledger,
-        body: RequestBody<B>,
-        ends: Ends,
-        window: Granted,
-        group_time: Duration,
-    ) -> Self {
+    pub(super) fn new(ledger: Ledger, body: RequestBody<B>, ends: Ends, window: Granted, group_time: Duration) -> Self {
         AppendStream {
             ledger,
             group_time,

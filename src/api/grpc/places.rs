@@ -4,8 +4,8 @@
 //!
 //! Where there is no place, calls of the same kind that wait for their clients end, those first that have waited for the
 //! longest: for an answer to be read, or because they only watch health. So calls that their client does not go on with
-//! keep nobody out (`crowd`). Of the places for health, reflection and the operator, one connection has a share only, so
-//! that calls begun anew each time do not take them all either.
+//! keep nobody out (`crowd`). Of the places for streams of appends, health, reflection and the operator, one connection has
+//! a share only, so that calls begun anew each time, and streams that go on, do not take them all either.
 //!
 //! What does keep others out: watches of contexts whose entries are read. They are what the port is for, and nobody
 //! ends them in favour of others, so that clients with `grpc.watches` of them in all, on as few connections as
@@ -58,7 +58,7 @@ impl AllPlaces {
         let watchless = settings.connections.div_ceil(WATCHLESS_PART);
         AllPlaces {
             appends: Pool::new(settings.requests),
-            append_streams: Pool::new(APPEND_STREAMS_AT_ONCE),
+            append_streams: Pool::shared(APPEND_STREAMS_AT_ONCE),
             reads: Pool::new(settings.requests),
             watches: Pool::new(settings.watches),
             watching: Arc::new(Semaphore::new((settings.connections - watchless).max(1))),
@@ -119,9 +119,14 @@ impl Pool {
         self.open.count()
     }
 
+    /// How many this call's connection may have, where it has them.
+    pub(super) fn share_taken(&self, call: &Call) -> Option<usize> {
+        self.open.has_beside(call, self.each).then_some(self.each)
+    }
+
     /// Whether there would be a place for this call; where there is none, there may be soon.
     pub(super) fn has_room(&self, call: &Call) -> bool {
-        if self.open.has_beside(call, self.each) {
+        if self.share_taken(call).is_some() {
             return false;
         }
         if self.places.available_permits() == 0 {
@@ -133,11 +138,8 @@ impl Pool {
 
     /// A place for this call; none where there is none, but then there may be soon.
     pub(super) fn take(&self, call: &Arc<Call>) -> Option<Place> {
-        if self.open.has_beside(call, self.each) {
-            return None;
-        }
         let place = self.spare(call);
-        if place.is_none() {
+        if place.is_none() && self.share_taken(call).is_none() {
             self.make_room();
         }
         place
@@ -145,7 +147,7 @@ impl Pool {
 
     /// A place for this call, if there is one to spare: nobody goes for it.
     pub(super) fn spare(&self, call: &Arc<Call>) -> Option<Place> {
-        if self.open.has_beside(call, self.each) {
+        if self.share_taken(call).is_some() {
             return None;
         }
         let permit = self.places.clone().try_acquire_owned().ok()?;

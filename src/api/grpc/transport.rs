@@ -137,8 +137,7 @@ impl Admission {
         if connection.operator && call.kind.is_contract() {
             return Err(self.shed("grpc.connections", "connections", "connect again"));
         }
-        let (pool, limit, what) = self.pool(call.kind);
-        pool.has_room(call).then_some(()).ok_or_else(|| self.shed(limit, what, "try again"))
+        if self.pool(call.kind).0.has_room(call) { Ok(()) } else { Err(self.no_place(call)) }
     }
 
     /// The call's places; an answer holds them until it was sent.
@@ -147,8 +146,7 @@ impl Admission {
             CallKind::Watch => Some(self.watching(connection)?),
             _ => None,
         };
-        let (pool, limit, what) = self.pool(call.kind);
-        let place = pool.take(call).ok_or_else(|| self.shed(limit, what, "try again"))?;
+        let place = self.pool(call.kind).0.take(call).ok_or_else(|| self.no_place(call))?;
         let bulk = match call.kind {
             CallKind::Load | CallKind::Snapshot => {
                 let bulk = self.places.bulk.take(call);
@@ -185,6 +183,14 @@ impl Admission {
             let advice = "watch over fewer connections, or raise grpc.connections";
             self.shed("grpc.connections (with watches)", "connections with watches", advice)
         })
+    }
+
+    fn no_place(&self, call: &Call) -> Status {
+        let (pool, limit, what) = self.pool(call.kind);
+        let Some(share) = pool.share_taken(call) else { return self.shed(limit, what, "try again") };
+        self.ledger.inner.reached.note(limit, "a connection has its share of them, further ones on it are shed");
+        let message = format!("the connection has its share of {what}, which is {share}: end one, or connect again");
+        overloaded(message, RETRY_AFTER)
     }
 
     fn shed(&self, limit: &'static str, what: &str, advice: &str) -> Status {
