@@ -41,7 +41,7 @@ pub struct Calls {
     pub chunk_bytes: usize,
     /// Chunks in flight at once.
     pub staging_max: usize,
-    /// A pause before an overloaded node is asked to stage more.
+    /// A pause before a group, or a chunk of a load, asks again whether the oldest attempt has ended.
     pub overload_pause: Duration,
     /// Unpacked, a blob may take so many times the bound of a packed one.
     pub unpacked_factor: usize,

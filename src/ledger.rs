@@ -216,7 +216,7 @@ impl Ledger {
     }
 
     /// A node that has stopped or fell silent stays so until its process starts anew: nothing is worth waiting for.
-    fn serving(&self) -> Result<(), Error> {
+    pub(crate) fn serving(&self) -> Result<(), Error> {
         if *self.inner.stopped.borrow() {
             return Err(Error::Stopped);
         }
@@ -224,12 +224,17 @@ impl Ledger {
         if silent { Err(self.no_leader()) } else { Ok(()) }
     }
 
-    pub(crate) fn admit(&self, commands: usize, bytes: usize) -> Result<Admission, Error> {
+    pub(crate) fn takes_appends(&self) -> Result<(), Error> {
         self.serving()?;
         if self.inner.storage.room() != storage::Room::Ample {
             let reason = "this node's disk has no room, see its alarms; ask another node";
             return Err(Error::Unavailable { reason: reason.to_owned() });
         }
+        Ok(())
+    }
+
+    pub(crate) fn admit(&self, commands: usize, bytes: usize) -> Result<Admission, Error> {
+        self.takes_appends()?;
         match self.inner.entries.admit(commands, bytes) {
             Ok(admission) => Ok(admission),
             Err(error) => {
@@ -244,24 +249,6 @@ impl Ledger {
     /// A new attempt of so many commands; their outcomes are kept until it is dropped, or the deadline passes.
     pub(crate) fn begin(&self, commands: usize, deadline: Instant) -> Result<Attempt, Error> {
         self.inner.entries.begin(commands, deadline).map_err(not_submitted)
-    }
-
-    /// Room for so many commands and an attempt of theirs; waits for them while there is time.
-    pub(crate) async fn enter(
-        &self,
-        commands: usize,
-        bytes: usize,
-        deadline: Instant,
-    ) -> Result<(Admission, Attempt), Error> {
-        loop {
-            let entered = self.admit(commands, bytes).and_then(|room| Ok((room, self.begin(commands, deadline)?)));
-            match entered {
-                Err(Error::Overloaded { .. } | Error::TooManyAttempts { .. }) if Instant::now() < deadline => {
-                    tokio::time::sleep(self.inner.calls.overload_pause).await;
-                }
-                entered => return entered,
-            }
-        }
     }
 
     pub(crate) async fn submit(
@@ -449,7 +436,7 @@ pub(crate) fn limit(error: LimitError) -> Error {
 }
 
 /// Why a command was not even submitted.
-fn not_submitted(error: entry::Error) -> Error {
+pub(crate) fn not_submitted(error: entry::Error) -> Error {
     match error {
         entry::Error::Overloaded { retry_after } => Error::Overloaded { retry_after },
         entry::Error::TooManyAttempts { limit } => Error::TooManyAttempts { limit, retry_after: RETRY_AFTER },

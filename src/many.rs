@@ -7,12 +7,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use converge_actors::entry::append_weight;
+use converge_actors::entry::{Admission, Attempt, append_weight};
 use converge_ledger_core::{Append, Command, NewEntry, Outcome, Position, Sequence};
 use tokio::time::Instant;
 
-use crate::ledger::{Failure, deadline, refused, unknown};
+use crate::ledger::{Failure, deadline, not_submitted, refused, unknown};
 use crate::{Error, Ledger};
+
+/// A group that waits longer than this for credits has met a limit.
+const LONG_WAIT: Duration = Duration::from_secs(1);
 
 /// One entry of many.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +97,36 @@ impl Ledger {
             }
         }
         Ok(done)
+    }
+
+    /// Room for so many commands and an attempt of theirs; waits for them while there is time, for the room in line.
+    pub(crate) async fn enter(
+        &self,
+        commands: usize,
+        bytes: usize,
+        deadline: Instant,
+    ) -> Result<(Admission, Attempt), Error> {
+        self.takes_appends()?;
+        let mut admitted = std::pin::pin!(self.inner.entries.admitted(commands, bytes, deadline));
+        let admitted = tokio::select! {
+            biased;
+            admitted = admitted.as_mut() => admitted,
+            () = tokio::time::sleep(LONG_WAIT) => {
+                self.inner.reached.note("limits.inflight_bytes", "groups of appends and loads wait");
+                admitted.await
+            }
+        };
+        self.serving()?;
+        let room = admitted.map_err(not_submitted)?;
+        loop {
+            match self.begin(commands, deadline) {
+                // All may begin once the oldest has ended: there is no line to wait in.
+                Err(Error::TooManyAttempts { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(self.inner.calls.overload_pause).await;
+                }
+                begun => return Ok((room, begun?)),
+            }
+        }
     }
 
     /// Takes from the front what one group holds: one entry at least.

@@ -50,6 +50,8 @@ pub struct Arguments {
 
 /// What a request is charged besides its bytes, so that a flood of empty ones is bounded, too.
 const REQUEST_OVERHEAD_BYTES: usize = 1024;
+/// Of the credits, requests that wait for theirs leave one in so many to those that do not wait.
+const LINE_LEAVES_PART: usize = 4;
 /// What an overloaded node tells its clients.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -67,6 +69,9 @@ struct Shared {
     origin: Arc<Origin>,
     credits: Arc<Semaphore>,
     credits_max: usize,
+    /// Those of them that requests may have that wait for theirs.
+    line: Arc<Semaphore>,
+    line_max: usize,
     /// A later boot of this node is in the log: its appends are not taken, and none of them has an outcome.
     superseded: AtomicBool,
     /// The node has ended: no actor comes any more.
@@ -136,7 +141,10 @@ const GROUP_COMMANDS_MAX: usize = 1024;
 
 /// Credits for one request, taken before anything else is done with it.
 #[derive(Debug, Clone)]
-pub struct Admission(#[allow(dead_code, reason = "held for its drop")] Arc<OwnedSemaphorePermit>);
+pub struct Admission(#[allow(dead_code, reason = "held for its drop")] Arc<Credits>);
+
+/// And, of one that waited, its part of what those may have.
+type Credits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 pub(crate) enum Message {
     Submit(Box<Submission>, oneshot::Sender<Settled>),
@@ -166,6 +174,8 @@ impl Entries {
             origin: Arc::default(),
             credits: Arc::new(Semaphore::new(credits_max)),
             credits_max,
+            line: Arc::new(Semaphore::new(credits_max - credits_max / LINE_LEAVES_PART)),
+            line_max: credits_max - credits_max / LINE_LEAVES_PART,
             superseded: AtomicBool::new(false),
             ended: watch::Sender::new(false),
         };
@@ -184,11 +194,37 @@ impl Entries {
     /// # Errors
     /// [`Error::Overloaded`] when too much is in flight.
     pub fn admit(&self, commands: usize, bytes: usize) -> Result<Admission, Error> {
-        // A request larger than all credits passes alone.
-        let charge = (bytes + commands * REQUEST_OVERHEAD_BYTES).min(self.shared.credits_max);
-        let charge = u32::try_from(charge).expect("credits fit");
+        let charge = Self::charge(commands, bytes, self.shared.credits_max);
         let permit = self.shared.credits.clone().try_acquire_many_owned(charge);
-        permit.map(|p| Admission(Arc::new(p))).map_err(|_| Error::Overloaded { retry_after: RETRY_AFTER })
+        permit.map(|p| Admission(Arc::new((p, None)))).map_err(|_| Error::Overloaded { retry_after: RETRY_AFTER })
+    }
+
+    /// The same for a caller that waits for them, in the order of asking. While the first of the line waits, what others give
+    /// back is its own, and [`Entries::admit`] finds none. A quarter is for those that do not wait: so neither keeps the
+    /// other out.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] when the deadline passes before that, or the node has ended.
+    pub async fn admitted(&self, commands: usize, bytes: usize, deadline: Instant) -> Result<Admission, Error> {
+        let mut ended = self.shared.ended.subscribe();
+        let (credits, line) = (self.shared.credits.clone(), self.shared.line.clone());
+        let acquired = async {
+            let line = line.acquire_many_owned(Self::charge(commands, bytes, self.shared.line_max)).await.ok()?;
+            let charge = Self::charge(commands, bytes, self.shared.credits_max);
+            Some((credits.acquire_many_owned(charge).await.ok()?, Some(line)))
+        };
+        let acquired = tokio::select! {
+            biased;
+            acquired = acquired => acquired,
+            _ = ended.wait_for(|ended| *ended) => None,
+            () = tokio::time::sleep_until(deadline) => None,
+        };
+        acquired.map(|c| Admission(Arc::new(c))).ok_or(Error::Overloaded { retry_after: RETRY_AFTER })
+    }
+
+    /// A request larger than all there is passes alone.
+    fn charge(commands: usize, bytes: usize, max: usize) -> u32 {
+        u32::try_from((bytes + commands * REQUEST_OVERHEAD_BYTES).min(max)).expect("credits fit")
     }
 
     /// How much one group may hold.
@@ -382,5 +418,62 @@ fn weight(command: &Command) -> usize {
         Command::Append(a) => append_weight(&a.entry, a.idempotency_key.as_deref()),
         Command::Stage(s) => 192 + s.context_id.len() + s.entries.iter().map(StagedEntry::bytes).sum::<usize>(),
         Command::Load(l) => l.context_id.len() + 128,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_credits_has_them_in_turn_and_before_all_who_ask_later() {
+        let entries = Entries::new(NodeId(1), 10 * REQUEST_OVERHEAD_BYTES, Bounds::default());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut others: Vec<_> = std::iter::from_fn(|| entries.admit(1, 0).ok()).collect();
+        assert_eq!(others.len(), 10);
+        let in_line = |commands: usize| {
+            let entries = entries.clone();
+            tokio::spawn(async move { entries.admitted(commands, 0, deadline).await })
+        };
+        let (group, next) = (in_line(4), in_line(1));
+        tokio::task::yield_now().await;
+        for _ in 0..3 {
+            others.pop();
+            tokio::task::yield_now().await;
+            assert!(entries.admit(1, 0).is_err(), "what is given back is of the one that waits");
+        }
+        assert!(!group.is_finished() && !next.is_finished());
+        others.pop();
+        let admitted = group.await.unwrap().unwrap();
+        assert!(!next.is_finished(), "it came later");
+        others.pop();
+        let next = next.await.unwrap().unwrap();
+        assert_eq!(in_line(1).await.unwrap().unwrap_err(), Error::Overloaded { retry_after: RETRY_AFTER });
+        assert!(Instant::now() >= deadline && entries.admit(1, 0).is_err());
+        drop((admitted, next));
+        assert!(entries.admit(5, 0).is_ok(), "who gave up keeps nothing");
+        let late = in_line(10);
+        tokio::task::yield_now().await;
+        entries.end();
+        assert!(late.await.unwrap().is_err(), "nobody waits for a node that has ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_wait_leave_a_quarter_to_those_that_do_not() {
+        let entries = Entries::new(NodeId(1), 12 * REQUEST_OVERHEAD_BYTES, Bounds::default());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let groups = entries.admitted(9, 0, deadline).await.unwrap();
+        let waits = tokio::spawn({
+            let entries = entries.clone();
+            async move { entries.admitted(100, 0, deadline).await }
+        });
+        tokio::task::yield_now().await;
+        let others: Vec<_> = std::iter::from_fn(|| entries.admit(1, 0).ok()).collect();
+        assert_eq!(others.len(), 3, "a line keeps nobody out");
+        drop(groups);
+        tokio::task::yield_now().await;
+        assert!(entries.admit(1, 0).is_err() && !waits.is_finished(), "now it is its turn, and it takes all");
+        drop(others);
+        waits.await.unwrap().unwrap();
     }
 }
