@@ -168,6 +168,8 @@ pub(super) struct AppendStream<B> {
     places: Vec<Placed>,
     /// In the ledger, from the stream's first entry on.
     settled: u64,
+    /// It was told to end.
+    hurries: bool,
     /// What the stream ends with, once all before is settled and told.
     last: Option<Status>,
 }
@@ -190,6 +192,7 @@ where
             flying_bytes: 0,
             places: Vec::new(),
             settled: 0,
+            hurries: false,
             last: None,
         }
     }
@@ -225,7 +228,7 @@ where
                     flight = None;
                     self.settle(settled);
                 }
-                status = self.ends.next(), if self.last.is_none() => self.stop(status),
+                status = self.ends.next(), if !self.hurries => self.hurry(status),
                 came = self.requests.next(), if wants_more => {
                     if !self.take(came) {
                         return;
@@ -293,6 +296,15 @@ where
         self.places = places;
         if let Some(error) = failed {
             self.stop(from_error(&error));
+        }
+    }
+
+    /// It is to end, also where all has come: what waits does not go to the ledger any more. Where nothing waits, what came
+    /// says how it ends.
+    fn hurry(&mut self, status: Status) {
+        self.hurries = true;
+        if self.last.is_none() || !self.waiting.is_empty() {
+            self.stop(status);
         }
     }
 
