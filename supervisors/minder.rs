@@ -5,18 +5,22 @@
 //! incarnation's [`Live`] until the child's join handle has completed. So whatever a supervisor dies of, nothing it
 //! started stays; and its own minder, which says that it is gone only when nothing lives below it, is what its successor
 //! waits for.
+//!
+//! It runs where its supervisor does, also where the child has a runtime of its own: a thread that hangs there holds up no
+//! time-out here. When the supervisor's runtime ends, the supervisor ends with it, and `ractor` kills what it had linked.
 
-use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod starting;
+
+use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
 
 use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorCell, ActorRef, ActorStatus, SpawnErr};
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant, sleep, sleep_until, timeout, timeout_at};
 
+pub(crate) use self::starting::describe;
+use self::starting::{CalledOff, Starting};
 use crate::exit::{Exit, IGNORE, KILLED, SHUTDOWN};
 use crate::latch::Latch;
 use crate::node::{Incarnation, Live, Node};
@@ -64,10 +68,8 @@ impl Minder {
         node.hook.begins(spec.restart);
         let number = incarnation.number;
         let (orders, inbox) = mpsc::channel(ORDERS);
-        // What it starts inherits its runtime.
-        let runtime = spec.runtime.clone().unwrap_or_else(Handle::current);
-        let job = Job { spec: spec.clone(), child, incarnation, parent, is_up: false, live: Some(live) };
-        Minder { incarnation: number, orders, task: runtime.spawn(job.run(inbox)) }
+        let job = Job { spec: spec.clone(), child, incarnation, parent, live: Some(live) };
+        Minder { incarnation: number, orders, task: tokio::spawn(job.run(inbox)) }
     }
 
     /// Orders the end of the child. A second order adds nothing to the first.
@@ -89,8 +91,6 @@ struct Job {
     child: Place,
     incarnation: Incarnation,
     parent: ActorRef<Msg>,
-    /// That it is up was reported.
-    is_up: bool,
     /// Until its end is reported.
     live: Option<Live>,
 }
@@ -107,6 +107,8 @@ enum Left {
     Nothing,
     /// Its task, which will not end.
     Task(JoinHandle<()>),
+    /// The task of its start, on a runtime of its own.
+    Start(JoinHandle<Result<Option<Spawned>, SpawnErr>>),
     /// Something below it.
     Subtree,
     /// Actors that a worker had linked to itself.
@@ -124,7 +126,6 @@ impl Job {
                     self.spec.body = Body::Spent; // not kept for a restart that will not be
                 }
                 self.node().running(incarnation);
-                self.is_up = true;
                 self.report(MinderReport::Started(cell.clone()));
                 let (exit, left) = self.watch(cell, join, &mut orders).await;
                 (exit.clone(), MinderReport::Gone(exit), left)
@@ -144,6 +145,7 @@ impl Job {
                 let gone = async move { drop(join.await) };
                 return self.stuck(still_runs(&self.node().path), gone);
             }
+            Left::Start(task) => return self.stuck(still_starts(&self.node().path), starting::ended(task)),
             Left::Linked => {
                 let node = Arc::clone(self.node());
                 let reason = linked_run(&node);
@@ -210,22 +212,37 @@ impl Job {
     async fn launch(&self, orders: &mut mpsc::Receiver<Shutdown>) -> Launch {
         // `None`: no bound, also when it lies beyond what the clock can say.
         let deadline = self.spec.start_timeout.and_then(|limit| Instant::now().checked_add(limit));
-        let (mut spawning, boot) = self.spawning();
-        let spawned = tokio::select! {
+        let (spawning, boot) = self.spawning();
+        let mut starting = Starting::begin(spawning, self.spec.runtime.as_ref());
+        let (spawned, why) = tokio::select! {
             biased;
-            _ = orders.recv() => Err(self.failed("its start was called off")),
-            spawned = soundly(&mut spawning) => spawned.map_err(|error| self.failed(describe(error))),
-            () = until(deadline) => Err(self.failed(self.timed_out())),
+            _ = orders.recv() => (None, "its start was called off".to_owned()),
+            spawned = starting.done() => (Some(spawned), String::new()),
+            () = until(deadline) => (None, self.timed_out()),
         };
-        // A start called off ends here, and only then does the incarnation become free.
-        if catch_unwind(AssertUnwindSafe(|| drop(spawning))).is_err() {
-            tracing::error!(path = %self.node().path, "a start panicked while it was called off");
-        }
+        let Some(spawned) = spawned else {
+            // Only when it has ended does the incarnation become free.
+            let left = self.called_off(starting, orders).await;
+            return Launch::Failed(self.failed(why), left);
+        };
+        starting.let_go(self.node());
         match (spawned, boot) {
-            (Err(failure), _) => Launch::Failed(failure, Left::Nothing),
+            (Err(reason), _) => Launch::Failed(self.failed(reason), Left::Nothing),
             (Ok(None), _) => Launch::Ignored,
             (Ok(Some(spawned)), None) => Launch::Up(spawned),
             (Ok(Some(spawned)), Some(boot)) => self.booting(spawned, boot, deadline, orders).await,
+        }
+    }
+
+    /// Ends a start, and what came up of it all the same.
+    async fn called_off(&self, starting: Starting, orders: &mut mpsc::Receiver<Shutdown>) -> Left {
+        match starting.call_off(self.node()).await {
+            CalledOff::Nothing => Left::Nothing,
+            CalledOff::Task(task) => Left::Start(task),
+            CalledOff::Up((cell, mut join)) => {
+                let (_, ending) = self.end(cell, Some(&mut join), Shutdown::BrutalKill, orders).await;
+                ending.leaves(join)
+            }
         }
     }
 
@@ -338,22 +355,6 @@ impl Job {
     }
 }
 
-impl Drop for Job {
-    /// Dropped before its end: with its runtime, which took the child along. A supervisor that runs elsewhere learns of it
-    /// here, or would wait for ever.
-    fn drop(&mut self) {
-        if self.live.is_none() {
-            return;
-        }
-        let reason = "its runtime has ended";
-        let report = match self.is_up {
-            true => MinderReport::Gone(Exit::abnormal(reason)),
-            false => MinderReport::StartFailed(self.failed(reason)),
-        };
-        self.over(&Exit::abnormal(reason), report);
-    }
-}
-
 /// How far an end got.
 enum Ending {
     Gone,
@@ -397,6 +398,10 @@ fn still_runs(path: &str) -> String {
     format!("{path} still runs {KILL_WAIT:?} after it was killed")
 }
 
+fn still_starts(path: &str) -> String {
+    format!("the start of {path} still runs {KILL_WAIT:?} after it was called off")
+}
+
 fn linked_run(node: &Node) -> String {
     let ids: Vec<String> = node.linked.left().iter().map(|cell| cell.get_id().to_string()).collect();
     format!("actors linked to {} still run {KILL_WAIT:?} after it: {}", node.path, ids.join(", "))
@@ -421,24 +426,6 @@ async fn sleep_for(limit: Option<Duration>) {
     match limit {
         Some(limit) => sleep(limit).await,
         None => std::future::pending().await,
-    }
-}
-
-/// A start, with a panic of what it drops as its failure: without its minder the child would never end.
-async fn soundly(spawning: &mut Spawning) -> Result<Option<Spawned>, SpawnErr> {
-    let panicked = || SpawnErr::StartupFailed("what its start had made panicked while it was dropped".into());
-    poll_fn(|context| {
-        let polled = catch_unwind(AssertUnwindSafe(|| spawning.as_mut().poll(context)));
-        polled.unwrap_or_else(|_panic| Poll::Ready(Err(panicked())))
-    })
-    .await
-}
-
-/// What an actor's failed start has to say, without `ractor`'s preamble.
-pub(crate) fn describe(error: SpawnErr) -> String {
-    match error {
-        SpawnErr::StartupFailed(inner) => inner.to_string(),
-        other => other.to_string(),
     }
 }
 

@@ -245,9 +245,9 @@ impl ChildSpec {
     /// its own. Without it: where its supervisor runs.
     ///
     /// The runtime is to outlive the child, and somebody is to drive it (a current-thread one runs while its `block_on`
-    /// does). One that is dropped takes the child with it; its restarts fail, and its supervisor gives up. On one that
-    /// nobody drives, the child neither starts nor stops: only [`Tree::stop`](crate::Tree::stop) of a root elsewhere is
-    /// bounded then.
+    /// does). One that is dropped takes the child with it; its restarts fail, and its supervisor gives up. What the
+    /// supervisor waits for has its bounds also where that runtime hangs, or nobody drives it: a start that takes too long
+    /// is called off, a stop becomes a kill, and a child that is still there 30 s later is stuck.
     #[must_use]
     pub fn on(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);

@@ -9,6 +9,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use super::*;
 use crate::{ChildState, Intensity, StopError, Strategy, SupervisorSpec, Tree};
 
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Blocks in its handler, once it has said so, until the test lets go of the sender.
 struct Blocker {
     starts: Arc<AtomicU32>,
@@ -177,4 +179,101 @@ async fn a_linked_actor_that_does_not_die_ends_the_tree() {
     assert!(escalated.reason.contains("actors linked to root/a still run"), "{}", escalated.reason);
     assert!(inner.try_recv().is_err(), "it was never started again");
     drop(hold);
+}
+
+/// A current-thread runtime on a thread that the test may block; it ends with the process.
+fn beside() -> tokio::runtime::Handle {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let handle = runtime.handle().clone();
+    std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
+    handle
+}
+
+/// An actor that blocks nobody answers in time.
+async fn answers(tree: &Tree, path: &str) {
+    let ((inside, entered), (_, gate)) = (channel::<()>(), channel::<()>());
+    tree.find(path).unwrap().send_message((inside, gate)).unwrap();
+    let answer = async {
+        while entered.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, answer).await.unwrap();
+}
+
+/// Blocks its thread in its start, once it has said so.
+struct StartBlocker(Sender<()>, Arc<std::sync::Mutex<Receiver<()>>>);
+
+impl Actor for StartBlocker {
+    type Msg = ();
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        let _ = self.0.send(());
+        let _ = self.1.lock().unwrap().recv();
+        Ok(())
+    }
+}
+
+/// The time-outs of its supervisor are on another thread.
+#[tokio::test]
+async fn a_start_that_hangs_on_a_runtime_of_its_own_is_called_off() {
+    let sibling = blocker("b", &Arc::default());
+    let tree = Tree::start("root", spec(Strategy::OneForOne, vec![sibling])).await.unwrap();
+    let ((inside, entered), (hold, gate)) = (channel::<()>(), channel::<()>());
+    let gate = Arc::new(std::sync::Mutex::new(gate));
+    let child = ChildSpec::actor("a", move || (StartBlocker(inside.clone(), Arc::clone(&gate)), ()));
+    let child = child.start_timeout(Duration::from_millis(50)).on(beside());
+    let root = tree.supervisor("root").unwrap();
+    let asked = tokio::spawn(async move { root.start_child(child).await });
+    while entered.try_recv().is_err() {
+        tokio::task::yield_now().await;
+    }
+    answers(&tree, "root/b").await;
+    let escalated = timeout(PATIENCE, tree.wait()).await.expect("its time-out passes").unwrap_err();
+    assert!(escalated.reason.contains("the start of root/a still runs"), "{}", escalated.reason);
+    asked.await.unwrap().unwrap_err();
+    drop(hold);
+}
+
+#[tokio::test]
+async fn a_child_that_hangs_on_a_runtime_of_its_own_is_killed_after_its_time() {
+    let starts = Arc::new(AtomicU32::new(0));
+    let child = blocker("a", &starts).shutdown(Shutdown::Timeout(Duration::from_millis(50))).on(beside());
+    let children = vec![child, blocker("b", &Arc::default())];
+    let tree = Tree::start("root", spec(Strategy::OneForOne, children)).await.unwrap();
+    let hold = block(&tree, "root/a").await;
+    let root = tree.supervisor("root").unwrap();
+    let asked = tokio::spawn(async move { root.terminate_child("a").await });
+    answers(&tree, "root/b").await;
+    let escalated = timeout(PATIENCE, tree.wait()).await.expect("its time-out passes").unwrap_err();
+    assert!(escalated.reason.contains("root/a still runs"), "{}", escalated.reason);
+    asked.await.unwrap().unwrap_err();
+    assert_eq!(starts.load(Ordering::SeqCst), 1, "it was never started beside itself");
+    drop(hold);
+}
+
+/// What comes up when it was to be called off is ended.
+#[tokio::test]
+async fn a_start_that_ends_after_its_time_leaves_nothing() {
+    let tree = Tree::start("root", spec(Strategy::OneForOne, vec![])).await.unwrap();
+    let ((inside, entered), (hold, gate)) = (channel::<()>(), channel::<()>());
+    let gate = Arc::new(std::sync::Mutex::new(gate));
+    let child = ChildSpec::actor("a", move || (StartBlocker(inside.clone(), Arc::clone(&gate)), ()));
+    let child = child.start_timeout(Duration::from_millis(50)).on(beside());
+    let root = tree.supervisor("root").unwrap();
+    let asked = tokio::spawn(async move { root.start_child(child).await });
+    while entered.try_recv().is_err() {
+        tokio::task::yield_now().await;
+    }
+    timeout(PATIENCE, tree.wait()).await.expect("its time-out passes").unwrap_err();
+    asked.await.unwrap().unwrap_err();
+    drop(hold);
+    let gone = async {
+        while tree.find("root/a").is_some() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("its late start is ended");
 }
