@@ -45,6 +45,8 @@ pub const TARGETS: &[Target] = &[
     target("config", config, 4 << 20, 4096),
     #[cfg(feature = "grpc")]
     target("grpc", crate::api::grpc::fuzzing::request, 4 << 20, 1024),
+    #[cfg(feature = "grpc")]
+    target("append_stream", crate::api::grpc::fuzzing::append_stream, 4 << 20, 1024),
 ];
 
 /// A configuration: the text of a file, then, behind a line `---`, the environment, one `NAME=value` a line.

@@ -18,7 +18,7 @@ use crate::{Error, Ledger};
 const LONG_WAIT: Duration = Duration::from_secs(1);
 
 /// One entry of many.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ManyEntry {
     /// What to append.
     pub entry: NewEntry,

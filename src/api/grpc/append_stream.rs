@@ -38,8 +38,32 @@ const GROUP_ENTRIES: usize = 1024;
 /// What a pair of metadata takes in memory besides its texts: two strings, and their part of a map.
 const PAIR_BYTES: usize = 128;
 
-type Settled = (Vec<Placed>, Option<Error>);
+/// What is in the ledger of a group, and why the next one is not.
+pub(super) type Settled = (Vec<Placed>, Option<Error>);
 type Flight = Pin<Box<dyn Future<Output = Settled> + Send>>;
+
+/// Where the groups of a stream go.
+pub(super) trait Groups: Clone + Send + 'static {
+    /// Whether it may be appended at all.
+    fn accepts(&self, entry: &ManyEntry) -> Result<(), Error>;
+    /// Takes from the front what one group holds: one entry at least.
+    fn next(&self, waiting: &mut VecDeque<ManyEntry>) -> Vec<ManyEntry>;
+    fn append(&self, group: Vec<ManyEntry>, deadline: Instant) -> impl Future<Output = Settled> + Send;
+}
+
+impl Groups for Ledger {
+    fn accepts(&self, entry: &ManyEntry) -> Result<(), Error> {
+        self.check(&entry.entry, entry.idempotency_key.as_deref())
+    }
+
+    fn next(&self, waiting: &mut VecDeque<ManyEntry>) -> Vec<ManyEntry> {
+        self.next_group(waiting)
+    }
+
+    fn append(&self, group: Vec<ManyEntry>, deadline: Instant) -> impl Future<Output = Settled> + Send {
+        self.append_group(group, deadline)
+    }
+}
 
 /// The messages of a stream, one by one.
 struct Requests<B> {
@@ -150,8 +174,8 @@ impl Ends {
 }
 
 /// One stream.
-pub(super) struct AppendStream<B> {
-    ledger: Ledger,
+pub(super) struct AppendStream<B, G> {
+    groups: G,
     /// What a group may take at most.
     group_time: Duration,
     requests: Requests<B>,
@@ -174,14 +198,15 @@ pub(super) struct AppendStream<B> {
     last: Option<Status>,
 }
 
-impl<B> AppendStream<B>
+impl<B, G> AppendStream<B, G>
 where
+    G: Groups,
     B: Body<Data = bytes::Bytes> + Unpin,
     B::Error: Into<tonic::codegen::StdError>,
 {
-    pub(super) fn new(ledger: Ledger, body: RequestBody<B>, ends: Ends, window: Granted, group_time: Duration) -> Self {
+    pub(super) fn new(groups: G, body: RequestBody<B>, ends: Ends, window: Granted, group_time: Duration) -> Self {
         AppendStream {
-            ledger,
+            groups,
             group_time,
             requests: Requests { body: body.backed_by(window.backed), rest: BytesMut::new() },
             ends,
@@ -266,8 +291,7 @@ where
     fn take_entry(&mut self, request: AppendStreamRequest, bytes: usize) -> Result<(), Status> {
         convert::context_id(&request.context_id)?;
         let entry = convert::streamed_entry(request);
-        let checked = self.ledger.check(&entry.entry, entry.idempotency_key.as_deref());
-        checked.map_err(|error| from_error(&error))?;
+        self.groups.accepts(&entry).map_err(|error| from_error(&error))?;
         let made = made_bytes(&entry);
         self.requests.body.charge(made)?;
         self.waiting.push_back(entry);
@@ -281,13 +305,13 @@ where
         if self.waiting.is_empty() {
             return None;
         }
-        let group = self.ledger.next_group(&mut self.waiting);
+        let group = self.groups.next(&mut self.waiting);
         self.flying_bytes = self.weights.drain(..group.len()).sum();
         self.waiting_bytes -= self.flying_bytes;
         let latest = Instant::now() + self.group_time;
         let deadline = self.ends.deadline.map_or(latest, |deadline| deadline.min(latest));
-        let ledger = self.ledger.clone();
-        Some(Box::pin(async move { ledger.append_group(group, deadline).await }))
+        let groups = self.groups.clone();
+        Some(Box::pin(async move { groups.append(group, deadline).await }))
     }
 
     fn settle(&mut self, (places, failed): Settled) {

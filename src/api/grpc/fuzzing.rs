@@ -1,5 +1,7 @@
 //! Requests of strangers, see [`crate::fuzzing`].
 
+mod append_stream;
+
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -16,6 +18,8 @@ use super::reflection::{Index, v1, v1alpha};
 use super::status::from_error;
 use super::{Settings, convert, names};
 use crate::{Config, Error};
+
+pub(crate) use self::append_stream::append_stream;
 
 const HEADERS: [&str; 4] = [names::IDEMPOTENCY_KEY, names::EXPECTED_SEQUENCE, names::CONSISTENCY, "grpc-timeout"];
 /// What the batch of one command may take beside a payload: names, metadata and the batch's own.
@@ -151,7 +155,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
     let seed = |name: &str, method: u8, headers: &[u8], message: Vec<u8>| {
         Seed::new("grpc", name, &[&[method], headers, &message])
     };
-    vec![
+    let mut seeds = vec![
         seed("append", 0, &[0], append.encode_to_vec()),
         seed("append_headers", 0, headers, append.encode_to_vec()),
         seed("append_without_a_name", 0, &[0], Vec::new()),
@@ -164,5 +168,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
         seed("health", 7, &[0], health.encode_to_vec()),
         seed("reflection_v1", 8, &[0], first.encode_to_vec()),
         seed("reflection_v1alpha", 9, &[0], second.encode_to_vec()),
-    ]
+    ];
+    seeds.extend(append_stream::seeds());
+    seeds
 }

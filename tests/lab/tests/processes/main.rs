@@ -10,3 +10,4 @@ mod genesis;
 mod kills;
 mod pauses;
 mod restored;
+mod streams;
