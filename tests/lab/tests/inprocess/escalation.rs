@@ -1,20 +1,23 @@
 //! The default restart intensities: one kill too many makes each supervisor give up, and its parent takes over.
 #![allow(missing_docs)]
 
-use crate::inprocess::{EmbeddedCluster, eventually, whole_again};
+use std::sync::Arc;
+
+use crate::inprocess::{EmbeddedCluster, eventually, load, whole_again};
 use converge_ledger::Node;
-use converge_ledger::config::Supervision;
+use converge_ledger::config::{Config, Supervision};
 use converge_ledger::supervisors::Fault;
 
 fn incarnation(node: &Node, path: &str) -> u64 {
     node.tree().snapshot().nodes.iter().find(|n| n.path == path).unwrap().incarnation
 }
 
+fn defaults(config: &mut Config) {
+    config.supervision = Supervision::default();
+    config.listen.grpc = "127.0.0.1:0".into();
+}
+
 async fn start(nodes: u64) -> EmbeddedCluster {
-    let defaults = |config: &mut converge_ledger::Config| {
-        config.supervision = Supervision::default();
-        config.listen.grpc = "127.0.0.1:0".into();
-    };
     EmbeddedCluster::start_with(nodes, defaults).await
 }
 
@@ -25,7 +28,7 @@ async fn gives_up(node: &Node, supervisor: &str, child: &str, forgiven: u32) {
         let before = incarnation(node, &path);
         node.tree().inject(&path, Fault::Kill).await.unwrap();
         whole_again(node, &path, before).await;
-        // Who has a write in flight when storage dies may die of that before it is stopped, and counts, too.
+        // On many threads, who has a write in flight when storage dies may die of that before it is stopped, and counts, too.
         eventually("nothing is in flight", || {
             let status = node.ledger().status();
             status.leader_id != 0 && status.applied_index == status.last_index
@@ -41,6 +44,24 @@ async fn gives_up(node: &Node, supervisor: &str, child: &str, forgiven: u32) {
 async fn ledger_gives_up_after_five() {
     let cluster = start(1).await;
     gives_up(&cluster.nodes[0], "root/ledger", "storage", 5).await;
+    cluster.stop().await;
+}
+
+/// Replication dies of it with what it has in flight, but the supervisor hears of storage first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_death_of_storage_under_load_counts_once_where_the_ledger_has_a_thread() {
+    let cluster = EmbeddedCluster::start_on_a_thread_with(1, defaults).await;
+    let node = &cluster.nodes[0];
+    let load = load(&cluster.ledgers(), 8, &Arc::default());
+    for _ in 0..5 {
+        load.progress(4).await;
+        let before = incarnation(node, "root/ledger/storage");
+        node.tree().inject("root/ledger/storage", Fault::Kill).await.unwrap();
+        whole_again(node, "root/ledger/storage", before).await;
+    }
+    load.progress(1).await;
+    assert_eq!(incarnation(node, "root/ledger"), 1, "it forgives five deaths");
+    load.finish().await;
     cluster.stop().await;
 }
 

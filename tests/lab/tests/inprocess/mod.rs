@@ -61,7 +61,11 @@ impl EmbeddedCluster {
 
     /// With a thread of its own for their ledgers, as the program has one.
     pub async fn start_on_a_thread(count: u64) -> EmbeddedCluster {
-        EmbeddedCluster::launch(count, |_| {}, Some(LedgerThread::start().unwrap())).await
+        EmbeddedCluster::start_on_a_thread_with(count, |_| {}).await
+    }
+
+    pub async fn start_on_a_thread_with(count: u64, adjust: impl Fn(&mut Config)) -> EmbeddedCluster {
+        EmbeddedCluster::launch(count, adjust, Some(LedgerThread::start().unwrap())).await
     }
 
     pub async fn start_with(count: u64, adjust: impl Fn(&mut Config)) -> EmbeddedCluster {
