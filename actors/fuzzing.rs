@@ -22,6 +22,7 @@ pub use crate::distribution::fuzzing::handshake;
 pub use crate::replication::fuzzing::raft_step;
 use crate::replication::wire::Frame;
 pub use crate::storage::fuzzing::{journal, table_row};
+pub use crate::storage::segments::fuzzing::segment;
 pub use apply::apply;
 pub use input::Input;
 pub use sample::Seed;

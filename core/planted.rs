@@ -108,6 +108,10 @@ bugs! {
     SilentStays "silent-stays" "no connection is closed in favour of others" [Chaos]
     BudgetUnbounded "budget-unbounded" "what waits for clients is not bounded" [Chaos]
     FullEnds "full-ends" "a node that has served ends when it is started on a full disk" [Crash]
+    SegmentLongTaken "segment-long-taken" "a segment that is longer than the database says is taken as it is" [Crash]
+    UncommittedSettled "uncommitted-settled" "entries that are not committed come into a segment" [Crash, Simulation]
+    BlockClosedEarly "block-closed-early" "a block is closed by a commit, not by what is in it" [Crash, Simulation]
+    BlockUnchecked "block-unchecked" "the checksum of a block is not compared" [Flips]
     RowUnchecked "row-unchecked" "the checksum of a row is not compared when it is read" [Flips]
 }
 

@@ -40,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     target("batch", converge_actors::fuzzing::batch, 64 << 10, 512),
     target("apply", converge_actors::fuzzing::apply, 16 << 20, 4096),
     target("journal", converge_actors::fuzzing::journal, 4 << 20, 128),
+    target("segment", converge_actors::fuzzing::segment, 1 << 20, 128),
     target("table_row", converge_actors::fuzzing::table_row, 64 << 10, 512),
     target("snapshot", converge_actors::fuzzing::snapshot, 32 << 20, 512),
     target("config", config, 4 << 20, 4096),

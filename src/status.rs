@@ -47,6 +47,8 @@ pub struct Status {
     pub phase: String,
     /// Bytes of the journal on disk.
     pub journal_bytes: u64,
+    /// Bytes of the segments on disk.
+    pub segment_bytes: u64,
     /// Bytes of the database on disk.
     pub database_bytes: u64,
     /// The other nodes.
@@ -164,6 +166,7 @@ pub(crate) fn status(node: &Inner) -> Status {
         digest: storage.digest.iter().map(|byte| format!("{byte:02x}")).collect(),
         phase: phase.to_owned(),
         journal_bytes: storage.journal_bytes,
+        segment_bytes: storage.segment_bytes,
         database_bytes: storage.redb_bytes,
         peers: peers.collect(),
         alarms,

@@ -18,6 +18,7 @@ pub fn seeds() -> Vec<Seed> {
     seeds.extend(crate::replication::fuzzing::seeds());
     seeds.extend(crate::distribution::fuzzing::seeds());
     seeds.extend(crate::storage::fuzzing::seeds());
+    seeds.extend(crate::storage::segments::fuzzing::seeds());
     seeds
 }
 

@@ -17,9 +17,10 @@ use redb::{Database, ReadTransaction, ReadableDatabase};
 use super::database::lent::guarded;
 use super::database::overlay::Generation;
 use super::database::rows::{db_head, db_key};
-use super::database::tables::{EntryRun, RunLayout, Segment, Segments, chunk_tag, row_check, split};
+use super::database::tables::{EntryRun, RunLayout, Span, Spans, chunk_tag, row_check};
 use super::database::trouble::Trouble;
 use super::incarnation::Incarnation;
+use super::rowed::split;
 use super::shared::Shared;
 use super::types::{AppliedBatch, EntryKind, LogEntry};
 
@@ -74,8 +75,8 @@ fn put(active: &mut Generation, effects: Effects, rows: IndexRows) {
     for (context, first, run) in rows.runs {
         active.put_run(context, first, run);
     }
-    if let Some((first, segments)) = rows.positions {
-        active.put_segments(first, segments);
+    if let Some((first, spans)) = rows.positions {
+        active.put_spans(first, spans);
     }
 }
 
@@ -117,7 +118,7 @@ fn describe(entry: &LogEntry, batch: Option<&Batch>, effects: &Effects) -> Appli
 #[derive(Default)]
 struct IndexRows {
     runs: Vec<(u64, u64, EntryRun)>,
-    positions: Option<(u64, Segments)>,
+    positions: Option<(u64, Spans)>,
 }
 
 impl IndexRows {
@@ -128,21 +129,21 @@ impl IndexRows {
         };
         let own = split(entry);
         let mut rows = IndexRows::default();
-        let mut segments = Segments::default();
+        let mut spans = Spans::default();
         for indexed in &effects.entries {
             match indexed {
                 Indexed::Entry(row) => {
                     rows.add_row(row, row_check(&own[row.row as usize]));
-                    add_segment(&mut segments, row);
+                    add_span(&mut spans, row);
                 }
                 Indexed::Chunk(chunk) => {
                     let IndexChunk { index, row, count, .. } = *chunk;
                     rows.add_chunk(chunk);
-                    segments.0.push(Segment { index, row, count, chunk: true });
+                    spans.0.push(Span { index, row, count, chunk: true });
                 }
             }
         }
-        rows.positions = Some((first, segments));
+        rows.positions = Some((first, spans));
         rows
     }
 
@@ -171,10 +172,10 @@ impl IndexRows {
     }
 }
 
-fn add_segment(segments: &mut Segments, at: &IndexRow) {
-    match segments.0.last_mut() {
+fn add_span(spans: &mut Spans, at: &IndexRow) {
+    match spans.0.last_mut() {
         Some(last) if !last.chunk && last.index == at.index && last.row + last.count == at.row => last.count += 1,
-        _ => segments.0.push(Segment { index: at.index, row: at.row, count: 1, chunk: false }),
+        _ => spans.0.push(Span { index: at.index, row: at.row, count: 1, chunk: false }),
     }
 }
 

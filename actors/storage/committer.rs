@@ -1,4 +1,4 @@
-//! The database's worker: recovers, commits in bulk, keeps a journal file ready, closes.
+//! The database's worker: recovers, puts what is applied into segments, commits in bulk, keeps a journal file ready, closes.
 //!
 //! It owns the database: it opens it, it is the only one that writes to it, and it closes it on its
 //! own thread, after the journal's writer has ended and no reader is left.
@@ -17,9 +17,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::database::commit::{AppliedRows, WriteSet, commit};
+use super::database::log::LogReader;
 use super::database::overlay::Generation;
-use super::database::rows::db_log;
-use super::database::trouble::redb_cause;
+use super::database::settle::{Settled, Unsettled, settle};
+use super::database::tables::Progress;
+use super::database::trouble::{Trouble, redb_cause};
 use super::disk::{File, Lock};
 use super::error::{Cause, Error};
 use super::executor::{Signal, Step, Worker};
@@ -31,6 +33,7 @@ use super::layout::{self, DATABASE, LOCK_FILE, Make};
 use super::passing::{is_lack, lack, passes};
 use super::recover::{self, BootOf, Found, Opened};
 use super::room::{LACK_PAUSE, LOOK_INTERVAL, Room};
+use super::segments::writer::SegmentWriter;
 use super::settings::Settings;
 use super::shared::{Process, Shared};
 
@@ -141,9 +144,12 @@ pub(crate) struct OpenDatabase {
     /// What the database has of the state machine.
     applied: LogIndex,
     db_file: Arc<dyn File>,
+    segments: SegmentWriter,
     maker: Maker,
     /// A journal file was removed that did not fit, and the one in its place is still to be made.
     owed: bool,
+    /// A segment's file could not be made for want of something.
+    lacks_segment: bool,
     /// When the room and the directory were looked at last.
     looked: Option<Instant>,
     /// Since when something waits for a commit.
@@ -166,8 +172,10 @@ impl OpenDatabase {
             applied: opened.state.applied,
             set: opened.set,
             db_file: opened.db_file,
+            segments: opened.segments,
             maker: opened.maker,
             owed: false,
+            lacks_segment: false,
             looked: None,
             since: None,
             lock: opened.lock,
@@ -183,7 +191,9 @@ impl OpenDatabase {
         let unapplied = || shared.memory.overlay().unapplied();
         while let Some(indexes) = unapplied() {
             let bytes = shared.settings.apply_bytes;
-            let read = |txn: &redb::ReadTransaction| db_log(txn, indexes.start, indexes.end, bytes);
+            let read = |txn: &redb::ReadTransaction| {
+                LogReader::new(txn, &shared.segments).entries(indexes.start, indexes.end, bytes)
+            };
             let entries = shared.db.read(read)?;
             shared.apply_all(incarnation, &entries)?;
             if shared.memory.overlay().bytes() >= shared.commit_bytes() {
@@ -209,8 +219,9 @@ impl OpenDatabase {
         // After an apply that panicked halfway the state is not to be stored any more.
         let sound = shared.memory.is_sound();
         let active = if sound { shared.memory.overlay().active.bytes } else { 0 };
-        let pending = waiting || (sound && shared.applied() > self.applied);
-        let due = self.due(pending, shared.settings.commit_interval);
+        let pending = waiting || self.lacks_segment || (sound && shared.applied() > self.applied);
+        let interval = if self.lacks_segment { LACK_PAUSE } else { shared.settings.commit_interval };
+        let due = self.due(pending, interval);
         let enough = bytes + active >= shared.commit_bytes();
         let room = if pending { shared.look() } else { Room::default() };
         let room = if matches!(room, Room::Out { .. }) { None } else { Some(room) };
@@ -290,12 +301,12 @@ impl OpenDatabase {
             absorbed.expect("the overlay refuses what does not fit");
         }
         let row_bytes = rows.as_ref().map_or(0, |(_, generation)| generation.bytes);
-        if self.set.is_empty() && rows.is_none() {
+        if self.set.is_empty() && rows.is_none() && !self.lacks_segment {
             return Ok(());
         }
         let weight = self.set.bytes + row_bytes;
         self.store(shared, rows.as_ref())?;
-        let written = self.set.stored(*self.set.progress());
+        let written = self.set.stored(Progress { segments: self.segments.end(), ..*self.set.progress() });
         // Freed after the lock is.
         let gone = shared.memory.end_flush(&written);
         drop(gone);
@@ -324,14 +335,28 @@ impl OpenDatabase {
         let applied = rows.map_or(self.applied, |(state, _)| state.applied);
         let db = shared.db.borrow();
         let db: &Database = db.as_ref().expect("is open while its worker runs");
-        let stored = catch_unwind(AssertUnwindSafe(|| commit(db, &self.set, self.applied, applied_rows)));
+        let (set, segments, block_bytes_max) = (&self.set, &mut self.segments, shared.settings.segment_block_bytes);
+        let settles = rows.is_some() || self.lacks_segment;
+        let stored = catch_unwind(AssertUnwindSafe(|| {
+            let settled = match settles {
+                true => settle(segments, block_bytes_max, db, set, applied)?,
+                false => Settled::nothing(segments.end()),
+            };
+            commit(db, set, self.applied, applied_rows, &settled).map_err(Unstored::Commit)?;
+            Ok::<_, Unstored>(settled.lack)
+        }));
         match stored {
-            Ok(Ok(_)) => {
+            Ok(Ok(lack)) => {
+                if lack.is_some() || self.lacks_segment {
+                    self.lacks_segment = lack.is_some();
+                    shared.lacks.say(lack.map(|error| format!("making a segment: {error}")));
+                }
+                shared.say_segments(&self.segments.end());
                 self.applied = applied;
                 shared.commit_panicked.store(false, Ordering::Relaxed);
                 Ok(())
             }
-            Ok(Err(error)) => Err(Halt::Fence(redb_cause("committing to the database", &error))),
+            Ok(Err(unstored)) => Err(unstored.into()),
             // Whatever it was about is gone after a recovery, unless it is on the disk.
             Err(_) if !shared.commit_panicked.swap(true, Ordering::Relaxed) => Err(Halt::Exit),
             Err(panic) => {
@@ -407,6 +432,32 @@ impl OpenDatabase {
         let files = 1 + spares.retired.len() + usize::from(spares.ready.is_some());
         let bytes = files as u64 * self.maker.file_bytes;
         shared.journal_bytes.store(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Why a commit was not stored.
+enum Unstored {
+    Segments(Unsettled),
+    Commit(redb::Error),
+}
+
+impl From<Unsettled> for Unstored {
+    fn from(unsettled: Unsettled) -> Unstored {
+        Unstored::Segments(unsettled)
+    }
+}
+
+impl From<Unstored> for Halt {
+    fn from(unstored: Unstored) -> Halt {
+        let committing = |error| Halt::Fence(redb_cause("committing to the database", &error));
+        match unstored {
+            Unstored::Commit(error) | Unstored::Segments(Unsettled::Read(Trouble::Redb(error))) => committing(error),
+            Unstored::Segments(Unsettled::Write(error)) => Halt::Fence(Cause::of("writing a segment", &error)),
+            Unstored::Segments(Unsettled::Read(trouble)) => match Failure::from(trouble) {
+                Failure::Fence(cause) => Halt::Fence(cause),
+                Failure::Refused(_) | Failure::Passing(_) => Halt::Exit,
+            },
+        }
     }
 }
 

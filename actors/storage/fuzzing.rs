@@ -147,7 +147,7 @@ impl File for InMemory {
 /// A row of a table of the database: as it is, or with the right checksum.
 pub fn table_row(data: &[u8]) -> bool {
     let mut input = Input::new(data);
-    let (table, right) = (input.below(12), input.flag());
+    let (table, right) = (input.below(13), input.flag());
     let (context, first) = (1u64, 2u64);
     let numbers = [context.to_le_bytes(), first.to_le_bytes()].concat();
     let mut row = |key: &[u8]| {
@@ -181,12 +181,16 @@ pub fn table_row(data: &[u8]) -> bool {
             again(&row(&numbers), read, |block| tables::block_value(context, first, block))
         }
         8 => {
-            let read = |row: &[u8]| tables::segments_from(first, row).inspect(|segments| _ = segments.entries());
-            again(&row(&first.to_le_bytes()), read, |segments| tables::segments_value(first, segments))
+            let read = |row: &[u8]| tables::spans_from(first, row).inspect(|spans| _ = spans.entries());
+            again(&row(&first.to_le_bytes()), read, |spans| tables::spans_value(first, spans))
         }
         // 9 was a table that is gone: the others keep their numbers, and with them what was found.
         9 | 10 => log_row(&mut input, right),
-        _ => log_entry(&mut input),
+        11 => log_entry(&mut input),
+        _ => {
+            let read = |row: &[u8]| tables::place_from(LogIndex(first), row);
+            again(&row(&first.to_le_bytes()), read, |place| tables::place_value(LogIndex(first), place))
+        }
     }
 }
 
@@ -269,7 +273,7 @@ fn rows(entry: &LogEntry) -> Vec<Seed> {
     let run = |rows| tables::EntryRun { position: Position(9), index: LogIndex(4), row: 0, rows };
     let each = run(tables::RunLayout::Each { lead: -1, checks: vec![[1, 2, 3, 4]; 3] });
     let chunk = run(tables::RunLayout::Chunk { count: 5, tag: [6; 8] });
-    let segment = |chunk| tables::Segment { index: LogIndex(4), row: 0, count: 3, chunk };
+    let span = |chunk| tables::Span { index: LogIndex(4), row: 0, count: 3, chunk };
     let head = Head { number: no, latest: Sequence(3), lamport: Lamport(4), chain: [5; 32] };
     let content = [6; 32];
     let key = KeyRow { sequence: Sequence(3), position: Position(9), lamport: Lamport(4), content };
@@ -284,8 +288,8 @@ fn rows(entry: &LogEntry) -> Vec<Seed> {
         ("counts", tables::meta_value(tables::META_COUNTS, &tables::RowCounts::default())),
         ("head", tables::head_value("name", &head)),
         ("key", tables::key_value(no, "key", &key)),
-        ("block", tables::block_value(no.get(), first, &tables::Block(vec![each, chunk]))),
-        ("segments", tables::segments_value(first, &tables::Segments(vec![segment(false), segment(true)]))),
+        ("block", tables::block_value(no.get(), first, &tables::IndexBlock(vec![each, chunk]))),
+        ("spans", tables::spans_value(first, &tables::Spans(vec![span(false), span(true)]))),
     ];
     let mut seeds = Vec::new();
     for (table, (name, value)) in (0u8..).zip(&values) {

@@ -241,6 +241,7 @@ impl Storage {
             last_position: overlay.applied.position,
             digest: overlay.applied.digest,
             journal_bytes: shared.journal_bytes.load(Ordering::Relaxed),
+            segment_bytes: shared.segment_bytes.load(Ordering::Relaxed),
             redb_bytes: shared.redb_bytes.load(Ordering::Relaxed),
             overlay_bytes: overlay.bytes() as u64,
             durable_lsn: Lsn(shared.durable_lsn.load(Ordering::Acquire)),

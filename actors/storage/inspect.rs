@@ -13,14 +13,19 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use serde::Serialize;
 
 use super::committer::{OpenDatabase, close};
+use super::database::log::LogReader;
 use super::database::open::{drop_index, touch};
-use super::database::rows::{RowReader, db_log};
-use super::database::tables::{CONTEXTS, INDEX, KEYS, POSITIONS, block_from, head_from, key_from, segments_from};
+use super::database::rows::RowReader;
+use super::database::tables::{
+    BLOCKS, CONTEXTS, INDEX, KEYS, POSITIONS, block_from, head_from, key_from, place_from, spans_from,
+};
 use super::database::trouble::{Trouble, db_failure};
 use super::error::Error;
 use super::failure::Failure;
 use super::layout::Make;
 use super::recover::{self, BootOf, Found, Opened};
+use super::segments::SegmentsEnd;
+use super::segments::walk::SegmentWalk;
 use super::settings::Settings;
 use super::shared::Shared;
 use super::types::{EntryKind, Genesis, HardState, LogEntry};
@@ -55,6 +60,8 @@ pub struct Summary {
     pub covered_lsn: Lsn,
     /// Bytes of the journal's files.
     pub journal_bytes: u64,
+    /// Bytes of the segments' files.
+    pub segment_bytes: u64,
     /// Bytes of the database's file.
     pub redb_bytes: u64,
 }
@@ -79,6 +86,8 @@ pub struct LogLine {
 /// What a verification found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Verified {
+    /// Blocks of segments read, each against checksum, place and chain.
+    pub blocks: u64,
     /// Log entries read, each against its checksum.
     pub log_entries: u64,
     /// Contexts walked from their first entry to their head.
@@ -125,12 +134,13 @@ fn hold(settings: &Settings, opened: Opened) -> (Shared, LockedDirectory) {
     shared.install(&opened);
     let Opened { db, lock, set, state, .. } = opened;
     shared.db.put(db);
-    let last = set.progress().last;
-    (shared, LockedDirectory { last, state, _lock: lock })
+    let progress = *set.progress();
+    (shared, LockedDirectory { last: progress.last, segments: progress.segments, state, _lock: lock })
 }
 
 struct LockedDirectory {
     last: LogIndex,
+    segments: SegmentsEnd,
     state: State,
     _lock: Box<dyn super::disk::Lock>,
 }
@@ -159,6 +169,7 @@ pub fn summary(dir: &Path) -> Result<Summary, Error> {
         digest: opened.state.digest.iter().map(|byte| format!("{byte:02x}")).collect(),
         covered_lsn: progress.covered,
         journal_bytes: files.map(|file| file.header.bytes).sum(),
+        segment_bytes: progress.segments.closed_bytes + progress.segments.bytes,
         redb_bytes: opened.db_file.len().unwrap_or_default(),
     })
 }
@@ -173,7 +184,8 @@ pub fn log(dir: &Path, from: LogIndex, to: LogIndex, each: &mut dyn FnMut(LogLin
     let mut at = from.max(LogIndex(1));
     let end = to.min(held.last);
     while at <= end {
-        let entries = shared.db.read(|txn| db_log(txn, at, end.next(), CHUNK_BYTES)).map_err(trouble)?;
+        let read = |txn: &ReadTransaction| LogReader::new(txn, &shared.segments).entries(at, end.next(), CHUNK_BYTES);
+        let entries = shared.db.read(read).map_err(trouble)?;
         for entry in &entries {
             if !each(line(entry)) {
                 return Ok(());
@@ -199,7 +211,7 @@ fn line(entry: &LogEntry) -> LogLine {
     }
 }
 
-/// Walks everything: redb's pages, the log, and the index against the log.
+/// Walks everything: redb's pages, the segments, the log behind them, and the index against the log.
 ///
 /// # Errors
 /// As [`summary`]. What is wrong inside the database is in [`Verified::problems`].
@@ -216,9 +228,14 @@ pub fn verify(dir: &Path) -> Result<Verified, Error> {
     // Whatever the check committed: the next start is quick only after a commit of ours.
     touch(&opened.db).map_err(db_failure("committing"))?;
     let (shared, held) = hold(&settings, opened);
-    verify_log(&shared, held.last, &mut verified);
+    let mut term = Term(0);
+    let walked = shared.db.read(|txn| verify_segments(&shared, txn, held.segments, &mut term, &mut verified));
+    match walked {
+        Ok(()) => verify_tail(&shared, (held.segments.last.next(), held.last), term, &mut verified),
+        Err(found) => verified.problems.push(trouble(found).to_string()),
+    }
     let index = shared.db.read(|txn| {
-        verify_contexts(txn, &held.state, &mut verified)?;
+        verify_contexts(&shared, txn, &held.state, &mut verified)?;
         verify_positions(txn, &held.state, &mut verified)?;
         verify_keys(txn, &mut verified)
     });
@@ -228,19 +245,42 @@ pub fn verify(dir: &Path) -> Result<Verified, Error> {
     Ok(verified)
 }
 
-fn verify_log(shared: &Shared, last: LogIndex, verified: &mut Verified) {
-    let mut at = LogIndex(1);
-    let mut term = Term(0);
+/// Walks the segments from the first block to the last, along the places that the database has of them.
+fn verify_segments(
+    shared: &Shared,
+    txn: &ReadTransaction,
+    end: SegmentsEnd,
+    term: &mut Term,
+    verified: &mut Verified,
+) -> Result<(), Trouble> {
+    let mut walk = SegmentWalk::new(&shared.settings, end);
+    for row in txn.open_table(BLOCKS)?.iter()? {
+        let (key, value) = row?;
+        let first = LogIndex(key.value());
+        let place = place_from(first, value.value()).map_err(Trouble::DataLoss)?;
+        let entries = walk.block(first, &place).map_err(Trouble::segment)?;
+        verify_terms(&entries, term, verified);
+        verified.blocks += 1;
+    }
+    walk.end().map_err(Trouble::segment)
+}
+
+fn verify_terms(entries: &[LogEntry], term: &mut Term, verified: &mut Verified) {
+    for entry in entries {
+        if entry.term < *term && verified.problems.len() < PROBLEMS_MAX {
+            verified.problems.push(format!("log entry {}: its term goes back", entry.index));
+        }
+        *term = entry.term;
+    }
+    verified.log_entries += entries.len() as u64;
+}
+
+fn verify_tail(shared: &Shared, (mut at, last): (LogIndex, LogIndex), mut term: Term, verified: &mut Verified) {
     while at <= last && verified.problems.len() < PROBLEMS_MAX {
-        match shared.db.read(|txn| db_log(txn, at, last.next(), CHUNK_BYTES)) {
+        let read = |txn: &ReadTransaction| LogReader::new(txn, &shared.segments).entries(at, last.next(), CHUNK_BYTES);
+        match shared.db.read(read) {
             Ok(entries) => {
-                for entry in &entries {
-                    if entry.term < term {
-                        verified.problems.push(format!("log entry {}: its term goes back", entry.index));
-                    }
-                    term = entry.term;
-                }
-                verified.log_entries += entries.len() as u64;
+                verify_terms(&entries, &mut term, verified);
                 at = LogIndex(at.get() + entries.len() as u64);
             }
             Err(found) => {
@@ -251,7 +291,12 @@ fn verify_log(shared: &Shared, last: LogIndex, verified: &mut Verified) {
     }
 }
 
-fn verify_contexts(txn: &ReadTransaction, state: &State, verified: &mut Verified) -> Result<(), Trouble> {
+fn verify_contexts(
+    shared: &Shared,
+    txn: &ReadTransaction,
+    state: &State,
+    verified: &mut Verified,
+) -> Result<(), Trouble> {
     let contexts = txn.open_table(CONTEXTS)?;
     if contexts.len()? != state.contexts {
         let count = contexts.len()?;
@@ -263,7 +308,7 @@ fn verify_contexts(txn: &ReadTransaction, state: &State, verified: &mut Verified
         }
         let (key, value) = row?;
         let context = key.value();
-        match verify_context(txn, context, value.value()) {
+        match verify_context(shared, txn, context, value.value()) {
             Ok(entries) => verified.entries += entries,
             Err(Trouble::DataLoss(what)) => verified.problems.push(what),
             Err(other) => return Err(other),
@@ -274,12 +319,12 @@ fn verify_contexts(txn: &ReadTransaction, state: &State, verified: &mut Verified
 }
 
 /// Walks a context from its first entry to its head; says how many there are.
-fn verify_context(txn: &ReadTransaction, context: &str, head: &[u8]) -> Result<u64, Trouble> {
+fn verify_context(shared: &Shared, txn: &ReadTransaction, context: &str, head: &[u8]) -> Result<u64, Trouble> {
     let head = head_from(context, head).map_err(Trouble::DataLoss)?;
     let number = head.number.get();
     let index = txn.open_table(INDEX)?;
     let tail = BTreeMap::new();
-    let mut rows = RowReader::new(txn, &tail);
+    let mut rows = RowReader::new(LogReader::new(txn, &shared.segments), &tail);
     let mut chain = converge_ledger_core::EMPTY_CHAIN;
     let mut due = 1;
     for row in index.range((number, 0)..=(number, u64::MAX))? {
@@ -313,8 +358,8 @@ fn verify_positions(txn: &ReadTransaction, state: &State, verified: &mut Verifie
         if first != due {
             verified.problems.push(format!("positions go on at {first}, not at {due}"));
         }
-        let segments = segments_from(first, value.value()).map_err(Trouble::DataLoss)?;
-        due = first + segments.entries();
+        let spans = spans_from(first, value.value()).map_err(Trouble::DataLoss)?;
+        due = first + spans.entries();
     }
     if Position(due - 1) != state.last_position {
         verified.problems.push(format!("positions end at {}, not at {}", due - 1, state.last_position));

@@ -4,6 +4,7 @@
 //! LOCK          held while the directory is in use
 //! STORE         marker: format, random store id, whether the making of the directory was finished
 //! ledger.redb   the database
+//! log/          the segments
 //! journal-NNNN  the journal's files
 //! ```
 //!
@@ -29,13 +30,14 @@ use super::settings::Settings;
 
 /// The file in a data directory that whoever has it open holds a lock on.
 pub const LOCK_FILE: &str = "LOCK";
-const MARKER: &str = "STORE";
+/// Says what the directory is.
+pub(crate) const MARKER: &str = "STORE";
 const MARKER_NEW: &str = "STORE.new";
 const MARKER_MAGIC: &[u8; 8] = b"CLSTORE\n";
 /// The database's file.
 pub(crate) const DATABASE: &str = "ledger.redb";
 /// Version of the directory as a whole.
-pub(crate) const FORMAT: u32 = 3;
+pub(crate) const FORMAT: u32 = 4;
 /// A node that was stopped a moment ago in the same process may still be closing its files.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 const LOCK_RETRY: Duration = Duration::from_millis(10);

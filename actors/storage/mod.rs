@@ -10,7 +10,8 @@
 //! ```text
 //! append()          entries readable in memory (overlay), queued
 //! journal thread    one record of all that is queued, one fdatasync, callbacks, hands on to
-//! redb thread       at 2 MiB, or after 10 s: one transaction of records and applied rows
+//! redb thread       at 2 MiB, or after 10 s: blocks of applied entries into segments, then one transaction of records
+//!                   and applied rows
 //! apply()           the actor: core decides, effects readable in memory at once
 //! ```
 //!
@@ -51,6 +52,7 @@
 //! | `disk`, `passing`, `executor`, `room` | the seams to files and threads, and what may be lacking there |
 //! | `journal/` | bytes and files of the journal |
 //! | `layout` | the data directory |
+//! | `rowed`, `segments/` | an entry and its rows; bytes and files of the committed log |
 //! | `database/` | tables of redb, what is written to them and read from them |
 //! | `fence`, `incarnation`, `memory` | what forbids writing; the threads of one life; what is locked, in which order |
 //! | `shared` | all of that together, for as long as the handle lives |
@@ -62,8 +64,8 @@
 //!
 //! S1 one queue, in order (`writer`) · S2 nothing is reported before its `fdatasync`, and a
 //! failed one fences · S3 every transaction keeps applied ≤ commit ≤ last (`database::commit`) · S4 new
-//! entries replace all behind them, in overlay, journal and database · S5 every row is checked on
-//! every read (`database::rows`), and so is an absence (`database::absent`) · S6 the threads of an old incarnation are
+//! entries replace all behind them, in overlay, journal and database, and never in a segment · S5 every row is checked on
+//! every read (`database::rows`, `database::log`, `segments`), and so is an absence (`database::absent`) · S6 the threads of an old incarnation are
 //! waited for (`incarnation`) · S7 a journal file is reused only when it is covered (`committer`) · S8 store id and genesis
 //! (`layout`).
 //!
@@ -96,6 +98,8 @@ mod passing;
 mod read;
 mod recover;
 mod room;
+mod rowed;
+pub(crate) mod segments;
 mod settings;
 mod shared;
 mod types;
@@ -111,6 +115,8 @@ pub use journal::pieces::{Piece, pieces};
 pub use layout::LOCK_FILE;
 pub use offload::Offload;
 pub use room::Room;
+#[cfg(feature = "testing")]
+pub use segments::pieces::{SegmentPiece, segment_pieces};
 pub use settings::{Random, Settings};
 pub use types::{
     AppliedBatch, Done, EntryKind, Genesis, HardState, LogEntry, OnApplied, Page, Phase, ReadQuery, Recovered, Status,

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use converge_ledger_core::{Head, LogIndex, Sequence};
 use redb::ReadTransaction;
 
-use super::database::overlay::{Overlay, TailEntry};
+use super::database::log::LogReader;
+use super::database::overlay::Overlay;
 use super::database::rows::{RowReader, db_head};
 use super::database::tables::{EntryRun, INDEX, block_from, run_covers};
 use super::database::trouble::Trouble;
+use super::rowed::RowedEntry;
+use super::segments::reader::SegmentReader;
 use super::types::{Page, ReadQuery};
 
 /// What an entry weighs besides its texts and bytes.
@@ -26,7 +29,7 @@ pub(crate) struct Near {
     /// There were more runs than the query can need.
     cut: bool,
     /// The log entries of these runs that the database may not have.
-    tail: BTreeMap<LogIndex, Arc<TailEntry>>,
+    tail: BTreeMap<LogIndex, Arc<RowedEntry>>,
 }
 
 impl Near {
@@ -68,6 +71,7 @@ impl Near {
     pub(crate) fn page(
         &self,
         txn: &ReadTransaction,
+        segments: &SegmentReader,
         context: &str,
         query: &ReadQuery,
         scan_bytes_max: usize,
@@ -85,7 +89,7 @@ impl Near {
             query,
             scan_bytes_max,
             page: Page { latest: head.latest, next_after, applied: self.applied, ..Page::default() },
-            rows: RowReader::new(txn, &self.tail),
+            rows: RowReader::new(LogReader::new(txn, segments), &self.tail),
             bytes: 0,
             scanned: 0,
         };

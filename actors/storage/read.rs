@@ -1,4 +1,4 @@
-//! Reading: the overlay first, then the database, merged.
+//! Reading: the overlay first, then segments and database, merged.
 //!
 //! Readers never pass through the actor's mailbox and keep the database only for one read (S6).
 //! Every row is checked against its checksum, and every run of entries against the one in front of
@@ -7,8 +7,9 @@
 use converge_ledger_core::{Head, LogIndex, Term};
 use redb::ReadTransaction;
 
-use super::database::rows::{db_head, db_log, db_term};
-use super::database::trouble::{Trouble, redb_cause};
+use super::database::log::LogReader;
+use super::database::rows::db_head;
+use super::database::trouble::{READING, Trouble, redb_cause};
 use super::error::{Cause, Error};
 use super::page::Near;
 use super::shared::Shared;
@@ -23,6 +24,8 @@ impl Shared {
         match trouble {
             Trouble::DataLoss(what) => self.data_loss(what),
             Trouble::Newer(what) => self.fence(Cause::NewerFormat { what }),
+            Trouble::Io(error) => self.fence(Cause::of(READING, &error)),
+            Trouble::Passing(what) => Error::Passing(what),
             Trouble::Redb(error) => self.fence(redb_cause("reading the database", &error)),
             Trouble::Closed => self.fence.cause().map_or(Error::Unavailable, |cause| cause.error()),
         }
@@ -45,7 +48,7 @@ impl Shared {
         let mut entries = Vec::new();
         if from < first.min(end) {
             let below = first.min(end);
-            let read = |txn: &ReadTransaction| db_log(txn, from, below, max_bytes);
+            let read = |txn: &ReadTransaction| LogReader::new(txn, &self.segments).entries(from, below, max_bytes);
             entries = self.db.read(read).map_err(|t| self.trouble(t))?;
             if entries.len() as u64 != below.get() - from.get() {
                 return Ok(entries);
@@ -95,7 +98,7 @@ impl Shared {
             return Ok(known);
         }
         drop(overlay);
-        let term = self.db.read(|txn| db_term(txn, index)).map_err(|t| self.trouble(t))?;
+        let term = self.db.read(|txn| LogReader::new(txn, &self.segments).term(index)).map_err(|t| self.trouble(t))?;
         Ok(Some(term))
     }
 
@@ -119,6 +122,7 @@ impl Shared {
         self.readable()?;
         let scan_bytes_max = self.settings.scan_bytes_max;
         let near = Near::of(&self.memory.overlay(), context, query, scan_bytes_max);
-        self.db.read(|txn| near.page(txn, context, query, scan_bytes_max)).map_err(|t| self.trouble(t))
+        let read = |txn: &ReadTransaction| near.page(txn, &self.segments, context, query, scan_bytes_max);
+        self.db.read(read).map_err(|t| self.trouble(t))
     }
 }

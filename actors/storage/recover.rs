@@ -1,9 +1,9 @@
 //! From a directory to a state that can be served. A cold start and the restart of the actor are
 //! the same code.
 //!
-//! Open the database; scan the journal; take the records it does not cover; store them, durably,
-//! before anybody sees any of them (what a kill left in the page cache is not on the disk yet);
-//! then apply up to the recovered commit. No step grows with the size of the database, unless the
+//! Open the database; look at the segments; scan the journal; cut the segments to what the database says of them; take
+//! the records it does not cover; store them, durably, before anybody sees any of them (what a kill left in the page
+//! cache is not on the disk yet); then apply up to the recovered commit. No step grows with the size of the database, unless the
 //! index has to be made anew.
 
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use redb::Database;
 use super::database::commit::{WriteSet, commit};
 use super::database::open::{self, closed};
 use super::database::overlay::{AppliedMark, Overlay};
+use super::database::settle::Settled;
 use super::database::stored;
 use super::database::trouble::db_failure;
 use super::disk::{File, Lock};
@@ -26,6 +27,7 @@ use super::journal::ring::{self, JournalFile, Maker, Spares};
 use super::journal::scan::{self, Journal};
 use super::journal::tip::Tip;
 use super::layout::{self, Directory, Make};
+use super::segments::{self, writer::SegmentWriter};
 use super::settings::Settings;
 use super::shared::Shared;
 use super::types::Genesis;
@@ -64,6 +66,7 @@ pub(crate) struct Opened {
     pub(crate) tip: Tip,
     pub(crate) spares: Spares,
     pub(crate) maker: Maker,
+    pub(crate) segments: SegmentWriter,
 }
 
 /// Opens a directory, replays its journal and makes the outcome durable. The number
@@ -88,9 +91,9 @@ pub(crate) fn open(settings: &Settings, make: Make, boot: BootOf, found: &mut Fo
         Ok(replayed) => replayed,
         Err(failure) => return Err(closed(db, failure)),
     };
-    let Replayed { set, state, genesis, tip, spares, maker } = replayed;
+    let Replayed { set, state, genesis, tip, spares, maker, segments } = replayed;
     let (lock, store_id) = (directory.lock, directory.store_id);
-    let mut opened = Opened { db, db_file, lock, store_id, set, state, genesis, tip, spares, maker };
+    let mut opened = Opened { db, db_file, lock, store_id, set, state, genesis, tip, spares, maker, segments };
     match opened.is_known(make).and_then(|()| opened.start_boot(boot, settings)) {
         Ok(()) => Ok(opened),
         Err(failure) => Err(closed(opened.db, failure)),
@@ -105,6 +108,7 @@ struct Replayed {
     tip: Tip,
     spares: Spares,
     maker: Maker,
+    segments: SegmentWriter,
 }
 
 fn replayed(
@@ -115,6 +119,7 @@ fn replayed(
 ) -> Result<Replayed, Failure> {
     let stored = stored::load(db, directory, settings)?;
     *is_member = stored.genesis.is_some();
+    let found = segments::open::find(settings, stored.progress.segments, &stored.blocks)?;
     let maker = maker(settings, directory.store_id);
     let files = open_files(settings, directory)?;
     if files.is_empty() {
@@ -125,13 +130,15 @@ fn replayed(
     if !planted::is(Bug::LastUnsure) {
         scan::make_durable(&journal).map_err(io_failure("syncing the journal"))?;
     }
+    // Only when the database is known to be the newest there was: what a later one counts on is not to be cut.
+    let segments = found.cut(settings).map_err(io_failure("cutting a segment"))?;
     let mut set = WriteSet::new(stored.progress);
     let mut genesis = stored.genesis;
     let replayed = replay(db, &mut set, &journal, (stored.state.applied, settings.replay_bytes), &mut genesis);
     *is_member = genesis.is_some();
     replayed?;
     let (tip, spares) = take_up(journal, &maker);
-    Ok(Replayed { set, state: stored.state, genesis, tip, spares, maker })
+    Ok(Replayed { set, state: stored.state, genesis, tip, spares, maker, segments })
 }
 
 fn check_settings(settings: &Settings) -> Result<(), Failure> {
@@ -195,6 +202,7 @@ pub(crate) fn at_first(settings: &Settings, failure: Failure, is_member: bool) -
 fn fill(settings: &Settings, directory: &Directory) -> Result<(), Failure> {
     open::make(settings, directory.store_id)?;
     let making = "making the data directory";
+    settings.disk.create_dir_all(&segments::folder(&settings.dir)).map_err(io_failure(making))?;
     let maker = maker(settings, directory.store_id);
     maker.make(FIRST_SLOT, 1, (settings.random)()).map_err(io_failure(making))?;
     layout::finish(settings, directory.store_id).map_err(io_failure(making))
@@ -228,6 +236,7 @@ fn replay(
     genesis: &mut Option<Genesis>,
 ) -> Result<(), Failure> {
     let covered = set.progress().covered;
+    let applied = applied.max(set.progress().segments.last);
     for scanned in &journal.files {
         let early = |lsn| planted::is(Bug::TailLost) && lsn == journal.last;
         for &place in scanned.records.iter().filter(|r| r.lsn > covered && !early(r.lsn)) {
@@ -254,7 +263,8 @@ fn replay(
 
 fn store(db: &Database, set: &mut WriteSet, applied: LogIndex) -> Result<(), Failure> {
     if !set.is_empty() {
-        let progress = commit(db, set, applied, None);
+        let settled = Settled::nothing(set.progress().segments);
+        let progress = commit(db, set, applied, None, &settled);
         let progress = progress.map_err(db_failure("committing to the database"))?;
         set.stored(progress);
     }
@@ -362,6 +372,8 @@ impl Opened {
             AppliedMark { index: self.state.applied, position: self.state.last_position, digest: self.state.digest };
         let genesis = self.genesis.clone();
         let mut hard_state = progress.hard_state;
+        // Also where the index is made anew: what is in a segment is committed.
+        hard_state.commit = hard_state.commit.max(progress.segments.last);
         if planted::is(Bug::VoteForgotten) {
             hard_state.vote = converge_ledger_core::NodeId(0);
         }
@@ -372,6 +384,8 @@ impl Opened {
 impl Shared {
     /// Puts what was recovered in place for readers. The database stays with the caller.
     pub(crate) fn install(&self, opened: &Opened) {
+        self.segments.begin();
+        self.say_segments(&opened.segments.end());
         self.memory.install(opened.overlay(), opened.state.clone());
         let mut process = self.process();
         process.boot = Some(opened.set.progress().boot);

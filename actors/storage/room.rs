@@ -1,8 +1,8 @@
 //! Room on the disk, and other things that may be lacking for a while.
 //!
 //! The room is looked at before it is used, so that no write has to fail: below the mark
-//! ([`super::Settings::free_bytes_min`]) nothing new is proposed here, below half of it nothing is committed to the
-//! database and no journal file is made. What the journal has is durable all the same; when memory is full of what
+//! ([`super::Settings::free_bytes_min`]) nothing new is proposed here, below half of it nothing is committed to
+//! segments and database, and no journal file is made. What the journal has is durable all the same; when memory is full of what
 //! waits, the writer waits, too, and nothing more is acknowledged. Everything goes on as soon as there is room.
 //!
 //! A write that finds no room nevertheless (somebody else took it first) fences; the fence says when that may be left

@@ -31,6 +31,14 @@ pub struct Settings {
     pub overlay_bytes_max: usize,
     /// The database's page cache; 128 MiB by default.
     pub redb_cache_bytes: usize,
+    /// An entry that would take a block of a segment past so many bytes opens the next; 64 KiB by default, at least 1. The same on
+    /// all nodes and for ever, or their segments differ.
+    pub segment_block_bytes: usize,
+    /// A block that would take a segment's file past so many bytes opens the next; 256 MiB by default. The same on all nodes and
+    /// for ever, as above.
+    pub segment_file_bytes: u64,
+    /// Blocks of segments that are kept in memory for readers; 32 MiB by default.
+    pub segment_cache_bytes: usize,
     /// How much of a context one read may look at for entries with a key; 4 MiB by default.
     pub scan_bytes_max: usize,
     /// As much of the log is applied at a time when a start or a recovery finds entries to apply; 4 MiB by default.
@@ -67,6 +75,9 @@ impl Settings {
             commit_bytes: 2 << 20,
             overlay_bytes_max: 64 << 20,
             redb_cache_bytes: 128 << 20,
+            segment_block_bytes: 64 << 10,
+            segment_file_bytes: 256 << 20,
+            segment_cache_bytes: 32 << 20,
             scan_bytes_max: 4 << 20,
             apply_bytes: 4 << 20,
             free_bytes_min: 0,

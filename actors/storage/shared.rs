@@ -15,6 +15,8 @@ use super::message::Message;
 use super::offload::Turns;
 use super::passing::Sorting;
 use super::room::{Lacks, Room, leaves_from};
+use super::segments::SegmentsEnd;
+use super::segments::reader::SegmentReader;
 use super::settings::Settings;
 use super::types::{HardState, LogEntry, OnApplied, Phase};
 
@@ -35,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) incarnations: Incarnations,
     pub(crate) memory: Memory,
     pub(crate) db: Lent,
+    pub(crate) segments: SegmentReader,
     pub(crate) fence: Fence,
     pub(crate) lacks: Lacks,
     pub(crate) turns: Turns,
@@ -45,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) covered_lsn: AtomicU64,
     pub(crate) journal_bytes: AtomicU64,
     pub(crate) redb_bytes: AtomicU64,
+    pub(crate) segment_bytes: AtomicU64,
 }
 
 impl std::fmt::Debug for Shared {
@@ -56,8 +60,10 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     pub(crate) fn new(settings: Settings, on_applied: OnApplied) -> Shared {
         let disk = Arc::new(Sorting(Arc::clone(&settings.disk)));
+        let settings = Settings { disk, ..settings };
         Shared {
-            settings: Settings { disk, ..settings },
+            segments: SegmentReader::new(&settings),
+            settings,
             on_applied,
             service: Service::new("storage"),
             incarnations: Incarnations::default(),
@@ -72,6 +78,7 @@ impl Shared {
             covered_lsn: AtomicU64::new(0),
             journal_bytes: AtomicU64::new(0),
             redb_bytes: AtomicU64::new(0),
+            segment_bytes: AtomicU64::new(0),
         }
     }
 
@@ -113,6 +120,11 @@ impl Shared {
         let gib = usize::try_from(self.redb_bytes.load(Ordering::Relaxed) >> 30).unwrap_or(usize::MAX);
         let scaled = commit_bytes.saturating_mul(gib.saturating_add(1)).min(overlay_bytes_max / 8);
         scaled.max(*commit_bytes)
+    }
+
+    /// For who asks how storage is.
+    pub(crate) fn say_segments(&self, end: &SegmentsEnd) {
+        self.segment_bytes.store(end.closed_bytes + end.bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn phase(&self) -> Phase {

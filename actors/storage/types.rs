@@ -162,6 +162,8 @@ pub struct Status {
     pub digest: [u8; 32],
     /// Bytes of the journal's files.
     pub journal_bytes: u64,
+    /// Bytes of the segments' files.
+    pub segment_bytes: u64,
     /// Bytes of the database's file.
     pub redb_bytes: u64,
     /// Bytes held in memory until the database has them.

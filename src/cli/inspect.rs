@@ -192,6 +192,7 @@ fn show(format: Format, summary: &Summary) -> Result<(), Failure> {
     row("ledger", format!("{} entries in {} contexts", summary.entries, summary.contexts));
     row("digest", summary.digest.clone());
     row("journal", format!("{} bytes, covered up to record {}", summary.journal_bytes, summary.covered_lsn));
+    row("segments", format!("{} bytes", summary.segment_bytes));
     row("database", format!("{} bytes", summary.redb_bytes));
     output::line(table.to_string())
 }

@@ -93,6 +93,7 @@ fn status_json(endpoint: &str, status: &StatusResponse) -> Value {
         "digest": status.digest,
         "phase": status.phase,
         "journal_bytes": status.journal_bytes,
+        "segment_bytes": status.segment_bytes,
         "database_bytes": status.database_bytes,
         "peers": status.peers.iter().map(peer).collect::<Vec<_>>(),
         "alarms": status.alarms,
@@ -124,7 +125,7 @@ fn print_tables(answers: &[(&str, Answer<StatusResponse>)]) -> Result<(), Failur
             status.applied_index.to_string(),
             status.last_position.to_string(),
             status.phase.clone(),
-            mebibytes(status.journal_bytes + status.database_bytes),
+            mebibytes(status.journal_bytes + status.segment_bytes + status.database_bytes),
         ]);
         for peer in &status.peers {
             links.add_row([

@@ -11,5 +11,6 @@ pub mod disk;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod history;
+pub mod segments;
 pub mod simulation;
 pub mod workload;

@@ -2,7 +2,8 @@
 //!
 //! A [`WriteSet`] takes the journal's operations in order, whether they come from the journal's
 //! writer or from a scan at start-up, and keeps what they amount to. One transaction stores it
-//! together with the rows of applied entries, so that S3 holds in every durable state.
+//! together with the rows of applied entries, so that S3 holds in every durable state. What went into segments before it
+//! (`settle`) leaves the log table in it, or does not come there at all.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,19 +12,21 @@ use converge_ledger_core::{LogIndex, Lsn, State};
 use redb::{Database, Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use super::overlay::Generation;
+use super::settle::Settled;
 use super::tables::{
-    Block, CONTEXTS, EntryRun, INDEX, INDEX_FORMAT, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_PROGRESS,
-    META_STATE, POSITIONS, Progress, RowCounts, Segments, StateRow, block_from, block_value, ends, head_value,
-    key_value, log_rows, meta_value, segments_value,
+    BLOCKS, CONTEXTS, EntryRun, INDEX, INDEX_FORMAT, IndexBlock, KEYS, LOG, META, META_COUNTS, META_GENESIS,
+    META_PROGRESS, META_STATE, POSITIONS, Progress, RowCounts, Spans, StateRow, block_from, block_value, ends,
+    head_value, key_value, log_rows, meta_value, place_value, spans_value,
 };
 use crate::storage::journal::record::Op;
+use crate::storage::segments::SegmentsEnd;
 use crate::storage::types::{Genesis, LogEntry};
 
 /// From so many rows on, inserting them through a cursor is faster.
 const CURSOR_ROWS_MIN: usize = 16;
 
-/// A position row holds at most so many segments, one log entry each as a rule.
-const SEGMENTS_MAX: usize = 64;
+/// A position row holds at most so many spans, one log entry each as a rule.
+const SPANS_MAX: usize = 64;
 
 /// What the journal's operations since the last commit amount to.
 #[derive(Debug, Default)]
@@ -77,6 +80,10 @@ impl WriteSet {
         if first > last.next() || first == LogIndex(0) {
             return Err(format!("log entry {first} follows {last} in the journal"));
         }
+        let settled = self.stored.segments.last;
+        if first <= settled {
+            return Err(format!("log entry {first} replaces one of a segment, which ends at {settled}"));
+        }
         let kept = self.entries.front().map_or(last.next(), |e| e.index);
         if first < kept {
             let from = self.truncate.map_or(first, |t| t.min(first));
@@ -100,6 +107,7 @@ impl WriteSet {
     /// The transaction was committed; what it held is handed back.
     pub(crate) fn stored(&mut self, progress: Progress) -> VecDeque<LogEntry> {
         self.stored = progress;
+        self.next.segments = progress.segments;
         // Term, vote and commit stay as they came: what was stored of commit may have been less.
         self.truncate = None;
         self.genesis = None;
@@ -107,10 +115,11 @@ impl WriteSet {
         std::mem::take(&mut self.entries)
     }
 
-    /// What to store: commit is at least what was applied and at most the end of the log (S3).
-    fn next_progress(&self, applied: LogIndex) -> Progress {
-        let mut progress = self.next;
-        let commit = progress.hard_state.commit.min(progress.last).max(applied);
+    /// What to store: commit is at least what was applied, also before an index was dropped, and at most the end of the
+    /// log (S3).
+    fn next_progress(&self, applied: LogIndex, segments: SegmentsEnd) -> Progress {
+        let mut progress = Progress { segments, ..self.next };
+        let commit = progress.hard_state.commit.min(progress.last).max(applied).max(segments.last);
         assert!(commit <= progress.last, "applied {applied} is not durable, the log ends at {}", progress.last);
         progress.hard_state.commit = commit;
         if planted::is(Bug::CoveredAhead) {
@@ -126,7 +135,7 @@ pub(crate) struct AppliedRows<'a> {
     pub(crate) rows: &'a Generation,
 }
 
-/// Stores a write set and applied rows, durably.
+/// Stores a write set, applied rows, and what went into segments, durably.
 ///
 /// `applied` is what the database has of the state machine when there are no new rows.
 pub(crate) fn commit(
@@ -134,11 +143,12 @@ pub(crate) fn commit(
     set: &WriteSet,
     applied: LogIndex,
     rows: Option<AppliedRows<'_>>,
+    settled: &Settled,
 ) -> Result<Progress, redb::Error> {
     let applied = rows.as_ref().map_or(applied, |r| r.state.applied);
-    let progress = set.next_progress(applied);
+    let progress = set.next_progress(applied, settled.end);
     let txn = begin(db)?;
-    store_log(&txn, set)?;
+    store_log(&txn, set, settled)?;
     {
         let mut meta = txn.open_table(META)?;
         meta.insert(META_PROGRESS, &meta_value(META_PROGRESS, &progress)[..])?;
@@ -171,23 +181,29 @@ pub(crate) fn begin(db: &Database) -> Result<WriteTransaction, redb::Error> {
     Ok(txn)
 }
 
-fn store_log(txn: &WriteTransaction, set: &WriteSet) -> Result<(), redb::Error> {
+fn store_log(txn: &WriteTransaction, set: &WriteSet, settled: &Settled) -> Result<(), redb::Error> {
     let mut log = txn.open_table(LOG)?;
     if let Some(from) = set.truncate {
         log.retain_in((from.get(), 0).., |_, _| false)?;
     }
-    if set.entries.is_empty() {
-        return Ok(());
+    let end = settled.end.last;
+    if !settled.blocks.is_empty() {
+        log.retain_in(..(end.next().get(), 0), |_, _| false)?;
+        let mut blocks = txn.open_table(BLOCKS)?;
+        for (first, place) in &settled.blocks {
+            blocks.insert(first.get(), &place_value(*first, place)[..])?;
+        }
     }
-    let mut rows: Vec<((u64, u32), bytes::Bytes)> = Vec::with_capacity(set.entries.len() * 2);
-    for entry in &set.entries {
+    let tail = set.entries.iter().filter(|entry| entry.index > end);
+    let mut rows: Vec<((u64, u32), bytes::Bytes)> = Vec::with_capacity(tail.clone().count() * 2);
+    for entry in tail {
         let written = log_rows(entry);
         for (n, row) in (0u32..).zip(written.rows) {
             let row = if n == 0 { [&written.prefix[..], &row[..]].concat().into() } else { row };
             rows.push(((entry.index.get(), n), row));
         }
     }
-    insert_at_end(&mut log, &rows)
+    if rows.is_empty() { Ok(()) } else { insert_at_end(&mut log, &rows) }
 }
 
 /// All of the keys are behind the last one of the table.
@@ -228,8 +244,8 @@ fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<RowCounts, re
         store_runs(&mut index, context, of_context.map(|((_, first), run)| (*first, run.as_ref())))?;
     }
     let mut positions = txn.open_table(POSITIONS)?;
-    for (first, segments) in joined(&rows.positions) {
-        positions.insert(first, &segments_value(first, &segments)[..])?;
+    for (first, spans) in joined(&rows.positions) {
+        positions.insert(first, &spans_value(first, &spans)[..])?;
     }
     let mut keys = txn.open_table(KEYS)?;
     for (&context, of_context) in rows.keys.iter().filter(|_| !planted::is(Bug::KeyUnstored)) {
@@ -249,17 +265,17 @@ fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<RowCounts, re
 }
 
 /// Position rows that run on, as few: a row for each log entry of a lone client would cost a tenth of its payload.
-fn joined(positions: &BTreeMap<u64, Segments>) -> Vec<(u64, Segments)> {
-    let mut rows: Vec<(u64, Segments)> = Vec::new();
+fn joined(positions: &BTreeMap<u64, Spans>) -> Vec<(u64, Spans)> {
+    let mut rows: Vec<(u64, Spans)> = Vec::new();
     let mut due = 0;
-    for (&first, segments) in positions {
+    for (&first, spans) in positions {
         match rows.last_mut() {
-            Some((_, row)) if first == due && row.0.len() + segments.0.len() <= SEGMENTS_MAX => {
-                row.0.extend_from_slice(&segments.0);
+            Some((_, row)) if first == due && row.0.len() + spans.0.len() <= SPANS_MAX => {
+                row.0.extend_from_slice(&spans.0);
             }
-            _ => rows.push((first, segments.clone())),
+            _ => rows.push((first, spans.clone())),
         }
-        due = first + segments.entries();
+        due = first + spans.entries();
     }
     rows
 }
@@ -278,7 +294,7 @@ fn store_runs<'a>(
         }
         if block.is_full() {
             index.insert((context, first), &block_value(context, first, &block)[..])?;
-            (first, block) = (at, Block::default());
+            (first, block) = (at, IndexBlock::default());
         }
         block.0.push(run.clone());
     }
@@ -287,10 +303,10 @@ fn store_runs<'a>(
 }
 
 /// The block at the end of a context, and its first sequence.
-fn last_block(index: &Table<'_, (u64, u64), &[u8]>, context: u64) -> Result<(u64, Block), redb::Error> {
+fn last_block(index: &Table<'_, (u64, u64), &[u8]>, context: u64) -> Result<(u64, IndexBlock), redb::Error> {
     let last = index.range((context, 0)..=(context, u64::MAX))?.next_back().transpose()?;
     let Some((key, value)) = last else {
-        return Ok((1, Block::default()));
+        return Ok((1, IndexBlock::default()));
     };
     let first = key.value().1;
     let block = block_from(context, first, value.value()).map_err(redb::Error::Corrupted)?;
@@ -300,26 +316,26 @@ fn last_block(index: &Table<'_, (u64, u64), &[u8]>, context: u64) -> Result<(u64
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::database::tables::Segment;
+    use crate::storage::database::tables::Span;
 
-    fn segments(index: u64, counts: &[u32]) -> Segments {
-        let segment = |(count, row): (&u32, u32)| Segment { index: LogIndex(index), row, count: *count, chunk: false };
-        Segments(counts.iter().zip(0..).map(segment).collect())
+    fn spans(index: u64, counts: &[u32]) -> Spans {
+        let span = |(count, row): (&u32, u32)| Span { index: LogIndex(index), row, count: *count, chunk: false };
+        Spans(counts.iter().zip(0..).map(span).collect())
     }
 
     #[test]
     fn position_rows_that_run_on_are_joined_up_to_the_bound() {
-        let lone: BTreeMap<u64, Segments> = (1..=100).map(|at| (at, segments(at, &[1]))).collect();
+        let lone: BTreeMap<u64, Spans> = (1..=100).map(|at| (at, spans(at, &[1]))).collect();
         let rows = joined(&lone);
         assert_eq!(rows.iter().map(|(first, row)| (*first, row.entries())).collect::<Vec<_>>(), [(1, 64), (65, 36)]);
-        assert!(rows.iter().flat_map(|(_, row)| &row.0).map(|segment| segment.index.get()).eq(1..=100));
+        assert!(rows.iter().flat_map(|(_, row)| &row.0).map(|span| span.index.get()).eq(1..=100));
     }
 
     #[test]
     fn position_rows_with_a_gap_between_them_stay_apart() {
-        let apart = BTreeMap::from([(1, segments(1, &[2, 3])), (6, segments(2, &[1])), (9, segments(4, &[1]))]);
-        let joined_row = Segments([segments(1, &[2, 3]).0, segments(2, &[1]).0].concat());
-        assert_eq!(joined(&apart), [(1, joined_row), (9, segments(4, &[1]))]);
+        let apart = BTreeMap::from([(1, spans(1, &[2, 3])), (6, spans(2, &[1])), (9, spans(4, &[1]))]);
+        let joined_row = Spans([spans(1, &[2, 3]).0, spans(2, &[1]).0].concat());
+        assert_eq!(joined(&apart), [(1, joined_row), (9, spans(4, &[1]))]);
     }
 
     use crate::storage::types::EntryKind;

@@ -6,9 +6,11 @@
 pub(crate) mod absent;
 pub(crate) mod commit;
 pub(crate) mod lent;
+pub(crate) mod log;
 pub(crate) mod open;
 pub(crate) mod overlay;
 pub(crate) mod rows;
+pub(crate) mod settle;
 pub(crate) mod stored;
 pub(crate) mod tables;
 pub(crate) mod trouble;

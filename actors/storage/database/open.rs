@@ -9,8 +9,8 @@ use redb::{Builder, Database};
 
 use super::commit::begin;
 use super::tables::{
-    CONTEXTS, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_IDENTITY, META_PROGRESS, META_STATE,
-    POSITIONS, Progress, RowCounts, StateRow, meta_value,
+    BLOCKS, CONTEXTS, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_IDENTITY, META_PROGRESS,
+    META_STATE, POSITIONS, Progress, RowCounts, StateRow, meta_value,
 };
 use super::trouble::{db_failure, redb_cause};
 use crate::storage::disk::File;
@@ -106,6 +106,7 @@ fn init_tables(db: &Database, identity: &Identity) -> Result<(), redb::Error> {
     let txn = begin(db)?;
     {
         txn.open_table(LOG)?;
+        txn.open_table(BLOCKS)?;
         let mut meta = txn.open_table(META)?;
         meta.insert(META_IDENTITY, &meta_value(META_IDENTITY, identity)[..])?;
         let progress = Progress::default();

@@ -7,33 +7,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use converge_ledger_core::{ContextNo, Head, KeyRow, LogIndex, Position, Term};
 
-use super::tables::{EntryRun, Segments, split};
+use super::tables::{EntryRun, Spans};
+use crate::storage::rowed::RowedEntry;
 use crate::storage::types::{Genesis, HardState, LogEntry};
 
 /// Rough cost of a row in memory besides its text.
 const ROW_BYTES: usize = 96;
-
-/// A log entry and, once somebody asked, its rows.
-#[derive(Debug)]
-pub(crate) struct TailEntry {
-    pub(crate) entry: LogEntry,
-    rows: OnceLock<Vec<Bytes>>,
-}
-
-impl TailEntry {
-    fn new(entry: LogEntry) -> Arc<TailEntry> {
-        Arc::new(TailEntry { entry, rows: OnceLock::new() })
-    }
-
-    pub(crate) fn rows(&self) -> &[Bytes] {
-        self.rows.get_or_init(|| split(&self.entry))
-    }
-}
 
 /// Rows of applied entries, as one commit of the database takes them.
 #[derive(Debug, Default)]
@@ -42,7 +25,7 @@ pub(crate) struct Generation {
     pub(crate) keys: BTreeMap<u64, BTreeMap<String, KeyRow>>,
     /// By context and first sequence.
     pub(crate) runs: BTreeMap<(u64, u64), Arc<EntryRun>>,
-    pub(crate) positions: BTreeMap<u64, Segments>,
+    pub(crate) positions: BTreeMap<u64, Spans>,
     pub(crate) bytes: usize,
 }
 
@@ -67,9 +50,9 @@ impl Generation {
         self.runs.insert((context, first), Arc::new(run));
     }
 
-    pub(crate) fn put_segments(&mut self, first: u64, segments: Segments) {
-        self.bytes += ROW_BYTES + segments.0.len() * 16;
-        self.positions.insert(first, segments);
+    pub(crate) fn put_spans(&mut self, first: u64, spans: Spans) {
+        self.bytes += ROW_BYTES + spans.0.len() * 16;
+        self.positions.insert(first, spans);
     }
 }
 
@@ -84,13 +67,13 @@ pub(crate) struct AppliedMark {
 /// The shared memory of one incarnation of storage.
 #[derive(Debug, Default)]
 pub(crate) struct Overlay {
-    /// Index of the first entry of the tail; everything below is in the database, and nothing of
+    /// Index of the first entry of the tail; everything below is in the database or a segment, and nothing of
     /// the database at or above it counts.
     first: u64,
     /// The term of the entry before `first`, where one has left the tail since the start: Raft asks for the term of the
     /// newest entry with every read, and a row of the database can be as large as an entry.
     below: Option<Term>,
-    tail: VecDeque<Arc<TailEntry>>,
+    tail: VecDeque<Arc<RowedEntry>>,
     tail_bytes: usize,
     pub(crate) active: Generation,
     pub(crate) flushing: Option<Arc<Generation>>,
@@ -176,7 +159,7 @@ impl Overlay {
         }
         for entry in entries {
             self.tail_bytes += entry.weight();
-            self.tail.push_back(TailEntry::new(entry.clone()));
+            self.tail.push_back(RowedEntry::new(entry.clone()));
         }
     }
 
@@ -188,7 +171,7 @@ impl Overlay {
         self.get(index).map(|found| found.entry.term)
     }
 
-    pub(crate) fn get(&self, index: LogIndex) -> Option<&Arc<TailEntry>> {
+    pub(crate) fn get(&self, index: LogIndex) -> Option<&Arc<RowedEntry>> {
         let at = index.get().checked_sub(self.first)?;
         self.tail.get(usize::try_from(at).ok()?)
     }
@@ -223,6 +206,8 @@ impl Overlay {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::storage::types::EntryKind;
 

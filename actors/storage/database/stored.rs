@@ -5,25 +5,30 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use converge_ledger_core::codec::{RECORD_VERSION, first_of, newer_version};
 use converge_ledger_core::{LogIndex, State};
-use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{
+    AccessGuard, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+};
 use serde::de::DeserializeOwned;
 
 use super::open::drop_index;
 use super::tables::{
-    CONTEXTS, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_IDENTITY, META_PROGRESS,
-    META_STATE, POSITIONS, Progress, RowCounts, StateRow, ends, meta_from, parse_row0,
+    BLOCKS, CONTEXTS, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_IDENTITY,
+    META_PROGRESS, META_STATE, POSITIONS, Progress, RowCounts, StateRow, ends, meta_from, parse_row0, place_from,
 };
-use super::trouble::db_failure;
+use super::trouble::{Trouble, db_failure};
 use crate::storage::failure::{Failure, data_loss, newer, refused};
 use crate::storage::layout::{DATABASE, Directory};
+use crate::storage::segments::{BlockPlace, SegmentsEnd};
 use crate::storage::settings::Settings;
-use crate::storage::types::Genesis;
+use crate::storage::types::{Genesis, HardState};
 
 /// What the database holds besides rows.
 pub(crate) struct Stored {
     pub(crate) progress: Progress,
     pub(crate) state: State,
     pub(crate) genesis: Option<Genesis>,
+    /// The blocks of the segment that is open.
+    pub(crate) blocks: Vec<(LogIndex, BlockPlace)>,
 }
 
 /// Reads and checks what the database says of itself, and drops an index of another format.
@@ -33,7 +38,7 @@ pub(crate) fn load(db: &Database, directory: &Directory, settings: &Settings) ->
         load_rows(&txn)
     }));
     let read = read.unwrap_or_else(|_| Err(data_loss(format!("{DATABASE} is damaged"))));
-    let (identity, progress, mut state, genesis) = read?;
+    let (identity, progress, mut state, genesis, blocks) = read?;
     if identity.store_id != directory.store_id {
         let reason = format!(
             "{DATABASE} belongs to store {}, the directory is {}: files of two nodes were mixed",
@@ -47,16 +52,17 @@ pub(crate) fn load(db: &Database, directory: &Directory, settings: &Settings) ->
         state = None;
     }
     let state = state.map(|row| row.state).unwrap_or_default();
-    if state.applied > progress.hard_state.commit || progress.hard_state.commit > progress.last {
+    let (applied, settled) = (state.applied, progress.segments.last);
+    let Progress { hard_state: HardState { commit, .. }, last, .. } = progress;
+    if applied.max(settled) > commit || commit > last {
         return Err(data_loss(format!(
-            "{DATABASE}: applied {}, commit {}, last {} are out of order",
-            state.applied, progress.hard_state.commit, progress.last
+            "{DATABASE}: applied {applied}, settled {settled}, commit {commit}, last {last} are out of order"
         )));
     }
-    Ok(Stored { progress, state, genesis })
+    Ok(Stored { progress, state, genesis, blocks })
 }
 
-type MetaRows = (Identity, Progress, Option<StateRow>, Option<Genesis>);
+type MetaRows = (Identity, Progress, Option<StateRow>, Option<Genesis>, Vec<(LogIndex, BlockPlace)>);
 
 fn load_rows(txn: &ReadTransaction) -> Result<MetaRows, Failure> {
     let indexed = index_format(txn)?;
@@ -71,20 +77,59 @@ fn load_rows(txn: &ReadTransaction) -> Result<MetaRows, Failure> {
     }
     let identity = meta(txn, META_IDENTITY)?.ok_or_else(|| data_loss("meta row is missing"))?;
     let progress: Progress = meta(txn, META_PROGRESS)?.ok_or_else(|| data_loss("meta row is missing"))?;
-    let reading = db_failure("reading the database");
-    let log = txn.open_table(LOG).map_err(db_failure("reading the log"))?;
-    let last = log.last().map_err(reading)?;
-    let last = last.map_or(LogIndex(0), |(key, _)| LogIndex(key.value().0));
-    if last != progress.last {
-        return Err(data_loss(format!("the log ends at {last}, not at {}", progress.last)));
-    }
-    if last > LogIndex(0) {
-        let row = log.get((last.get(), 0)).map_err(db_failure("reading the log"))?;
-        let row = row.ok_or_else(|| data_loss(format!("log entry {last} has no first row")))?;
-        parse_row0(last, row.value()).map_err(data_loss)?;
-    }
+    let blocks = open_blocks(txn, &progress.segments)?;
+    check_tail(txn, &progress)?;
     let state = if is_known { meta(txn, META_STATE)? } else { None };
-    Ok((identity, progress, state, meta(txn, META_GENESIS)?))
+    Ok((identity, progress, state, meta(txn, META_GENESIS)?, blocks))
+}
+
+/// The log table goes on where the segments end, and ends where the log does.
+fn check_tail(txn: &ReadTransaction, progress: &Progress) -> Result<(), Trouble> {
+    let loss = |what| Err(Trouble::DataLoss(what));
+    let log = txn.open_table(LOG)?;
+    let settled = progress.segments.last;
+    let index = |(key, _): (AccessGuard<'_, (u64, u32)>, _)| LogIndex(key.value().0);
+    let first = log.first()?.map(index);
+    if let Some(first) = first.filter(|first| *first != settled.next()) {
+        return loss(format!("the log goes on at {first}, the segments end at {settled}"));
+    }
+    let last = log.last()?.map_or(settled, index);
+    if last != progress.last {
+        return loss(format!("the log ends at {last}, not at {}", progress.last));
+    }
+    if first.is_some() {
+        let row = log.get((last.get(), 0))?;
+        let row = row.ok_or_else(|| Trouble::DataLoss(format!("log entry {last} has no first row")))?;
+        parse_row0(last, row.value()).map_err(Trouble::DataLoss)?;
+    }
+    Ok(())
+}
+
+/// The blocks of the open segment, whose places are the last ones; all places together are as many as were closed.
+fn open_blocks(txn: &ReadTransaction, end: &SegmentsEnd) -> Result<Vec<(LogIndex, BlockPlace)>, Trouble> {
+    let loss = |what| Err(Trouble::DataLoss(what));
+    let table = txn.open_table(BLOCKS)?;
+    let count = table.len()?;
+    if count != end.blocks {
+        return loss(format!("{DATABASE} has the places of {count} blocks, not of {}", end.blocks));
+    }
+    let mut blocks = Vec::new();
+    for row in table.iter()?.rev() {
+        let (key, value) = row?;
+        let first = LogIndex(key.value());
+        let place = place_from(first, value.value()).map_err(Trouble::DataLoss)?;
+        if place.file != end.file {
+            break;
+        }
+        blocks.push((first, place));
+    }
+    blocks.reverse();
+    let last =
+        blocks.last().map_or((LogIndex(0), 0), |(_, place)| (place.last, place.offset + u64::from(place.length)));
+    if last != (end.last, end.bytes) {
+        return loss(format!("{DATABASE}: blocks end at {last:?}, not at {:?}", (end.last, end.bytes)));
+    }
+    Ok(blocks)
 }
 
 /// The format of the tables that follow from the log, whatever else the row of the state has in it; none without such a row,

@@ -2,14 +2,15 @@
 //!
 //! | Table | Key | Value |
 //! |---|---|---|
-//! | `log` | (log index, row) | a row of the entry's batch; row 0 has a prefix with term, kind, number of rows, checksum of the whole entry |
+//! | `log` | (log index, row) | the tail of the log, which is in no segment: a row of the entry's batch; row 0 has a prefix with term, kind, number of rows, checksum of the whole entry |
+//! | `blocks` | first log index | [`BlockPlace`]: where a block of a segment is |
 //! | `contexts` | context id | [`Head`] |
-//! | `index` | (context, first sequence) | [`Block`] of [`EntryRun`]s: where the entries from this sequence on are, with a checksum of each one's bytes |
-//! | `positions` | position | [`Segments`]: which log rows became entries from this position on |
+//! | `index` | (context, first sequence) | [`IndexBlock`] of [`EntryRun`]s: where the entries from this sequence on are, with a checksum of each one's bytes |
+//! | `positions` | position | [`Spans`]: which log rows became entries from this position on |
 //! | `keys` | (context, idempotency key) | [`KeyRow`] |
 //! | `meta` | name | [`Progress`], [`Identity`], `Genesis`, `State`, [`RowCounts`] |
 //!
-//! Only `log` and `meta` are the ledger; the rest follows from the log. Every value has a checksum
+//! Only `log`, `blocks` and `meta` are the ledger, with the segments; the rest follows from the log. Every value has a checksum
 //! that covers its key, for redb verifies its own only on repair.
 
 use bytes::{Buf, BufMut, Bytes};
@@ -20,9 +21,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::storage::journal::record::{kind_byte, kind_of};
+use crate::storage::rowed::split;
+use crate::storage::segments::{BlockPlace, SegmentsEnd};
 use crate::storage::types::{EntryKind, HardState, LogEntry};
 
 pub(crate) const LOG: TableDefinition<'static, (u64, u32), &[u8]> = TableDefinition::new("log");
+pub(crate) const BLOCKS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("blocks");
 pub(crate) const CONTEXTS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("contexts");
 pub(crate) const INDEX: TableDefinition<'static, (u64, u64), &[u8]> = TableDefinition::new("index");
 pub(crate) const POSITIONS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("positions");
@@ -50,6 +54,8 @@ pub(crate) struct Progress {
     pub(crate) last: LogIndex,
     pub(crate) hard_state: HardState,
     pub(crate) boot: Boot,
+    /// How far the segments go: the log up to there is in them, the rest in the log table.
+    pub(crate) segments: SegmentsEnd,
 }
 
 /// How many rows each table has that follows from the log, and where those end in which a row may
@@ -153,9 +159,9 @@ pub(crate) fn lamport(lead: i64, sequence: u64) -> Lamport {
 /// take three times the space when contexts take turns. The last block of a context grows until it
 /// is full.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Block(pub(crate) Vec<EntryRun>);
+pub(crate) struct IndexBlock(pub(crate) Vec<EntryRun>);
 
-impl Block {
+impl IndexBlock {
     /// How many entries it has.
     pub(crate) fn entries(&self) -> u64 {
         self.0.iter().map(EntryRun::entries).sum()
@@ -178,11 +184,11 @@ impl Block {
 
 /// Which log rows became entries, positions running on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Segments(pub(crate) Vec<Segment>);
+pub(crate) struct Spans(pub(crate) Vec<Span>);
 
 /// Rows of one log entry that became entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Segment {
+pub(crate) struct Span {
     pub(crate) index: LogIndex,
     pub(crate) row: u32,
     /// How many entries.
@@ -191,10 +197,10 @@ pub(crate) struct Segment {
     pub(crate) chunk: bool,
 }
 
-impl Segments {
+impl Spans {
     /// How many positions they cover.
     pub(crate) fn entries(&self) -> u64 {
-        self.0.iter().map(|segment| u64::from(segment.count)).sum()
+        self.0.iter().map(|span| u64::from(span.count)).sum()
     }
 }
 
@@ -241,20 +247,28 @@ fn block_key(context: u64, first: u64) -> [u8; 16] {
     out
 }
 
-pub(crate) fn block_value(context: u64, first: u64, block: &Block) -> Vec<u8> {
+pub(crate) fn block_value(context: u64, first: u64, block: &IndexBlock) -> Vec<u8> {
     encode_keyed(&block_key(context, first), block)
 }
 
-pub(crate) fn block_from(context: u64, first: u64, data: &[u8]) -> Result<Block, String> {
+pub(crate) fn block_from(context: u64, first: u64, data: &[u8]) -> Result<IndexBlock, String> {
     decode_keyed(&block_key(context, first), data)
         .map_err(|error| format!("index of context {context} at {first}: {error}"))
 }
 
-pub(crate) fn segments_value(first: u64, segments: &Segments) -> Vec<u8> {
-    encode_keyed(&first.to_le_bytes(), segments)
+pub(crate) fn place_value(first: LogIndex, place: &BlockPlace) -> Vec<u8> {
+    encode_keyed(&first.get().to_le_bytes(), place)
 }
 
-pub(crate) fn segments_from(first: u64, data: &[u8]) -> Result<Segments, String> {
+pub(crate) fn place_from(first: LogIndex, data: &[u8]) -> Result<BlockPlace, String> {
+    decode_keyed(&first.get().to_le_bytes(), data).map_err(|error| format!("place of block {first}: {error}"))
+}
+
+pub(crate) fn spans_value(first: u64, spans: &Spans) -> Vec<u8> {
+    encode_keyed(&first.to_le_bytes(), spans)
+}
+
+pub(crate) fn spans_from(first: u64, data: &[u8]) -> Result<Spans, String> {
     decode_keyed(&first.to_le_bytes(), data).map_err(|error| format!("position row {first}: {error}"))
 }
 
@@ -272,18 +286,6 @@ pub(crate) struct LogPrefix {
 pub(crate) struct LogRows {
     pub(crate) prefix: Vec<u8>,
     pub(crate) rows: Vec<Bytes>,
-}
-
-/// An entry's data in rows: one per command for a batch; anything else is one row.
-pub(crate) fn split(entry: &LogEntry) -> Vec<Bytes> {
-    if entry.kind == EntryKind::Normal
-        && !entry.data.is_empty()
-        && let Ok(rows) = converge_ledger_core::rows(&entry.data)
-        && !rows.is_empty()
-    {
-        return rows;
-    }
-    vec![entry.data.clone()]
 }
 
 pub(crate) fn log_rows(entry: &LogEntry) -> LogRows {
@@ -363,7 +365,7 @@ mod tests {
         let rows = RunLayout::Each { lead: -1, checks: vec![[1, 2, 3, 4]] };
         let chunk = RunLayout::Chunk { count: 7, tag: [5; 8] };
         let run = |rows: RunLayout| EntryRun { position: Position(9), index: LogIndex(4), row: 0, rows };
-        let block = Block(vec![run(rows), run(chunk)]);
+        let block = IndexBlock(vec![run(rows), run(chunk)]);
         assert_eq!(block.runs(2).map(|(first, _)| first).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(block.entries(), 8);
         let bytes = block_value(1, 2, &block);

@@ -79,6 +79,7 @@ pub(super) fn status(status: crate::Status) -> admin::StatusResponse {
         database_bytes: status.database_bytes,
         peers: status.peers.into_iter().map(peer).collect(),
         alarms: status.alarms,
+        segment_bytes: status.segment_bytes,
     }
 }
 

@@ -20,6 +20,7 @@ use super::trace::Trace;
 use super::world::{Life, World};
 use super::{faults, panics};
 use crate::history::{self, Operation};
+use crate::segments;
 use crate::workload::{Client, Mix, whole};
 use converge_ledger::{AppendOptions, Error, NewEntry, Position};
 
@@ -162,11 +163,13 @@ async fn live(plan: &Plan, verbose: bool) -> RunOutcome {
         check_copies(&world).await;
         check_positions(&world, plan).await;
     }
+    let whole = whole_ids(&world);
     for id in world.ids() {
         if !world.stop(id).await && !world.is_rotten(id) {
             facts.violated(format!("node {id} does not stop in order, with nothing wrong"));
         }
     }
+    check_segments(&world, whole.into_iter().collect());
     moving.abort();
     network.close();
     let history = facts.history();
@@ -290,6 +293,18 @@ async fn probe(world: &Arc<World>) -> bool {
 /// Contexts that clients write to.
 fn contexts(plan: &Plan) -> impl Iterator<Item = String> {
     plan.clients.iter().max_by_key(|client| client.contexts).into_iter().flat_map(Mix::contexts)
+}
+
+/// The segments of all nodes are the same bytes, as far as they go.
+fn check_segments(world: &Arc<World>, mut whole: Vec<NodeId>) {
+    whole.retain(|id| !world.is_rotten(*id));
+    let Some((&first, others)) = whole.split_first() else { return };
+    let own = world.segments(first);
+    for &other in others {
+        if let Err(differs) = segments::common(&own, &world.segments(other)) {
+            world.facts.violated(format!("segments of nodes {first} and {other}: {differs}"));
+        }
+    }
 }
 
 /// What every node holds in the end goes into the history.

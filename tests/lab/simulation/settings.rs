@@ -14,6 +14,9 @@ use converge_ledger::environment::Calls;
 
 /// Where a simulated node keeps its data.
 pub(super) const DIRECTORY: &str = "/data";
+/// The same on all nodes, or their segments would differ; small, so that blocks and files close.
+const SEGMENT_BLOCK_BYTES: usize = 2 << 10;
+const SEGMENT_FILE_BYTES: u64 = 16 << 10;
 /// Below it a node takes nothing new. Some full disks leave less, some more.
 const FREE_BYTES: u64 = 64 << 10;
 /// Restarts within seconds that no plan comes near.
@@ -32,6 +35,9 @@ pub(super) fn storage_settings(
         commit_bytes: tuning.commit_bytes,
         overlay_bytes_max: tuning.overlay_bytes,
         redb_cache_bytes: tuning.redb_cache_bytes,
+        segment_block_bytes: SEGMENT_BLOCK_BYTES,
+        segment_file_bytes: SEGMENT_FILE_BYTES,
+        segment_cache_bytes: 8 * SEGMENT_BLOCK_BYTES,
         scan_bytes_max: tuning.scan_bytes,
         apply_bytes: tuning.bounds.apply_bytes,
         replay_bytes: tuning.bounds.replay_bytes,

@@ -6,11 +6,13 @@ mod lives;
 mod rot;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::disk::{Counters, Faults, SimDisk};
+use crate::segments::{SegmentFiles, of_disk};
 use converge_actors::storage::{self, Phase};
 use converge_ledger_core::NodeId;
 use converge_ledger_core::chance::Dice;
@@ -21,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::facts::Facts;
 use super::network::SimNetwork;
 use super::plan::Plan;
-use super::settings::{calls, config, entry_bounds, raft_bounds, storage_settings, watch_bounds};
+use super::settings::{DIRECTORY, calls, config, entry_bounds, raft_bounds, storage_settings, watch_bounds};
 use super::threads::{Pace, SimThreads};
 use super::trace::Trace;
 use super::tuning::Tuning;
@@ -177,6 +179,11 @@ impl World {
 
     fn with<R>(&self, id: NodeId, act: impl FnOnce(&mut Host) -> R) -> R {
         act(self.hosts().get_mut(&id).expect("plans name nodes that exist"))
+    }
+
+    /// What is on the disk of a node that does not run.
+    pub(super) fn segments(&self, id: NodeId) -> SegmentFiles {
+        self.with(id, |host| of_disk(&host.disk, Path::new(DIRECTORY)))
     }
 
     pub(super) fn ids(&self) -> Vec<NodeId> {

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::support::full::FullDisk;
-use super::support::{Leader, RunningStorage, lacks, one_thread, simulated, small, until, write};
+use super::support::{Leader, RunningStorage, copy_dir, lacks, one_thread, simulated, small, until, write};
 use converge_actors::storage::{Cause, Phase, Settings};
 use converge_lab::disk::SimDisk;
 
@@ -112,7 +112,7 @@ impl Full {
         let mut leader = Leader::new();
         leader.write(&node, &[write("c", "k", b"early")]).await;
         node.until_covered().await;
-        copy(&data, &root.path().join("older"));
+        copy_dir(&data, &root.path().join("older"));
         leader.write(&node, &[write("c", "k", b"late")]).await;
         disk.set_full(true);
         let entry = leader.batch(&[write("c", "k", b"never")]);
@@ -144,15 +144,6 @@ impl Full {
     }
 }
 
-/// All files of a directory, elsewhere.
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for file in std::fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
-    }
-}
-
 /// Somebody makes room by moving the data directory elsewhere. What comes then is no empty ledger.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_not_left_for_a_directory_that_was_moved_away() {
@@ -180,7 +171,7 @@ async fn a_full_disk_is_not_left_for_another_ledger() {
     node.stop().await;
     let full = Full::new().await;
     full.disk.blind();
-    let (cause, _) = full.replaced(|_, data| copy(&other.path().join("data"), data)).await;
+    let (cause, _) = full.replaced(|_, data| copy_dir(&other.path().join("data"), data)).await;
     assert!(cause.contains("its files are gone"), "{cause}");
 }
 

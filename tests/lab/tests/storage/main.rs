@@ -8,4 +8,5 @@ mod flips;
 mod lacks;
 mod newer;
 mod read_errors;
+mod segments;
 mod support;

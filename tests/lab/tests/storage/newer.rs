@@ -21,8 +21,10 @@ async fn filled(dir: &Path) {
 
 /// All that is in the directory, but for the file that says that it is in use.
 fn content(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let files = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap());
-    let named = files.map(|file| (file.file_name().into_string().unwrap(), std::fs::read(file.path()).unwrap()));
+    let files = [dir.to_owned(), dir.join("log")].map(|dir| std::fs::read_dir(dir).unwrap());
+    let paths = files.into_iter().flatten().map(|file| file.unwrap().path()).filter(|path| path.is_file());
+    let named =
+        paths.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap()));
     named.filter(|(name, _)| name != "LOCK").collect()
 }
 
@@ -43,9 +45,9 @@ async fn a_directory_of_another_format_is_told_by_its_marker() {
     let own = std::fs::read(&marker).unwrap();
     for (format, is_sound, words) in [
         (1, true, ["OLDER_FORMAT", "format 1,", "snapshot"]),
-        (9, true, ["NEWER_FORMAT", "format 9,", "reads up to 3"]),
+        (9, true, ["NEWER_FORMAT", "format 9,", "reads up to 4"]),
         (9, false, ["STORE", "is damaged", "replace this node"]),
-        (3, false, ["STORE", "is damaged", "replace this node"]),
+        (4, false, ["STORE", "is damaged", "replace this node"]),
     ] {
         let mut bytes = own.clone();
         bytes[MAGIC] = format;

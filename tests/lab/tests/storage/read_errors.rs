@@ -9,7 +9,7 @@ use converge_ledger_core::{LogIndex, Sequence};
 
 /// Nothing but the database's own bookkeeping is in memory: every read of a row reads the disk.
 fn settings(disk: &SimDisk) -> Settings {
-    Settings { redb_cache_bytes: 0, ..simulated(disk, 77, 1) }
+    Settings { redb_cache_bytes: 0, segment_cache_bytes: 0, ..simulated(disk, 77, 1) }
 }
 
 async fn furnished() -> (SimDisk, Leader, Vec<LogEntry>) {

@@ -191,14 +191,17 @@ fn a_verification_names_what_is_wrong() {
         let node = RunningStorage::start(small(dir.path())).await;
         furnish(&node, &mut leader, &mut Dice(5), 30).await;
         node.stop().await;
-        let path = dir.path().join("ledger.redb");
         let needle = &leader.contexts["c0"].iter().find(|(_, payload)| payload.len() > 100).unwrap().1;
-        let mut bytes = std::fs::read(&path).unwrap();
-        let places: Vec<_> = (0..bytes.len() - needle.len()).filter(|at| bytes[*at..].starts_with(needle)).collect();
-        for at in places {
-            bytes[at + 50] ^= 1;
+        let segments = std::fs::read_dir(dir.path().join("log")).unwrap().map(|file| file.unwrap().path());
+        for path in segments.chain([dir.path().join("ledger.redb")]) {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let places: Vec<_> =
+                (0..bytes.len() - needle.len()).filter(|at| bytes[*at..].starts_with(needle)).collect();
+            for at in places {
+                bytes[at + 50] ^= 1;
+            }
+            std::fs::write(&path, bytes).unwrap();
         }
-        std::fs::write(&path, bytes).unwrap();
         std::panic::set_hook(Box::new(quiet));
         let found = inspect::verify(dir.path());
         let _ = std::panic::take_hook();

@@ -10,7 +10,7 @@ use converge_ledger_core::chance::Dice;
 use converge_ledger_core::{Boot, Entry, LogIndex, NodeId, StoreId, Term};
 
 use super::workload::{Asked, History};
-use super::{RunningStorage, one_thread, small};
+use super::{RunningStorage, copy_out, one_thread, small};
 
 /// A life, and the disk in front of each of its changes.
 pub struct Life {
@@ -291,9 +291,7 @@ impl Life {
             found
         });
         let dir = tempfile::tempdir().unwrap();
-        for (path, _) in disk.files() {
-            std::fs::write(dir.path().join(path.file_name().unwrap()), disk.content(&path).unwrap()).unwrap();
-        }
+        copy_out(disk, dir.path());
         let digest: String = found.digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let before = inspect::verify(dir.path()).unwrap();
         assert_eq!(before.problems, Vec::<String>::new());

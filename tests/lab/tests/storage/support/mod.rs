@@ -7,6 +7,7 @@ pub mod killed;
 pub mod lacks;
 pub mod newer;
 pub mod pile;
+pub mod segments;
 pub mod workload;
 
 use std::collections::BTreeMap;
@@ -35,12 +36,14 @@ pub struct RunningStorage {
     pub outcomes: Arc<Mutex<Vec<AppliedBatch>>>,
 }
 
-/// Small files, so that tests reuse them.
+/// Small files, so that tests reuse them, and close segments.
 pub fn small(dir: impl Into<std::path::PathBuf>) -> Settings {
     Settings {
         journal_file_bytes: 96 << 10,
         journal_record_bytes_max: 16 << 10,
         commit_interval: Duration::from_millis(2),
+        segment_block_bytes: 2 << 10,
+        segment_file_bytes: 12 << 10,
         ..Settings::new(dir)
     }
 }
@@ -257,6 +260,28 @@ pub fn check_page(page: &Page, context: &str, kept: &[(String, Vec<u8>)]) {
     for (n, (entry, (key, payload))) in page.entries.iter().zip(kept).enumerate() {
         assert_eq!(entry.sequence, Sequence(n as u64 + 1));
         assert_eq!((&entry.key, &entry.payload[..]), (key, &payload[..]), "{context}/{}", n + 1);
+    }
+}
+
+/// All files of a simulated disk's data directory, in a directory of the machine.
+pub fn copy_out(disk: &SimDisk, to: &std::path::Path) {
+    for (path, _) in disk.files() {
+        let copy = to.join(path.strip_prefix("/data").unwrap());
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::write(copy, disk.content(&path).unwrap()).unwrap();
+    }
+}
+
+/// All files of a directory and of those in it, elsewhere.
+pub fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let (path, copy) = file.map(|file| (file.path(), to.join(file.file_name()))).unwrap();
+        if path.is_dir() {
+            copy_dir(&path, &copy);
+        } else {
+            std::fs::copy(path, copy).unwrap();
+        }
     }
 }
 
