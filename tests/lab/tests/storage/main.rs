@@ -5,6 +5,7 @@ mod conformance;
 mod crash;
 mod crash_images;
 mod flips;
+mod golden;
 mod lacks;
 mod newer;
 mod read_errors;
