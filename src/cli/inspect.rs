@@ -241,8 +241,8 @@ fn verify(format: Format, dir: &Path) -> Result<(), Failure> {
             output::json(&value.map_err(|error| Failure::error(error.to_string()))?)
         }
         Format::Table => output::line(format!(
-            "{} log entries, {} entries in {} contexts, {} idempotency keys read",
-            verified.log_entries, verified.entries, verified.contexts, verified.keys
+            "{} log entries, of them in {} blocks of segments, {} entries in {} contexts, {} idempotency keys read",
+            verified.log_entries, verified.blocks, verified.entries, verified.contexts, verified.keys
         ))
         .and_then(|()| verified.problems.iter().try_for_each(|problem| output::line(format!("  {problem}")))),
     };

@@ -59,7 +59,9 @@ pub(crate) fn settle(
     set: &WriteSet,
     applied: LogIndex,
 ) -> Result<Settled, Unsettled> {
-    let to = if planted::is(Bug::UncommittedSettled) { set.progress().last } else { applied };
+    let last = set.progress().last;
+    assert!(applied <= last, "applied {applied} is not durable, the log ends at {last}");
+    let to = if planted::is(Bug::UncommittedSettled) { last } else { applied };
     let mut settling = Settling { builder: BlockBuilder::new(block_bytes_max, writer.next()), lack: None, writer };
     let in_set = set.entries.front().map_or(to.next(), |entry| entry.index).min(to.next());
     while settling.builder.next() < in_set && settling.lack.is_none() {

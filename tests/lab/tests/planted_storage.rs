@@ -107,9 +107,9 @@ fn crash_finds(bug: Bug) -> Option<(u64, String)> {
     (first..=first + LIVES_MORE).find_map(|life| Some((life, fault(|| crashes(life))?)))
 }
 
-/// A directory as a kill leaves it: some of its entries are in a segment, some in the tail of the database, where they stay
-/// at the next start, and some in the journal alone.
-async fn furnished() -> (SimDisk, Leader, Vec<LogEntry>) {
+/// A directory with entries in a segment and in the tail of the database; as a stop leaves it, or a kill, and then there are
+/// some in the journal alone, which a start takes over.
+async fn furnished(killed: bool) -> (SimDisk, Leader, Vec<LogEntry>) {
     let (disk, mut leader, mut dice) = (SimDisk::default(), Leader::new(), Dice(11));
     for (commit_bytes, batches) in [(1, 8), (1 << 30, 3)] {
         let node = RunningStorage::start(simulated(&disk, 77, commit_bytes)).await;
@@ -118,10 +118,12 @@ async fn furnished() -> (SimDisk, Leader, Vec<LogEntry>) {
             leader.write(&node, &writes).await;
         }
         let log = node.log().unwrap();
-        if commit_bytes == 1 {
-            node.stop().await;
-        } else {
+        if commit_bytes > 1 {
             return (disk.killed(), leader, log);
+        }
+        node.stop().await;
+        if !killed {
+            return (disk, leader, log);
         }
     }
     unreachable!("the second round returns")
@@ -129,7 +131,11 @@ async fn furnished() -> (SimDisk, Leader, Vec<LogEntry>) {
 
 /// Turns over one bit in the middle of each copy of each payload: the truth, or an error.
 fn flips() {
-    let (disk, leader, log) = one_thread(furnished());
+    [true, false].into_iter().for_each(flips_of);
+}
+
+fn flips_of(killed: bool) {
+    let (disk, leader, log) = one_thread(furnished(killed));
     let payloads: Vec<_> = leader.contexts.values().flatten().map(|(_, payload)| payload.clone()).collect();
     let mut flips = Vec::new();
     for (path, _) in disk.files() {

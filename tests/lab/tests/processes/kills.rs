@@ -7,7 +7,7 @@ use crate::processes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::processes::{hold, mix};
+use crate::processes::{hold, mix, same_segments};
 use crate::support::cluster::Cluster;
 use crate::support::{seeded, setting};
 use converge_lab::history::Counts;
@@ -52,6 +52,8 @@ async fn sigkill_of_leader_or_follower_at_random_moments_loses_nothing() {
     }
     let record = clients.finish().await;
     report(&hold(&cluster, &mix, &record).await, &gaps);
+    let bytes = same_segments(&mut cluster).await;
+    assert!(bytes > 64 << 10, "only {bytes} bytes of segments");
 }
 
 fn report(counts: &Counts, gaps: &[(bool, Duration)]) {
@@ -89,6 +91,7 @@ async fn sigkill_of_all_three_at_once_loses_nothing() {
     clients.progress(12).await;
     let record = clients.finish().await;
     report(&hold(&cluster, &mix, &record).await, &[]);
+    same_segments(&mut cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use converge_lab::history::{Counts, End, Operation, Seen, State};
+use converge_lab::segments;
 use converge_lab::workload::{Load, Mix, Record, Remote};
 use converge_ledger::cli::client::Client;
 use converge_ledger::cli::processes::look;
@@ -15,6 +16,8 @@ use crate::support::node::Node;
 
 /// For a page, once nothing goes wrong any more.
 const PAGE_TIME: Duration = Duration::from_secs(20);
+/// For a stop in order.
+const STOP: Duration = Duration::from_secs(30);
 
 /// What clients want of nodes that die under them.
 pub fn mix(contexts: u64) -> Mix {
@@ -38,6 +41,16 @@ pub async fn entries(node: &Node, context: &str, record: &Record) -> Vec<Seen> {
 /// Waits until all nodes have applied the same, and judges the history, with what they hold then.
 pub async fn hold(cluster: &Cluster, mix: &Mix, record: &Record) -> Counts {
     hold_on(&cluster.nodes.iter().collect::<Vec<_>>(), mix, record).await
+}
+
+/// Stops all nodes in order. Their segments are the same bytes, up to the end of the shorter; says how many.
+pub async fn same_segments(cluster: &mut Cluster) -> u64 {
+    for node in &mut cluster.nodes {
+        assert!(node.terminate(STOP).await.success());
+    }
+    let files: Vec<_> = cluster.nodes.iter().map(|node| segments::of_dir(&node.data).unwrap()).collect();
+    let common = |other| segments::common(&files[0], other).unwrap_or_else(|differs| panic!("{differs}"));
+    files[1..].iter().map(common).min().expect("there are several nodes")
 }
 
 /// The same of some of a cluster's nodes.
