@@ -306,7 +306,7 @@ impl OpenDatabase {
         }
         let weight = self.set.bytes + row_bytes;
         self.store(shared, rows.as_ref())?;
-        let written = self.set.stored(Progress { segments: self.segments.end(), ..*self.set.progress() });
+        let written = self.set.stored(Progress { segments: self.segments.durable(), ..*self.set.progress() });
         // Freed after the lock is.
         let gone = shared.memory.end_flush(&written);
         drop(gone);
@@ -340,7 +340,7 @@ impl OpenDatabase {
         let stored = catch_unwind(AssertUnwindSafe(|| {
             let settled = match settles {
                 true => settle(segments, block_bytes_max, db, set, applied)?,
-                false => Settled::nothing(segments.end()),
+                false => Settled::nothing(segments.durable()),
             };
             commit(db, set, self.applied, applied_rows, &settled).map_err(Unstored::Commit)?;
             Ok::<_, Unstored>(settled.lack)
@@ -351,7 +351,7 @@ impl OpenDatabase {
                     self.lacks_segment = lack.is_some();
                     shared.lacks.say(lack.map(|error| format!("making a segment: {error}")));
                 }
-                shared.say_segments(&self.segments.end());
+                shared.say_segments(&self.segments.durable());
                 self.applied = applied;
                 shared.commit_panicked.store(false, Ordering::Relaxed);
                 Ok(())

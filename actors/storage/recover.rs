@@ -385,7 +385,7 @@ impl Shared {
     /// Puts what was recovered in place for readers. The database stays with the caller.
     pub(crate) fn install(&self, opened: &Opened) {
         self.segments.begin();
-        self.say_segments(&opened.segments.end());
+        self.say_segments(&opened.segments.durable());
         self.memory.install(opened.overlay(), opened.state.clone());
         let mut process = self.process();
         process.boot = Some(opened.set.progress().boot);

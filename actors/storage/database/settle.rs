@@ -117,6 +117,6 @@ impl Settling<'_> {
         }
         let synced = self.writer.sync();
         let blocks = self.tolerated(synced)?.unwrap_or_default();
-        Ok(Settled { blocks, end: self.writer.end(), lack: self.lack })
+        Ok(Settled { blocks, end: self.writer.durable(), lack: self.lack })
     }
 }

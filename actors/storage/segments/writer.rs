@@ -37,7 +37,7 @@ pub(crate) struct SegmentWriter {
 
 impl SegmentWriter {
     /// How far they go durably.
-    pub(crate) fn end(&self) -> SegmentsEnd {
+    pub(crate) fn durable(&self) -> SegmentsEnd {
         self.durable
     }
 

@@ -38,6 +38,8 @@ const FIRST: &[(Bug, u64)] = &[
     (Bug::OutcomeForgotten, 2),
     (Bug::TornTaken, 34),
     (Bug::LackFences, 13),
+    (Bug::UncommittedSettled, 8),
+    (Bug::BlockClosedEarly, 2),
 ];
 /// Seeds behind the first one, before a bug counts as not found.
 const SEEDS_MORE: u64 = 40;

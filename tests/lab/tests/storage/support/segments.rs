@@ -34,8 +34,7 @@ pub fn log() -> (Leader, Vec<LogEntry>) {
 /// Writes what is not there yet. What is appended runs ahead of what is committed, and is then replaced by what the log has.
 async fn write_rest(node: &RunningStorage, log: &[LogEntry], ahead: usize) {
     let from = node.recover().await.applied.get() as usize;
-    for at in from..log.len() {
-        let entry = &log[at];
+    for (at, entry) in log.iter().enumerate().skip(from) {
         let state = |term| HardState { term, vote: NodeId(1), commit: LogIndex(at as u64) };
         let before = Term(entry.term.get() - 1);
         let strange = |n: usize| LogEntry {
