@@ -16,17 +16,23 @@ use converge_ledger_core::{Lsn, NodeId};
 
 use super::super::settings::DIRECTORY;
 use super::{Host, World};
+use crate::segments::FOLDER;
 
 const DATABASE: &str = "/data/ledger.redb";
 
 impl World {
-    /// Turns over one bit of the database's file.
+    /// Turns over one bit of the database's file, or of a segment.
     pub(in super::super) fn rot(&self, id: NodeId, place_permille: u64, bit: u8) -> bool {
         self.with(id, |host| {
-            let path = Path::new(DATABASE);
-            let Some(len) = host.disk.len(path).filter(|len| *len > 0 && self.formed()) else { return false };
+            let folder = Path::new(DIRECTORY).join(FOLDER);
+            let files = host.disk.files().into_iter().filter(|(path, _)| path.parent() == Some(&folder));
+            let in_segments = place_permille % 2 == 1;
+            // The newest one: its end is looked at by every start, its beginning by readers.
+            let segment = files.map(|(path, _)| path).filter(|_| in_segments).last();
+            let path = segment.unwrap_or_else(|| DATABASE.into());
+            let Some(len) = host.disk.len(&path).filter(|len| *len > 0 && self.formed()) else { return false };
             host.rotten = true;
-            host.disk.flip(path, (len - 1) * place_permille / 1000, bit)
+            host.disk.flip(&path, (len - 1) * place_permille / 1000, bit)
         })
     }
 
