@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::support::segments::{self, log};
-use super::support::{Leader, RunningStorage, one_thread, simulated};
-use converge_actors::storage::{Error, LogEntry, Phase, SegmentPiece, segment_pieces};
+use super::support::{Leader, RunningStorage, copy_out, one_thread, simulated};
+use converge_actors::storage::{Error, LogEntry, Phase, SegmentPiece, inspect, segment_pieces};
 use converge_lab::disk::SimDisk;
 
 const DATA: &str = "/data";
@@ -105,6 +105,28 @@ fn a_segment_that_is_missing_or_cut_is_data_loss() {
         converge_actors::storage::Disk::remove(&disk, &path).unwrap();
         let what = is_true(&disk, &leader, &log).expect_err("it is missing");
         assert!(what.contains("data loss") && what.contains("is missing"), "{what}");
+    }
+}
+
+/// Readers look at blocks alone; a verification at all there is.
+#[test]
+fn a_verification_finds_damage_to_every_piece() {
+    let (disk, ..) = furnished();
+    let verify = |disk: &SimDisk| {
+        let dir = tempfile::tempdir().unwrap();
+        copy_out(disk, dir.path());
+        inspect::verify(dir.path()).map(|verified| verified.problems)
+    };
+    assert_eq!(verify(&disk).unwrap(), Vec::<String>::new());
+    for piece in pieces(&disk) {
+        let disk = disk.killed();
+        assert!(disk.flip(&piece.path, piece.offset + piece.bytes / 2, 4));
+        match verify(&disk) {
+            Ok(problems) => {
+                assert!(problems.iter().any(|problem| problem.contains("segment-")), "{piece:?}: {problems:?}")
+            }
+            Err(error) => assert!(matches!(error, Error::DataLoss(_)), "{piece:?}: {error}"),
+        }
     }
 }
 
