@@ -28,7 +28,7 @@ impl World {
             let files = host.disk.files().into_iter().filter(|(path, _)| path.parent() == Some(&folder));
             let in_segments = place_permille % 2 == 1;
             // The newest one: its end is looked at by every start, its beginning by readers.
-            let segment = files.map(|(path, _)| path).filter(|_| in_segments).last();
+            let segment = files.map(|(path, _)| path).rfind(|_| in_segments);
             let path = segment.unwrap_or_else(|| DATABASE.into());
             let Some(len) = host.disk.len(&path).filter(|len| *len > 0 && self.formed()) else { return false };
             host.rotten = true;
