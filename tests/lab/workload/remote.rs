@@ -108,6 +108,7 @@ impl Api for Remote {
         entries: Vec<ManyEntry>,
         deadline: Duration,
     ) -> (Vec<Done>, Option<Missed>) {
+        let sent = entries.len();
         let messages: Vec<_> = entries.into_iter().map(streamed).collect();
         let mut request = Request::new(tokio_stream::iter(messages));
         request.set_timeout(deadline);
@@ -124,7 +125,9 @@ impl Api for Remote {
             Ok::<_, Status>(())
         };
         let ended = streamed.await;
-        (done, ended.err().map(|status| self.missed(at, &status)))
+        // Where all are acknowledged, it does not matter how the stream ends: its node may be killed before it says so.
+        let broken = ended.err().filter(|_| done.len() < sent);
+        (done, broken.map(|status| self.missed(at, &status)))
     }
 
     async fn read(
