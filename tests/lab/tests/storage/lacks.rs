@@ -89,7 +89,10 @@ async fn a_directory_that_is_gone_fences() {
     let data = dir.path().join("data");
     let node = RunningStorage::start(small(&data)).await;
     Leader::new().write(&node, &[write("c", "k", &[1; 100])]).await;
-    std::fs::remove_dir_all(&data).unwrap();
+    // Under another name first: a file that is made meanwhile would keep it.
+    let gone = dir.path().join("gone");
+    std::fs::rename(&data, &gone).unwrap();
+    std::fs::remove_dir_all(&gone).unwrap();
     let Cause::Io { error, .. } = node.until_fenced().await else { panic!("another cause") };
     // Whoever comes first: the look at the directory, or a journal file that is made ahead.
     assert!(error.contains("removed") || error.contains("No such file"), "{error}");
