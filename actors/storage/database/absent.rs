@@ -4,17 +4,17 @@
 //! lookup that finds nothing has nothing to vouch for it, though one flipped bit can hide a row: in
 //! its key, in a key of a branch, in a pointer to a page. So an absence is looked at from both
 //! sides: the rows next to the gap must be sound, lie on their sides of it, and be each other's
-//! neighbours also when they are looked up themselves.
 //!
 //! What a table has altogether, and where it ends, is looked at when it is opened (`stored`).
 //!
-//! What stays: a pointer whose flipped bit makes it one to an earlier version of the same page, or
-//! to a page below it.
+//! What stays, there: a pointer whose flipped bit makes it one to an earlier version of the same page, or to a page below
+//! it.
 
 use std::ops::Bound;
 
-use redb::{Key, ReadOnlyTable};
+use redb::{Key, ReadOnlyTable, ReadTransaction};
 
+use super::names::{self, Known, Print};
 use super::tables::{head_from, key_from};
 use super::trouble::Trouble;
 
@@ -49,7 +49,23 @@ impl Vouched for (u64, &'static str) {
 type RowTable<K> = ReadOnlyTable<K, &'static [u8]>;
 
 /// Checks that a row that was not found is not there.
-pub(crate) fn check<K: Vouched>(table: &RowTable<K>, key: &K::SelfType<'_>) -> Result<(), Trouble> {
+pub(crate) fn check<K: Vouched>(
+    txn: &ReadTransaction,
+    table: &RowTable<K>,
+    key: &K::SelfType<'_>,
+    print: Print,
+) -> Result<(), Trouble> {
+    match names::ask(txn, print)? {
+        Known::Absent => Ok(()),
+        Known::There => {
+            let what = format!("the database has no row of {}, though it knows the name", K::name(key));
+            Err(Trouble::DataLoss(what))
+        }
+        Known::Untold => check_gap::<K>(table, key),
+    }
+}
+
+fn check_gap<K: Vouched>(table: &RowTable<K>, key: &K::SelfType<'_>) -> Result<(), Trouble> {
     let at = K::as_bytes(key);
     let (before, behind) = (before::<K>(table, at.as_ref())?, behind::<K>(table, at.as_ref())?);
     let far = match (&before, &behind) {

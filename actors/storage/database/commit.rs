@@ -11,6 +11,7 @@ use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{LogIndex, Lsn, State};
 use redb::{Database, Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
+use super::names;
 use super::overlay::Generation;
 use super::settle::Settled;
 use super::tables::{
@@ -234,8 +235,13 @@ fn insert_at_end(
 
 fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<RowCounts, redb::Error> {
     let mut contexts = txn.open_table(CONTEXTS)?;
+    let mut keys = txn.open_table(KEYS)?;
+    let before = contexts.len()? + keys.len()?;
+    let mut new = Vec::new();
     for (context, head) in &rows.heads {
-        contexts.insert(&context[..], &head_value(context, head)[..])?;
+        if contexts.insert(&context[..], &head_value(context, head)[..])?.is_none() {
+            new.push(names::of_context(context));
+        }
     }
     let mut index = txn.open_table(INDEX)?;
     let mut runs = rows.runs.iter().peekable();
@@ -247,19 +253,22 @@ fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<RowCounts, re
     for (first, spans) in joined(&rows.positions) {
         positions.insert(first, &spans_value(first, &spans)[..])?;
     }
-    let mut keys = txn.open_table(KEYS)?;
     for (&context, of_context) in rows.keys.iter().filter(|_| !planted::is(Bug::KeyUnstored)) {
         for (key, row) in of_context {
             let context_no = converge_ledger_core::ContextNo(context);
-            keys.insert((context, &key[..]), &key_value(context_no, key, row)[..])?;
+            if keys.insert((context, &key[..]), &key_value(context_no, key, row)[..])?.is_none() {
+                new.push(names::of_key(context_no, key));
+            }
         }
     }
+    names::add(txn, before, &new)?;
     let ends = ends(&contexts, &keys)?;
     Ok(RowCounts {
         contexts: contexts.len()?,
         index: index.len()?,
         positions: positions.len()?,
         keys: keys.len()?,
+        names: names::buckets(contexts.len()? + keys.len()?),
         ends,
     })
 }

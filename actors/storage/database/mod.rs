@@ -7,6 +7,7 @@ pub(crate) mod absent;
 pub(crate) mod commit;
 pub(crate) mod lent;
 pub(crate) mod log;
+pub(crate) mod names;
 pub(crate) mod open;
 pub(crate) mod overlay;
 pub(crate) mod rows;

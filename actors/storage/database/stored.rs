@@ -10,6 +10,7 @@ use redb::{
 };
 use serde::de::DeserializeOwned;
 
+use super::names::NAMES;
 use super::open::drop_index;
 use super::tables::{
     BLOCKS, CONTEXTS, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_IDENTITY,
@@ -183,6 +184,7 @@ fn check_counts(txn: &ReadTransaction) -> Result<(), Failure> {
             index: txn.open_table(INDEX)?.len()?,
             positions: txn.open_table(POSITIONS)?.len()?,
             keys: keys.len()?,
+            names: txn.open_table(NAMES)?.len()?,
             ends: ends(&contexts, &keys)?,
         })
     };

@@ -8,6 +8,7 @@
 //! | `index` | (context, first sequence) | [`IndexBlock`] of [`EntryRun`]s: where the entries from this sequence on are, with a checksum of each one's bytes |
 //! | `positions` | position | [`Spans`]: which log rows became entries from this position on |
 //! | `keys` | (context, idempotency key) | [`KeyRow`] |
+//! | `names` | bucket | prints of all contexts and keys: see `names` |
 //! | `meta` | name | [`Progress`], [`Identity`], `Genesis`, `State`, [`RowCounts`] |
 //!
 //! Only `log`, `blocks` and `meta` are the ledger, with the segments; the rest follows from the log. Every value has a checksum
@@ -40,7 +41,7 @@ pub(crate) const META_STATE: &str = "state";
 pub(crate) const META_COUNTS: &str = "counts";
 
 /// Version of the tables that follow from the log; another one makes start-up rebuild them.
-pub(crate) const INDEX_FORMAT: u32 = 2;
+pub(crate) const INDEX_FORMAT: u32 = 3;
 
 /// A block of the index this large takes no more runs.
 const BLOCK_BYTES: usize = 512;
@@ -67,6 +68,8 @@ pub(crate) struct RowCounts {
     pub(crate) index: u64,
     pub(crate) positions: u64,
     pub(crate) keys: u64,
+    /// Buckets of names.
+    pub(crate) names: u64,
     pub(crate) ends: u32,
 }
 
