@@ -219,7 +219,9 @@ impl OpenDatabase {
         // After an apply that panicked halfway the state is not to be stored any more.
         let sound = shared.memory.is_sound();
         let active = if sound { shared.memory.overlay().active.bytes } else { 0 };
-        let pending = waiting || self.lacks_segment || (sound && shared.applied() > self.applied);
+        // Whoever stops does not wait for a file: what is in no segment stays in the log table.
+        let lacks = self.lacks_segment && !ended;
+        let pending = waiting || lacks || (sound && shared.applied() > self.applied);
         let interval = if self.lacks_segment { LACK_PAUSE } else { shared.settings.commit_interval };
         let due = self.due(pending, interval);
         let enough = bytes + active >= shared.commit_bytes();

@@ -70,9 +70,12 @@ pub(crate) fn settle(
         let entries = read_tail(&txn, from, in_set, CHUNK_BYTES)?;
         entries.iter().try_for_each(|entry| settling.push(entry))?;
     }
-    let next = settling.builder.next();
-    for entry in set.entries.iter().filter(|entry| (next..to.next()).contains(&entry.index)) {
-        settling.push(entry)?;
+    // For want of a file the table may not have been read to its end; what is behind it waits, too.
+    if settling.lack.is_none() {
+        let next = settling.builder.next();
+        for entry in set.entries.iter().filter(|entry| (next..to.next()).contains(&entry.index)) {
+            settling.push(entry)?;
+        }
     }
     settling.finish()
 }

@@ -13,6 +13,11 @@ fn a_file_that_cannot_be_opened_is_opened_later() {
 }
 
 #[test]
+fn what_no_segment_takes_for_want_of_a_file_stays_in_the_database() {
+    lacks::what_no_segment_takes_for_want_of_a_file_stays_in_the_database();
+}
+
+#[test]
 fn nothing_is_written_where_there_is_no_room() {
     lacks::nothing_is_written_where_there_is_no_room();
 }

@@ -52,6 +52,34 @@ pub fn a_file_that_cannot_be_opened_is_opened_later() {
     }
 }
 
+/// As long as no segment can be made, what is applied stays in the log table, however much that is. A node that is stopped
+/// meanwhile does not wait for a file.
+pub fn what_no_segment_takes_for_want_of_a_file_stays_in_the_database() {
+    one_thread(async {
+        let disk = SimDisk::default();
+        // The journal has the files that it needs.
+        let settings = Settings { journal_file_bytes: 8 << 20, ..simulated(&disk, 5, 20_000) };
+        let node = RunningStorage::start(settings.clone()).await;
+        disk.set_faults(Faults { fail_open: Some(0..u64::MAX), ..Faults::default() });
+        let mut leader = Leader::new();
+        // More than is read of the table at a time.
+        fill(&node, &mut leader, 500).await;
+        let is_told =
+            |node: &RunningStorage| node.storage.status().alarms.iter().any(|alarm| alarm.contains("segment"));
+        until("the alarm", &node, is_told).await;
+        assert_eq!(node.storage.status().phase, Phase::Serving);
+        leader.check(&node);
+        let start = Instant::now();
+        node.stop().await;
+        assert!(start.elapsed() < WAIT / 2, "it waited for a file: {:?}", start.elapsed());
+        disk.set_faults(Faults::default());
+        let node = RunningStorage::start(settings).await;
+        until("the end of the alarm", &node, |node| node.storage.status().alarms.is_empty()).await;
+        leader.check(&node);
+        node.stop().await;
+    });
+}
+
 /// Below the mark nothing is begun, below half of it nothing is stored and no file is made; what the journal has is
 /// acknowledged, and with room all goes on. No write ever fails.
 pub fn nothing_is_written_where_there_is_no_room() {
