@@ -65,7 +65,7 @@
 //! S1 one queue, in order (`writer`) · S2 nothing is reported before its `fdatasync`, and a
 //! failed one fences · S3 every transaction keeps applied ≤ commit ≤ last (`database::commit`) · S4 new
 //! entries replace all behind them, in overlay, journal and database, and never in a segment · S5 every row is checked on
-//! every read (`database::rows`, `database::log`, `segments`), and so is an absence (`database::absent`) · S6 the threads of an old incarnation are
+//! every read (`database::rows`, `database::log`, `segments`), and so is an absence (`database::names`) · S6 the threads of an old incarnation are
 //! waited for (`incarnation`) · S7 a journal file is reused only when it is covered (`committer`) · S8 store id and genesis
 //! (`layout`).
 //!
