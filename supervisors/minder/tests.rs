@@ -216,20 +216,26 @@ impl Actor for StartBlocker {
     }
 }
 
-/// The time-outs of its supervisor are on another thread.
-#[tokio::test]
-async fn a_start_that_hangs_on_a_runtime_of_its_own_is_called_off() {
-    let sibling = blocker("b", &Arc::default());
-    let tree = Tree::start("root", spec(Strategy::OneForOne, vec![sibling])).await.unwrap();
+/// The start of `root/a` hangs on a runtime of its own until what comes first is dropped; what comes second asked for it.
+async fn hanging_start(tree: &Tree) -> (Sender<()>, tokio::task::JoinHandle<Result<(), String>>) {
     let ((inside, entered), (hold, gate)) = (channel::<()>(), channel::<()>());
     let gate = Arc::new(std::sync::Mutex::new(gate));
     let child = ChildSpec::actor("a", move || (StartBlocker(inside.clone(), Arc::clone(&gate)), ()));
     let child = child.start_timeout(Duration::from_millis(50)).on(beside());
     let root = tree.supervisor("root").unwrap();
-    let asked = tokio::spawn(async move { root.start_child(child).await });
+    let asked = tokio::spawn(async move { root.start_child(child).await.map(drop).map_err(|error| error.to_string()) });
     while entered.try_recv().is_err() {
         tokio::task::yield_now().await;
     }
+    (hold, asked)
+}
+
+/// The time-outs of its supervisor are on another thread.
+#[tokio::test]
+async fn a_start_that_hangs_on_a_runtime_of_its_own_is_called_off() {
+    let sibling = blocker("b", &Arc::default());
+    let tree = Tree::start("root", spec(Strategy::OneForOne, vec![sibling])).await.unwrap();
+    let (hold, asked) = hanging_start(&tree).await;
     answers(&tree, "root/b").await;
     let escalated = timeout(PATIENCE, tree.wait()).await.expect("its time-out passes").unwrap_err();
     assert!(escalated.reason.contains("the start of root/a still runs"), "{}", escalated.reason);
@@ -258,15 +264,7 @@ async fn a_child_that_hangs_on_a_runtime_of_its_own_is_killed_after_its_time() {
 #[tokio::test]
 async fn a_start_that_ends_after_its_time_leaves_nothing() {
     let tree = Tree::start("root", spec(Strategy::OneForOne, vec![])).await.unwrap();
-    let ((inside, entered), (hold, gate)) = (channel::<()>(), channel::<()>());
-    let gate = Arc::new(std::sync::Mutex::new(gate));
-    let child = ChildSpec::actor("a", move || (StartBlocker(inside.clone(), Arc::clone(&gate)), ()));
-    let child = child.start_timeout(Duration::from_millis(50)).on(beside());
-    let root = tree.supervisor("root").unwrap();
-    let asked = tokio::spawn(async move { root.start_child(child).await });
-    while entered.try_recv().is_err() {
-        tokio::task::yield_now().await;
-    }
+    let (hold, asked) = hanging_start(&tree).await;
     timeout(PATIENCE, tree.wait()).await.expect("its time-out passes").unwrap_err();
     asked.await.unwrap().unwrap_err();
     drop(hold);
