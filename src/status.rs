@@ -96,11 +96,11 @@ fn crowded_out(listener: &ListenerStatus) -> Option<String> {
     alarm("handshakes at the peer port", listener.crowded_out, listener.crowded_out_ago?, advice)
 }
 
-/// Proposals that a leader refused a short time ago.
+/// Entries that were not taken a short time ago.
 fn overfull(overfull: Overfull) -> Option<String> {
-    let advice = "appends wait until a majority has synced what this leader proposed; see the voters' disks and the network \
-                  to them";
-    alarm("bytes of the log that are not committed", overfull.times, overfull.last.elapsed(), advice)
+    let advice = "appends wait until a majority has synced what was proposed, and this node has applied it; see the voters' \
+                  disks and the network to them";
+    alarm("bytes of the log that are not committed, or not applied", overfull.times, overfull.last.elapsed(), advice)
 }
 
 pub(crate) fn status(node: &Inner) -> Status {

@@ -59,6 +59,7 @@ impl Actor for Raft {
             Message::Read { reply } => state.read(reply)?,
             Message::Persisted { number, result } => state.persisted(number, result)?,
             Message::Applied(index) => state.applied(index)?,
+            Message::Fetched { low, result } => state.fetched(low, result)?,
         }
         state.publish();
         Ok(())

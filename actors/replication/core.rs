@@ -24,7 +24,7 @@ use converge_ledger_core::chance::mix;
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{LogIndex, NodeId, Term};
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
-use raft::{Config, RawNode, StateRole};
+use raft::{Config, GetEntriesContext, RawNode, StateRole};
 
 use super::history::Histories;
 use super::judge::{Objection, judge};
@@ -61,7 +61,8 @@ pub struct Bounds {
     /// Messages with entries on their way to one peer. One that comes back is sent all of these in one step: they
     /// must fit a link's queue, and be read in a moment. 16 by default.
     pub inflight_messages_max: usize,
-    /// Past this a leader refuses proposals; 64 MiB by default.
+    /// Past this a leader refuses proposals, for so much is not committed; 64 MiB by default. Where as much is committed
+    /// and not applied, no node takes entries.
     pub uncommitted_bytes_max: u64,
     /// Committed entries that one step hands to apply; 8 MiB by default.
     pub committed_bytes_max: u64,
@@ -310,6 +311,17 @@ impl<L: raft::Storage> Core<L> {
             }
             self.after(out);
         }
+    }
+
+    /// What the Raft node reads its log from.
+    pub(crate) fn log(&self) -> &L {
+        self.node.store()
+    }
+
+    /// Entries that the log did not have at hand are there now.
+    pub(crate) fn fetched(&mut self, contexts: Vec<GetEntriesContext>, out: &mut impl Output) {
+        contexts.into_iter().for_each(|context| self.node.on_entries_fetched(context));
+        self.after(out);
     }
 
     pub(crate) fn summary(&self) -> Summary {

@@ -123,7 +123,7 @@ impl Replication {
         self.published.unheard()
     }
 
-    /// Proposals that this node refused as a leader because too much of the log was not committed; none so far.
+    /// Entries that this node did not take because too much of its log was not committed, or not applied; none so far.
     #[must_use]
     pub fn overfull(&self) -> Option<Overfull> {
         self.published.overfull()

@@ -8,6 +8,7 @@ use raft::eraftpb::Message as RaftMessage;
 use super::judge::Objection;
 use super::received::{Link, Received, lane_of};
 use super::state::{Phase, State};
+use super::unapplied::brings_entries;
 use super::wire::{self, Frame};
 use crate::distribution::{Lane, LinkEvent};
 use crate::storage::Genesis;
@@ -77,6 +78,9 @@ impl State {
             return Ok(());
         }
         self.others.heard(link.from, self.started.elapsed());
+        if brings_entries(&message) && self.is_behind() {
+            return Ok(());
+        }
         match self.drive(|core, out| core.message(message, out))? {
             None | Some(Ok(()) | Err(Objection::Late)) => {}
             Some(Err(Objection::Bad(reason))) => self.reject(link, reason),

@@ -2,23 +2,38 @@
 //!
 //! The log is never purged, so its first index is 1 and a snapshot is never needed. Any failure here is a panic: the
 //! crate takes an unreadable term for a conflict, so the actor must die before it acts on one, and recover from disk.
+//!
+//! What a peer that lags is to be sent is fetched by a task, for it may stand in files: the crate is told that the log is
+//! unavailable for the moment, and asked to send again when the entries are there (`fetch`).
+
+use std::cell::RefCell;
 
 use converge_ledger_core::LogIndex;
+use converge_supervisors::ractor::ActorRef;
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, StorageError};
 
+use super::fetch::Fetches;
+use super::message::Message;
 use crate::storage::{EntryKind, LogEntry, Storage};
 
 /// What the Raft node reads.
 pub(crate) struct Log {
     storage: Storage,
     initial: RaftState,
+    fetches: RefCell<Fetches>,
 }
 
 impl Log {
-    pub(crate) fn new(storage: Storage, hard_state: HardState, voters: Vec<u64>) -> Log {
+    pub(crate) fn new(storage: Storage, hard_state: HardState, voters: Vec<u64>, actor: ActorRef<Message>) -> Log {
+        let fetches = RefCell::new(Fetches::new(storage.clone(), actor, voters.len()));
         let conf_state = ConfState { voters, ..ConfState::default() };
-        Log { storage, initial: RaftState::new(hard_state, conf_state) }
+        Log { storage, initial: RaftState::new(hard_state, conf_state), fetches }
+    }
+
+    /// Committed entries that were fetched can be read until the next ones are. Says who waits for them.
+    pub(crate) fn fetched(&self, low: LogIndex, entries: Vec<LogEntry>) -> Vec<GetEntriesContext> {
+        self.fetches.borrow_mut().fetched(low, entries)
     }
 }
 
@@ -32,11 +47,20 @@ impl raft::Storage for Log {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
         let max_bytes = usize::try_from(max_size.into().unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-        let entries = self.storage.log_entries(LogIndex(low), LogIndex(high), max_bytes);
-        let entries = readable(entries);
+        let (low, high) = (LogIndex(low), LogIndex(high));
+        let mut fetches = self.fetches.borrow_mut();
+        let near = || readable(self.storage.log_near(low, high, max_bytes));
+        let entries = match fetches.entries(low, high, max_bytes).or_else(near) {
+            Some(entries) => entries,
+            None if context.can_async() && low <= self.storage.log_commit() => {
+                fetches.ask(low, high.min(self.storage.log_commit().next()), max_bytes, context);
+                return Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable));
+            }
+            None => readable(self.storage.log_entries(low, high, max_bytes)),
+        };
         Ok(entries.into_iter().map(to_raft).collect())
     }
 
@@ -44,7 +68,8 @@ impl raft::Storage for Log {
         if index == 0 {
             return Ok(0);
         }
-        let term = readable(self.storage.log_term(LogIndex(index)));
+        let fetched = self.fetches.borrow().term(LogIndex(index));
+        let term = fetched.or_else(|| readable(self.storage.log_term(LogIndex(index))));
         term.map(|t| t.get()).ok_or(raft::Error::Store(StorageError::Unavailable))
     }
 

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::received::Received;
 use crate::distribution::LinkEvent;
-use crate::storage;
+use crate::storage::{self, LogEntry};
 
 /// Called once when a proposal was not taken; it was written nowhere.
 pub type Refused = Box<dyn FnOnce(Option<NodeId>) + Send>;
@@ -41,6 +41,11 @@ pub(crate) enum Message {
         result: Result<(), storage::Error>,
     },
     Applied(LogIndex),
+    /// Entries from `low` on that a lagging peer needs, with the one before them.
+    Fetched {
+        low: LogIndex,
+        result: Result<Vec<LogEntry>, storage::Error>,
+    },
 }
 
 pub(super) type ReadReply = oneshot::Sender<Result<LogIndex, ReadError>>;

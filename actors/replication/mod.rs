@@ -23,6 +23,7 @@
 mod actor;
 mod args;
 mod core;
+mod fetch;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod genesis;
@@ -43,6 +44,7 @@ mod simulation;
 mod start;
 mod state;
 mod ticks;
+mod unapplied;
 mod view;
 mod voters;
 pub mod wire;

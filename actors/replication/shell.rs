@@ -12,6 +12,7 @@ use super::core::Output;
 use super::log::from_raft;
 use super::message::Message;
 use super::received::lane_of;
+use super::unapplied::Unapplied;
 use super::wire::{self, Frame};
 use crate::storage;
 
@@ -21,6 +22,7 @@ pub(super) struct Shell<'a> {
     pub(super) myself: &'a ActorRef<Message>,
     pub(super) tag: u64,
     pub(super) syncing: &'a mut VecDeque<(u64, Instant)>,
+    pub(super) unapplied: &'a mut Unapplied,
     pub(super) reads: Vec<(Vec<u8>, LogIndex)>,
     pub(super) failure: Option<storage::Error>,
 }
@@ -55,7 +57,9 @@ impl Output for Shell<'_> {
     }
 
     fn apply(&mut self, entries: Vec<Entry>) {
-        if let Err(error) = self.args.storage.apply(entries.into_iter().map(from_raft).collect()) {
+        let entries: Vec<_> = entries.into_iter().map(from_raft).collect();
+        self.unapplied.add(&entries);
+        if let Err(error) = self.args.storage.apply(entries) {
             self.failure.get_or_insert(error);
         }
     }

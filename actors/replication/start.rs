@@ -59,7 +59,8 @@ impl State {
             ..HardState::default()
         };
         let voters = genesis.voters.keys().map(|id| id.get()).collect();
-        let core = Core::new(settings, Log::new(self.args.storage.clone(), hard_state, voters))?;
+        let log = Log::new(self.args.storage.clone(), hard_state, voters, self.myself.clone());
+        let core = Core::new(settings, log)?;
         let tag = genesis::tag(&genesis);
         tracing::info!(term = %recovered.hard_state.term, last = %recovered.last_index, applied = %recovered.applied, boot = %self.boot, "raft node starts");
         self.phase = Phase::Running(Box::new(RaftNode { core, genesis, tag }));

@@ -21,10 +21,11 @@ use super::outage::{Outage, list};
 use super::reads::Reads;
 use super::received::Strangers;
 use super::shell::Shell;
+use super::unapplied::Unapplied;
 use super::view::Published;
 use super::voters::Voters;
 use crate::distribution::Lane;
-use crate::storage::{self, Genesis, Recovered};
+use crate::storage::{self, Genesis, LogEntry, Recovered};
 
 /// One incarnation, from its start to its end.
 pub(crate) struct State {
@@ -47,6 +48,7 @@ pub(crate) struct State {
     pub(super) strangers: Strangers,
     pub(super) outage: Outage,
     pub(super) others: Voters,
+    pub(super) unapplied: Unapplied,
     _ticker: JoinSet<()>,
 }
 
@@ -96,6 +98,7 @@ impl State {
             strangers: Default::default(),
             outage: Outage::default(),
             others: Voters::default(),
+            unapplied: Unapplied::default(),
             _ticker: ticker,
             args,
             published,
@@ -114,6 +117,7 @@ impl State {
             myself: &self.myself,
             tag: running.tag,
             syncing: &mut self.syncing,
+            unapplied: &mut self.unapplied,
             reads: Vec::new(),
             failure: None,
         };
@@ -153,12 +157,24 @@ impl State {
             // Refused before anything is written; whoever leads next may have room.
             return Ok(Err(None));
         }
+        if self.leads() && self.is_behind() {
+            return Ok(Err(None));
+        }
         let result = self.drive(|core, out| core.propose(data, out))?;
         let result = result.unwrap_or(Err(NotProposed { hint: None }));
         if result.is_err() && self.leads() {
             self.published.refused_overfull();
         }
         Ok(result.map_err(|refused| refused.hint))
+    }
+
+    /// Whether too much is committed and not applied for more entries to be taken, and says so.
+    pub(super) fn is_behind(&self) -> bool {
+        let behind = self.unapplied.is_over(self.args.bounds.uncommitted_bytes_max);
+        if behind {
+            self.published.refused_overfull();
+        }
+        behind
     }
 
     pub(super) fn read(&mut self, reply: ReadReply) -> Result<(), ActorProcessingErr> {
@@ -203,8 +219,24 @@ impl State {
 
     pub(super) fn applied(&mut self, index: LogIndex) -> Result<(), ActorProcessingErr> {
         self.published.set_applied(index);
+        self.unapplied.applied(index);
         self.drive(|core, out| core.applied(index, out))?;
         self.open_reads()
+    }
+
+    /// Sends on to a peer that lags.
+    pub(super) fn fetched(
+        &mut self,
+        low: LogIndex,
+        result: Result<Vec<LogEntry>, storage::Error>,
+    ) -> Result<(), ActorProcessingErr> {
+        let entries = match result {
+            Ok(entries) => entries,
+            Err(error) => return self.storage_failed(error),
+        };
+        let Phase::Running(running) = &self.phase else { return Ok(()) };
+        let contexts = running.core.log().fetched(low, entries);
+        self.drive(|core, out| core.fetched(contexts, out)).map(|_| ())
     }
 
     pub(super) fn publish(&self) {

@@ -55,7 +55,7 @@ pub struct View {
     pub leaderless_since: Option<Instant>,
 }
 
-/// How often this node, as a leader, refused a proposal because too much of the log was not committed.
+/// How often this node took no more entries because too much of its log was not committed, or not applied.
 #[derive(Debug, Clone, Copy)]
 pub struct Overfull {
     /// Since the actor's first start.
@@ -161,7 +161,7 @@ impl Published {
         *self.overfull.lock().expect("no code panics while it holds this lock")
     }
 
-    /// A proposal was refused because too much of the log is not committed.
+    /// Entries were not taken because too much of the log is not committed, or not applied.
     pub(crate) fn refused_overfull(&self) {
         let mut overfull = self.overfull.lock().expect("no code panics while it holds this lock");
         let (before, last) = (overfull.map_or(0, |before| before.times), Instant::now());
@@ -170,7 +170,9 @@ impl Published {
         *overfull = Some(Overfull { times: before + 1, last, logged: logged.unwrap_or(last) });
         drop(overfull);
         if is_news {
-            tracing::warn!("this leader refuses appends for a moment: too much of the log is not committed");
+            tracing::warn!(
+                "no more entries are taken for a moment: too much of the log is not committed, or not applied"
+            );
         }
     }
 

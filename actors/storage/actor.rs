@@ -6,6 +6,7 @@ use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::apply::decode;
 use super::committer::Committer;
 use super::database::trouble::Trouble;
 use super::error::Error;
@@ -203,19 +204,36 @@ async fn start(shared: &Arc<Shared>, actor: ActorRef<Message>) -> Result<Serving
 
 impl Serving {
     async fn apply(&self, entries: &[LogEntry]) -> Result<(), Error> {
-        let Guard { shared, incarnation, .. } = &self.guard;
+        let shared = &self.guard.shared;
         for entry in entries {
             self.wait_for_room().await;
             if shared.fence.cause().is_some() {
                 return Ok(());
             }
-            if let Err(trouble) = shared.apply_all(incarnation, std::slice::from_ref(entry)) {
+            if let Err(trouble) = self.apply_one(entry).await {
                 return self.apply_failed(trouble);
             }
             // Ticks and heartbeats may have the same thread.
             tokio::task::yield_now().await;
         }
         Ok(())
+    }
+
+    /// Here, where memory has all that it takes; else on a thread that may wait for a file, for Raft and the links may have
+    /// this one. The incarnation's threads are waited for, this one among them (S6).
+    async fn apply_one(&self, entry: &LogEntry) -> Result<(), Trouble> {
+        let Guard { shared, incarnation, .. } = &self.guard;
+        let batch = decode(entry)?;
+        if shared.is_near(batch.as_ref()) {
+            return shared.apply_one(incarnation, entry, batch.as_ref());
+        }
+        let Some(alive) = incarnation.alive() else { return Err(Trouble::Closed) };
+        let (shared, incarnation, entry) = (Arc::clone(shared), Arc::clone(incarnation), entry.clone());
+        let work = move || {
+            let _alive = alive;
+            shared.apply_one(&incarnation, &entry, batch.as_ref())
+        };
+        self.guard.shared.settings.offload.run(work).await
     }
 
     fn apply_failed(&self, trouble: Trouble) -> Result<(), Error> {

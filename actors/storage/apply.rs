@@ -27,19 +27,43 @@ use super::types::{AppliedBatch, EntryKind, LogEntry};
 impl Shared {
     /// Applies entries and reports each.
     pub(crate) fn apply_all(&self, incarnation: &Incarnation, entries: &[LogEntry]) -> Result<(), Trouble> {
-        for entry in entries {
-            if let Some(applied) = self.apply_entry(incarnation, entry)? {
-                (self.on_applied)(applied);
-            }
+        entries.iter().try_for_each(|entry| self.apply_one(incarnation, entry, decode(entry)?.as_ref()))
+    }
+
+    /// Applies an entry that was decoded to `batch`, and reports it.
+    pub(crate) fn apply_one(
+        &self,
+        incarnation: &Incarnation,
+        entry: &LogEntry,
+        batch: Option<&Batch>,
+    ) -> Result<(), Trouble> {
+        if let Some(applied) = self.apply_entry(incarnation, entry, batch)? {
+            (self.on_applied)(applied);
         }
         Ok(())
+    }
+
+    /// Whether applying it reads no file and does not loop over what was staged before.
+    pub(crate) fn is_near(&self, batch: Option<&Batch>) -> bool {
+        let overlay = self.memory.overlay();
+        batch.into_iter().flat_map(|batch| &batch.commands).all(|command| match command {
+            Command::Append(append) => {
+                append.idempotency_key.is_none() && overlay.head(&append.entry.context_id).is_some()
+            }
+            Command::Stage(_) | Command::Load(_) => false,
+        })
     }
 
     /// Applies a committed entry and makes its effects readable.
     ///
     /// # Panics
     /// When the entry is not the next one; a lower one is ignored.
-    fn apply_entry(&self, incarnation: &Incarnation, entry: &LogEntry) -> Result<Option<AppliedBatch>, Trouble> {
+    fn apply_entry(
+        &self,
+        incarnation: &Incarnation,
+        entry: &LogEntry,
+        batch: Option<&Batch>,
+    ) -> Result<Option<AppliedBatch>, Trouble> {
         let Some(mut state) = self.memory.applying() else {
             return Err(Trouble::Closed);
         };
@@ -48,12 +72,11 @@ impl Shared {
         }
         let due = state.applied.next();
         assert_eq!(entry.index, due, "apply leaves a gap");
-        let batch = decode(entry)?;
         let view = Merged::new(self);
-        let effects = core_apply(&mut state, &view, entry.index, batch.as_ref())?;
+        let effects = core_apply(&mut state, &view, entry.index, batch)?;
         drop(view);
         let rows = IndexRows::of(entry, &effects);
-        let applied = describe(entry, batch.as_ref(), &effects);
+        let applied = describe(entry, batch, &effects);
         let (added, was_empty) = state.publish(|active| put(active, effects, rows));
         // Before a commit can take the rows, and these bytes off again.
         incarnation.backlog.fetch_add(added, Ordering::Relaxed);
@@ -83,7 +106,7 @@ fn put(active: &mut Generation, effects: Effects, rows: IndexRows) {
 /// Only a normal entry with data carries a batch. One that cannot be decoded, though its bytes are
 /// those that were proposed, does nothing, on every node alike. One of a newer version does something on those nodes that
 /// know it, so it is not passed over.
-fn decode(entry: &LogEntry) -> Result<Option<Batch>, Trouble> {
+pub(crate) fn decode(entry: &LogEntry) -> Result<Option<Batch>, Trouble> {
     if entry.kind != EntryKind::Normal || entry.data.is_empty() {
         return Ok(None);
     }

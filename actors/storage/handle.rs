@@ -123,6 +123,36 @@ impl Storage {
         self.shared.read_log(lo, hi, max_bytes)
     }
 
+    /// What is known to be committed: it never changes again.
+    #[must_use]
+    pub fn log_commit(&self) -> LogIndex {
+        self.shared.memory.overlay().commit()
+    }
+
+    /// As [`Storage::log_entries`], but reads no file: none where memory does not have the first of them.
+    ///
+    /// # Errors
+    /// As [`Storage::log_entries`].
+    pub fn log_near(&self, lo: LogIndex, hi: LogIndex, max_bytes: usize) -> Result<Option<Vec<LogEntry>>, Error> {
+        self.shared.near_log(lo, hi, max_bytes)
+    }
+
+    /// As [`Storage::log_entries`], on a thread that may wait for a file. The entry before the first of them comes with
+    /// them, if there is one.
+    ///
+    /// # Errors
+    /// As [`Storage::log_entries`].
+    pub async fn log_fetch(&self, lo: LogIndex, hi: LogIndex, max_bytes: usize) -> Result<Vec<LogEntry>, Error> {
+        let shared = Arc::clone(&self.shared);
+        let work = move || {
+            let before = LogIndex(lo.get().saturating_sub(1).max(1));
+            let mut entries = shared.read_log(before, lo, 0)?;
+            entries.extend(shared.read_log(lo, hi, max_bytes)?);
+            Ok(entries)
+        };
+        self.offload().run(work).await
+    }
+
     /// The term of a log entry; 0 for index 0, none behind the end.
     ///
     /// # Errors

@@ -65,6 +65,18 @@ impl Shared {
         Ok(entries)
     }
 
+    /// As [`Shared::read_log`], where memory has the first of them.
+    pub(crate) fn near_log(
+        &self,
+        from: LogIndex,
+        to: LogIndex,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<LogEntry>>, Error> {
+        self.readable()?;
+        let (first, _, tail) = self.tail(from, to, max_bytes);
+        Ok((from >= first).then_some(tail))
+    }
+
     /// The bounds of the tail and what of it is asked for.
     fn tail(&self, from: LogIndex, to: LogIndex, max: usize) -> (LogIndex, LogIndex, Vec<LogEntry>) {
         let overlay = self.memory.overlay();
