@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use converge_ledger_core::State;
 
+use super::database::kept::Kept;
 use super::database::overlay::{AppliedMark, Generation, Overlay};
 use super::incarnation::Queue;
 use super::types::{Genesis, HardState, LogEntry};
@@ -72,6 +73,11 @@ impl Memory {
     /// The cluster is born, durably.
     pub(crate) fn set_genesis(&self, genesis: Genesis) {
         self.overlay_mut().genesis = Some(genesis);
+    }
+
+    /// The end of the log as it was recovered.
+    pub(crate) fn keep(&self, kept: Kept) {
+        self.overlay_mut().keep(kept);
     }
 
     /// The database has the rows that a commit took, and these log entries. What left is handed back, to be freed

@@ -77,14 +77,14 @@ impl Shared {
         Ok((from >= first).then_some(tail))
     }
 
-    /// The bounds of the tail and what of it is asked for.
+    /// From where on memory has the log, where that ends, and what of it is asked for.
     fn tail(&self, from: LogIndex, to: LogIndex, max: usize) -> (LogIndex, LogIndex, Vec<LogEntry>) {
         let overlay = self.memory.overlay();
         let mut entries = Vec::new();
         let mut bytes = 0;
-        let mut at = from.max(overlay.first());
+        let mut at = from.max(overlay.near_first());
         while at < to
-            && let Some(found) = overlay.get(at)
+            && let Some(found) = overlay.near(at)
         {
             bytes += found.entry.weight();
             if bytes > max && !entries.is_empty() {
@@ -93,7 +93,7 @@ impl Shared {
             entries.push(found.entry.clone());
             at = at.next();
         }
-        (overlay.first(), overlay.last(), entries)
+        (overlay.near_first(), overlay.last(), entries)
     }
 
     pub(crate) fn read_term(&self, index: LogIndex) -> Result<Option<Term>, Error> {

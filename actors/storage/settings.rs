@@ -37,6 +37,8 @@ pub struct Settings {
     /// A block that would take a segment's file past so many bytes opens the next; 256 MiB by default. The same on all nodes and
     /// for ever, as above.
     pub segment_file_bytes: u64,
+    /// Entries that stay in memory after they left it for the database, for peers that lag a little; 16 MiB by default.
+    pub kept_bytes: usize,
     /// Blocks of segments that are kept in memory for readers; 32 MiB by default.
     pub segment_cache_bytes: usize,
     /// How much of a context one read may look at for entries with a key; 4 MiB by default.
@@ -77,6 +79,7 @@ impl Settings {
             redb_cache_bytes: 128 << 20,
             segment_block_bytes: 64 << 10,
             segment_file_bytes: 256 << 20,
+            kept_bytes: 16 << 20,
             segment_cache_bytes: 32 << 20,
             scan_bytes_max: 4 << 20,
             apply_bytes: 4 << 20,

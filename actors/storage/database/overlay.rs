@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use converge_ledger_core::{ContextNo, Head, KeyRow, LogIndex, Position, Term};
 
+use super::kept::Kept;
 use super::tables::{EntryRun, Spans};
 use crate::storage::rowed::RowedEntry;
 use crate::storage::types::{Genesis, HardState, LogEntry};
@@ -70,9 +71,8 @@ pub(crate) struct Overlay {
     /// Index of the first entry of the tail; everything below is in the database or a segment, and nothing of
     /// the database at or above it counts.
     first: u64,
-    /// The term of the entry before `first`, where one has left the tail since the start: Raft asks for the term of the
-    /// newest entry with every read, and a row of the database can be as large as an entry.
-    below: Option<Term>,
+    /// The entries before `first`.
+    kept: Kept,
     tail: VecDeque<Arc<RowedEntry>>,
     tail_bytes: usize,
     pub(crate) active: Generation,
@@ -102,6 +102,16 @@ impl Overlay {
     /// The first index that is not to be read from the database.
     pub(crate) fn first(&self) -> LogIndex {
         LogIndex(self.first)
+    }
+
+    /// The first index that need not be read from there.
+    pub(crate) fn near_first(&self) -> LogIndex {
+        self.kept.first().unwrap_or(self.first())
+    }
+
+    /// The end of the log as it was recovered, and how much of it stays in memory after a commit.
+    pub(crate) fn keep(&mut self, kept: Kept) {
+        self.kept = kept;
     }
 
     /// What is known to be committed here.
@@ -149,7 +159,7 @@ impl Overlay {
         };
         if first < self.first {
             self.first = first;
-            self.below = None;
+            self.kept.cut(LogIndex(first));
             self.tail.clear();
             self.tail_bytes = 0;
         }
@@ -163,12 +173,14 @@ impl Overlay {
         }
     }
 
-    /// The term of an entry that is here, or was here last.
+    /// The term of an entry that is here, or was here a short time ago.
     pub(crate) fn term(&self, index: LogIndex) -> Option<Term> {
-        if index.next() == self.first() {
-            return self.below;
-        }
-        self.get(index).map(|found| found.entry.term)
+        self.near(index).map(|found| found.entry.term)
+    }
+
+    /// An entry that is here, or was here a short time ago.
+    pub(crate) fn near(&self, index: LogIndex) -> Option<&Arc<RowedEntry>> {
+        if index < self.first() { self.kept.get(index) } else { self.get(index) }
     }
 
     pub(crate) fn get(&self, index: LogIndex) -> Option<&Arc<RowedEntry>> {
@@ -197,8 +209,8 @@ impl Overlay {
             }
             self.tail_bytes -= entry.weight();
             self.first += 1;
-            self.below = Some(entry.term);
-            gone.extend(self.tail.pop_front());
+            let left = self.tail.pop_front().expect("was just looked at");
+            self.kept.push(left, &mut gone);
         }
         (generation, gone)
     }
@@ -243,19 +255,27 @@ mod tests {
     }
 
     #[test]
-    fn the_term_of_the_newest_entry_is_known_when_it_has_left_and_forgotten_when_it_is_replaced() {
+    fn entries_that_left_stay_near_up_to_the_bound_and_are_forgotten_when_they_are_replaced() {
         let mut overlay = Overlay::new(LogIndex(3), HardState::default(), AppliedMark::default(), None);
-        assert_eq!(overlay.term(LogIndex(3)), None, "nobody has looked since the start");
+        let weight = entry(4, 1).weight();
+        overlay.keep(Kept::new(vec![RowedEntry::new(entry(3, 1))], 2 * weight));
+        assert_eq!((overlay.term(LogIndex(3)), overlay.near_first()), (Some(Term(1)), LogIndex(3)));
         let written: VecDeque<_> = [entry(4, 1), entry(5, 2)].into();
         overlay.append(&written.clone().into_iter().collect::<Vec<_>>());
         overlay.begin_flush();
         drop(overlay.end_flush(&written));
-        assert_eq!(overlay.term(LogIndex(5)), Some(Term(2)));
-        assert_eq!(overlay.term(LogIndex(4)), None, "the database has it");
+        assert_eq!((overlay.term(LogIndex(4)), overlay.term(LogIndex(5))), (Some(Term(1)), Some(Term(2))));
+        assert_eq!((overlay.term(LogIndex(3)), overlay.near_first()), (None, LogIndex(4)), "there is room for two");
         overlay.append(&[entry(6, 3)]);
         assert_eq!((overlay.term(LogIndex(5)), overlay.term(LogIndex(6))), (Some(Term(2)), Some(Term(3))));
         overlay.append(&[entry(5, 4)]);
-        assert_eq!((overlay.term(LogIndex(4)), overlay.term(LogIndex(5))), (None, Some(Term(4))));
+        assert_eq!((overlay.term(LogIndex(4)), overlay.term(LogIndex(5))), (Some(Term(1)), Some(Term(4))));
+        overlay.append(&[entry(4, 5)]);
+        assert_eq!((overlay.term(LogIndex(4)), overlay.near_first()), (Some(Term(5)), LogIndex(4)));
+        overlay.begin_flush();
+        drop(overlay.end_flush(&[entry(4, 5)].into()));
+        assert_eq!(overlay.bytes(), 0, "what is kept does not wait for the database");
+        assert_eq!(overlay.term(LogIndex(4)), Some(Term(5)));
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub(super) fn storage_settings(
         redb_cache_bytes: tuning.redb_cache_bytes,
         segment_block_bytes: SEGMENT_BLOCK_BYTES,
         segment_file_bytes: SEGMENT_FILE_BYTES,
+        kept_bytes: tuning.commit_bytes,
         segment_cache_bytes: 8 * SEGMENT_BLOCK_BYTES,
         scan_bytes_max: tuning.scan_bytes,
         apply_bytes: tuning.bounds.apply_bytes,

@@ -15,3 +15,4 @@ mod poison;
 mod read_back;
 mod reads;
 mod stops;
+mod threads;

@@ -12,6 +12,7 @@ use converge_lab::history::{End, Operation, State};
 use converge_lab::workload::{Embedded, Load, Mix, Record, whole};
 use converge_ledger::cli::ledger_thread::LedgerThread;
 use converge_ledger::config::{Config, IntensityConfig};
+use converge_ledger::environment::Environment;
 use converge_ledger::supervisors::ractor::{ActorCell, ActorStatus};
 use converge_ledger::supervisors::{ChildState, Fault, TreeSnapshot};
 use converge_ledger::{Consistency, Entry, Ledger, NewEntry, Node, NodeId, Position, ReadOptions};
@@ -25,6 +26,8 @@ pub struct EmbeddedCluster {
     pub nodes: Vec<Node>,
     configs: Vec<Config>,
     _dirs: Vec<tempfile::TempDir>,
+    /// What every node takes in place of the machine's world.
+    environment: Environment,
     /// Ends last.
     thread: Option<LedgerThread>,
 }
@@ -65,20 +68,30 @@ impl EmbeddedCluster {
     }
 
     pub async fn start_on_a_thread_with(count: u64, adjust: impl Fn(&mut Config)) -> EmbeddedCluster {
-        EmbeddedCluster::launch(count, adjust, Some(LedgerThread::start().unwrap())).await
+        EmbeddedCluster::launch(count, adjust, Environment::default(), Some(LedgerThread::start().unwrap())).await
+    }
+
+    /// In another world, with a thread of its own for their ledgers.
+    pub async fn start_in(count: u64, environment: Environment) -> EmbeddedCluster {
+        EmbeddedCluster::launch(count, |_| {}, environment, Some(LedgerThread::start().unwrap())).await
     }
 
     pub async fn start_with(count: u64, adjust: impl Fn(&mut Config)) -> EmbeddedCluster {
-        EmbeddedCluster::launch(count, adjust, None).await
+        EmbeddedCluster::launch(count, adjust, Environment::default(), None).await
     }
 
-    async fn launch(count: u64, adjust: impl Fn(&mut Config), thread: Option<LedgerThread>) -> EmbeddedCluster {
+    async fn launch(
+        count: u64,
+        adjust: impl Fn(&mut Config),
+        environment: Environment,
+        thread: Option<LedgerThread>,
+    ) -> EmbeddedCluster {
         // RUST_LOG shows what the nodes say, in a test that fails.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().with_ansi(false).try_init();
         let peers = if count == 1 { Vec::new() } else { peers(count) };
         let dirs: Vec<_> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut cluster = EmbeddedCluster { nodes: Vec::new(), configs: Vec::new(), _dirs: dirs, thread };
+        let mut cluster = EmbeddedCluster { nodes: Vec::new(), configs: Vec::new(), _dirs: dirs, environment, thread };
         for (dir, id) in cluster._dirs.iter().zip(1..) {
             let mut config = config(id, dir.path(), &peers);
             adjust(&mut config);
@@ -89,7 +102,7 @@ impl EmbeddedCluster {
     }
 
     async fn start_node(&self, config: &Config) -> Node {
-        let builder = Node::builder(config.clone());
+        let builder = Node::builder(config.clone()).environment(self.environment.clone());
         let builder = match &self.thread {
             Some(thread) => builder.ledger_runtime(thread.runtime()),
             None => builder,

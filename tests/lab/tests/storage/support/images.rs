@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use converge_actors::storage::{EntryKind, Genesis, HardState, LogEntry, Phase, Settings, inspect};
+use converge_actors::storage::{EntryKind, Genesis, HardState, LogEntry, Offload, Phase, Settings, inspect};
 use converge_lab::disk::{Faults, Moment, SimDisk};
 use converge_ledger_core::chance::Dice;
 use converge_ledger_core::{Boot, Entry, LogIndex, NodeId, StoreId, Term};
@@ -54,6 +54,7 @@ pub fn settings(disk: &SimDisk, seed: u64, salt: u64) -> Settings {
     Settings {
         disk: Arc::new(disk.clone()),
         executor: Arc::new(super::Tasks),
+        offload: Offload::Inline,
         random: Arc::new(move || numbers.lock().unwrap().roll()),
         journal_record_bytes_max: 12 << 10,
         journal_file_bytes: 56 << 10,

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use converge_actors::storage::{
-    AppliedBatch, EntryKind, Error, Executor, HardState, LogEntry, Page, Phase, ReadQuery, Recovered, Settings, Step,
-    Storage, Worker,
+    AppliedBatch, EntryKind, Error, Executor, HardState, LogEntry, Offload, Page, Phase, ReadQuery, Recovered,
+    Settings, Step, Storage, Worker,
 };
 use converge_lab::disk::SimDisk;
 pub use converge_ledger_core::chance::Dice;
@@ -55,6 +55,7 @@ pub fn simulated(disk: &SimDisk, salt: u64, commit_bytes: usize) -> Settings {
     Settings {
         disk: Arc::new(disk.clone()),
         executor: Arc::new(Tasks),
+        offload: Offload::Inline,
         random: Arc::new(move || numbers.lock().unwrap().roll()),
         commit_interval: Duration::from_secs(3600),
         commit_bytes,

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use converge_actors::storage::{Executor, LogEntry, Phase, Settings, Step, Worker};
+use converge_actors::storage::{Executor, LogEntry, Offload, Phase, Settings, Step, Worker};
 use converge_lab::disk::SimDisk;
 use converge_ledger_core::LogIndex;
 use tokio::sync::oneshot;
@@ -44,6 +44,7 @@ fn settings(disk: &SimDisk, executor: Arc<dyn Executor>, salt: u64) -> Settings 
     Settings {
         disk: Arc::new(disk.clone()),
         executor,
+        offload: Offload::Inline,
         random: Arc::new(move || numbers.lock().unwrap().roll()),
         journal_record_bytes_max: 12 << 10,
         journal_file_bytes: 56 << 10,
