@@ -7,6 +7,7 @@
 //! unavailable for the moment, and asked to send again when the entries are there (`fetch`).
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 
 use converge_ledger_core::LogIndex;
 use converge_supervisors::ractor::ActorRef;
@@ -22,13 +23,18 @@ pub(crate) struct Log {
     storage: Storage,
     initial: RaftState,
     fetches: RefCell<Fetches>,
+    /// Terms of committed entries, which never change, asked for last: with every heartbeat that of what a peer has.
+    terms: RefCell<VecDeque<(u64, u64)>>,
 }
+
+/// Terms that are kept; several for each voter.
+const TERMS_MAX: usize = 32;
 
 impl Log {
     pub(crate) fn new(storage: Storage, hard_state: HardState, voters: Vec<u64>, actor: ActorRef<Message>) -> Log {
         let fetches = RefCell::new(Fetches::new(storage.clone(), actor, voters.len()));
         let conf_state = ConfState { voters, ..ConfState::default() };
-        Log { storage, initial: RaftState::new(hard_state, conf_state), fetches }
+        Log { storage, initial: RaftState::new(hard_state, conf_state), fetches, terms: RefCell::default() }
     }
 
     /// Committed entries that were fetched can be read until the next ones are. Says who waits for them.
@@ -68,9 +74,22 @@ impl raft::Storage for Log {
         if index == 0 {
             return Ok(0);
         }
+        let mut terms = self.terms.borrow_mut();
+        if let Some(at) = terms.iter().position(|(of, _)| *of == index) {
+            let known = terms.remove(at).expect("was just found");
+            terms.push_back(known);
+            return Ok(known.1);
+        }
         let fetched = self.fetches.borrow().term(LogIndex(index));
         let term = fetched.or_else(|| readable(self.storage.log_term(LogIndex(index))));
-        term.map(|t| t.get()).ok_or(raft::Error::Store(StorageError::Unavailable))
+        let term = term.ok_or(raft::Error::Store(StorageError::Unavailable))?.get();
+        if LogIndex(index) <= self.storage.log_commit() {
+            terms.push_back((index, term));
+            if terms.len() > TERMS_MAX {
+                terms.pop_front();
+            }
+        }
+        Ok(term)
     }
 
     fn first_index(&self) -> raft::Result<u64> {

@@ -3,7 +3,6 @@
 //! It owns the database: it opens it, it is the only one that writes to it, and it closes it on its
 //! own thread, after the journal's writer has ended and no reader is left.
 
-use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,7 +17,6 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::database::commit::{AppliedRows, WriteSet, commit};
-use super::database::kept::Kept;
 use super::database::log::LogReader;
 use super::database::overlay::Generation;
 use super::database::settle::{Settled, Unsettled, settle};
@@ -35,13 +33,9 @@ use super::layout::{self, DATABASE, LOCK_FILE, Make};
 use super::passing::{is_lack, lack, passes};
 use super::recover::{self, BootOf, Found, Opened};
 use super::room::{LACK_PAUSE, LOOK_INTERVAL, Room};
-use super::rowed::RowedEntry;
 use super::segments::writer::SegmentWriter;
 use super::settings::Settings;
 use super::shared::{Process, Shared};
-
-/// Entries without content that are looked through for the last one with content: elections without an append between them.
-const END_MAX: usize = 64;
 
 /// Told what recovery came to: where the journal goes on.
 type Recovery = oneshot::Sender<Result<Tip, Failure>>;
@@ -208,7 +202,8 @@ impl OpenDatabase {
         }
         self.commit(shared, incarnation)?;
         self.measure(shared, incarnation);
-        keep_end(shared)
+        shared.keep_end()?;
+        Ok(())
     }
 
     fn step(&mut self, shared: &Shared, incarnation: &Incarnation) -> Step {
@@ -467,27 +462,6 @@ impl From<Unstored> for Halt {
             },
         }
     }
-}
-
-/// Keeps the end of the log in memory, from the last entry with content on: whoever leads next starts there.
-fn keep_end(shared: &Shared) -> Result<(), Failure> {
-    let last = shared.memory.overlay().last();
-    let read = |txn: &redb::ReadTransaction| {
-        let mut reader = LogReader::new(txn, &shared.segments);
-        let mut entries = VecDeque::new();
-        for index in (1..=last.get()).rev().take(END_MAX).map(LogIndex) {
-            let found = reader.entries(index, index.next(), 0)?;
-            let is_end = found.iter().any(|entry| !entry.data.is_empty());
-            found.into_iter().for_each(|entry| entries.push_front(RowedEntry::new(entry)));
-            if is_end {
-                break;
-            }
-        }
-        Ok(entries)
-    };
-    let entries = shared.db.read(read)?;
-    shared.memory.keep(Kept::new(entries.into(), shared.settings.kept_bytes));
-    Ok(())
 }
 
 /// Why a commit came to no end.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use converge_ledger_core::State;
 
-use super::database::kept::Kept;
+use super::database::kept::KeptEntries;
 use super::database::overlay::{AppliedMark, Generation, Overlay};
 use super::incarnation::Queue;
 use super::types::{Genesis, HardState, LogEntry};
@@ -76,7 +76,7 @@ impl Memory {
     }
 
     /// The end of the log as it was recovered.
-    pub(crate) fn keep(&self, kept: Kept) {
+    pub(crate) fn keep(&self, kept: KeptEntries) {
         self.overlay_mut().keep(kept);
     }
 

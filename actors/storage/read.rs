@@ -4,16 +4,23 @@
 //! Every row is checked against its checksum, and every run of entries against the one in front of
 //! it: what does not fit is data loss, and fences the node (S5).
 
+use std::collections::VecDeque;
+
 use converge_ledger_core::{Head, LogIndex, Term};
 use redb::ReadTransaction;
 
+use super::database::kept::KeptEntries;
 use super::database::log::LogReader;
 use super::database::rows::db_head;
 use super::database::trouble::{READING, Trouble, redb_cause};
 use super::error::{Cause, Error};
 use super::page::Near;
+use super::rowed::RowedEntry;
 use super::shared::Shared;
 use super::types::{LogEntry, Page, ReadQuery};
+
+/// Entries without content that are looked through for the last one with content: elections without an append between them.
+const END_MAX: usize = 64;
 
 /// A turn of a reader that finds nothing is so many reads long.
 const SCAN_READS_MAX: usize = 8;
@@ -63,6 +70,26 @@ impl Shared {
         }
         entries.extend(tail);
         Ok(entries)
+    }
+
+    /// Keeps the end of the log in memory, from the last entry with content on: whoever leads next starts there.
+    pub(crate) fn keep_end(&self) -> Result<(), Trouble> {
+        let last = self.memory.overlay().last();
+        let entries = self.db.read(|txn| {
+            let mut reader = LogReader::new(txn, &self.segments);
+            let mut entries = VecDeque::new();
+            for index in (1..=last.get()).rev().take(END_MAX).map(LogIndex) {
+                let found = reader.entries(index, index.next(), 0)?;
+                let is_end = found.iter().any(|entry| !entry.data.is_empty());
+                found.into_iter().for_each(|entry| entries.push_front(RowedEntry::new(entry)));
+                if is_end {
+                    break;
+                }
+            }
+            Ok(entries)
+        })?;
+        self.memory.keep(KeptEntries::new(entries.into(), self.settings.kept_bytes));
+        Ok(())
     }
 
     /// As [`Shared::read_log`], where memory has the first of them.

@@ -10,17 +10,17 @@ use crate::storage::rowed::RowedEntry;
 
 /// The last of them, without a gap, up to a bound. The newest one always stays.
 #[derive(Debug, Default)]
-pub(crate) struct Kept {
+pub(crate) struct KeptEntries {
     entries: VecDeque<Arc<RowedEntry>>,
     bytes: usize,
     bytes_max: usize,
 }
 
-impl Kept {
+impl KeptEntries {
     /// At the end of the log as it was recovered.
-    pub(crate) fn new(entries: Vec<Arc<RowedEntry>>, bytes_max: usize) -> Kept {
+    pub(crate) fn new(entries: Vec<Arc<RowedEntry>>, bytes_max: usize) -> KeptEntries {
         let bytes = entries.iter().map(|kept| kept.entry.weight()).sum();
-        Kept { entries: entries.into(), bytes, bytes_max }
+        KeptEntries { entries: entries.into(), bytes, bytes_max }
     }
 
     /// One more, behind the last. What has no room any more is handed back.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use converge_ledger_core::{ContextNo, Head, KeyRow, LogIndex, Position, Term};
 
-use super::kept::Kept;
+use super::kept::KeptEntries;
 use super::tables::{EntryRun, Spans};
 use crate::storage::rowed::RowedEntry;
 use crate::storage::types::{Genesis, HardState, LogEntry};
@@ -72,7 +72,7 @@ pub(crate) struct Overlay {
     /// the database at or above it counts.
     first: u64,
     /// The entries before `first`.
-    kept: Kept,
+    kept: KeptEntries,
     tail: VecDeque<Arc<RowedEntry>>,
     tail_bytes: usize,
     pub(crate) active: Generation,
@@ -110,7 +110,7 @@ impl Overlay {
     }
 
     /// The end of the log as it was recovered, and how much of it stays in memory after a commit.
-    pub(crate) fn keep(&mut self, kept: Kept) {
+    pub(crate) fn keep(&mut self, kept: KeptEntries) {
         self.kept = kept;
     }
 
@@ -258,7 +258,7 @@ mod tests {
     fn entries_that_left_stay_near_up_to_the_bound_and_are_forgotten_when_they_are_replaced() {
         let mut overlay = Overlay::new(LogIndex(3), HardState::default(), AppliedMark::default(), None);
         let weight = entry(4, 1).weight();
-        overlay.keep(Kept::new(vec![RowedEntry::new(entry(3, 1))], 2 * weight));
+        overlay.keep(KeptEntries::new(vec![RowedEntry::new(entry(3, 1))], 2 * weight));
         assert_eq!((overlay.term(LogIndex(3)), overlay.near_first()), (Some(Term(1)), LogIndex(3)));
         let written: VecDeque<_> = [entry(4, 1), entry(5, 2)].into();
         overlay.append(&written.clone().into_iter().collect::<Vec<_>>());

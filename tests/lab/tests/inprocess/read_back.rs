@@ -14,10 +14,10 @@ fn alone(directory: &Path) -> Config {
     config(1, directory, &[])
 }
 
-async fn append(node: &Node) -> Result<bool, Error> {
-    let entry = NewEntry { context_id: "orders".into(), payload: PAYLOAD.into(), ..NewEntry::default() };
+async fn append(node: &Node, key: &str, payload: &'static str) -> Result<bool, Error> {
+    let entry = NewEntry { context_id: "orders".into(), payload: payload.into(), ..NewEntry::default() };
     let options = AppendOptions {
-        idempotency_key: Some("once".into()),
+        idempotency_key: Some(key.into()),
         deadline: Some(Duration::from_secs(5)),
         ..AppendOptions::default()
     };
@@ -40,13 +40,15 @@ fn rot(directory: &Path) -> usize {
 async fn a_repeated_append_whose_entry_is_damaged_is_unknown_and_not_refused() {
     let directory = tempfile::tempdir().unwrap();
     let node = Node::start(alone(directory.path())).await.unwrap();
-    assert!(!append(&node).await.unwrap());
+    assert!(!append(&node, "once", PAYLOAD).await.unwrap());
+    // The end of the log is read by the start.
+    assert!(!append(&node, "behind", "another").await.unwrap());
     node.stop(PATIENCE).await.unwrap();
     assert!(rot(directory.path()) > 0, "the database does not have the entry");
 
     let node = Node::start(alone(directory.path())).await.unwrap();
     // Under a new key, the client that is told "nothing was written" would write it twice.
-    match append(&node).await {
+    match append(&node, "once", PAYLOAD).await {
         Err(Error::Unknown(unknown)) => assert_eq!(unknown.idempotency_key.as_deref(), Some("once")),
         other => panic!("the entry is there, and the answer was {other:?}"),
     }
