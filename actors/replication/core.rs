@@ -26,7 +26,7 @@ use converge_ledger_core::{LogIndex, NodeId, Term};
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{Config, GetEntriesContext, RawNode, StateRole};
 
-use super::history::Histories;
+use super::history::{Histories, ReadLog};
 use super::judge::{Objection, judge};
 
 /// Where the core's decisions go. Calls come in the order in which they must take effect.
@@ -112,7 +112,7 @@ pub(crate) struct Summary {
     pub(crate) commit: LogIndex,
 }
 
-pub(crate) struct Core<L: raft::Storage> {
+pub(crate) struct Core<L: ReadLog> {
     node: RawNode<L>,
     settings: Settings,
     /// Readies whose sync has not returned, oldest first, with the messages that wait for it.
@@ -149,7 +149,7 @@ struct HeldMessages {
     syncs: bool,
 }
 
-impl<L: raft::Storage> Core<L> {
+impl<L: ReadLog> Core<L> {
     pub(crate) fn new(settings: Settings, log: L) -> raft::Result<Core<L>> {
         let config = Config {
             id: settings.id.get(),

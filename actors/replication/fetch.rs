@@ -12,10 +12,31 @@ use raft::GetEntriesContext;
 use tokio::task::JoinSet;
 
 use super::message::Message;
-use crate::storage::{LogEntry, Storage};
+use crate::storage::{Error, LogEntry, Storage};
 
 /// Fetches on their way at once, for each voter: one that is sent to, and one that came to nothing since.
 const FETCHES_PER_VOTER: usize = 2;
+
+/// What a fetch came to, said when it ends, and also where it ends in a panic: so its place is free again.
+struct Answer {
+    actor: ActorRef<Message>,
+    low: LogIndex,
+    result: Option<Result<Vec<LogEntry>, Error>>,
+}
+
+impl Answer {
+    fn is(mut self, result: Result<Vec<LogEntry>, Error>) {
+        self.result = Some(result);
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(result) = self.result.take() {
+            let _ = self.actor.cast(Message::Fetched { low: self.low, result });
+        }
+    }
+}
 
 /// Fetches on their way, and what came last.
 pub(super) struct Fetches {
@@ -49,17 +70,21 @@ impl Fetches {
         }
         self.waiting.insert(low, vec![context]);
         while self.tasks.try_join_next().is_some() {}
-        let (storage, actor) = (self.storage.clone(), self.actor.clone());
-        self.tasks.spawn(async move {
-            let result = storage.log_fetch(low, high, max_bytes).await;
-            let _ = actor.cast(Message::Fetched { low, result });
-        });
+        let storage = self.storage.clone();
+        let answer = Answer { actor: self.actor.clone(), low, result: Some(Err(Error::Unavailable)) };
+        self.tasks.spawn(async move { answer.is(storage.log_fetch(low, high, max_bytes).await) });
     }
 
-    /// These came. Says who waits for them.
-    pub(super) fn fetched(&mut self, low: LogIndex, entries: Vec<LogEntry>) -> Vec<GetEntriesContext> {
-        self.last = entries;
-        self.waiting.remove(&low).unwrap_or_default()
+    /// These came, or nothing for want of something that passes. Says who can be served.
+    pub(super) fn fetched(&mut self, low: LogIndex, entries: Option<Vec<LogEntry>>) -> Vec<GetEntriesContext> {
+        let waiting = self.waiting.remove(&low).unwrap_or_default();
+        match entries {
+            Some(entries) => {
+                self.last = entries;
+                waiting
+            }
+            None => Vec::new(),
+        }
     }
 
     /// Those of `low..high` that came last, as many as weigh `max_bytes`, at least one; none if `low` is not among them.

@@ -18,6 +18,14 @@ const KNOWN_MAX: usize = 64;
 /// Entries without content that a check covers at most: elections without an append between them.
 const EMPTY_MAX: usize = 64;
 
+/// A log that knows what of it is at hand.
+pub(crate) trait ReadLog: Storage {
+    /// Whether the term of this entry is known without reading a file.
+    fn is_near(&self, _index: u64) -> bool {
+        true
+    }
+}
+
 /// What has been read of the log lately. An index and a term name one content for as long as a node runs.
 #[derive(Debug, Default)]
 pub(super) struct Histories {
@@ -80,7 +88,7 @@ impl Histories {
     }
 
     /// Puts into a message of a leader what its log holds where the message starts from.
-    pub(super) fn vouch<L: Storage>(&mut self, log: &RaftLog<L>, message: &mut Message) {
+    pub(super) fn vouch<L: ReadLog>(&mut self, log: &RaftLog<L>, message: &mut Message) {
         match message.get_msg_type() {
             MessageType::MsgAppend => {
                 message.reject_hint = self.check(log, message.index);
@@ -89,10 +97,10 @@ impl Histories {
                     self.note(last);
                 }
             }
-            MessageType::MsgHeartbeat if message.commit > 0 => {
+            // A clock beats: it waits for no read. What a peer lacks comes with appends, which say it.
+            MessageType::MsgHeartbeat if message.commit > 0 && log.store().is_near(message.commit) => {
                 let term = log.term(message.commit);
                 message.commit_term = term.unwrap_or_else(|error| panic!("the log cannot be read: {error}"));
-                // A clock beats: it waits for no read.
                 message.reject_hint = self.known(message.commit, message.commit_term);
             }
             MessageType::MsgReadIndexResp => message.reject_hint = self.check(log, message.index),

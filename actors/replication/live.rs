@@ -11,6 +11,7 @@ use raft::eraftpb::{ConfState, Entry, HardState, Message, MessageType, Snapshot}
 use raft::{GetEntriesContext, RaftState, StateRole, StorageError};
 
 use super::core::{Bounds, Core, Output, Settings, Summary};
+use super::history::ReadLog;
 use super::judge::Objection;
 
 /// The node.
@@ -25,6 +26,8 @@ pub(super) struct Memory {
     entries: Rc<RefCell<Vec<Entry>>>,
     hard_state: HardState,
 }
+
+impl ReadLog for Memory {}
 
 impl raft::Storage for Memory {
     fn initial_state(&self) -> raft::Result<RaftState> {

@@ -6,7 +6,7 @@
 //! What a peer that lags is to be sent is fetched by a task, for it may stand in files: the crate is told that the log is
 //! unavailable for the moment, and asked to send again when the entries are there (`fetch`).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use converge_ledger_core::LogIndex;
@@ -15,6 +15,7 @@ use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, StorageError};
 
 use super::fetch::Fetches;
+use super::history::ReadLog;
 use super::message::Message;
 use crate::storage::{EntryKind, LogEntry, Storage};
 
@@ -25,6 +26,9 @@ pub(crate) struct Log {
     fetches: RefCell<Fetches>,
     /// Terms of committed entries, which never change, asked for last: with every heartbeat that of what a peer has.
     terms: RefCell<VecDeque<(u64, u64)>>,
+    /// The entry in front of those that the last call was told to wait for; 0 for none. The crate asks for its term next,
+    /// and drops it.
+    in_front: Cell<u64>,
 }
 
 /// Terms that are kept; several for each voter.
@@ -34,12 +38,18 @@ impl Log {
     pub(crate) fn new(storage: Storage, hard_state: HardState, voters: Vec<u64>, actor: ActorRef<Message>) -> Log {
         let fetches = RefCell::new(Fetches::new(storage.clone(), actor, voters.len()));
         let conf_state = ConfState { voters, ..ConfState::default() };
-        Log { storage, initial: RaftState::new(hard_state, conf_state), fetches, terms: RefCell::default() }
+        Log { storage, initial: RaftState::new(hard_state, conf_state), fetches, terms: RefCell::default(), in_front: Cell::default() }
     }
 
-    /// Committed entries that were fetched can be read until the next ones are. Says who waits for them.
-    pub(crate) fn fetched(&self, low: LogIndex, entries: Vec<LogEntry>) -> Vec<GetEntriesContext> {
+    /// Committed entries that were fetched can be read until the next ones are. Says who is to be sent them.
+    pub(crate) fn fetched(&self, low: LogIndex, entries: Option<Vec<LogEntry>>) -> Vec<GetEntriesContext> {
         self.fetches.borrow_mut().fetched(low, entries)
+    }
+}
+
+impl ReadLog for Log {
+    fn is_near(&self, index: u64) -> bool {
+        self.storage.log_is_near(LogIndex(index)) || self.terms.borrow().iter().any(|(of, _)| *of == index)
     }
 }
 
@@ -59,10 +69,12 @@ impl raft::Storage for Log {
         let (low, high) = (LogIndex(low), LogIndex(high));
         let mut fetches = self.fetches.borrow_mut();
         let near = || readable(self.storage.log_near(low, high, max_bytes));
+        self.in_front.take();
         let entries = match fetches.entries(low, high, max_bytes).or_else(near) {
             Some(entries) => entries,
             None if context.can_async() && low <= self.storage.log_commit() => {
                 fetches.ask(low, high.min(self.storage.log_commit().next()), max_bytes, context);
+                self.in_front.set(low.get() - 1);
                 return Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable));
             }
             None => readable(self.storage.log_entries(low, high, max_bytes)),
@@ -81,6 +93,9 @@ impl raft::Storage for Log {
             return Ok(known.1);
         }
         let fetched = self.fetches.borrow().term(LogIndex(index));
+        if self.in_front.take() == index && fetched.is_none() && !self.storage.log_is_near(LogIndex(index)) {
+            return Err(raft::Error::Store(StorageError::Unavailable));
+        }
         let term = fetched.or_else(|| readable(self.storage.log_term(LogIndex(index))));
         let term = term.ok_or(raft::Error::Store(StorageError::Unavailable))?.get();
         if LogIndex(index) <= self.storage.log_commit() {

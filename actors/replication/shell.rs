@@ -58,7 +58,7 @@ impl Output for Shell<'_> {
 
     fn apply(&mut self, entries: Vec<Entry>) {
         let entries: Vec<_> = entries.into_iter().map(from_raft).collect();
-        self.unapplied.add(&entries);
+        self.unapplied.add(&entries, Instant::now());
         if let Err(error) = self.args.storage.apply(entries) {
             self.failure.get_or_insert(error);
         }

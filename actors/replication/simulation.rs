@@ -16,6 +16,7 @@ use raft::eraftpb::{ConfState, Entry, HardState, Message, Snapshot};
 use raft::{GetEntriesContext, RaftState, StateRole, StorageError};
 
 use super::core::{Bounds, Core, Output, Settings};
+use super::history::ReadLog;
 use super::judge::Objection;
 
 const NODES: u64 = 3;
@@ -61,6 +62,8 @@ impl LogDisk {
 
 #[derive(Clone)]
 struct SimLog(Rc<RefCell<LogDisk>>);
+
+impl ReadLog for SimLog {}
 
 impl raft::Storage for SimLog {
     fn initial_state(&self) -> raft::Result<RaftState> {

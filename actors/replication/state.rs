@@ -219,7 +219,7 @@ impl State {
 
     pub(super) fn applied(&mut self, index: LogIndex) -> Result<(), ActorProcessingErr> {
         self.published.set_applied(index);
-        self.unapplied.applied(index);
+        self.unapplied.applied(index, Instant::now());
         self.drive(|core, out| core.applied(index, out))?;
         self.open_reads()
     }
@@ -231,8 +231,13 @@ impl State {
         result: Result<Vec<LogEntry>, storage::Error>,
     ) -> Result<(), ActorProcessingErr> {
         let entries = match result {
-            Ok(entries) => entries,
-            Err(error) => return self.storage_failed(error),
+            Ok(entries) => Some(entries),
+            Err(error) if error.is_fenced() => return self.storage_failed(error),
+            // The next heartbeat to the peer asks again.
+            Err(error) => {
+                tracing::warn!(%error, "entries for a peer that lags could not be read; they are asked for again");
+                None
+            }
         };
         let Phase::Running(running) = &self.phase else { return Ok(()) };
         let contexts = running.core.log().fetched(low, entries);

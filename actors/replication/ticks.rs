@@ -26,6 +26,10 @@ impl State {
         if matches!(self.phase, Phase::Forming(_)) && (self.ticks - 1).is_multiple_of(bounds.genesis_ticks) {
             self.introduce(None);
         }
+        // A leader that proposes nothing hears of no failed sync.
+        if let Some(error) = self.args.storage.fence_error().filter(|_| matches!(self.phase, Phase::Running(_))) {
+            self.storage_failed(error)?;
+        }
         let leaves = self.check_disk();
         let reluctant = self.stalled || self.leaves_at.is_some();
         self.drive(|core, out| {
@@ -91,13 +95,20 @@ impl State {
         }
     }
 
-    /// Whether this node leads and must not: a leader that cannot sync would hold office and refuse every write.
+    /// Whether this node leads and must not: a leader that cannot sync, or is behind and applies nothing, would hold office
+    /// and refuse every write.
     fn check_disk(&mut self) -> bool {
         let waited = self.syncing.front().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        let over = self.unapplied.is_over(self.args.bounds.uncommitted_bytes_max);
+        let unapplied = if over { self.unapplied.stuck(Instant::now()) } else { Duration::ZERO };
         let leads = self.leads();
-        let stalled = waited > self.args.election;
+        let stalled = waited.max(unapplied) > self.args.election;
         if leads && stalled && !self.stalled {
-            tracing::warn!(?waited, "a sync takes longer than an election time-out; another node has to lead");
+            tracing::warn!(
+                sync = ?waited,
+                ?unapplied,
+                "a sync, or an apply that others wait for, takes longer than an election time-out; another node has to lead"
+            );
         }
         self.stalled = stalled;
         let short = self.gives_up_office(leads);

@@ -5,9 +5,11 @@
 //! also bounds what a candidate looks through for changes of the configuration, which the crate does in one step.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use converge_ledger_core::LogIndex;
 use raft::eraftpb::{Message, MessageType};
+use tokio::time::Instant;
 
 use crate::storage::LogEntry;
 
@@ -16,11 +18,16 @@ use crate::storage::LogEntry;
 pub(super) struct Unapplied {
     entries: VecDeque<(LogIndex, u64)>,
     bytes: u64,
+    /// When an entry was applied last, or handed over where none was waiting.
+    moved: Option<Instant>,
 }
 
 impl Unapplied {
     /// These are handed over.
-    pub(super) fn add(&mut self, entries: &[LogEntry]) {
+    pub(super) fn add(&mut self, entries: &[LogEntry], now: Instant) {
+        if self.entries.is_empty() {
+            self.moved = Some(now);
+        }
         for entry in entries {
             let weight = entry.weight() as u64;
             self.entries.push_back((entry.index, weight));
@@ -29,10 +36,17 @@ impl Unapplied {
     }
 
     /// All up to this one are applied.
-    pub(super) fn applied(&mut self, index: LogIndex) {
+    pub(super) fn applied(&mut self, index: LogIndex, now: Instant) {
+        self.moved = Some(now);
         while let Some((_, weight)) = self.entries.pop_front_if(|(first, _)| *first <= index) {
             self.bytes -= weight;
         }
+    }
+
+    /// For how long none was applied, though some wait.
+    pub(super) fn stuck(&self, now: Instant) -> Duration {
+        let moved = self.moved.filter(|_| !self.entries.is_empty());
+        moved.map_or(Duration::ZERO, |moved| now - moved)
     }
 
     /// There is no room for more.
@@ -64,12 +78,16 @@ mod tests {
         };
         let weight = entry(1).weight() as u64;
         let mut unapplied = Unapplied::default();
-        unapplied.add(&[entry(1), entry(2)]);
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        unapplied.add(&[entry(1), entry(2)], start);
         assert!(unapplied.is_over(weight) && !unapplied.is_over(2 * weight));
-        unapplied.applied(LogIndex(1));
+        assert_eq!(unapplied.stuck(start + second), second);
+        unapplied.applied(LogIndex(1), start + second);
         assert!(!unapplied.is_over(weight) && unapplied.is_over(1));
-        unapplied.add(&[entry(3)]);
-        unapplied.applied(LogIndex(9));
+        unapplied.add(&[entry(3)], start + 2 * second);
+        assert_eq!(unapplied.stuck(start + 4 * second), 3 * second, "what waits longest counts");
+        unapplied.applied(LogIndex(9), start + 4 * second);
         assert!(!unapplied.is_over(0), "nothing is left");
+        assert_eq!(unapplied.stuck(start + 9 * second), Duration::ZERO, "nothing waits");
     }
 }

@@ -123,6 +123,12 @@ impl Storage {
         self.shared.read_log(lo, hi, max_bytes)
     }
 
+    /// Whether memory has this log entry.
+    #[must_use]
+    pub fn log_is_near(&self, index: LogIndex) -> bool {
+        self.shared.memory.overlay().near(index).is_some()
+    }
+
     /// What is known to be committed: it never changes again.
     #[must_use]
     pub fn log_commit(&self) -> LogIndex {
@@ -228,6 +234,12 @@ impl Storage {
     /// Fences the node as data loss: Raft has proof that this node lost part of its log.
     pub fn fence(&self, what: impl Into<String>) {
         self.shared.data_loss(what.into());
+    }
+
+    /// Why the node is fenced; none when it is not.
+    #[must_use]
+    pub fn fence_error(&self) -> Option<Error> {
+        self.shared.fence.cause().map(|cause| cause.error())
     }
 
     /// Waits until the node is fenced, and returns the cause as an error.

@@ -111,7 +111,7 @@ fn crash_finds(bug: Bug) -> Option<(u64, String)> {
 /// some in the journal alone, which a start takes over.
 async fn furnished(killed: bool) -> (SimDisk, Leader, Vec<LogEntry>) {
     let (disk, mut leader, mut dice) = (SimDisk::default(), Leader::new(), Dice(11));
-    for (commit_bytes, batches) in [(1, 8), (1 << 30, 3)] {
+    for (commit_bytes, batches) in [(1, 10), (1 << 30, 3)] {
         let node = RunningStorage::start(simulated(&disk, 77, commit_bytes)).await;
         for n in 0..batches {
             let writes = [write(&format!("c{}", n % 3), "k", &dice.bytes(100)), write("c", "k", &dice.bytes(100))];
