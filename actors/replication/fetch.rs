@@ -18,19 +18,19 @@ use crate::storage::{Error, LogEntry, Storage};
 const FETCHES_PER_VOTER: usize = 2;
 
 /// What a fetch came to, said when it ends, and also where it ends in a panic: so its place is free again.
-struct Answer {
+struct Fetching {
     actor: ActorRef<Message>,
     low: LogIndex,
     result: Option<Result<Vec<LogEntry>, Error>>,
 }
 
-impl Answer {
+impl Fetching {
     fn is(mut self, result: Result<Vec<LogEntry>, Error>) {
         self.result = Some(result);
     }
 }
 
-impl Drop for Answer {
+impl Drop for Fetching {
     fn drop(&mut self) {
         if let Some(result) = self.result.take() {
             let _ = self.actor.cast(Message::Fetched { low: self.low, result });
@@ -71,7 +71,7 @@ impl Fetches {
         self.waiting.insert(low, vec![context]);
         while self.tasks.try_join_next().is_some() {}
         let storage = self.storage.clone();
-        let answer = Answer { actor: self.actor.clone(), low, result: Some(Err(Error::Unavailable)) };
+        let answer = Fetching { actor: self.actor.clone(), low, result: Some(Err(Error::Unavailable)) };
         self.tasks.spawn(async move { answer.is(storage.log_fetch(low, high, max_bytes).await) });
     }
 
