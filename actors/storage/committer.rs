@@ -373,7 +373,7 @@ impl OpenDatabase {
     fn prepare(&mut self, shared: &Shared, incarnation: &Incarnation) -> Result<Prepared, Cause> {
         let covered = self.set.progress().covered;
         let mut spares = incarnation.spares();
-        if spares.ready.is_some() {
+        if spares.ready.is_some() || !spares.wanted {
             return Ok(Prepared::Nothing);
         }
         // S7: only when the database has all of it; and only when a later record is durable, so that
@@ -432,9 +432,7 @@ impl OpenDatabase {
             shared.redb_bytes.store(len, Ordering::Relaxed);
         }
         let spares = incarnation.spares();
-        let files = 1 + spares.retired.len() + usize::from(spares.ready.is_some());
-        let bytes = files as u64 * self.maker.file_bytes;
-        shared.journal_bytes.store(bytes, Ordering::Relaxed);
+        shared.journal_bytes.store(spares.bytes(), Ordering::Relaxed);
     }
 }
 

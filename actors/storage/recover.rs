@@ -22,7 +22,7 @@ use super::database::trouble::db_failure;
 use super::disk::{File, Lock};
 use super::error::Cause;
 use super::failure::{Failure, data_loss, io_failure, newer, refused};
-use super::journal::record::{Builder, FIRST_RECORD, Op, VERSION, padded};
+use super::journal::record::{BLOCK, Builder, FIRST_RECORD, FileHeader, Op, VERSION, padded};
 use super::journal::ring::{self, JournalFile, Maker, Spares};
 use super::journal::scan::{self, Journal};
 use super::journal::tip::Tip;
@@ -203,7 +203,9 @@ fn fill(settings: &Settings, directory: &Directory) -> Result<(), Failure> {
     open::make(settings, directory.store_id)?;
     let making = "making the data directory";
     settings.disk.create_dir_all(&segments::folder(&settings.dir)).map_err(io_failure(making))?;
-    let maker = maker(settings, directory.store_id);
+    let first_bytes = settings.journal_first_bytes.max(FIRST_RECORD + BLOCK);
+    let file_bytes = padded(first_bytes.min(settings.journal_file_bytes));
+    let maker = Maker { file_bytes, ..maker(settings, directory.store_id) };
     maker.make(FIRST_SLOT, 1, (settings.random)()).map_err(io_failure(making))?;
     layout::finish(settings, directory.store_id).map_err(io_failure(making))
 }
@@ -277,7 +279,8 @@ fn take_up(journal: Journal, maker: &Maker) -> (Tip, Spares) {
     let Journal { mut files, last } = journal;
     let at = files.iter().rposition(|s| !s.records.is_empty()).unwrap_or_default();
     let active = files.remove(at);
-    let mut spares = Spares { generation: active.file.header.generation, slot: active.file.slot, ..Spares::default() };
+    let FileHeader { generation, bytes, .. } = active.file.header;
+    let mut spares = Spares { generation, slot: active.file.slot, active_bytes: bytes, ..Spares::default() };
     for scanned in files {
         let file = scanned.file;
         spares.generation = spares.generation.max(file.header.generation);
@@ -359,6 +362,7 @@ impl Opened {
                 made.map_err(io_failure("making a journal file"))?
             }
         };
+        self.spares.active_bytes = next.header.bytes;
         let full = std::mem::replace(&mut self.tip.file, next);
         self.spares.retired.push_back((full, self.tip.last));
         self.tip.offset = FIRST_RECORD;

@@ -19,6 +19,8 @@ pub struct Settings {
     /// Size of a journal file. At least four times `journal_record_bytes_max`, rounded up to
     /// 4 KiB; 64 MiB by default.
     pub journal_file_bytes: u64,
+    /// Size of the first file, where that is less: a ledger without entries takes little. 8 MiB by default.
+    pub journal_first_bytes: u64,
     /// Bound of a journal record, so also of a log entry; 8 MiB by default.
     pub journal_record_bytes_max: usize,
     /// Longest time that a durable log entry waits for the database; 10 s by default.
@@ -72,6 +74,7 @@ impl Settings {
         Settings {
             dir: dir.into(),
             journal_file_bytes: 64 << 20,
+            journal_first_bytes: 8 << 20,
             journal_record_bytes_max: 8 << 20,
             commit_interval: Duration::from_secs(10),
             commit_bytes: 2 << 20,

@@ -28,6 +28,8 @@ pub(crate) struct Writer {
     batch: Vec<QueuedWrite>,
     /// The builder's record is in the file, and not synced yet.
     written: bool,
+    /// The other worker was told to make the next file.
+    wants_next: bool,
     // Dropped last: the next incarnation starts after it.
     _alive: Arc<Hold>,
 }
@@ -41,6 +43,7 @@ impl Writer {
             builder: Builder::default(),
             batch: Vec::new(),
             written: false,
+            wants_next: false,
             _alive: alive,
         }
     }
@@ -70,10 +73,13 @@ impl Writer {
     fn next_file(&mut self) -> bool {
         let mut spares = self.incarnation.spares();
         let Some(next) = spares.ready.take() else {
+            spares.wanted = true;
             drop(spares);
             self.incarnation.want_commit();
             return false;
         };
+        (spares.active_bytes, spares.wanted) = (next.header.bytes, false);
+        self.wants_next = false;
         let full = std::mem::replace(&mut self.tip.file, next);
         spares.retired.push_back((full, self.tip.last));
         drop(spares);
@@ -136,6 +142,11 @@ impl Writer {
         }
         if wrote {
             self.hand_on(ops, weight);
+        }
+        if !self.wants_next && self.tip.wants_next() {
+            self.wants_next = true;
+            self.incarnation.spares().wanted = true;
+            self.incarnation.redb_signal.raise();
         }
         for done in dones {
             done(Ok(()));

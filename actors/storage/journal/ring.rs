@@ -38,11 +38,21 @@ pub(crate) struct Spares {
     pub(crate) generation: u64,
     /// The highest slot in use.
     pub(crate) slot: u64,
+    /// The size of the file that is written to.
+    pub(crate) active_bytes: u64,
+    /// The writer will need the next file, or waits for it.
+    pub(crate) wanted: bool,
     /// Nobody makes files any more.
     pub(crate) ended: bool,
 }
 
 impl Spares {
+    /// What all files take.
+    pub(crate) fn bytes(&self) -> u64 {
+        let others = self.retired.iter().map(|(file, _)| file).chain(&self.ready);
+        self.active_bytes + others.map(|file| file.header.bytes).sum::<u64>()
+    }
+
     /// Takes the oldest file of those that are full, when nothing of it is needed any more. Never a younger one: its
     /// records would be missing between those of an older one and those that are written now, and a start would take
     /// that for damage.

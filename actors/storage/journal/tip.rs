@@ -5,6 +5,9 @@ use converge_ledger_core::Lsn;
 use super::record::Builder;
 use super::ring::JournalFile;
 
+/// The next file is made when this part of a file is used: an idle ledger has one file, and a busy one never waits.
+const PART_BEFORE_NEXT: u64 = 8;
+
 /// Where the journal goes on.
 #[derive(Debug)]
 pub(crate) struct Tip {
@@ -36,6 +39,11 @@ impl Tip {
     pub(crate) fn pass(&mut self, builder: &Builder) {
         self.offset += builder.padded_len();
         self.last = self.last.next();
+    }
+
+    /// So much of the file is used that the next one is to be made.
+    pub(crate) fn wants_next(&self) -> bool {
+        self.offset >= self.file.header.bytes / PART_BEFORE_NEXT
     }
 
     pub(crate) fn has_room(&self, builder: &Builder) -> bool {

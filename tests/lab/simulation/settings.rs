@@ -30,6 +30,11 @@ pub(super) fn storage_settings(
 ) -> storage::Settings {
     storage::Settings {
         journal_file_bytes: tuning.journal_file_records * tuning.journal_record_bytes as u64,
+        // Where that is even, the first file has room for no full record.
+        journal_first_bytes: match tuning.journal_file_records % 2 {
+            0 => tuning.journal_record_bytes as u64,
+            _ => u64::MAX,
+        },
         journal_record_bytes_max: tuning.journal_record_bytes,
         commit_interval: Duration::from_millis(tuning.commit_interval_ms),
         commit_bytes: tuning.commit_bytes,

@@ -364,8 +364,36 @@ async fn journal_files_of_another_size_are_replaced_before_a_record_outgrows_the
     leader.check(&node);
     node.until_covered().await;
     node.stop().await;
-    let entries = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap());
-    let journal = entries.filter(|entry| entry.file_name().to_str().unwrap().starts_with("journal-"));
-    let sizes: Vec<u64> = journal.map(|entry| entry.metadata().unwrap().len()).collect();
+    let sizes = journal_sizes(dir.path());
     assert!((2..=4).contains(&sizes.len()), "{sizes:?}");
+}
+
+/// The sizes of the journal's files.
+fn journal_sizes(dir: &std::path::Path) -> Vec<u64> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let journal = entries.filter(|entry| entry.file_name().to_str().unwrap().starts_with("journal-"));
+    journal.map(|entry| entry.metadata().unwrap().len()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fresh_ledger_takes_little_and_takes_the_largest_entry_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings::new(dir.path().to_path_buf());
+    let (mut leader, mut node) = (Leader::new(), RunningStorage::start(settings.clone()).await);
+    leader.write(&node, &[write("c", "k", b"small")]).await;
+    let mut taken: u64 = journal_sizes(dir.path()).iter().sum();
+    taken += std::fs::metadata(dir.path().join("ledger.redb")).unwrap().len();
+    assert!(taken <= 16 << 20, "{taken} bytes");
+    node = reopen(node, &settings).await;
+    let large = settings.journal_record_bytes_max - 8000;
+    for n in 0..20_u8 {
+        leader.write(&node, &[write("c", "k", &vec![n; large])]).await;
+    }
+    leader.check(&node);
+    node.until_covered().await;
+    node = reopen(node, &settings).await;
+    leader.check(&node);
+    node.stop().await;
+    let sizes = journal_sizes(dir.path());
+    assert!(sizes.iter().all(|size| *size == settings.journal_file_bytes), "{sizes:?}");
 }
