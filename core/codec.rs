@@ -26,6 +26,14 @@ pub enum CodecError {
         /// The newest version known here.
         known: u8,
     },
+    /// A newer program's: no program of this version, or an older one, ever wrote this number there.
+    #[error("{what} {found} is unknown to this program: upgrade it")]
+    Unknown {
+        /// What was read.
+        what: &'static str,
+        /// The number found.
+        found: u8,
+    },
     /// The bytes end before the record does.
     #[error("{what} ends early")]
     Truncated {
@@ -56,6 +64,22 @@ pub enum CodecError {
         /// What was read.
         what: &'static str,
     },
+}
+
+impl CodecError {
+    /// Whether a newer program may read these bytes: they are not passed over, for it finds something in them.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
+        match self {
+            Self::Version { found, known, .. } => found > known,
+            Self::Unknown { .. } => true,
+            Self::Truncated { .. }
+            | Self::Checksum { .. }
+            | Self::Malformed { .. }
+            | Self::Trailing { .. }
+            | Self::Mismatch { .. } => false,
+        }
+    }
 }
 
 /// Splits the checksum off and compares it: first `scope`, then the bytes before the checksum.

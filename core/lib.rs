@@ -27,7 +27,7 @@ mod outcome;
 mod state;
 
 pub use apply::apply;
-pub use batch::{decode_row, row_chunk, row_entry, rows};
+pub use batch::{VERSION as BATCH_VERSION, decode_row, row_chunk, row_entry, rows};
 pub use codec::CodecError;
 pub use command::{Append, Batch, Command, Load, Stage, StagedEntry};
 pub use entry::{EMPTY_CHAIN, Entry, NewEntry, chain_link, content_bytes, content_hash};

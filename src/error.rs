@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use converge_actors::storage::Outdated;
 use converge_ledger_core::{AttemptId, NewEntry, Sequence};
 
 /// Why a call did not succeed, named by what the caller can do about it.
@@ -81,6 +82,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// This node's program is too old for what the cluster has committed. Nothing was written.
+    #[error("{0}")]
+    Outdated(Outdated),
     /// The deadline passed; the entry may have been written.
     #[error("the outcome is unknown: retry with the same idempotency key")]
     Unknown(Box<Unknown>),
@@ -132,6 +136,8 @@ impl Error {
             // Reads, and the look at the context with which a load begins. What an append reads back comes from
             // behind its outcome, and ends as unknown there ([`crate::Ledger::append`]).
             Error::DataLoss(_) => Written::Nothing,
+            // Found before anything was submitted; and reads.
+            Error::Outdated(_) => Written::Nothing,
             // Found before anything was submitted; or the claim on a submission was given up before it was handed
             // over, after which it never is (`entry::Entries::submit`).
             Error::Unavailable { .. } | Error::Stopped => Written::Nothing,

@@ -226,6 +226,9 @@ impl Ledger {
 
     pub(crate) fn takes_appends(&self) -> Result<(), Error> {
         self.serving()?;
+        if let Some(outdated) = self.inner.storage.outdated() {
+            return Err(Error::Outdated(outdated));
+        }
         if self.inner.storage.room() != storage::Room::Ample {
             let reason = "this node's disk has no room, see its alarms; ask another node";
             return Err(Error::Unavailable { reason: reason.to_owned() });
@@ -316,6 +319,7 @@ impl Ledger {
         };
         index.map_err(|error| match error {
             ReadError::Unavailable => self.no_leader(),
+            ReadError::Outdated(outdated) => Error::Outdated(outdated),
             ReadError::Overloaded => {
                 self.inner.reached.note("linearizable reads that wait", "reads are shed, their clients come back");
                 Error::Overloaded { retry_after: Duration::from_millis(100) }
@@ -475,6 +479,7 @@ fn refused_after_write(appended: &Appended) -> bool {
 fn stored_error(error: storage::Error) -> Error {
     match error {
         storage::Error::DataLoss(what) => Error::DataLoss(what),
+        storage::Error::Outdated(outdated) => Error::Outdated(outdated),
         other => Error::Unavailable { reason: other.to_string() },
     }
 }

@@ -43,7 +43,7 @@ pub struct Status {
     pub last_position: u64,
     /// Digest of the applied state, hex.
     pub digest: String,
-    /// recovering, serving, fenced.
+    /// recovering, serving, outdated, fenced.
     pub phase: String,
     /// Bytes of the journal on disk.
     pub journal_bytes: u64,
@@ -151,6 +151,7 @@ pub(crate) fn status(node: &Inner) -> Status {
     let phase = match storage.phase {
         Phase::Recovering => "recovering",
         Phase::Serving => "serving",
+        Phase::Outdated { .. } => "outdated",
         Phase::Fenced { .. } => "fenced",
     };
     Status {

@@ -291,6 +291,13 @@ impl<L: ReadLog> Core<L> {
         }
     }
 
+    /// Nothing more is applied in this process. The crate is told that all is, so that it holds nothing back for apply: what
+    /// is passed over in it are changes of members alone, and there are none yet.
+    pub(crate) fn pass_over(&mut self, out: &mut impl Output) {
+        let log = &self.node.raft.raft_log;
+        self.applied(LogIndex(log.committed.min(log.persisted)), out);
+    }
+
     /// The sync of Ready `number`, and so of all before it, returned Ok.
     pub(crate) fn persisted(&mut self, number: u64, out: &mut impl Output) {
         let mut last = None;

@@ -17,6 +17,9 @@ pub enum ReadError {
     /// No majority confirmed it within the deadline.
     #[error("no majority confirmed the read within its deadline")]
     Unavailable,
+    /// This node applies nothing more: it cannot know what was acknowledged.
+    #[error("{0}")]
+    Outdated(storage::Outdated),
     /// Too many reads wait already.
     #[error("too many linearizable reads are waiting")]
     Overloaded,

@@ -41,17 +41,17 @@ impl State {
             let tick = self.args.heartbeat / self.args.bounds.ticks_per_heartbeat;
             usize::try_from(interval.as_nanos() / tick.as_nanos().max(1)).unwrap_or(usize::MAX)
         };
+        // Never above the last index (the crate panics), never below what is applied.
+        let commit = recovered.hard_state.commit.max(recovered.applied).min(recovered.last_index);
         let settings = Settings {
             id: self.args.id,
             heartbeat_ticks: self.args.bounds.ticks_per_heartbeat as usize,
             election_ticks: ticks(self.args.election),
-            applied: recovered.applied,
+            applied: if self.args.storage.outdated().is_some() { commit } else { recovered.applied },
             seed: (self.args.random)(),
             single: genesis.voters.len() == 1,
             bounds: self.args.bounds,
         };
-        // Never above the last index (the crate panics), never below what is applied.
-        let commit = recovered.hard_state.commit.max(recovered.applied).min(recovered.last_index);
         let hard_state = HardState {
             term: recovered.hard_state.term.get(),
             vote: recovered.hard_state.vote.get(),

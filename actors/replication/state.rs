@@ -147,14 +147,20 @@ impl State {
         matches!(&self.phase, Phase::Running(running) if running.core.summary().role == StateRole::Leader)
     }
 
+    /// Whether it is of use that this node leads. One without room takes no proposals, and one whose program is outdated
+    /// does not know what they do.
+    pub(super) fn may_lead(&self) -> bool {
+        self.args.storage.room() == storage::Room::Ample && self.args.storage.outdated().is_none()
+    }
+
     /// There is no other voter.
     pub(super) fn alone(&self) -> bool {
         self.args.voters.len() == 1
     }
 
     pub(super) fn propose(&mut self, data: Bytes) -> Result<Result<(), Option<NodeId>>, ActorProcessingErr> {
-        if (self.stalled && self.alone()) || self.args.storage.room() != storage::Room::Ample {
-            // Refused before anything is written; whoever leads next may have room.
+        if (self.stalled && self.alone()) || !self.may_lead() {
+            // Refused before anything is written; whoever leads next may have room, or a newer program.
             return Ok(Err(None));
         }
         if self.leads() && self.is_behind() {
@@ -170,7 +176,8 @@ impl State {
 
     /// Whether too much is committed and not applied for more entries to be taken, and says so.
     pub(super) fn is_behind(&self) -> bool {
-        let behind = self.unapplied.is_over(self.args.bounds.uncommitted_bytes_max);
+        let over = self.unapplied.is_over(self.args.bounds.uncommitted_bytes_max);
+        let behind = over && self.args.storage.outdated().is_none();
         if behind {
             self.published.refused_overfull();
         }
@@ -180,6 +187,10 @@ impl State {
     pub(super) fn read(&mut self, reply: ReadReply) -> Result<(), ActorProcessingErr> {
         if planted::is(Bug::ReadUnconfirmed) {
             let _ = reply.send(Ok(self.published.applied()));
+            return Ok(());
+        }
+        if let Some(outdated) = self.args.storage.outdated() {
+            let _ = reply.send(Err(ReadError::Outdated(outdated)));
             return Ok(());
         }
         if let Err(reply) = self.reads.add(reply) {

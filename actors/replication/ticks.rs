@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use super::outage::{Say, Trouble};
 use super::state::{Phase, State};
 use super::voters;
-use crate::storage;
 
 /// A node without a leader for longer than so many election time-outs says so: by then another should have been elected.
 pub const NO_LEADER_ELECTIONS: u32 = 2;
@@ -29,6 +28,13 @@ impl State {
         // A leader that proposes nothing hears of no failed sync.
         if let Some(error) = self.args.storage.fence_error().filter(|_| matches!(self.phase, Phase::Running(_))) {
             self.storage_failed(error)?;
+        }
+        if self.args.storage.outdated().is_some() {
+            // Whoever waits asks again, and is refused.
+            self.reads.retain(|_| false);
+            // Nothing of it is ever applied here, and it is stored all the same.
+            self.unapplied = Default::default();
+            self.drive(|core, out| core.pass_over(out))?;
         }
         let leaves = self.check_disk();
         let reluctant = self.stalled || self.leaves_at.is_some();
@@ -116,9 +122,10 @@ impl State {
     }
 
     /// A leader whose disk has little room lets the others elect one that has more, now and then: where all of them are
-    /// short of it, somebody should lead the reads. It refuses proposals, so that its log is soon with the others.
+    /// short of it, somebody should lead the reads. It refuses proposals, so that its log is soon with the others. So does one
+    /// whose program is outdated: it is elected where nobody else has what it has, and has to hand that on.
     fn gives_up_office(&mut self, leads: bool) -> bool {
-        if self.alone() || self.args.storage.room() == storage::Room::Ample {
+        if self.alone() || self.may_lead() {
             self.leaves_at = None;
             return false;
         }
@@ -130,7 +137,7 @@ impl State {
         let leaves = drained && now >= due;
         if leaves {
             tracing::warn!(
-                "the disk has little room; this leader gives up its office, so that one that has more leads"
+                "the disk has little room, or the program is outdated; this leader gives up its office to one that can serve"
             );
         }
         let stays = leads && !leaves;

@@ -6,7 +6,6 @@ use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::apply::decode;
 use super::committer::Committer;
 use super::database::trouble::Trouble;
 use super::error::Error;
@@ -223,7 +222,7 @@ impl Serving {
     /// this one. The incarnation's threads are waited for, this one among them (S6).
     async fn apply_one(&self, entry: &LogEntry) -> Result<(), Trouble> {
         let Guard { shared, incarnation, .. } = &self.guard;
-        let batch = decode(entry)?;
+        let Some(batch) = shared.batch_of(entry) else { return Ok(()) };
         if shared.is_near(batch.as_ref()) {
             return shared.apply_one(incarnation, entry, batch.as_ref());
         }
@@ -280,8 +279,7 @@ impl Serving {
     async fn recover(&self) -> Result<Recovered, Error> {
         self.barrier(Vec::new()).await?;
         let shared = &self.guard.shared;
-        let unapplied = || shared.memory.overlay().unapplied();
-        while let Some(indexes) = unapplied() {
+        while let Some(indexes) = shared.unapplied() {
             let entries = shared.read_log(indexes.start, indexes.end, shared.settings.apply_bytes)?;
             self.apply(&entries).await?;
             if let Some(cause) = shared.fence.cause() {

@@ -19,15 +19,35 @@ use super::database::overlay::Generation;
 use super::database::rows::{db_head, db_key};
 use super::database::tables::{EntryRun, RunLayout, Span, Spans, chunk_tag, row_check};
 use super::database::trouble::Trouble;
+use super::error::Outdated;
 use super::incarnation::Incarnation;
 use super::rowed::split;
 use super::shared::Shared;
 use super::types::{AppliedBatch, EntryKind, LogEntry};
 
 impl Shared {
-    /// Applies entries and reports each.
+    /// Applies entries and reports each, up to one that this program is too old for.
     pub(crate) fn apply_all(&self, incarnation: &Incarnation, entries: &[LogEntry]) -> Result<(), Trouble> {
-        entries.iter().try_for_each(|entry| self.apply_one(incarnation, entry, decode(entry)?.as_ref()))
+        for entry in entries {
+            let Some(batch) = self.batch_of(entry) else { return Ok(()) };
+            self.apply_one(incarnation, entry, batch.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// What an entry asks for, which may be nothing. None from an entry on that this program is too old for: apply stops
+    /// there.
+    pub(crate) fn batch_of(&self, entry: &LogEntry) -> Option<Option<Batch>> {
+        if self.outdated().is_some() {
+            return None;
+        }
+        match decode(entry, self.settings.batch_version_max) {
+            Ok(batch) => Some(batch),
+            Err(needs) => {
+                self.outdate(Outdated { index: entry.index, needs });
+                None
+            }
+        }
     }
 
     /// Applies an entry that was decoded to `batch`, and reports it.
@@ -103,18 +123,23 @@ fn put(active: &mut Generation, effects: Effects, rows: IndexRows) {
     }
 }
 
-/// Only a normal entry with data carries a batch. One that cannot be decoded, though its bytes are
-/// those that were proposed, does nothing, on every node alike. One of a newer version does something on those nodes that
-/// know it, so it is not passed over.
-pub(crate) fn decode(entry: &LogEntry) -> Result<Option<Batch>, Trouble> {
+/// Only a normal entry with data carries a batch. One that no program ever wrote, though its bytes are those that were
+/// proposed, does nothing, on every node alike: no node proposes such ([`crate::replication`]), and what it is does not
+/// change with a newer program. One that is newer does something on those nodes that know it, so it is not passed over:
+///
+/// # Errors
+/// What this program lacks.
+fn decode(entry: &LogEntry, version_max: u8) -> Result<Option<Batch>, CodecError> {
     if entry.kind != EntryKind::Normal || entry.data.is_empty() {
         return Ok(None);
     }
-    match Batch::decode(&entry.data) {
+    let decoded = match entry.data[0] {
+        found if found > version_max => Err(CodecError::Version { what: "a batch", found, known: version_max }),
+        _ => Batch::decode(&entry.data),
+    };
+    match decoded {
         Ok(batch) => Ok(Some(batch)),
-        Err(error @ CodecError::Version { found, known, .. }) if found > known => {
-            Err(Trouble::Newer(format!("log entry {}: {error}", entry.index)))
-        }
+        Err(error) if error.is_newer() && !planted::is(Bug::UnknownSkipped) => Err(error),
         Err(error) => {
             tracing::error!(index = %entry.index, %error, "a log entry is no batch");
             Ok(None)

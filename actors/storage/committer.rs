@@ -188,8 +188,7 @@ impl OpenDatabase {
     }
 
     fn catch_up(&mut self, shared: &Shared, incarnation: &Incarnation) -> Result<(), Failure> {
-        let unapplied = || shared.memory.overlay().unapplied();
-        while let Some(indexes) = unapplied() {
+        while let Some(indexes) = shared.unapplied() {
             let bytes = shared.settings.apply_bytes;
             let read = |txn: &redb::ReadTransaction| {
                 LogReader::new(txn, &shared.segments).entries(indexes.start, indexes.end, bytes)

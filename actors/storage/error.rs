@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use converge_ledger_core::LogIndex;
+use converge_ledger_core::codec::CodecError;
 
 /// Why storage did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -44,6 +45,9 @@ pub enum Error {
     /// itself.
     #[error("data loss: {0}")]
     DataLoss(String),
+    /// Apply has stopped at what only a newer program can read. The log is stored on; what is read stays at the old position.
+    #[error("{0}")]
+    Outdated(Outdated),
     /// One log entry is larger than a journal record may be. Nothing was done.
     #[error("log entry {index} has {bytes} bytes, the journal takes at most {max}")]
     TooLarge {
@@ -62,6 +66,19 @@ impl Error {
     pub fn is_fenced(&self) -> bool {
         matches!(self, Error::Fenced(_) | Error::DataLoss(_))
     }
+}
+
+/// A committed log entry that only a newer program can apply, on which all that follow it wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "OUTDATED: log entry {index} cannot be applied by this program: {needs}. Install the newer program and start this node \
+     again, nothing is lost; meanwhile it stores and votes, but takes no appends and no linearizable reads: ask another node"
+)]
+pub struct Outdated {
+    /// The log entry; what is applied ends before it.
+    pub index: LogIndex,
+    /// What in it is newer than this program.
+    pub needs: CodecError,
 }
 
 /// Why storage fenced itself.

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::actor::StorageActor;
-use super::error::{Cause, Error};
+use super::error::{Cause, Error, Outdated};
 use super::incarnation::QueuedWrite;
 use super::journal::record::{ENTRY_OVERHEAD, Op};
 use super::message::Message;
@@ -174,12 +174,15 @@ impl Storage {
     }
 
     /// Applies committed entries, in order; each is reported to `on_applied`. Those that were
-    /// applied already are passed over; a gap kills the actor.
+    /// applied already are passed over; a gap kills the actor. An outdated program applies none.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when storage is not running; the cause when it is fenced.
     pub fn apply(&self, entries: Vec<LogEntry>) -> Result<(), Error> {
         self.shared.writable()?;
+        if self.shared.outdated().is_some() {
+            return Ok(());
+        }
         let cast = self.shared.service.try_cast(Message::Apply(entries));
         cast.map_err(|_| Error::Unavailable)
     }
@@ -242,9 +245,16 @@ impl Storage {
         self.shared.fence.cause().map(|cause| cause.error())
     }
 
-    /// Waits until the node is fenced, and returns the cause as an error.
-    pub async fn fenced(&self) -> Error {
-        self.shared.fence.caused().await.error()
+    /// Waits until nothing is applied here any more, for the node is fenced or outdated, and returns why.
+    pub async fn halted(&self) -> Error {
+        self.shared.halted().await
+    }
+
+    /// Where apply has stopped, at an entry that only a newer program can read. What is handed over for apply is dropped
+    /// from there on: nothing waits for it here, and a newer program finds it in the log.
+    #[must_use]
+    pub fn outdated(&self) -> Option<Outdated> {
+        self.shared.outdated()
     }
 
     /// The room on the disk. Where it is not ample, nothing is to be proposed: a follower may still take what others
@@ -266,6 +276,9 @@ impl Storage {
                 Cause::DiskFull { .. } => format!("{cause}, with {} bytes free", leaves_from(&shared.settings)),
                 _ => cause.to_string(),
             });
+        }
+        if let Phase::Outdated { outdated } = &phase {
+            alarms.push(outdated.to_string());
         }
         let (room, lack) = (shared.lacks.room(), shared.lacks.other());
         alarms.extend(room.alarm(shared.settings.free_bytes_min));

@@ -106,7 +106,7 @@ mod types;
 mod writer;
 
 pub use disk::{Disk, File, Lock, RealDisk};
-pub use error::{Cause, Error};
+pub use error::{Cause, Error, Outdated};
 pub use executor::{Executor, Signal, Step, Threads, Worker};
 pub(crate) use handle::RECOVERIES_TIMEOUT;
 pub use handle::Storage;

@@ -388,6 +388,7 @@ impl Opened {
 impl Shared {
     /// Puts what was recovered in place for readers. The database stays with the caller.
     pub(crate) fn install(&self, opened: &Opened) {
+        self.not_outdated_yet();
         self.segments.begin();
         self.say_segments(&opened.segments.durable());
         self.memory.install(opened.overlay(), opened.state.clone());

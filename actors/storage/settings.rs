@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use converge_ledger_core::BATCH_VERSION;
+
 use super::disk::{Disk, RealDisk};
 use super::executor::{Executor, Threads};
 use super::offload::Offload;
@@ -57,6 +59,8 @@ pub struct Settings {
     /// Storage is killed when it takes longer than this to stop: long enough to store what memory holds. 30 s by
     /// default.
     pub shutdown: Duration,
+    /// The newest version of a batch that is read; that of the program by default. A lower one plays an older program.
+    pub batch_version_max: u8,
     /// The file system.
     pub disk: Arc<dyn Disk>,
     /// The threads.
@@ -90,6 +94,7 @@ impl Settings {
             replay_bytes: 16 << 20,
             fill_bytes: 1 << 20,
             shutdown: Duration::from_secs(30),
+            batch_version_max: BATCH_VERSION,
             disk: Arc::new(RealDisk),
             executor: Arc::new(Threads),
             offload: Offload::Threads,

@@ -1,13 +1,15 @@
 //! What the actor, the two workers and the readers of storage share. It lives as long as the handle, across incarnations.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use converge_ledger_core::{Boot, LogIndex, StoreId};
 use converge_supervisors::Service;
+use tokio::sync::watch;
 
 use super::database::lent::Lent;
-use super::error::{Cause, Error};
+use super::error::{Cause, Error, Outdated};
 use super::fence::Fence;
 use super::incarnation::{Incarnation, Incarnations, QueuedWrite};
 use super::memory::Memory;
@@ -39,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) db: Lent,
     pub(crate) segments: SegmentReader,
     pub(crate) fence: Fence,
+    /// Where apply has stopped for want of a newer program.
+    outdated: watch::Sender<Option<Outdated>>,
     pub(crate) lacks: Lacks,
     pub(crate) turns: Turns,
     process: Mutex<Process>,
@@ -70,6 +74,7 @@ impl Shared {
             memory: Memory::default(),
             db: Lent::default(),
             fence: Fence::default(),
+            outdated: watch::Sender::default(),
             lacks: Lacks::default(),
             turns: Turns::default(),
             process: Mutex::default(),
@@ -130,6 +135,8 @@ impl Shared {
     pub(crate) fn phase(&self) -> Phase {
         if let Some(cause) = self.fence.cause() {
             Phase::Fenced { cause }
+        } else if let Some(outdated) = self.outdated() {
+            Phase::Outdated { outdated }
         } else if self.incarnations.current().is_some() {
             Phase::Serving
         } else {
@@ -181,6 +188,40 @@ impl Shared {
         appended.unwrap_or_else(|misfit| panic!("{misfit}"));
         incarnation.journal_signal.raise();
         Ok(())
+    }
+
+    /// Where apply has stopped for want of a newer program.
+    pub(crate) fn outdated(&self) -> Option<Outdated> {
+        *self.outdated.borrow()
+    }
+
+    /// Apply stops here, until a newer program starts on this directory: to pass over the entry would give another state
+    /// than the nodes have that can read it.
+    pub(crate) fn outdate(&self, outdated: Outdated) {
+        tracing::error!(dir = %self.settings.dir.display(), %outdated, "apply stops");
+        self.outdated.send_replace(Some(outdated));
+    }
+
+    /// An incarnation begins, and comes to where apply stops by itself.
+    pub(crate) fn not_outdated_yet(&self) {
+        self.outdated.send_replace(None);
+    }
+
+    /// Waits until nothing is applied any more, and says why.
+    pub(crate) async fn halted(&self) -> Error {
+        let mut outdated = self.outdated.subscribe();
+        tokio::select! {
+            cause = self.fence.caused() => cause.error(),
+            found = outdated.wait_for(Option::is_some) => {
+                let found = found.ok().and_then(|found| *found);
+                Error::Outdated(found.expect("was waited for, and the sender is in here"))
+            }
+        }
+    }
+
+    /// The committed log entries that this program can still apply, as far as it knows.
+    pub(crate) fn unapplied(&self) -> Option<Range<LogIndex>> {
+        if self.outdated().is_some() { None } else { self.memory.overlay().unapplied() }
     }
 
     /// The last log entry applied.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use converge_ledger_core::{Boot, ClusterId, Entry, LogIndex, Lsn, NodeId, Outcome, Position, Sequence, StoreId, Term};
 use serde::{Deserialize, Serialize};
 
-use super::error::{Cause, Error};
+use super::error::{Cause, Error, Outdated};
 
 /// What a log entry is to Raft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ pub struct Genesis {
 pub struct Recovered {
     /// Term, vote, and a commit index that is at least `applied` and at most `last_index`.
     pub hard_state: HardState,
-    /// The last log entry applied; equal to `hard_state.commit`.
+    /// The last log entry applied; equal to `hard_state.commit`, unless this program is outdated.
     pub applied: LogIndex,
     /// The end of the log.
     pub last_index: LogIndex,
@@ -138,6 +138,11 @@ pub enum Phase {
     Recovering,
     /// Everything is served.
     Serving,
+    /// The log is stored as ever, but apply has stopped until a newer program starts on this directory.
+    Outdated {
+        /// Where, and what it takes to go on.
+        outdated: Outdated,
+    },
     /// Nothing is written any more until the process starts anew.
     Fenced {
         /// Why.

@@ -210,7 +210,7 @@ impl Follow {
         self.grown.as_mut().map(|grown| *grown.borrow_and_update())
     }
 
-    /// Waits until the context may have grown. A fenced node applies nothing: here it would never grow.
+    /// Waits until the context may have grown. A fenced or outdated node applies nothing: here it would never grow.
     async fn wait(&mut self, seen: Option<Sequence>) -> Result<(), storage::Error> {
         let grown = async {
             match (&mut self.grown, seen) {
@@ -222,7 +222,7 @@ impl Follow {
         tokio::select! {
             biased;
             () = grown => Ok(()),
-            error = self.storage.fenced() => Err(error),
+            error = self.storage.halted() => Err(error),
         }
     }
 }

@@ -23,6 +23,10 @@ use crate::entry::NewEntry;
 /// What errors call a row.
 pub(super) const ROW: &str = "a log row";
 
+/// What errors call what this program does not know.
+const KIND: &str = "a log row of kind";
+const FLAGS: &str = "a log row with flags";
+
 const APPEND: u8 = 1;
 const STAGE: u8 = 2;
 const LOAD: u8 = 3;
@@ -124,7 +128,9 @@ pub(super) fn decode(kind: u8, content: &Bytes) -> Result<Command, CodecError> {
             }
             Ok(Command::Load(load))
         }
-        _ => Err(CodecError::Malformed { what: ROW }),
+        // No version ever wrote it, nor will.
+        0 => Err(CodecError::Malformed { what: ROW }),
+        found => Err(CodecError::Unknown { what: KIND, found }),
     }
 }
 
@@ -217,7 +223,10 @@ impl<'a> Reader<'a> {
 
     fn flags(&mut self, known: u8) -> Result<u8, CodecError> {
         let flags = self.take::<u8>()?;
-        if flags & !known == 0 { Ok(flags) } else { Err(CodecError::Malformed { what: self.what }) }
+        match flags & !known {
+            0 => Ok(flags),
+            found => Err(CodecError::Unknown { what: FLAGS, found }),
+        }
     }
 
     fn optional<T: Deserialize<'a>>(&mut self, flags: u8, bit: u8) -> Result<Option<T>, CodecError> {

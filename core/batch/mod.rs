@@ -14,7 +14,8 @@
 //! Every row checks on its own, and in its place: a row under another number fails. Rows lie one
 //! behind the other, so that splitting an entry copies nothing, and joining its rows gives back
 //! its bytes. Only the program that wrote a version decodes it: a node that skipped what it does
-//! not know would compute another state. An addition is a new kind or a new version.
+//! not know would compute another state. An addition is a new kind, a new flag or a new version, and [`CodecError::is_newer`]
+//! tells it from what nobody ever wrote.
 //!
 //! The place of the entry in the log is not in here; whoever stores a row knows it.
 
@@ -33,7 +34,7 @@ use crate::planted::{self, Bug};
 use head::{ROW, Reader};
 
 /// The version of a batch and of each of its rows.
-const VERSION: u8 = 2;
+pub const VERSION: u8 = 2;
 /// Tag, length, nothing, checksum: no row is shorter.
 const ROW_BYTES_MIN: usize = 2 + checksum::BYTES;
 /// What a batch needs apart from its commands, at most.

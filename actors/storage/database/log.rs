@@ -9,7 +9,7 @@ use redb::{ReadOnlyTable, ReadTransaction};
 
 use super::tables::{BLOCKS, LOG, LogPrefix, join, parse_row0, place_from};
 use super::trouble::Trouble;
-use crate::storage::rowed::RowedEntry;
+use crate::storage::rowed::{RowedEntry, split};
 use crate::storage::segments::reader::{DecodedBlock, SegmentReader};
 use crate::storage::types::LogEntry;
 
@@ -59,10 +59,22 @@ impl<'a> LogReader<'a> {
             let found = block.get(index).ok_or_else(|| no_row(index, row))?;
             return rowed(found, row).map(|bytes| cut_out(bytes, block.bytes));
         }
-        let value = self.tail()?.get((index.get(), row))?.ok_or_else(|| no_row(index, row))?;
-        let data = value.value();
-        let at = if row == 0 { parse_row0(index, data).map_err(Trouble::DataLoss)?.1 } else { 0 };
-        Ok(Bytes::copy_from_slice(&data[at..]))
+        let tail = self.tail()?;
+        if row > 0
+            && let Some(value) = tail.get((index.get(), row))?
+        {
+            return Ok(Bytes::copy_from_slice(value.value()));
+        }
+        let value = tail.get((index.get(), 0))?.ok_or_else(|| no_row(index, row))?;
+        let (prefix, at) = parse_row0(index, value.value()).map_err(Trouble::DataLoss)?;
+        let data = Bytes::copy_from_slice(&value.value()[at..]);
+        if prefix.rows > 1 {
+            return if row == 0 { Ok(data) } else { Err(no_row(index, row)) };
+        }
+        // A program that was too old to tell the entry's rows put all of it in one place.
+        let LogPrefix { term, kind, .. } = prefix;
+        let rows = split(&LogEntry { index, term, kind, data });
+        rows.into_iter().nth(row as usize).ok_or_else(|| no_row(index, row))
     }
 
     /// The term of a log entry that exists.

@@ -134,6 +134,32 @@ fn a_newer_version_is_named() {
 }
 
 #[test]
+fn what_a_newer_program_wrote_is_told_from_what_none_ever_did() {
+    const TAG: usize = 6;
+    let own = batch(7, [Command::Append(append(1, "orders", "a payload"))]).encode();
+    let changed = |at: usize, byte: u8| {
+        let mut data = own.to_vec();
+        data[at] = byte;
+        let crc = data.len() - 4;
+        let sum = crc32c::crc32c(&[&[0; 4], &data[..crc]].concat());
+        data[crc..].copy_from_slice(&sum.to_le_bytes());
+        Batch::decode(&data.into())
+    };
+    assert_eq!(changed(TAG, own[TAG]).unwrap().encode(), own);
+    for (at, byte) in [(0, 3), (TAG, 3 << 4 | 1), (TAG, 2 << 4 | 4), (TAG + 2, 1 << 5)] {
+        let newer = changed(at, byte).unwrap_err();
+        assert!(newer.is_newer(), "{byte} at {at}: {newer}");
+    }
+    // An older version, a kind that no program has, and a flag without what it stands for.
+    for (at, byte) in [(0, 1), (TAG, 1 << 4 | 1), (TAG, 2 << 4), (TAG + 2, 1)] {
+        let nothing = changed(at, byte).unwrap_err();
+        assert!(!nothing.is_newer(), "{byte} at {at}: {nothing}");
+    }
+    let damaged = CodecError::Checksum { what: "a log row" };
+    assert!(!damaged.is_newer());
+}
+
+#[test]
 fn a_count_that_cannot_be_is_refused_before_anything_is_set_aside() {
     // Four thousand million commands in a handful of bytes.
     let mut data = vec![2, 1, 1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f];

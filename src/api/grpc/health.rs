@@ -1,7 +1,7 @@
 //! `grpc.health.v1`: whether a load balancer should send clients here.
 //!
 //! The empty name is liveness: it is `SERVING` for as long as somebody answers. The context service is `SERVING` while
-//! this node knows a leader, and is neither fenced nor draining. A leader that went away is missed only after an
+//! this node knows a leader, and is neither fenced, outdated nor draining. A leader that went away is missed only after an
 //! election time-out: a hand-over is no reason to send clients elsewhere.
 
 use std::time::Duration;

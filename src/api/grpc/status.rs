@@ -66,7 +66,7 @@ fn code(error: &Error) -> Code {
         Error::InvalidArgument(_) | Error::Rejected(_) | Error::InvalidSnapshot(_) => Code::InvalidArgument,
         Error::ExpectedSequence { .. } | Error::LoadDiverges { .. } => Code::FailedPrecondition,
         Error::IdempotencyMismatch { .. } | Error::ContextExists { .. } => Code::AlreadyExists,
-        Error::Unavailable { .. } | Error::Stopped => Code::Unavailable,
+        Error::Unavailable { .. } | Error::Outdated(_) | Error::Stopped => Code::Unavailable,
         Error::Unknown(_) | Error::LoadUnknown | Error::ReadTimeout => Code::DeadlineExceeded,
         Error::DataLoss(_) => Code::DataLoss,
     }

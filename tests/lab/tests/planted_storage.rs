@@ -15,7 +15,9 @@ use converge_lab::disk::{Change, Faults, Moment, SimDisk};
 use converge_ledger_core::planted::{self, Bug, Level};
 use converge_supervisors::panic_text;
 use support::images::Start;
-use support::{Dice, Leader, RunningStorage, killed, lacks, newer, one_thread, pile, segments, simulated, write};
+use support::{
+    Dice, Leader, RunningStorage, killed, lacks, newer, one_thread, outdated, pile, segments, simulated, write,
+};
 
 /// The life in which a bug shows, if that is not life 0.
 const FIRST: &[(Bug, u64)] = &[(Bug::VoteUnsynced, 5), (Bug::VoteUnwritten, 2)];
@@ -93,6 +95,9 @@ fn crash_finds(bug: Bug) -> Option<(u64, String)> {
     // It takes another program.
     if bug == Bug::NewerIsEnd {
         return Some((0, fault(newer::records_and_headers_of_a_newer_program_are_not_the_end)?));
+    }
+    if bug == Bug::UnknownSkipped {
+        return Some((0, fault(outdated::apply_stops_at_a_newer_entry)?));
     }
     if bug == Bug::SegmentLongTaken {
         return Some((0, fault(segments::are_the_same_after_every_power_cut)?));

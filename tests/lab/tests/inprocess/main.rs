@@ -10,6 +10,7 @@ mod escalation;
 mod exactly_once;
 mod load;
 mod node_ends;
+mod outdated;
 mod partition;
 mod poison;
 mod read_back;

@@ -139,7 +139,7 @@ impl Full {
         let cause = async || match self.node.storage.status().phase {
             Phase::Fenced { cause: Cause::DiskFull { .. } } | Phase::Recovering => None,
             Phase::Fenced { cause } => Some(cause.to_string()),
-            Phase::Serving => panic!("it serves what it was not told to keep"),
+            Phase::Serving | Phase::Outdated { .. } => panic!("it serves what it was not told to keep"),
         };
         let cause = until(&self.node.storage, "a graver fence", cause).await;
         self.node.stop().await;

@@ -6,11 +6,17 @@ use std::path::Path;
 use converge_ledger_core::checksum::Checksum;
 use redb::{ReadableDatabase as _, TableDefinition};
 
-use super::support::{Leader, RunningStorage, newer, small, write};
+use super::support::{Leader, RunningStorage, newer, outdated, small, write};
 
 #[test]
 fn a_journal_of_a_newer_program_is_refused_and_left_alone() {
     newer::records_and_headers_of_a_newer_program_are_not_the_end();
+}
+
+#[test]
+fn apply_stops_at_a_newer_entry_and_a_newer_program_goes_on() {
+    outdated::apply_stops_at_a_newer_entry();
+    outdated::a_newer_program_goes_on();
 }
 
 async fn filled(dir: &Path) {

@@ -176,7 +176,7 @@ async fn missing_or_empty_files_fence_the_node() {
             }
             // The file that was not in use holds nothing that is missed.
             Phase::Serving => leader.check(&node),
-            Phase::Recovering => panic!("{name}: storage hangs"),
+            Phase::Recovering | Phase::Outdated { .. } => panic!("{name}: storage hangs"),
         }
         node.stop().await;
     }

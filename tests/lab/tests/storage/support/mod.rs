@@ -6,6 +6,7 @@ pub mod images;
 pub mod killed;
 pub mod lacks;
 pub mod newer;
+pub mod outdated;
 pub mod pile;
 pub mod segments;
 pub mod workload;
@@ -168,7 +169,7 @@ impl RunningStorage {
     pub async fn until_fenced(&self) -> converge_actors::storage::Cause {
         let cause = async || match self.storage.status().phase {
             Phase::Fenced { cause } => Some(cause),
-            Phase::Serving | Phase::Recovering => None,
+            Phase::Serving | Phase::Recovering | Phase::Outdated { .. } => None,
         };
         until(&self.storage, "a fence", cause).await
     }
