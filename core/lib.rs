@@ -10,6 +10,7 @@
 pub mod chance;
 pub mod checksum;
 pub mod codec;
+pub mod levels;
 #[doc(hidden)]
 pub mod planted;
 pub mod snapshot;

@@ -9,11 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::EMPTY_CHAIN;
 use crate::ids::{Boot, ContextNo, Lamport, LogIndex, NodeId, Position, Sequence};
+use crate::levels::MIN_LEVEL;
 use crate::outcome::Outcome;
 
 /// What apply carries from one log entry to the next.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
+    /// Which formats may be written, and what apply computes: see [`crate::levels`]. The first field, so that a program that
+    /// does not know the level can read it.
+    pub level: u32,
     /// The last log entry that was applied.
     pub applied: LogIndex,
     /// The position of the last entry.
@@ -24,6 +28,20 @@ pub struct State {
     pub digest: [u8; 32],
     /// What is known of every node that ever proposed.
     pub origins: BTreeMap<NodeId, Origin>,
+}
+
+impl Default for State {
+    /// Before the first log entry.
+    fn default() -> Self {
+        Self {
+            level: MIN_LEVEL,
+            applied: LogIndex(0),
+            last_position: Position(0),
+            contexts: 0,
+            digest: [0; 32],
+            origins: BTreeMap::new(),
+        }
+    }
 }
 
 /// What is kept of one node's attempts: those of its newest boot, at or above its low-water mark.

@@ -125,7 +125,11 @@ impl Actors {
             let settings = storage::Settings { dir, free_bytes_min, ..environment.storage.clone() };
             Storage::new(settings, Arc::new(move |batch| wires.applied(&batch)))
         };
-        let links = distribution::Settings { links_intensity: config.supervision.links.into(), ..Default::default() };
+        let links = distribution::Settings {
+            links_intensity: config.supervision.links.into(),
+            level: storage.level(),
+            ..Default::default()
+        };
         let distribution = match &environment.network {
             None => Distribution::new(links, identity, voters, peer_socket, wires.clone()),
             Some(network) => Distribution::elsewhere(network.join(identity, wires.clone())),

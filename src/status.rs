@@ -41,6 +41,8 @@ pub struct Status {
     pub last_index: u64,
     /// Last position over the ledger.
     pub last_position: u64,
+    /// The level of the applied state: which formats may be written.
+    pub level: u32,
     /// Digest of the applied state, hex.
     pub digest: String,
     /// recovering, serving, outdated, fenced.
@@ -164,6 +166,7 @@ pub(crate) fn status(node: &Inner) -> Status {
         applied_index: storage.applied.get(),
         last_index: storage.last.get(),
         last_position: storage.last_position.get(),
+        level: storage.level,
         digest: storage.digest.iter().map(|byte| format!("{byte:02x}")).collect(),
         phase: phase.to_owned(),
         journal_bytes: storage.journal_bytes,

@@ -1,6 +1,10 @@
 //! Handshakes with strangers, see [`crate::fuzzing`].
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
 use bytes::Bytes;
+use converge_ledger_core::levels::MIN_LEVEL;
 use converge_ledger_core::{ClusterId, NodeId};
 
 use super::frame::{self, FrameKind, GREETING_BYTES_MAX, HEADER_BYTES, Header};
@@ -24,6 +28,7 @@ fn local(node: NodeId) -> Local {
         node,
         incarnation: node.get() * 100,
         peers: [ACCEPTOR, NODE, DIALER].into_iter().filter(|id| *id != node).collect(),
+        level: Arc::new(AtomicU32::new(MIN_LEVEL)),
     }
 }
 

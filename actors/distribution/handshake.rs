@@ -13,8 +13,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
+use converge_ledger_core::levels::{MAX_LEVEL, MIN_LEVEL};
 use converge_ledger_core::{ClusterId, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +25,9 @@ use super::frame::{self, FrameKind, Malformed};
 use super::types::Lane;
 
 /// Oldest and newest protocol this build speaks.
-pub(super) const PROTOCOLS: (u16, u16) = (2, 2);
+pub(super) const PROTOCOLS: (u16, u16) = (3, 3);
+/// The levels that this build knows.
+const LEVELS_KNOWN: (u32, u32) = (MIN_LEVEL, MAX_LEVEL);
 /// A refusal's text is cut here before it is shown or sent.
 const REASON_CHARS_MAX: usize = 400;
 
@@ -41,6 +46,8 @@ pub(super) struct Hello {
     pub(super) incarnation: u64,
     /// Rises with every dial of one incarnation on one lane: tells a late hello from the latest.
     pub(super) dial: u64,
+    /// The lowest and the highest level that the dialer knows.
+    pub(super) levels: (u32, u32),
 }
 
 /// The acceptor's consent.
@@ -49,6 +56,8 @@ pub(super) struct HelloAck {
     pub(super) protocol: u16,
     pub(super) from: NodeId,
     pub(super) incarnation: u64,
+    /// The lowest and the highest level that the acceptor knows.
+    pub(super) levels: (u32, u32),
 }
 
 /// A refusal as it travels: a code for programs of any later version, words for people.
@@ -77,6 +86,10 @@ pub(super) enum Refusal {
     Direction { from: Named, by: Named },
     #[error("{from} asked {by} for lane {lane}, which does not exist")]
     Lane { from: Named, by: Named, lane: u8 },
+    #[error(
+        "{old} knows levels {known:?}, the cluster of {by} is at level {level}: install a program on {old} that knows it"
+    )]
+    Level { old: Named, by: Named, known: (u32, u32), level: u32 },
 }
 
 impl Refusal {
@@ -90,6 +103,7 @@ impl Refusal {
             Refusal::Unknown { .. } => 6,
             Refusal::Direction { .. } => 7,
             Refusal::Lane { .. } => 8,
+            Refusal::Level { .. } => 9,
         }
     }
 
@@ -146,9 +160,20 @@ pub(super) struct Local {
     pub(super) node: NodeId,
     pub(super) incarnation: u64,
     pub(super) peers: BTreeSet<NodeId>,
+    /// The level of the cluster, as far as this node has applied it.
+    pub(super) level: Arc<AtomicU32>,
 }
 
 impl Local {
+    /// A node that does not know the cluster's level could not apply what comes.
+    fn knows_level(&self, peer: NodeId, known: (u32, u32)) -> Result<(), Refusal> {
+        let level = self.level.load(Ordering::Acquire);
+        if (known.0..=known.1).contains(&level) {
+            return Ok(());
+        }
+        Err(Refusal::Level { old: Named(peer), by: Named(self.node), known, level })
+    }
+
     /// Of two nodes the one with the higher id dials.
     pub(super) fn dials(&self, peer: NodeId) -> bool {
         self.node > peer
@@ -168,6 +193,7 @@ impl Local {
                 lane: lane.code(),
                 incarnation: self.incarnation,
                 dial,
+                levels: LEVELS_KNOWN,
             },
         )
     }
@@ -182,7 +208,8 @@ impl Local {
         };
         match self.judge(&hello) {
             Ok((lane, protocol)) => {
-                let ack = HelloAck { protocol, from: self.node, incarnation: self.incarnation };
+                let (from, incarnation) = (self.node, self.incarnation);
+                let ack = HelloAck { protocol, from, incarnation, levels: LEVELS_KNOWN };
                 HelloAnswer::Accept { hello, lane, ack: encode(FrameKind::HelloAck, &ack) }
             }
             Err(refusal) => HelloAnswer::Refuse { from: hello.from, refusal },
@@ -214,6 +241,7 @@ impl Local {
         if self.dials(hello.from) {
             return Err(Refusal::Direction { from, by });
         }
+        self.knows_level(hello.from, hello.levels)?;
         let lane = Lane::from_code(hello.lane).ok_or(Refusal::Lane { from, by, lane: hello.lane })?;
         Ok((lane, protocol))
     }
@@ -229,7 +257,10 @@ impl Local {
                     "node {peer} chose peer protocol {}, which was not offered",
                     ack.protocol
                 )),
-                Ok(ack) => Conclusion::Joined { incarnation: ack.incarnation },
+                Ok(ack) => match self.knows_level(peer, ack.levels) {
+                    Ok(()) => Conclusion::Joined { incarnation: ack.incarnation },
+                    Err(refusal) => Conclusion::Refused(refusal.to_string()),
+                },
                 Err(_) => Conclusion::Close(Malformed::Payload(kind)),
             },
             FrameKind::Refuse => match postcard::from_bytes::<Refused>(payload) {
@@ -268,6 +299,7 @@ mod tests {
             node: NodeId(node),
             incarnation: node * 100,
             peers: (1..=3).filter(|id| *id != node).map(NodeId).collect(),
+            level: Arc::new(AtomicU32::new(MIN_LEVEL)),
         }
     }
 
@@ -282,6 +314,7 @@ mod tests {
             lane: 0,
             incarnation: 9,
             dial: 1,
+            levels: LEVELS_KNOWN,
         }
     }
 
@@ -329,6 +362,28 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_does_not_know_the_clusters_level_is_refused_by_either_side() {
+        let ahead = |node| Local { level: Arc::new(AtomicU32::new(MAX_LEVEL + 1)), ..local(node) };
+        let says = |text: &str, old: u64| {
+            let expected = format!("node {old} knows levels {LEVELS_KNOWN:?}, the cluster of node");
+            assert!(text.starts_with(&expected) && text.contains(&format!("level {}:", MAX_LEVEL + 1)), "{text}");
+        };
+        let opening = local(3).hello(NodeId(2), Lane::Append, 1);
+        let HelloAnswer::Refuse { refusal, .. } = ahead(2).answer(FrameKind::Hello, &opening[HEADER_BYTES..]) else {
+            panic!("it was let in")
+        };
+        says(&refusal.to_string(), 3);
+        let HelloAnswer::Accept { ack, .. } = local(2).answer(FrameKind::Hello, &opening[HEADER_BYTES..]) else {
+            panic!("refused")
+        };
+        let Conclusion::Refused(refusal) = ahead(3).conclude(NodeId(2), FrameKind::HelloAck, &ack[HEADER_BYTES..])
+        else {
+            panic!("it was joined")
+        };
+        says(&refusal, 2);
+    }
+
+    #[test]
     fn both_sides_speak_of_a_refusal_in_the_same_words() {
         let refusal = refusal(hello(9, 2));
         let frame = refusal.frame();
@@ -340,7 +395,12 @@ mod tests {
 
     #[test]
     fn an_ack_from_another_node_is_refused() {
-        let ack = postcard::to_stdvec(&HelloAck { protocol: PROTOCOLS.0, from: NodeId(1), incarnation: 1 });
+        let ack = postcard::to_stdvec(&HelloAck {
+            protocol: PROTOCOLS.0,
+            from: NodeId(1),
+            incarnation: 1,
+            levels: LEVELS_KNOWN,
+        });
         assert!(matches!(local(3).conclude(NodeId(2), FrameKind::HelloAck, &ack.unwrap()), Conclusion::Refused(_)));
     }
 

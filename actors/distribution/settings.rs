@@ -1,7 +1,10 @@
 //! The bounds and intervals of links.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use converge_ledger_core::levels::MIN_LEVEL;
 use converge_supervisors::Intensity;
 
 /// Lengths on the wire have 32 bits; no frame comes near.
@@ -40,6 +43,8 @@ pub struct Settings {
     pub backoff_max: Duration,
     /// Abnormal ends of links within a period after which `links` gives up.
     pub links_intensity: Intensity,
+    /// The level of the cluster: a peer that does not know it is refused. That of a new cluster by default.
+    pub level: Arc<AtomicU32>,
 }
 
 impl Default for Settings {
@@ -58,6 +63,7 @@ impl Default for Settings {
             backoff_first: Duration::from_millis(50),
             backoff_max: Duration::from_secs(1),
             links_intensity: Intensity { restarts: 20, period: Duration::from_secs(10) },
+            level: Arc::new(AtomicU32::new(MIN_LEVEL)),
         }
     }
 }

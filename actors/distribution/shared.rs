@@ -50,6 +50,7 @@ impl Shared {
                 node: identity.node_id,
                 incarnation: rand::random(),
                 peers: peers.keys().copied().collect(),
+                level: Arc::clone(&settings.level),
             },
             addresses: peers,
             slots,

@@ -95,6 +95,7 @@ impl Shared {
         let view = Merged::new(self);
         let effects = core_apply(&mut state, &view, entry.index, batch)?;
         drop(view);
+        self.level.store(state.level, Ordering::Release);
         let rows = IndexRows::of(entry, &effects);
         let applied = describe(entry, batch, &effects);
         let (added, was_empty) = state.publish(|active| put(active, effects, rows));

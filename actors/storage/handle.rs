@@ -1,7 +1,7 @@
 //! The public handle.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use converge_ledger_core::planted::{self, Bug};
@@ -264,6 +264,12 @@ impl Storage {
         self.shared.lacks.room()
     }
 
+    /// The level of the applied state, as it moves.
+    #[must_use]
+    pub fn level(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.shared.level)
+    }
+
     /// How storage is, from shared memory.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -290,6 +296,7 @@ impl Storage {
         let overlay = shared.memory.overlay();
         Status {
             phase,
+            level: shared.level.load(Ordering::Acquire),
             applied: overlay.applied.index,
             commit: overlay.commit(),
             last: overlay.last(),

@@ -391,6 +391,7 @@ impl Shared {
         self.not_outdated_yet();
         self.segments.begin();
         self.say_segments(&opened.segments.durable());
+        self.level.store(opened.state.level, Ordering::Release);
         self.memory.install(opened.overlay(), opened.state.clone());
         let mut process = self.process();
         process.boot = Some(opened.set.progress().boot);

@@ -1,9 +1,10 @@
 //! What the actor, the two workers and the readers of storage share. It lives as long as the handle, across incarnations.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use converge_ledger_core::levels::MIN_LEVEL;
 use converge_ledger_core::{Boot, LogIndex, StoreId};
 use converge_supervisors::Service;
 use tokio::sync::watch;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     outdated: watch::Sender<Option<Outdated>>,
     pub(crate) lacks: Lacks,
     pub(crate) turns: Turns,
+    /// The level of the applied state.
+    pub(crate) level: Arc<AtomicU32>,
     process: Mutex<Process>,
     /// The last commit panicked.
     pub(crate) commit_panicked: AtomicBool,
@@ -77,6 +80,7 @@ impl Shared {
             outdated: watch::Sender::default(),
             lacks: Lacks::default(),
             turns: Turns::default(),
+            level: Arc::new(AtomicU32::new(MIN_LEVEL)),
             process: Mutex::default(),
             commit_panicked: AtomicBool::new(false),
             durable_lsn: AtomicU64::new(0),

@@ -155,6 +155,8 @@ pub enum Phase {
 pub struct Status {
     /// Where it is in its life.
     pub phase: Phase,
+    /// The level of the applied state.
+    pub level: u32,
     /// The last log entry applied.
     pub applied: LogIndex,
     /// The last log entry known to be committed.

@@ -10,23 +10,25 @@ use super::changes::Changes;
 use crate::codec::put;
 use crate::command::Batch;
 use crate::ids::LogIndex;
+use crate::state::State;
 
-fn hash(previous: &[u8; 32], index: LogIndex, changes: &[u8]) -> [u8; 32] {
+fn hash(before: &State, index: LogIndex, changes: &[u8]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(b"converge-ledger state 2");
-    hasher.update(previous);
+    hasher.update(b"converge-ledger state 3");
+    hasher.update(&before.digest);
+    hasher.update(&before.level.to_le_bytes());
     hasher.update(&index.get().to_le_bytes());
     hasher.update(changes);
     *hasher.finalize().as_bytes()
 }
 
 /// After an entry that has no commands.
-pub(super) fn without_commands(previous: &[u8; 32], index: LogIndex) -> [u8; 32] {
-    hash(previous, index, &[])
+pub(super) fn without_commands(before: &State, index: LogIndex) -> [u8; 32] {
+    hash(before, index, &[])
 }
 
 /// After a batch. Every list goes in with its length (postcard's), so no two changes look alike.
-pub(super) fn with_commands(previous: &[u8; 32], index: LogIndex, batch: &Batch, changes: &Changes) -> [u8; 32] {
+pub(super) fn with_commands(before: &State, index: LogIndex, batch: &Batch, changes: &Changes) -> [u8; 32] {
     fn field(out: &mut Vec<u8>, value: &impl Serialize) {
         *out = put(std::mem::take(out), value);
     }
@@ -35,5 +37,5 @@ pub(super) fn with_commands(previous: &[u8; 32], index: LogIndex, batch: &Batch,
     field(&mut out, &(batch.origin, batch.boot, newer_boot, marks));
     field(&mut out, &(last_position, contexts, staged));
     field(&mut out, &(&effects.outcomes, &effects.heads, &effects.keys));
-    hash(previous, index, &out)
+    hash(before, index, &out)
 }

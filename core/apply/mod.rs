@@ -52,7 +52,7 @@ pub fn apply<V: View>(
 ) -> Result<Effects, V::Error> {
     assert_eq!(index, state.applied.next(), "log entries are applied one after the other");
     let Some(batch) = batch else {
-        state.digest = digest::without_commands(&state.digest, index);
+        state.digest = digest::without_commands(state, index);
         state.applied = index;
         return Ok(Effects::default());
     };
@@ -62,7 +62,7 @@ pub fn apply<V: View>(
         step.effects.outcomes.push(outcome);
     }
     let changes = step.finish();
-    let digest = digest::with_commands(&state.digest, index, batch, &changes);
+    let digest = digest::with_commands(state, index, batch, &changes);
     Ok(commit(state, index, batch, digest, changes))
 }
 

@@ -90,6 +90,7 @@ fn status_json(endpoint: &str, status: &StatusResponse) -> Value {
         "applied_index": status.applied_index,
         "last_index": status.last_index,
         "last_position": status.last_position,
+        "level": status.level,
         "digest": status.digest,
         "phase": status.phase,
         "journal_bytes": status.journal_bytes,

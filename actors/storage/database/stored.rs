@@ -4,6 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use converge_ledger_core::codec::{RECORD_VERSION, first_of, newer_version};
+use converge_ledger_core::levels::MAX_LEVEL;
 use converge_ledger_core::{LogIndex, State};
 use redb::{
     AccessGuard, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
@@ -69,6 +70,9 @@ fn load_rows(txn: &ReadTransaction) -> Result<MetaRows, Failure> {
     let indexed = index_format(txn)?;
     if let Some(format) = indexed.filter(|&format| format > INDEX_FORMAT) {
         return Err(newer(format!("the index of {DATABASE}"), format, INDEX_FORMAT));
+    }
+    if let Some(level) = level(txn)?.filter(|&level| level > MAX_LEVEL) {
+        return Err(newer(format!("the state of {DATABASE}, by its level,"), level, MAX_LEVEL));
     }
     check_names(txn)?;
     // Nothing else is known of the tables of another format.
@@ -136,6 +140,16 @@ fn open_blocks(txn: &ReadTransaction, end: &SegmentsEnd) -> Result<Vec<(LogIndex
 /// The format of the tables that follow from the log, whatever else the row of the state has in it; none without such a row,
 /// or where a newer program wrote it.
 fn index_format(txn: &ReadTransaction) -> Result<Option<u32>, Failure> {
+    first_of_state(txn)
+}
+
+/// The level of the state, where the index has a format that is known: no other says where it stands.
+fn level(txn: &ReadTransaction) -> Result<Option<u32>, Failure> {
+    let first: Option<(u32, u32)> = if index_format(txn)? == Some(INDEX_FORMAT) { first_of_state(txn)? } else { None };
+    Ok(first.map(|(_, level)| level))
+}
+
+fn first_of_state<T: DeserializeOwned>(txn: &ReadTransaction) -> Result<Option<T>, Failure> {
     let table = meta_table(txn)?;
     let row = table.get(META_STATE).map_err(db_failure("reading the database"))?;
     let Some(row) = row else { return Ok(None) };

@@ -41,7 +41,7 @@ pub(crate) const META_STATE: &str = "state";
 pub(crate) const META_COUNTS: &str = "counts";
 
 /// Version of the tables that follow from the log; another one makes start-up rebuild them.
-pub(crate) const INDEX_FORMAT: u32 = 3;
+pub(crate) const INDEX_FORMAT: u32 = 4;
 
 /// A block of the index this large takes no more runs.
 const BLOCK_BYTES: usize = 512;

@@ -96,11 +96,11 @@ fn a_state() {
     let mut memory = Memory::new();
     memory.apply(None);
     memory.apply(Some(batch()));
-    assert_eq!(hex(memory.state.digest), "82a4bcc969d77d813d066d0b3689183b1a69619c9228b55d6d9b28aa8b70a857");
+    assert_eq!(hex(memory.state.digest), "5972137ed404844075d4e59f79de0d66881b73c42a1b1dfbcd587bf201d994ed");
     assert_eq!(
         hex(encode_keyed(b"", &memory.state)),
-        "0102030282a4bcc969d77d813d066d0b3689183b1a69619c9228b55d6d9b28aa8b70a85701030207\
-0903070001010101000800010202ad02000a020201010089e119b2"
+        "01010203025972137ed404844075d4e59f79de0d66881b73c42a1b1dfbcd587bf201d994ed010302\
+070903070001010101000800010202ad02000a02020101008acdf0d0"
     );
 }
 

@@ -28,6 +28,7 @@ fn state() -> State {
         staged: BTreeMap::from([(3, staging)]),
     };
     State {
+        level: 1,
         applied: LogIndex(8),
         last_position: Position(40),
         contexts: 3,

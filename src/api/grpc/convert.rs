@@ -80,6 +80,7 @@ pub(super) fn status(status: crate::Status) -> admin::StatusResponse {
         peers: status.peers.into_iter().map(peer).collect(),
         alarms: status.alarms,
         segment_bytes: status.segment_bytes,
+        level: status.level,
     }
 }
 

@@ -93,10 +93,13 @@ async fn a_database_of_a_newer_program_is_refused_and_nothing_of_it_is_lost() {
         value[1] = 99;
         value.extend_from_slice(b"more than this program knows of");
     };
+    // The second is the state's level.
+    let newer_level: fn(&mut Vec<u8>) = |value| value[2] = 2;
     for (name, change, words) in [
         ("progress", newer_row, ["NEWER_FORMAT", "progress", "reads up to 1"]),
         ("state", newer_row, ["NEWER_FORMAT", "state", "format 2,"]),
         ("a name of tomorrow", newer_row, ["NEWER_FORMAT", "a name of tomorrow", "format 2,"]),
+        ("state", newer_level, ["NEWER_FORMAT", "by its level", "format 2,"]),
         ("state", newer_index, ["NEWER_FORMAT", "index", "format 99,"]),
     ] {
         let dir = tempfile::tempdir().unwrap();
