@@ -38,4 +38,6 @@ pub use ids::{
 };
 pub use limits::{LimitError, Limits};
 pub use outcome::{Appended, Outcome, Refusal};
-pub use state::{Effects, Head, IndexChunk, IndexRow, Indexed, KeyRow, Origin, Part, Staging, State, View};
+pub use state::{
+    Effects, Head, IndexChunk, IndexRow, Indexed, KEY_WINDOW_DEFAULT, KeyRow, Origin, Part, Staging, State, View,
+};

@@ -18,6 +18,9 @@ pub struct State {
     /// Which formats may be written, and what apply computes: see [`crate::levels`]. The first field, so that a program that
     /// does not know the level can read it.
     pub level: u32,
+    /// An idempotency key is known for so many positions, that of its entry included: given at genesis. What counts is
+    /// this number, not whether a node still has the key's row.
+    pub key_window: u64,
     /// The last log entry that was applied.
     pub applied: LogIndex,
     /// The position of the last entry.
@@ -30,11 +33,28 @@ pub struct State {
     pub origins: BTreeMap<NodeId, Origin>,
 }
 
+/// Positions for which an idempotency key is known, unless a genesis says otherwise: 134,217,728.
+pub const KEY_WINDOW_DEFAULT: u64 = 1 << 27;
+
+impl State {
+    /// Whether the idempotency key of the entry at this position is still known, after all that was applied.
+    #[must_use]
+    pub fn knows_key_of(&self, position: Position) -> bool {
+        in_window(position, self.last_position, self.key_window)
+    }
+}
+
+/// Whether a position is one of the last so many.
+pub(crate) fn in_window(position: Position, last: Position, window: u64) -> bool {
+    position.get() > last.get().saturating_sub(window)
+}
+
 impl Default for State {
     /// Before the first log entry.
     fn default() -> Self {
         Self {
             level: MIN_LEVEL,
+            key_window: KEY_WINDOW_DEFAULT,
             applied: LogIndex(0),
             last_position: Position(0),
             contexts: 0,

@@ -186,6 +186,7 @@ impl Actors {
             id: identity.node_id,
             voters,
             cluster_id: identity.cluster_id,
+            key_window: config.cluster.key_window,
             heartbeat: Duration::from_millis(config.raft.heartbeat_ms),
             election,
             random: environment.random.clone(),

@@ -43,6 +43,8 @@ pub struct Status {
     pub last_position: u64,
     /// The level of the applied state: which formats may be written.
     pub level: u32,
+    /// Positions for which an idempotency key is known; 0 before genesis.
+    pub key_window: u64,
     /// Digest of the applied state, hex.
     pub digest: String,
     /// recovering, serving, outdated, fenced.
@@ -105,6 +107,15 @@ fn overfull(overfull: Overfull) -> Option<String> {
     alarm("bytes of the log that are not committed, or not applied", overfull.times, overfull.last.elapsed(), advice)
 }
 
+fn named(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Recovering => "recovering",
+        Phase::Serving => "serving",
+        Phase::Outdated { .. } => "outdated",
+        Phase::Fenced { .. } => "fenced",
+    }
+}
+
 pub(crate) fn status(node: &Inner) -> Status {
     let storage = node.storage.status();
     let view = node.replication.view().borrow().clone();
@@ -150,12 +161,6 @@ pub(crate) fn status(node: &Inner) -> Status {
     alarms.extend(node.reached.alarms());
     alarms.extend(crowded_out(&node.distribution.listener_status()));
     alarms.extend(node.replication.overfull().and_then(overfull));
-    let phase = match storage.phase {
-        Phase::Recovering => "recovering",
-        Phase::Serving => "serving",
-        Phase::Outdated { .. } => "outdated",
-        Phase::Fenced { .. } => "fenced",
-    };
     Status {
         node_id: node.id.get(),
         cluster_id: node.cluster_id.to_string(),
@@ -167,8 +172,9 @@ pub(crate) fn status(node: &Inner) -> Status {
         last_index: storage.last.get(),
         last_position: storage.last_position.get(),
         level: storage.level,
+        key_window: storage.key_window.unwrap_or(0),
         digest: storage.digest.iter().map(|byte| format!("{byte:02x}")).collect(),
-        phase: phase.to_owned(),
+        phase: named(&storage.phase).to_owned(),
         journal_bytes: storage.journal_bytes,
         segment_bytes: storage.segment_bytes,
         database_bytes: storage.redb_bytes,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use converge_ledger_core::{
-    Append, Batch, Boot, ClusterId, Command, EMPTY_CHAIN, Entry, EntryId, Lamport, Load, NewEntry, NodeId, Position,
-    Sequence, Stage, StagedEntry, StoreId,
+    Append, Batch, Boot, ClusterId, Command, EMPTY_CHAIN, Entry, EntryId, KEY_WINDOW_DEFAULT, Lamport, Load, NewEntry,
+    NodeId, Position, Sequence, Stage, StagedEntry, StoreId,
 };
 
 use crate::storage::Genesis;
@@ -32,7 +32,7 @@ impl Seed {
 /// A cluster's birth certificate.
 pub(crate) fn genesis() -> Genesis {
     let voters = (1..=3).map(|id| (NodeId(id.into()), StoreId([id; 16]))).collect();
-    Genesis { cluster_id: ClusterId([1; 16]), group: 1, voters }
+    Genesis { cluster_id: ClusterId([1; 16]), group: 1, voters, key_window: KEY_WINDOW_DEFAULT }
 }
 
 /// Bytes of a log entry with commands of every kind.

@@ -25,6 +25,8 @@ pub struct Arguments {
     pub voters: Vec<NodeId>,
     /// The cluster as configured.
     pub cluster_id: ClusterId,
+    /// What a genesis of this node's says of idempotency keys.
+    pub key_window: u64,
     /// Interval of a leader's heartbeats.
     pub heartbeat: Duration,
     /// Shortest election time-out; a node waits between this and twice this.

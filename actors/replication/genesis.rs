@@ -39,6 +39,7 @@ pub(crate) struct Forming {
     /// Voters reached so far, all fresh, this node included.
     reached: BTreeMap<NodeId, StoreId>,
     voters: Vec<NodeId>,
+    key_window: u64,
 }
 
 impl Forming {
@@ -48,8 +49,9 @@ impl Forming {
         id: NodeId,
         store_id: StoreId,
         voters: Vec<NodeId>,
+        key_window: u64,
     ) -> Forming {
-        Forming { cluster_id, group, id, store_id, reached: BTreeMap::from([(id, store_id)]), voters }
+        Forming { cluster_id, group, id, store_id, reached: BTreeMap::from([(id, store_id)]), voters, key_window }
     }
 
     /// What can be said with the peers reached so far.
@@ -57,7 +59,8 @@ impl Forming {
         let lowest = self.voters.iter().min() == Some(&self.id);
         if lowest && self.voters.iter().all(|voter| self.reached.contains_key(voter)) {
             let voters = self.reached.clone();
-            return FormingVerdict::Found(Genesis { cluster_id: self.cluster_id, group: self.group, voters });
+            let Forming { cluster_id, group, key_window, .. } = *self;
+            return FormingVerdict::Found(Genesis { cluster_id, group, voters, key_window });
         }
         FormingVerdict::Wait
     }
@@ -102,6 +105,7 @@ mod tests {
 
     const CLUSTER: ClusterId = ClusterId([9; 16]);
     const GROUP: u64 = 1;
+    const WINDOW: u64 = 1000;
 
     /// `3/7`: node 3, whose store is 7.
     fn node(text: &str) -> (NodeId, StoreId) {
@@ -113,8 +117,8 @@ mod tests {
         match verdict {
             FormingVerdict::Wait if forming.missing().is_empty() => "wait".to_owned(),
             FormingVerdict::Wait => format!("wait for {}", list(forming.missing().iter().map(NodeId::to_string))),
-            FormingVerdict::Found(Genesis { cluster_id, group, voters }) => {
-                assert_eq!((cluster_id, group), (CLUSTER, GROUP));
+            FormingVerdict::Found(Genesis { cluster_id, group, voters, key_window }) => {
+                assert_eq!((cluster_id, group, key_window), (CLUSTER, GROUP, WINDOW));
                 format!("found {}", list(voters.iter().map(|(id, store)| format!("{id}/{}", store.0[0]))))
             }
             FormingVerdict::Wiped { listed: None } => "wiped: not listed".to_owned(),
@@ -133,15 +137,15 @@ mod tests {
             if let ["node", id, "of", voters @ ..] = words {
                 let voters = voters.iter().map(|voter| node(voter).0).collect();
                 let (id, store_id) = node(id);
-                let begun = forming.insert(Forming::new(CLUSTER, GROUP, id, store_id, voters));
+                let begun = forming.insert(Forming::new(CLUSTER, GROUP, id, store_id, voters, WINDOW));
                 return tell(begun.verdict(), begun);
             }
             let forming = forming.as_mut().expect("a script begins with a node");
             let verdict = match words {
                 ["heard", from, genesis @ ..] => {
                     let voters = genesis.iter().skip(1).map(|voter| node(voter)).collect();
-                    let genesis =
-                        (!genesis.is_empty()).then_some(Genesis { cluster_id: CLUSTER, group: GROUP, voters });
+                    let known = Genesis { cluster_id: CLUSTER, group: GROUP, voters, key_window: WINDOW };
+                    let genesis = (!genesis.is_empty()).then_some(known);
                     let (from, store_id) = node(from);
                     forming.heard(from, store_id, genesis)
                 }

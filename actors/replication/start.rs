@@ -21,8 +21,8 @@ impl State {
         match recovered.genesis.clone() {
             Some(genesis) => self.run(genesis, recovered)?,
             None => {
-                let Arguments { cluster_id, id, ref voters, .. } = self.args;
-                let forming = Forming::new(cluster_id, GROUP, id, self.store_id, voters.clone());
+                let Arguments { cluster_id, id, ref voters, key_window, .. } = self.args;
+                let forming = Forming::new(cluster_id, GROUP, id, self.store_id, voters.clone(), key_window);
                 let verdict = forming.verdict();
                 self.phase = Phase::Forming(forming);
                 self.decide(verdict).await?;
@@ -36,6 +36,14 @@ impl State {
         if let Some(reason) = self.contradiction(&genesis) {
             self.phase = Phase::Wrong;
             return (self.args.fatal)(reason).map_err(Into::into);
+        }
+        let (formed, configured) = (genesis.key_window, self.args.key_window);
+        if formed != configured {
+            tracing::warn!(
+                formed,
+                configured,
+                "cluster.key_window is not what the cluster was formed with, which holds"
+            );
         }
         let ticks = |interval: Duration| {
             let tick = self.args.heartbeat / self.args.bounds.ticks_per_heartbeat;

@@ -13,6 +13,7 @@ use converge_ledger_core::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::database::expiries;
 use super::database::tables::{self, StateRow};
 use super::disk::File;
 use super::journal::record::{self, BLOCK, Builder, FIRST_RECORD, FileHeader, Op, RECORD_HEADER, RecordHead};
@@ -184,8 +185,11 @@ pub fn table_row(data: &[u8]) -> bool {
             let read = |row: &[u8]| tables::spans_from(first, row).inspect(|spans| _ = spans.entries());
             again(&row(&first.to_le_bytes()), read, |spans| tables::spans_value(first, spans))
         }
-        // 9 was a table that is gone: the others keep their numbers, and with them what was found.
-        9 | 10 => log_row(&mut input, right),
+        9 => {
+            let read = |row: &[u8]| expiries::expiries_from(first, row);
+            again(&row(&first.to_le_bytes()), read, |row| expiries::expiries_value(first, row))
+        }
+        10 => log_row(&mut input, right),
         11 => log_entry(&mut input),
         _ => {
             let read = |row: &[u8]| tables::place_from(LogIndex(first), row);
@@ -274,6 +278,7 @@ fn rows(entry: &LogEntry) -> Vec<Seed> {
     let each = run(tables::RunLayout::Each { lead: -1, checks: vec![[1, 2, 3, 4]; 3] });
     let chunk = run(tables::RunLayout::Chunk { count: 5, tag: [6; 8] });
     let span = |chunk| tables::Span { index: LogIndex(4), row: 0, count: 3, chunk };
+    let expiry = |position| expiries::Expiry { position, context: no.get(), key: "key".to_owned() };
     let head = Head { number: no, latest: Sequence(3), lamport: Lamport(4), chain: [5; 32] };
     let content = [6; 32];
     let key = KeyRow { sequence: Sequence(3), position: Position(9), lamport: Lamport(4), content };
@@ -290,6 +295,7 @@ fn rows(entry: &LogEntry) -> Vec<Seed> {
         ("key", tables::key_value(no, "key", &key)),
         ("block", tables::block_value(no.get(), first, &tables::IndexBlock(vec![each, chunk]))),
         ("spans", tables::spans_value(first, &tables::Spans(vec![span(false), span(true)]))),
+        ("expiries", expiries::expiries_value(first, &expiries::Expiries(vec![expiry(2), expiry(5)]))),
     ];
     let mut seeds = Vec::new();
     for (table, (name, value)) in (0u8..).zip(&values) {

@@ -297,6 +297,7 @@ impl Storage {
         Status {
             phase,
             level: shared.level.load(Ordering::Acquire),
+            key_window: overlay.genesis.as_ref().map(|genesis| genesis.key_window),
             applied: overlay.applied.index,
             commit: overlay.commit(),
             last: overlay.last(),

@@ -13,6 +13,7 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use serde::Serialize;
 
 use super::committer::{OpenDatabase, close};
+use super::database::expiries::{EXPIRIES, expiries_from};
 use super::database::log::LogReader;
 use super::database::open::{drop_index, touch};
 use super::database::rows::RowReader;
@@ -374,6 +375,20 @@ fn verify_keys(txn: &ReadTransaction, verified: &mut Verified) -> Result<(), Tro
         key_from(ContextNo(context), key, value.value()).map_err(Trouble::DataLoss)?;
         verified.keys += 1;
     }
+    let (keys, mut due) = (txn.open_table(KEYS)?, 0);
+    for row in txn.open_table(EXPIRIES)?.iter()? {
+        let (first, value) = row?;
+        for expiry in expiries_from(first.value(), value.value()).map_err(Trouble::DataLoss)?.0 {
+            let Some(row) = keys.get((expiry.context, &expiry.key[..]))? else { continue };
+            let row = key_from(ContextNo(expiry.context), &expiry.key, row.value()).map_err(Trouble::DataLoss)?;
+            due += u64::from(row.position.get() == expiry.position);
+        }
+    }
+    if due != verified.keys {
+        verified
+            .problems
+            .push(format!("of {} idempotency keys, {due} have a place in the order of their ends", verified.keys));
+    }
     Ok(())
 }
 
@@ -386,6 +401,9 @@ pub fn rebuild_index(dir: &Path) -> Result<Summary, Error> {
     let (settings, mut opened) = open(dir)?;
     drop_index(&opened.db).map_err(db_failure("dropping the index"))?;
     opened.state = State::default();
+    if let Some(genesis) = &opened.genesis {
+        genesis.begin(&mut opened.state);
+    }
     apply_committed(settings, opened)?;
     summary(dir)
 }

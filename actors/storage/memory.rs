@@ -72,6 +72,9 @@ impl Memory {
 
     /// The cluster is born, durably.
     pub(crate) fn set_genesis(&self, genesis: Genesis) {
+        if let Some(mut state) = self.applying() {
+            genesis.begin(&mut state);
+        }
         self.overlay_mut().genesis = Some(genesis);
     }
 

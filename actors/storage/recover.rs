@@ -138,7 +138,11 @@ fn replayed(
     *is_member = genesis.is_some();
     replayed?;
     let (tip, spares) = take_up(journal, &maker);
-    Ok(Replayed { set, state: stored.state, genesis, tip, spares, maker, segments })
+    let mut state = stored.state;
+    if let Some(genesis) = &genesis {
+        genesis.begin(&mut state);
+    }
+    Ok(Replayed { set, state, genesis, tip, spares, maker, segments })
 }
 
 fn check_settings(settings: &Settings) -> Result<(), Failure> {

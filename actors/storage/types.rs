@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use converge_ledger_core::{Boot, ClusterId, Entry, LogIndex, Lsn, NodeId, Outcome, Position, Sequence, StoreId, Term};
+use converge_ledger_core::{
+    Boot, ClusterId, Entry, LogIndex, Lsn, NodeId, Outcome, Position, Sequence, State, StoreId, Term,
+};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Cause, Error, Outdated};
@@ -61,6 +63,17 @@ pub struct Genesis {
     pub group: u64,
     /// The voters and the data directory of each.
     pub voters: BTreeMap<NodeId, StoreId>,
+    /// For so many positions an idempotency key is known.
+    pub key_window: u64,
+}
+
+impl Genesis {
+    /// The state in front of the first log entry is what the genesis says; after it, the state speaks for itself.
+    pub(crate) fn begin(&self, state: &mut State) {
+        if state.applied == LogIndex(0) {
+            state.key_window = self.key_window;
+        }
+    }
 }
 
 /// What Raft starts from.
@@ -157,6 +170,8 @@ pub struct Status {
     pub phase: Phase,
     /// The level of the applied state.
     pub level: u32,
+    /// For so many positions an idempotency key is known; none before genesis.
+    pub key_window: Option<u64>,
     /// The last log entry applied.
     pub applied: LogIndex,
     /// The last log entry known to be committed.

@@ -6,7 +6,7 @@ use crate::entry::chain_link;
 use crate::ids::{ContextNo, Lamport};
 use crate::outcome::{Appended, Outcome, Refusal};
 use crate::planted::{self, Bug};
-use crate::state::{Head, IndexRow, Indexed, KeyRow, View};
+use crate::state::{Head, IndexRow, Indexed, KeyRow, View, in_window};
 
 impl<'a, V: View> Step<'a, V> {
     /// The idempotency key is looked at before the expected sequence: a retry of an append that
@@ -16,6 +16,7 @@ impl<'a, V: View> Step<'a, V> {
         let content = append.entry.content_hash();
         if let Some(key) = append.idempotency_key.as_deref()
             && let Some(first) = self.key(head.number, key)?
+            && self.is_known(&first)
         {
             return Ok(repeated(&head, &first, &content));
         }
@@ -25,6 +26,11 @@ impl<'a, V: View> Step<'a, V> {
             return Ok(Outcome::Refused(Refusal::ExpectedSequence { actual }));
         }
         Ok(Outcome::Appended(self.append_to(head, row, append, content)))
+    }
+
+    /// Whether a key counts is decided by positions alone: rows that have left the window go on each node at another time.
+    fn is_known(&self, first: &KeyRow) -> bool {
+        in_window(first.position, self.last_position, self.key_window) || planted::is(Bug::KeyWindowLocal)
     }
 
     fn append_to(&mut self, head: Head, row: u32, append: &'a Append, content: [u8; 32]) -> Appended {

@@ -17,6 +17,7 @@ fn hash(before: &State, index: LogIndex, changes: &[u8]) -> [u8; 32] {
     hasher.update(b"converge-ledger state 3");
     hasher.update(&before.digest);
     hasher.update(&before.level.to_le_bytes());
+    hasher.update(&before.key_window.to_le_bytes());
     hasher.update(&index.get().to_le_bytes());
     hasher.update(changes);
     *hasher.finalize().as_bytes()

@@ -27,6 +27,8 @@ pub(super) struct Step<'a, V> {
     pub(super) low_staging: u64,
     pub(super) last_position: Position,
     pub(super) contexts: u64,
+    /// Of idempotency keys, in positions.
+    pub(super) key_window: u64,
     /// First outcomes of this batch's attempts.
     pub(super) outcomes: BTreeMap<u64, Outcome>,
     /// What this batch changes in the stagings that it touches.
@@ -57,6 +59,7 @@ impl<'a, V: View> Step<'a, V> {
             low_staging,
             last_position: state.last_position,
             contexts: state.contexts,
+            key_window: state.key_window,
             outcomes: BTreeMap::new(),
             staged: BTreeMap::new(),
             keys: BTreeMap::new(),

@@ -8,7 +8,7 @@ use crate::batch::{row_chunk, row_entry, rows};
 use crate::command::{Batch, Command};
 use crate::entry::Entry;
 use crate::ids::{ContextNo, Lamport, LogIndex, Position, Sequence};
-use crate::state::{Effects, Head, IndexChunk, IndexRow, Indexed, KeyRow, State, View};
+use crate::state::{Effects, Head, IndexChunk, IndexRow, Indexed, KeyRow, State, View, in_window};
 
 /// A whole ledger: state, rows, and the log that they follow from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,7 +73,9 @@ impl Memory {
         self.rows.heads.extend(effects.heads.clone());
         for (context, key, row) in &effects.keys {
             let before = self.rows.keys.insert((*context, key.clone()), *row);
-            assert_eq!(before, None, "an idempotency key is written once");
+            let last = Position(row.position.get() - 1);
+            let known = before.filter(|before| in_window(before.position, last, self.state.key_window));
+            assert_eq!(known, None, "an idempotency key is written once in a window");
         }
         for indexed in &effects.entries {
             let rows: Vec<IndexRow> = match indexed {

@@ -20,6 +20,8 @@ pub struct Model {
     pub outcomes: BTreeMap<AttemptId, Outcome>,
     /// Every entry there is.
     pub positions: u64,
+    /// For so many positions a key is known; none: for ever.
+    pub key_window: Option<u64>,
     origins: BTreeMap<NodeId, Origin>,
 }
 
@@ -125,7 +127,11 @@ impl Model {
         let empty = Context::default();
         let context = self.contexts.get(&content.context_id).unwrap_or(&empty);
         let key = append.idempotency_key.as_ref();
-        if let Some(&at) = key.and_then(|key| context.keys.get(key)) {
+        let known = |at: &&usize| {
+            let later = self.positions - context.entries[**at].position.get();
+            self.key_window.is_none_or(|window| later < window)
+        };
+        if let Some(&at) = key.and_then(|key| context.keys.get(key)).filter(known) {
             let first = &context.entries[at];
             let same =
                 first.key == content.key && first.payload == content.payload && first.metadata == content.metadata;

@@ -91,6 +91,7 @@ fn status_json(endpoint: &str, status: &StatusResponse) -> Value {
         "last_index": status.last_index,
         "last_position": status.last_position,
         "level": status.level,
+        "key_window": status.key_window,
         "digest": status.digest,
         "phase": status.phase,
         "journal_bytes": status.journal_bytes,

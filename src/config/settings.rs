@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use converge_ledger_core::KEY_WINDOW_DEFAULT;
 use converge_supervisors::Intensity;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -81,11 +82,14 @@ pub struct Cluster {
     /// environment and flags give them as one comma-separated text.
     #[serde(deserialize_with = "text_or_list")]
     pub peers: Vec<String>,
+    /// An idempotency key is known for so many positions of the ledger after its entry. Fixed at genesis, by the voter
+    /// with the lowest id; the others take it over, and later changes count for nothing.
+    pub key_window: u64,
 }
 
 impl Default for Cluster {
     fn default() -> Self {
-        Self { name: "converge".into(), peers: Vec::new() }
+        Self { name: "converge".into(), peers: Vec::new(), key_window: KEY_WINDOW_DEFAULT }
     }
 }
 

@@ -16,6 +16,8 @@ pub const MAX_VOTERS: usize = 5;
 const VOTERS: [usize; 3] = [1, 3, MAX_VOTERS];
 /// A heartbeat must have this often the chance to arrive in an election time-out.
 const HEARTBEATS_PER_ELECTION: u64 = 3;
+/// Short of the least, a retry a moment later may find its key gone; past the most, rows of keys outgrow any disk.
+const KEY_WINDOWS: RangeInclusive<u64> = 1 << 10..=1 << 40;
 /// What an entry may take beside its payload: names and metadata.
 const ENTRY_OVERHEAD_BYTES: u64 = 128 << 10;
 /// The largest payload that a Raft entry has room for.
@@ -54,9 +56,10 @@ impl Config {
 
     /// Every number that can be set. Those that others are measured by come before them.
     fn numbers(&self) -> Vec<Number> {
-        let Config { node, raft, limits, storage, grpc, supervision, .. } = self;
+        let Config { node, cluster, raft, limits, storage, grpc, supervision, .. } = self;
         let mut numbers = vec![
             number("node.id", node.id, 1..=u64::MAX, "a node's id is at least 1"),
+            number("cluster.key_window", cluster.key_window, KEY_WINDOWS, ""),
             number("storage.free_bytes_min", storage.free_bytes_min, 0..=u64::MAX, ""),
         ];
         numbers.extend(raft.numbers());

@@ -11,7 +11,8 @@ use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{LogIndex, Lsn, State};
 use redb::{Database, Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
-use super::names;
+use super::expiries::{self, EXPIRIES, Expiry, expire};
+use super::names::{self, Print};
 use super::overlay::Generation;
 use super::settle::Settled;
 use super::tables::{
@@ -165,7 +166,7 @@ pub(crate) fn commit(
         }
     }
     if let Some(rows) = &rows {
-        let counts = store_rows(&txn, rows.rows)?;
+        let counts = store_rows(&txn, rows)?;
         txn.open_table(META)?.insert(META_COUNTS, &meta_value(META_COUNTS, &counts)[..])?;
     }
     txn.commit()?;
@@ -233,10 +234,9 @@ fn insert_at_end(
     Ok(())
 }
 
-fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<RowCounts, redb::Error> {
+fn store_rows(txn: &WriteTransaction, AppliedRows { state, rows }: &AppliedRows<'_>) -> Result<RowCounts, redb::Error> {
     let mut contexts = txn.open_table(CONTEXTS)?;
     let mut keys = txn.open_table(KEYS)?;
-    let before = contexts.len()? + keys.len()?;
     let mut new = Vec::new();
     for (context, head) in &rows.heads {
         if contexts.insert(&context[..], &head_value(context, head)[..])?.is_none() {
@@ -253,24 +253,37 @@ fn store_rows(txn: &WriteTransaction, rows: &Generation) -> Result<RowCounts, re
     for (first, spans) in joined(&rows.positions) {
         positions.insert(first, &spans_value(first, &spans)[..])?;
     }
-    for (&context, of_context) in rows.keys.iter().filter(|_| !planted::is(Bug::KeyUnstored)) {
-        for (key, row) in of_context {
-            let context_no = converge_ledger_core::ContextNo(context);
-            if keys.insert((context, &key[..]), &key_value(context_no, key, row)[..])?.is_none() {
-                new.push(names::of_key(context_no, key));
-            }
-        }
-    }
-    names::add(txn, before, &new)?;
-    let ends = ends(&contexts, &keys)?;
+    new.extend(store_keys(txn, &mut keys, rows)?);
+    let gone = expire(txn, &mut keys, state, new.len())?;
     Ok(RowCounts {
         contexts: contexts.len()?,
         index: index.len()?,
         positions: positions.len()?,
         keys: keys.len()?,
-        names: names::buckets(contexts.len()? + keys.len()?),
-        ends,
+        expiries: txn.open_table(EXPIRIES)?.len()?,
+        names: names::change(txn, contexts.len()? + keys.len()?, &new, &gone)?,
+        ends: ends(&contexts, &keys)?,
     })
+}
+
+/// Puts the keys down, and when they are due; the prints of those that were not there.
+fn store_keys(
+    txn: &WriteTransaction,
+    keys: &mut Table<'_, (u64, &'static str), &'static [u8]>,
+    rows: &Generation,
+) -> Result<Vec<Print>, redb::Error> {
+    let (mut new, mut due) = (Vec::new(), Vec::new());
+    for (&context, of_context) in rows.keys.iter().filter(|_| !planted::is(Bug::KeyUnstored)) {
+        let number = converge_ledger_core::ContextNo(context);
+        for (key, row) in of_context {
+            if keys.insert((context, &key[..]), &key_value(number, key, row)[..])?.is_none() {
+                new.push(names::of_key(number, key));
+            }
+            due.push(Expiry { position: row.position.get(), context, key: key.clone() });
+        }
+    }
+    expiries::add(txn, due)?;
+    Ok(new)
 }
 
 /// Position rows that run on, as few: a row for each log entry of a lone client would cost a tenth of its payload.

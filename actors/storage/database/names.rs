@@ -5,14 +5,14 @@
 //! the row is not, the row was lost: a print has 128 bits, so that no two names are met that share one.
 //!
 //! The buckets are those of linear hashing (W. Litwin, "Linear Hashing: A New Tool for File and Table Addressing", 1980):
-//! how many there are follows from how many names there are, and with each further bucket one is split.
+//! how many there are follows from how many names there were at most, and with each further bucket one is split.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 
 use converge_ledger_core::ContextNo;
 use converge_ledger_core::codec::{decode_keyed, encode_keyed};
-use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::tables::{META, META_COUNTS, RowCounts, meta_from};
@@ -62,6 +62,13 @@ impl Bucket {
         }
     }
 
+    /// Where it is not here, it was one too many: the bucket stays full, for of the others nothing is known.
+    fn take(&mut self, print: &Print) {
+        if let Some(at) = self.prints.iter().position(|other| other == print) {
+            self.prints.swap_remove(at);
+        }
+    }
+
     /// The part of it that belongs into the last of `buckets`.
     fn split(&mut self, buckets: u64) -> Bucket {
         let goes = |print: &Print| place(*print, buckets) == buckets - 1;
@@ -92,11 +99,13 @@ fn place(print: Print, buckets: u64) -> u64 {
     if at < buckets { at } else { at & (wide / 2 - 1) }
 }
 
-/// Puts new names beside those that there were `before`.
-pub(crate) fn add(txn: &WriteTransaction, before: u64, prints: &[Print]) -> Result<(), redb::Error> {
+/// Puts new names down and takes those away that are `gone`, after which there are so many names. Says how many buckets
+/// there are: never fewer than there were.
+pub(crate) fn change(txn: &WriteTransaction, names: u64, new: &[Print], gone: &[Print]) -> Result<u64, redb::Error> {
     let mut table = txn.open_table(NAMES)?;
     let mut touched: BTreeMap<u64, Bucket> = BTreeMap::new();
-    let (from, to) = (buckets(before), buckets(before + prints.len() as u64));
+    let from = table.len()?;
+    let to = buckets(names).max(from);
     for number in from..to {
         let new = match number.checked_ilog2() {
             None => Bucket::default(),
@@ -104,13 +113,16 @@ pub(crate) fn add(txn: &WriteTransaction, before: u64, prints: &[Print]) -> Resu
         };
         touched.insert(number, new);
     }
-    for print in prints {
+    for print in gone {
+        touch(&table, &mut touched, place(*print, to))?.take(print);
+    }
+    for print in new {
         touch(&table, &mut touched, place(*print, to))?.put(*print);
     }
     for (number, bucket) in &touched {
         table.insert(number, &bucket.value(*number)[..])?;
     }
-    Ok(())
+    Ok(to)
 }
 
 fn touch<'a>(
@@ -145,7 +157,7 @@ pub(crate) fn ask(txn: &ReadTransaction, print: Print) -> Result<Known, Trouble>
     let counts = meta.get(META_COUNTS)?;
     let counts = counts.ok_or_else(|| Trouble::DataLoss("the counts of rows are missing".into()))?;
     let counts: RowCounts = meta_from(META_COUNTS, counts.value()).map_err(Trouble::DataLoss)?;
-    let buckets = buckets(counts.contexts + counts.keys);
+    let buckets = counts.names;
     if buckets == 0 {
         return Ok(Known::Absent);
     }
@@ -163,7 +175,7 @@ pub(crate) fn ask(txn: &ReadTransaction, print: Print) -> Result<Known, Trouble>
 #[cfg(test)]
 mod tests {
     use redb::backends::InMemoryBackend;
-    use redb::{Database, ReadableDatabase, ReadableTableMetadata};
+    use redb::{Database, ReadableDatabase};
 
     use super::super::tables::meta_value;
     use super::*;
@@ -174,10 +186,13 @@ mod tests {
 
     /// One commit, as storage makes it.
     fn put(db: &Database, before: u64, prints: &[Print]) -> u64 {
+        change(db, before + prints.len() as u64, prints, &[])
+    }
+
+    fn change(db: &Database, names: u64, new: &[Print], gone: &[Print]) -> u64 {
         let txn = db.begin_write().unwrap();
-        add(&txn, before, prints).unwrap();
-        let names = before + prints.len() as u64;
-        let counts = RowCounts { contexts: names, ..RowCounts::default() };
+        let buckets = super::change(&txn, names, new, gone).unwrap();
+        let counts = RowCounts { names: buckets, ..RowCounts::default() };
         txn.open_table(META).unwrap().insert(META_COUNTS, &meta_value(META_COUNTS, &counts)[..]).unwrap();
         txn.commit().unwrap();
         names
@@ -206,6 +221,22 @@ mod tests {
         assert_eq!(table.len().unwrap(), buckets(names));
         let most = |row: Result<(_, redb::AccessGuard<'_, &[u8]>), _>| row.unwrap().1.value().len();
         assert!(table.iter().unwrap().map(most).max() < Some(64 * NAMES_PER_BUCKET as usize), "names are spread");
+    }
+
+    #[test]
+    fn names_that_are_gone_are_absent_and_leave_room_in_their_buckets() {
+        let db = database();
+        let name = |n: u64| of_key(ContextNo(1), &format!("key {n}"));
+        let (window, rounds) = (500_u64, 8_u64);
+        for round in 0..rounds {
+            let of = |round: u64| (round * window..(round + 1) * window).map(name).collect::<Vec<_>>();
+            let gone = round.checked_sub(1).map(of).unwrap_or_default();
+            change(&db, window, &of(round), &gone);
+            assert!(gone.iter().all(|print| known(&db, *print) == Known::Absent));
+            assert!(of(round).iter().all(|print| known(&db, *print) == Known::There));
+        }
+        let table = db.begin_read().unwrap().open_table(NAMES).unwrap();
+        assert_eq!(table.len().unwrap(), buckets(window));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use converge_ledger_core::{State, StoreId};
 use redb::{Builder, Database};
 
 use super::commit::begin;
+use super::expiries::EXPIRIES;
 use super::names::NAMES;
 use super::tables::{
     BLOCKS, CONTEXTS, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_IDENTITY, META_PROGRESS,
@@ -124,11 +125,13 @@ fn reset_index(txn: &redb::WriteTransaction) -> Result<(), redb::Error> {
     txn.delete_table(INDEX)?;
     txn.delete_table(POSITIONS)?;
     txn.delete_table(KEYS)?;
+    txn.delete_table(EXPIRIES)?;
     txn.delete_table(NAMES)?;
     txn.open_table(CONTEXTS)?;
     txn.open_table(INDEX)?;
     txn.open_table(POSITIONS)?;
     txn.open_table(KEYS)?;
+    txn.open_table(EXPIRIES)?;
     txn.open_table(NAMES)?;
     let row = StateRow { format: INDEX_FORMAT, state: State::default() };
     let mut meta = txn.open_table(META)?;

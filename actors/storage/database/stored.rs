@@ -11,6 +11,7 @@ use redb::{
 };
 use serde::de::DeserializeOwned;
 
+use super::expiries::EXPIRIES;
 use super::names::NAMES;
 use super::open::drop_index;
 use super::tables::{
@@ -198,6 +199,7 @@ fn check_counts(txn: &ReadTransaction) -> Result<(), Failure> {
             index: txn.open_table(INDEX)?.len()?,
             positions: txn.open_table(POSITIONS)?.len()?,
             keys: keys.len()?,
+            expiries: txn.open_table(EXPIRIES)?.len()?,
             names: txn.open_table(NAMES)?.len()?,
             ends: ends(&contexts, &keys)?,
         })

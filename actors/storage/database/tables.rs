@@ -8,6 +8,7 @@
 //! | `index` | (context, first sequence) | [`IndexBlock`] of [`EntryRun`]s: where the entries from this sequence on are, with a checksum of each one's bytes |
 //! | `positions` | position | [`Spans`]: which log rows became entries from this position on |
 //! | `keys` | (context, idempotency key) | [`KeyRow`] |
+//! | `expiries` | position | the keys of some entries from this position on: see `expiries` |
 //! | `names` | bucket | prints of all contexts and keys: see `names` |
 //! | `meta` | name | [`Progress`], [`Identity`], `Genesis`, `State`, [`RowCounts`] |
 //!
@@ -68,6 +69,7 @@ pub(crate) struct RowCounts {
     pub(crate) index: u64,
     pub(crate) positions: u64,
     pub(crate) keys: u64,
+    pub(crate) expiries: u64,
     /// Buckets of names.
     pub(crate) names: u64,
     pub(crate) ends: u32,

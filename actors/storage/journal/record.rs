@@ -310,6 +310,7 @@ mod tests {
                 cluster_id: converge_ledger_core::ClusterId([7; 16]),
                 group: 0,
                 voters: [(NodeId(1), StoreId([1; 16]))].into(),
+                key_window: 1000,
             }),
             Op::Boot(Boot(4)),
         ]

@@ -63,6 +63,29 @@ fn lamport_time_is_past_what_was_received() {
 }
 
 #[test]
+fn a_key_is_known_for_as_many_positions_as_the_window_has() {
+    let mut memory = Memory::new();
+    memory.state.key_window = 3;
+    let keyed = |counter| Append { idempotency_key: Some("k".to_owned()), ..append(counter, "a", "x") };
+    let again = Outcome::Appended(Appended {
+        context: ContextNo(1),
+        sequence: Sequence(1),
+        position: Position(1),
+        lamport: Lamport(1),
+        deduplicated: true,
+    });
+    assert_eq!(one(&mut memory, keyed(1)), appended(1, 1, 1, 1));
+    one(&mut memory, append(2, "b", "x"));
+    one(&mut memory, append(3, "b", "x"));
+    assert_eq!(one(&mut memory, keyed(4)), again, "of three positions it is the first");
+    // One more in the same batch, before the key's third time.
+    let batch = batch(0, [Command::Append(append(5, "b", "x")), Command::Append(keyed(6))]);
+    let effects = memory.apply(Some(batch));
+    assert_eq!(effects.outcomes[1], appended(1, 2, 5, 2), "it is out of the window");
+    assert_eq!(effects.keys.len(), 1, "and in it again from here");
+}
+
+#[test]
 fn an_attempt_has_one_outcome_refusals_included() {
     let mut memory = Memory::new();
     assert_eq!(one(&mut memory, append(1, "a", "x")), appended(1, 1, 1, 1));

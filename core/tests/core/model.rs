@@ -244,6 +244,7 @@ impl Comparison {
     /// The same log again, through its bytes, with the state written and read back each time.
     fn check_replay(&self) {
         let mut replay = Memory::new();
+        replay.state.key_window = self.memory.state.key_window;
         for batch in self.memory.rows.log.values() {
             let batch = batch.as_ref().map(|batch| Batch::decode(&batch.encode()).unwrap());
             replay.apply(batch);
@@ -278,8 +279,11 @@ const OUTCOMES: usize = 13;
 fn apply_does_what_the_model_does() {
     let seen = RefCell::new(BTreeSet::new());
     let mut runner = TestRunner::new(Config { cases: 256, source_file: Some(file!()), ..Config::default() });
-    let result = runner.run(&vec(any_step(), 1..60), |steps| {
+    let window = option::of(1u64..12);
+    let result = runner.run(&(vec(any_step(), 1..60), window), |(steps, window)| {
         let mut run = Comparison::default();
+        run.model.key_window = window;
+        run.memory.state.key_window = window.unwrap_or(run.memory.state.key_window);
         for (at, step) in steps.into_iter().enumerate() {
             run.step(at, step);
         }

@@ -29,6 +29,7 @@ fn state() -> State {
     };
     State {
         level: 1,
+        key_window: 9,
         applied: LogIndex(8),
         last_position: Position(40),
         contexts: 3,

@@ -81,6 +81,7 @@ pub(super) fn status(status: crate::Status) -> admin::StatusResponse {
         alarms: status.alarms,
         segment_bytes: status.segment_bytes,
         level: status.level,
+        key_window: status.key_window,
     }
 }
 

@@ -16,7 +16,7 @@ use converge_ledger_core::planted::{self, Bug, Level};
 use converge_supervisors::panic_text;
 use support::images::Start;
 use support::{
-    Dice, Leader, RunningStorage, killed, lacks, newer, one_thread, outdated, pile, segments, simulated, write,
+    Dice, Leader, RunningStorage, keys, killed, lacks, newer, one_thread, outdated, pile, segments, simulated, write,
 };
 
 /// The life in which a bug shows, if that is not life 0.
@@ -95,6 +95,10 @@ fn crash_finds(bug: Bug) -> Option<(u64, String)> {
     // It takes another program.
     if bug == Bug::NewerIsEnd {
         return Some((0, fault(newer::records_and_headers_of_a_newer_program_are_not_the_end)?));
+    }
+    // It takes two nodes.
+    if bug == Bug::KeyWindowLocal {
+        return Some((0, fault(keys::what_is_known_does_not_hang_on_what_a_node_has)?));
     }
     if bug == Bug::UnknownSkipped {
         return Some((0, fault(outdated::apply_stops_at_a_newer_entry)?));

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::support::{Dice, Leader, RunningStorage, small, write};
+use super::support::{Dice, Leader, RunningStorage, keys, small, write};
 use bytes::Bytes;
 use converge_actors::storage::{EntryKind, Error, Genesis, HardState, LogEntry, Phase, ReadQuery, Settings};
-use converge_ledger_core::{Batch, Boot, ClusterId, LogIndex, NodeId, Sequence, StoreId, Term};
+use converge_ledger_core::{Batch, Boot, ClusterId, KEY_WINDOW_DEFAULT, LogIndex, NodeId, Sequence, StoreId, Term};
 
 fn plain(index: u64, term: u64) -> LogEntry {
     let data = Bytes::from(format!("entry {index} of term {term}"));
@@ -22,6 +22,12 @@ fn hard(term: u64, vote: u64, commit: u64) -> HardState {
 async fn reopen(node: RunningStorage, settings: &Settings) -> RunningStorage {
     node.stop().await;
     RunningStorage::start(settings.clone()).await
+}
+
+#[test]
+fn idempotency_keys_are_known_for_a_window_and_then_their_rows_go() {
+    keys::rows_leave_with_the_window();
+    keys::what_is_known_does_not_hang_on_what_a_node_has();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -49,7 +55,10 @@ async fn a_start_counts_on_from_the_boots_of_this_node_that_were_applied() {
     let node = RunningStorage::start(settings.clone()).await;
     let first = node.recover().await;
     let voters = [(NodeId(1), first.store_id), (NodeId(2), StoreId([2; 16]))].into();
-    node.storage.write_genesis(Genesis { cluster_id: ClusterId([1; 16]), group: 0, voters }).await.unwrap();
+    node.storage
+        .write_genesis(Genesis { cluster_id: ClusterId([1; 16]), group: 0, voters, key_window: KEY_WINDOW_DEFAULT })
+        .await
+        .unwrap();
     let of = |node, times: u64| Batch {
         origin: NodeId(node),
         boot: Boot(first.boot.get() + (times << 24)),
@@ -309,7 +318,7 @@ async fn the_genesis_is_kept_and_never_replaced() {
     let node = RunningStorage::start(settings.clone()).await;
     let store_id = node.recover().await.store_id;
     let voters = BTreeMap::from([(NodeId(1), store_id)]);
-    let genesis = Genesis { cluster_id: ClusterId([1; 16]), group: 0, voters };
+    let genesis = Genesis { cluster_id: ClusterId([1; 16]), group: 0, voters, key_window: KEY_WINDOW_DEFAULT };
     node.storage.write_genesis(genesis.clone()).await.unwrap();
     for node in [reopen(node, &settings).await] {
         assert_eq!(node.recover().await.genesis, Some(genesis.clone()));

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::support::{Dice, Leader, RunningStorage, one_thread, simulated, write};
 use converge_actors::storage::{Error, Genesis, LogEntry, ReadQuery, Settings};
 use converge_lab::disk::SimDisk;
-use converge_ledger_core::{Batch, ClusterId, Command, LogIndex, NodeId, Outcome, StoreId};
+use converge_ledger_core::{Batch, ClusterId, Command, KEY_WINDOW_DEFAULT, LogIndex, NodeId, Outcome, StoreId};
 
 fn settings(disk: &SimDisk) -> Settings {
     Settings { journal_file_bytes: 72 << 10, redb_cache_bytes: 1 << 20, ..simulated(disk, 77, 3000) }
@@ -64,7 +64,12 @@ async fn furnished(killed: bool) -> (SimDisk, Leader, Vec<LogEntry>) {
 }
 
 fn genesis(store_id: StoreId) -> Genesis {
-    Genesis { cluster_id: ClusterId([7; 16]), group: 0, voters: [(NodeId(1), store_id)].into() }
+    Genesis {
+        cluster_id: ClusterId([7; 16]),
+        group: 0,
+        voters: [(NodeId(1), store_id)].into(),
+        key_window: KEY_WINDOW_DEFAULT,
+    }
 }
 
 async fn fill(node: &RunningStorage, leader: &mut Leader, dice: &mut Dice, batches: u64) {

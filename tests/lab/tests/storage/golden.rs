@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::support::{Leader, RunningStorage, copy_dir, copy_out, one_thread, simulated, small, write};
 use converge_actors::storage::{Genesis, Phase, Settings, inspect};
 use converge_lab::disk::SimDisk;
-use converge_ledger_core::{ClusterId, LogIndex, NodeId, Term};
+use converge_ledger_core::{ClusterId, KEY_WINDOW_DEFAULT, LogIndex, NodeId, Term};
 
 const BATCHES: u64 = 40;
 /// Of these, the last so many are in the journal alone.
@@ -47,7 +47,12 @@ async fn make(disk: &SimDisk) -> SimDisk {
     let mut leader = Leader::new();
     let node = RunningStorage::start(settings(disk, 1)).await;
     let store_id = node.recover().await.store_id;
-    let genesis = Genesis { cluster_id: ClusterId([4; 16]), group: 0, voters: [(NodeId(1), store_id)].into() };
+    let genesis = Genesis {
+        cluster_id: ClusterId([4; 16]),
+        group: 0,
+        voters: [(NodeId(1), store_id)].into(),
+        key_window: KEY_WINDOW_DEFAULT,
+    };
     node.storage.write_genesis(genesis).await.unwrap();
     for n in 0..BATCHES - LATE {
         batch(&mut leader, &node, n).await;

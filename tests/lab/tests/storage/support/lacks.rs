@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use converge_actors::storage::{Cause, Genesis, Phase, Room, Settings};
 use converge_lab::disk::{Faults, SimDisk};
-use converge_ledger_core::{ClusterId, NodeId};
+use converge_ledger_core::{ClusterId, KEY_WINDOW_DEFAULT, NodeId};
 use converge_supervisors::StartError;
 
 use super::{Leader, RunningStorage, WAIT, one_thread, simulated, write};
@@ -228,7 +228,12 @@ async fn left(is_member: bool) -> (SimDisk, Leader) {
     let node = RunningStorage::start(simulated(&disk, 5, 1 << 30)).await;
     if is_member {
         let store_id = node.storage.status().store_id.expect("it serves");
-        let genesis = Genesis { cluster_id: ClusterId([1; 16]), group: 0, voters: [(NodeId(1), store_id)].into() };
+        let genesis = Genesis {
+            cluster_id: ClusterId([1; 16]),
+            group: 0,
+            voters: [(NodeId(1), store_id)].into(),
+            key_window: KEY_WINDOW_DEFAULT,
+        };
         node.storage.write_genesis(genesis).await.unwrap();
     }
     for _ in 0..50 {

@@ -3,6 +3,7 @@
 
 pub mod full;
 pub mod images;
+pub mod keys;
 pub mod killed;
 pub mod lacks;
 pub mod newer;

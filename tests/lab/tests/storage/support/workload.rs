@@ -12,8 +12,8 @@ use converge_lab::disk::SimDisk;
 use converge_ledger_core::chance::Dice;
 use converge_ledger_core::testing::Memory;
 use converge_ledger_core::{
-    Append, Batch, Boot, ClusterId, Command, EMPTY_CHAIN, Entry, EntryId, Lamport, Load, LogIndex, NewEntry, NodeId,
-    Sequence, Stage, StagedEntry, Term,
+    Append, Batch, Boot, ClusterId, Command, EMPTY_CHAIN, Entry, EntryId, KEY_WINDOW_DEFAULT, Lamport, Load, LogIndex,
+    NewEntry, NodeId, Sequence, Stage, StagedEntry, Term,
 };
 
 use super::RunningStorage;
@@ -168,7 +168,12 @@ impl History {
 
     async fn found(&mut self, disk: &SimDisk, node: &RunningStorage) -> Result<(), Error> {
         let store_id = node.storage.recover().await?.store_id;
-        let genesis = Genesis { cluster_id: ClusterId([9; 16]), group: 0, voters: [(NodeId(1), store_id)].into() };
+        let genesis = Genesis {
+            cluster_id: ClusterId([9; 16]),
+            group: 0,
+            voters: [(NodeId(1), store_id)].into(),
+            key_window: KEY_WINDOW_DEFAULT,
+        };
         self.genesis = Some((genesis.clone(), disk.counters().ops, None));
         node.storage.write_genesis(genesis).await?;
         self.genesis.as_mut().unwrap().2 = Some(disk.counters().ops);
