@@ -37,7 +37,7 @@ const MARKER_MAGIC: &[u8; 8] = b"CLSTORE\n";
 /// The database's file.
 pub(crate) const DATABASE: &str = "ledger.redb";
 /// Version of the directory as a whole.
-pub(crate) const FORMAT: u32 = 4;
+pub(crate) const FORMAT: u32 = 5;
 /// A node that was stopped a moment ago in the same process may still be closing its files.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 const LOCK_RETRY: Duration = Duration::from_millis(10);

@@ -1,6 +1,6 @@
 //! Data directories of each format, kept under `tests/golden`: every later build opens them, and finds what they held.
 //!
-//! `format-4` is a directory as a kill leaves it: segments that are closed, one that is open, a tail in the database, records
+//! `format-5` is a directory as a kill leaves it: segments that are closed, one that is open, a tail in the database, records
 //! in the journal that the database does not have. It is made anew, when its format changes, with
 //! `cargo test -p converge-lab --test storage golden -- --ignored`.
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ const BATCHES: u64 = 40;
 const LATE: u64 = 6;
 
 fn kept() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden/format-4")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden/format-5")
 }
 
 /// Where the digest of the applied state is.

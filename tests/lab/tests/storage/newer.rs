@@ -51,9 +51,10 @@ async fn a_directory_of_another_format_is_told_by_its_marker() {
     let own = std::fs::read(&marker).unwrap();
     for (format, is_sound, words) in [
         (1, true, ["OLDER_FORMAT", "format 1,", "snapshot"]),
-        (9, true, ["NEWER_FORMAT", "format 9,", "reads up to 4"]),
+        (9, true, ["NEWER_FORMAT", "format 9,", "reads up to 5"]),
         (9, false, ["STORE", "is damaged", "replace this node"]),
-        (4, false, ["STORE", "is damaged", "replace this node"]),
+        (4, true, ["OLDER_FORMAT", "format 4,", "snapshot"]),
+        (5, false, ["STORE", "is damaged", "replace this node"]),
     ] {
         let mut bytes = own.clone();
         bytes[MAGIC] = format;
