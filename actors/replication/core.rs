@@ -244,6 +244,11 @@ impl<L: ReadLog> Core<L> {
             _ => {}
         }
         let term = message.term;
+        let answers = matches!(
+            message.get_msg_type(),
+            MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse
+        );
+        self.spare_files(answers);
         let result = self.node.step(message);
         if let Some(index) = agrees.filter(|_| self.node.raft.term == term) {
             self.agreed = match &self.agreed {
@@ -269,6 +274,7 @@ impl<L: ReadLog> Core<L> {
         message.from = self.node.raft.id;
         message.set_entries(vec![entry].into());
         // The crate drops a proposal when too much is uncommitted, or during a transfer of leadership.
+        self.spare_files(true);
         let result = self.node.raft.step(message).map_err(|_| NotProposed { hint: None });
         self.after(out);
         result
@@ -311,6 +317,7 @@ impl<L: ReadLog> Core<L> {
             held.messages.into_iter().for_each(|message| out.send(message));
         }
         if let Some(last) = last {
+            self.spare_files(true);
             self.node.on_persist_ready(last);
             if planted::is(Bug::QuorumOfOne) && self.node.raft.state == StateRole::Leader {
                 let synced = self.node.raft.raft_log.persisted;
@@ -327,6 +334,7 @@ impl<L: ReadLog> Core<L> {
 
     /// Entries that the log did not have at hand are there now.
     pub(crate) fn fetched(&mut self, contexts: Vec<GetEntriesContext>, out: &mut impl Output) {
+        self.spare_files(true);
         contexts.into_iter().for_each(|context| self.node.on_entries_fetched(context));
         self.after(out);
     }
@@ -367,7 +375,13 @@ impl<L: ReadLog> Core<L> {
         Some(NodeId(self.node.raft.leader_id)).filter(|id| id.get() != 0)
     }
 
+    /// A leader can do without a term that would have to be read from a file, until the end of this step.
+    fn spare_files(&self, spare: bool) {
+        self.node.store().spare_files(spare && self.node.raft.state == StateRole::Leader);
+    }
+
     fn after(&mut self, out: &mut impl Output) {
+        self.spare_files(false);
         self.set_timeout();
         while self.node.has_ready() {
             self.ready(out);

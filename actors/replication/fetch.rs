@@ -87,7 +87,8 @@ impl Fetches {
         }
     }
 
-    /// Those of `low..high` that came last, as many as weigh `max_bytes`, at least one; none if `low` is not among them.
+    /// Those of `low..high` that came last, as many as weigh `max_bytes`, at least one; none if `low` is not among them. There
+    /// can be more of them in the log.
     pub(super) fn entries(&self, low: LogIndex, high: LogIndex, max_bytes: usize) -> Option<Vec<LogEntry>> {
         let at = self.place(low)?;
         let mut left = max_bytes;
@@ -98,6 +99,12 @@ impl Fetches {
             fits
         };
         Some(self.last[at..].iter().enumerate().take_while(fits).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    /// All of `low..high`, where they are among those that came last.
+    pub(super) fn whole(&self, low: LogIndex, high: LogIndex) -> Option<Vec<LogEntry>> {
+        let (from, to) = (self.place(low)?, self.place(LogIndex(high.get().checked_sub(1)?))?);
+        (from <= to).then(|| self.last[from..=to].to_vec())
     }
 
     /// The term of one that came last.

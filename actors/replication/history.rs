@@ -15,6 +15,8 @@ use raft::{GetEntriesContext, RaftLog, Storage};
 
 /// Checks that are kept; each stands for a read of the log.
 const KNOWN_MAX: usize = 64;
+/// Ends of messages that are kept for each peer: more than are on their way to one.
+const SENT_MAX: usize = 64;
 /// Entries without content that a check covers at most: elections without an append between them.
 const EMPTY_MAX: usize = 64;
 
@@ -24,6 +26,11 @@ pub(crate) trait ReadLog: Storage {
     fn is_near(&self, _index: u64) -> bool {
         true
     }
+
+    /// Whether terms that would have to be read from a file are unavailable for the moment. A leader that is answered by a
+    /// peer can do without: the crate then probes at what the peer named, or waits for entries, and the one in front of them
+    /// comes with them. A follower never can, for the crate takes such a term for a conflict.
+    fn spare_files(&self, _spare: bool) {}
 }
 
 /// What has been read of the log lately. An index and a term name one content for as long as a node runs.
@@ -32,6 +39,10 @@ pub(super) struct Histories {
     known: BTreeMap<(u64, u64), u64>,
     /// The same, oldest first: what goes is what was read longest ago, not what is asked for a peer that lags.
     ages: VecDeque<(u64, u64)>,
+    /// Where the messages end that this leader sent to each peer, newest last, with the terms there.
+    sent: BTreeMap<u64, VecDeque<(u64, u64)>>,
+    /// The term in which it sent them.
+    sent_term: u64,
 }
 
 impl Histories {
@@ -87,6 +98,32 @@ impl Histories {
         entries.into_iter().next().expect("an index up to the last has an entry")
     }
 
+    /// The term at the commit of a heartbeat, where it is known without reading a file.
+    fn near_term<L: ReadLog>(&self, log: &RaftLog<L>, heartbeat: &Message) -> Option<u64> {
+        if log.store().is_near(heartbeat.commit) {
+            let term = log.term(heartbeat.commit);
+            return Some(term.unwrap_or_else(|error| panic!("the log cannot be read: {error}")));
+        }
+        let sent = self.sent.get(&heartbeat.to).filter(|_| self.sent_term == heartbeat.term)?;
+        sent.iter().find(|(index, _)| *index == heartbeat.commit).map(|(_, term)| *term)
+    }
+
+    /// A leader's log only grows while it leads, so what it sent stays true for its term.
+    fn note_sent(&mut self, to: u64, term: u64, end: (u64, u64)) {
+        if self.sent_term != term {
+            self.sent_term = term;
+            self.sent.clear();
+        }
+        let sent = self.sent.entry(to).or_default();
+        if sent.contains(&end) {
+            return;
+        }
+        sent.push_back(end);
+        if sent.len() > SENT_MAX {
+            sent.pop_front();
+        }
+    }
+
     /// Puts into a message of a leader what its log holds where the message starts from.
     pub(super) fn vouch<L: ReadLog>(&mut self, log: &RaftLog<L>, message: &mut Message) {
         match message.get_msg_type() {
@@ -95,14 +132,19 @@ impl Histories {
                 // The next append starts from there.
                 if let Some(last) = message.entries.last() {
                     self.note(last);
+                    self.note_sent(message.to, message.term, (last.index, last.term));
                 }
             }
-            // A clock beats: it waits for no read. What a peer lacks comes with appends, which say it.
-            MessageType::MsgHeartbeat if message.commit > 0 && log.store().is_near(message.commit) => {
-                let term = log.term(message.commit);
-                message.commit_term = term.unwrap_or_else(|error| panic!("the log cannot be read: {error}"));
-                message.reject_hint = self.known(message.commit, message.commit_term);
-            }
+            // A clock beats: it waits for no read. A commit is never sent without its term: what a peer has there could be
+            // another entry. It is told with the next append.
+            MessageType::MsgHeartbeat if message.commit > 0 => match self.near_term(log, message) {
+                Some(term) => {
+                    message.commit_term = term;
+                    message.reject_hint = self.known(message.commit, term);
+                    self.note_sent(message.to, message.term, (message.commit, term));
+                }
+                None => message.commit = 0,
+            },
             MessageType::MsgReadIndexResp => message.reject_hint = self.check(log, message.index),
             _ => {}
         }
@@ -141,5 +183,68 @@ mod tests {
         assert_ne!(histories.known(100 + many - 1, 1), 0);
         assert_eq!(histories.known(100, 1), 0, "the oldest goes");
         assert_eq!(histories.known.len(), KNOWN_MAX);
+    }
+    /// A log whose entries are all in files.
+    struct Far(raft::storage::MemStorage);
+
+    impl ReadLog for Far {
+        fn is_near(&self, _index: u64) -> bool {
+            false
+        }
+    }
+
+    impl Storage for Far {
+        fn initial_state(&self) -> raft::Result<raft::RaftState> {
+            self.0.initial_state()
+        }
+
+        fn entries(
+            &self,
+            low: u64,
+            high: u64,
+            max_size: impl Into<Option<u64>>,
+            context: GetEntriesContext,
+        ) -> raft::Result<Vec<Entry>> {
+            self.0.entries(low, high, max_size, context)
+        }
+
+        fn term(&self, index: u64) -> raft::Result<u64> {
+            self.0.term(index)
+        }
+
+        fn first_index(&self) -> raft::Result<u64> {
+            self.0.first_index()
+        }
+
+        fn last_index(&self) -> raft::Result<u64> {
+            self.0.last_index()
+        }
+
+        fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<raft::eraftpb::Snapshot> {
+            self.0.snapshot(request_index, to)
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_names_no_commit_whose_term_it_does_not_know() {
+        let entry = |index| Entry { index, term: 1, data: bytes::Bytes::from_static(b"x"), ..Entry::default() };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let log = RaftLog::new(Far(raft::storage::MemStorage::new()), logger);
+        let mut histories = Histories::default();
+        let mut beat = |to, term, commit, sent: Option<Entry>| {
+            let message = |kind| Message { msg_type: kind, to, term, ..Message::default() };
+            if let Some(last) = sent {
+                let mut append = message(MessageType::MsgAppend);
+                append.set_entries(vec![last].into());
+                histories.vouch(&log, &mut append);
+            }
+            let mut heartbeat = Message { commit, ..message(MessageType::MsgHeartbeat) };
+            histories.vouch(&log, &mut heartbeat);
+            (heartbeat.commit, heartbeat.commit_term)
+        };
+        assert_eq!(beat(2, 3, 5, None), (0, 0), "another entry could be there");
+        assert_eq!(beat(2, 3, 5, Some(entry(5))), (5, 1), "it ended a message to this peer");
+        assert_eq!(beat(3, 3, 5, None), (0, 0), "to another one it did not");
+        assert_eq!(beat(2, 4, 5, None), (0, 0), "in a later term the log may have lost it meanwhile");
     }
 }

@@ -26,9 +26,8 @@ pub(crate) struct Log {
     fetches: RefCell<Fetches>,
     /// Terms of committed entries, which never change, asked for last: with every heartbeat that of what a peer has.
     terms: RefCell<VecDeque<(u64, u64)>>,
-    /// The entry in front of those that the last call was told to wait for; 0 for none. The crate asks for its term next,
-    /// and drops it.
-    in_front: Cell<u64>,
+    /// Terms for which a file would have to be read are not told.
+    spares_files: Cell<bool>,
 }
 
 /// Terms that are kept; several for each voter.
@@ -38,7 +37,7 @@ impl Log {
     pub(crate) fn new(storage: Storage, hard_state: HardState, voters: Vec<u64>, actor: ActorRef<Message>) -> Log {
         let fetches = RefCell::new(Fetches::new(storage.clone(), actor, voters.len()));
         let conf_state = ConfState { voters, ..ConfState::default() };
-        Log { storage, initial: RaftState::new(hard_state, conf_state), fetches, terms: RefCell::default(), in_front: Cell::default() }
+        Log { storage, initial: RaftState::new(hard_state, conf_state), fetches, terms: RefCell::default(), spares_files: Cell::default() }
     }
 
     /// Committed entries that were fetched can be read until the next ones are. Says who is to be sent them.
@@ -48,6 +47,10 @@ impl Log {
 }
 
 impl ReadLog for Log {
+    fn spare_files(&self, spare: bool) {
+        self.spares_files.set(spare);
+    }
+
     fn is_near(&self, index: u64) -> bool {
         self.storage.log_is_near(LogIndex(index)) || self.terms.borrow().iter().any(|(of, _)| *of == index)
     }
@@ -69,12 +72,12 @@ impl raft::Storage for Log {
         let (low, high) = (LogIndex(low), LogIndex(high));
         let mut fetches = self.fetches.borrow_mut();
         let near = || readable(self.storage.log_near(low, high, max_bytes));
-        self.in_front.take();
-        let entries = match fetches.entries(low, high, max_bytes).or_else(near) {
+        // Whoever cannot wait wants all of them.
+        let fetched = if context.can_async() { fetches.entries(low, high, max_bytes) } else { fetches.whole(low, high) };
+        let entries = match fetched.or_else(near) {
             Some(entries) => entries,
             None if context.can_async() && low <= self.storage.log_commit() => {
                 fetches.ask(low, high.min(self.storage.log_commit().next()), max_bytes, context);
-                self.in_front.set(low.get() - 1);
                 return Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable));
             }
             None => readable(self.storage.log_entries(low, high, max_bytes)),
@@ -93,7 +96,7 @@ impl raft::Storage for Log {
             return Ok(known.1);
         }
         let fetched = self.fetches.borrow().term(LogIndex(index));
-        if self.in_front.take() == index && fetched.is_none() && !self.storage.log_is_near(LogIndex(index)) {
+        if self.spares_files.get() && fetched.is_none() && !self.storage.log_is_near(LogIndex(index)) {
             return Err(raft::Error::Store(StorageError::Unavailable));
         }
         let term = fetched.or_else(|| readable(self.storage.log_term(LogIndex(index))));

@@ -175,7 +175,7 @@ impl State {
     }
 
     /// Whether too much is committed and not applied for more entries to be taken, and says so.
-    pub(super) fn is_behind(&self) -> bool {
+    pub(super) fn is_behind(&mut self) -> bool {
         let over = self.unapplied.is_over(self.args.bounds.uncommitted_bytes_max);
         let behind = over && self.args.storage.outdated().is_none();
         if behind {

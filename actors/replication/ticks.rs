@@ -12,6 +12,10 @@ use super::voters;
 /// A node without a leader for longer than so many election time-outs says so: by then another should have been elected.
 pub const NO_LEADER_ELECTIONS: u32 = 2;
 
+/// A leader that has entries to apply, and has applied none for so many election time-outs, leaves its office. Longer than
+/// for a sync, for what takes long to apply takes as long on the next leader.
+const APPLY_ELECTIONS: u32 = 3;
+
 /// A leader without room gives up its office once in so many election time-outs.
 const OFFICE_CYCLE_ELECTIONS: u32 = 30;
 
@@ -101,19 +105,18 @@ impl State {
         }
     }
 
-    /// Whether this node leads and must not: a leader that cannot sync, or is behind and applies nothing, would hold office
-    /// and refuse every write.
+    /// Whether this node leads and must not: a leader that cannot sync, or applies nothing though entries wait for it, would
+    /// hold office and answer nobody.
     fn check_disk(&mut self) -> bool {
         let waited = self.syncing.front().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-        let over = self.unapplied.is_over(self.args.bounds.uncommitted_bytes_max);
-        let unapplied = if over { self.unapplied.stuck(Instant::now()) } else { Duration::ZERO };
+        let unapplied = self.unapplied.stuck(Instant::now());
         let leads = self.leads();
-        let stalled = waited.max(unapplied) > self.args.election;
+        let stalled = waited > self.args.election || unapplied > self.args.election * APPLY_ELECTIONS;
         if leads && stalled && !self.stalled {
             tracing::warn!(
                 sync = ?waited,
                 ?unapplied,
-                "a sync, or an apply that others wait for, takes longer than an election time-out; another node has to lead"
+                "a sync or an apply takes too long; another node has to lead"
             );
         }
         self.stalled = stalled;

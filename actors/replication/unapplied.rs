@@ -18,6 +18,8 @@ use crate::storage::LogEntry;
 pub(super) struct Unapplied {
     entries: VecDeque<(LogIndex, u64)>,
     bytes: u64,
+    /// There was no room, and half of it is not free again: what is dropped in between is a whole window each time.
+    over: bool,
     /// When an entry was applied last, or handed over where none was waiting.
     moved: Option<Instant>,
 }
@@ -49,9 +51,10 @@ impl Unapplied {
         moved.map_or(Duration::ZERO, |moved| now - moved)
     }
 
-    /// There is no room for more.
-    pub(super) fn is_over(&self, bytes_max: u64) -> bool {
-        self.bytes > bytes_max
+    /// There is no room for more, until half of it is free.
+    pub(super) fn is_over(&mut self, bytes_max: u64) -> bool {
+        self.over = self.bytes > if self.over { bytes_max / 2 } else { bytes_max };
+        self.over
     }
 }
 
@@ -80,10 +83,11 @@ mod tests {
         let mut unapplied = Unapplied::default();
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         unapplied.add(&[entry(1), entry(2)], start);
-        assert!(unapplied.is_over(weight) && !unapplied.is_over(2 * weight));
+        assert!(!unapplied.is_over(2 * weight) && unapplied.is_over(weight));
+        assert!(unapplied.is_over(2 * weight), "it was over, and more than half is left");
         assert_eq!(unapplied.stuck(start + second), second);
         unapplied.applied(LogIndex(1), start + second);
-        assert!(!unapplied.is_over(weight) && unapplied.is_over(1));
+        assert!(!unapplied.is_over(2 * weight) && unapplied.is_over(1));
         unapplied.add(&[entry(3)], start + 2 * second);
         assert_eq!(unapplied.stuck(start + 4 * second), 3 * second, "what waits longest counts");
         unapplied.applied(LogIndex(9), start + 4 * second);

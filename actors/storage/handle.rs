@@ -143,16 +143,15 @@ impl Storage {
         self.shared.near_log(lo, hi, max_bytes)
     }
 
-    /// As [`Storage::log_entries`], on a thread that may wait for a file. The entry before the first of them comes with
-    /// them, if there is one.
+    /// As [`Storage::log_entries`], on a thread that may wait for a file. Entries before the first of them come with them,
+    /// back to one with content.
     ///
     /// # Errors
     /// As [`Storage::log_entries`].
     pub async fn log_fetch(&self, lo: LogIndex, hi: LogIndex, max_bytes: usize) -> Result<Vec<LogEntry>, Error> {
         let shared = Arc::clone(&self.shared);
         let work = move || {
-            let before = LogIndex(lo.get().saturating_sub(1).max(1));
-            let mut entries = shared.read_log(before, lo, 0)?;
+            let mut entries = shared.read_before(lo)?;
             entries.extend(shared.read_log(lo, hi, max_bytes)?);
             Ok(entries)
         };

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use converge_ledger_core::{Head, LogIndex, Term};
 use redb::ReadTransaction;
 
-use super::database::kept::KeptEntries;
+use super::database::kept::{KeptEntries, UNAPPLIED_TIMES};
 use super::database::log::LogReader;
 use super::database::rows::db_head;
 use super::database::trouble::{READING, Trouble, redb_cause};
@@ -24,6 +24,18 @@ const END_MAX: usize = 64;
 
 /// A turn of a reader that finds nothing is so many reads long.
 const SCAN_READS_MAX: usize = 8;
+
+/// The entries in front of one, back to one with content.
+fn end_before(reader: &mut LogReader<'_>, index: LogIndex) -> Result<Vec<LogEntry>, Trouble> {
+    let mut entries: VecDeque<LogEntry> = VecDeque::new();
+    for at in (1..index.get()).rev().take(END_MAX).map(LogIndex) {
+        reader.entries(at, at.next(), 0)?.into_iter().for_each(|entry| entries.push_front(entry));
+        if entries.front().is_some_and(|entry| !entry.data.is_empty()) {
+            break;
+        }
+    }
+    Ok(entries.into())
+}
 
 impl Shared {
     /// What a reader is told, after the node fenced itself if it has to.
@@ -72,24 +84,44 @@ impl Shared {
         Ok(entries)
     }
 
-    /// Keeps the end of the log in memory, from the last entry with content on: whoever leads next starts there.
+    /// Keeps the end of the log in memory, from the last entry with content on, and what is not known to be committed:
+    /// whoever leads next starts there.
     pub(crate) fn keep_end(&self) -> Result<(), Trouble> {
-        let last = self.memory.overlay().last();
+        let (last, commit) = {
+            let overlay = self.memory.overlay();
+            (overlay.last(), overlay.commit())
+        };
         let entries = self.db.read(|txn| {
             let mut reader = LogReader::new(txn, &self.segments);
-            let mut entries = VecDeque::new();
-            for index in (1..=last.get()).rev().take(END_MAX).map(LogIndex) {
-                let found = reader.entries(index, index.next(), 0)?;
-                let is_end = found.iter().any(|entry| !entry.data.is_empty());
-                found.into_iter().for_each(|entry| entries.push_front(RowedEntry::new(entry)));
-                if is_end {
-                    break;
-                }
+            let mut entries = VecDeque::from(end_before(&mut reader, last.next())?);
+            let first = entries.front().map_or(last.next(), |entry: &LogEntry| entry.index);
+            let (mut more, mut bytes) = (Vec::new(), 0);
+            let mut at = commit.next();
+            while at < first && bytes <= self.settings.kept_bytes * UNAPPLIED_TIMES {
+                let found = reader.entries(at, first, self.settings.kept_bytes)?;
+                bytes += found.iter().map(LogEntry::weight).sum::<usize>();
+                at = LogIndex(at.get() + found.len() as u64);
+                more.extend(found);
             }
-            Ok(entries)
+            if at >= first {
+                more.into_iter().rev().for_each(|entry| entries.push_front(entry));
+            }
+            Ok(entries.into_iter().map(RowedEntry::new).collect::<VecDeque<_>>())
         })?;
         self.memory.keep(KeptEntries::new(entries.into(), self.settings.kept_bytes));
         Ok(())
+    }
+
+    /// The entries in front of one, back to one with content.
+    pub(crate) fn read_before(&self, index: LogIndex) -> Result<Vec<LogEntry>, Error> {
+        let mut entries: VecDeque<LogEntry> = VecDeque::new();
+        for at in (1..index.get()).rev().take(END_MAX).map(LogIndex) {
+            self.read_log(at, at.next(), 0)?.into_iter().for_each(|entry| entries.push_front(entry));
+            if entries.front().is_some_and(|entry| !entry.data.is_empty()) {
+                break;
+            }
+        }
+        Ok(entries.into())
     }
 
     /// As [`Shared::read_log`], where memory has the first of them.

@@ -8,6 +8,9 @@ use converge_ledger_core::LogIndex;
 
 use crate::storage::rowed::RowedEntry;
 
+/// What is not applied yet stays, up to so many times the bound: a candidate looks through it at once.
+pub(crate) const UNAPPLIED_TIMES: usize = 8;
+
 /// The last of them, without a gap, up to a bound. The newest one always stays.
 #[derive(Debug, Default)]
 pub(crate) struct KeptEntries {
@@ -23,11 +26,15 @@ impl KeptEntries {
         KeptEntries { entries: entries.into(), bytes, bytes_max }
     }
 
-    /// One more, behind the last. What has no room any more is handed back.
-    pub(crate) fn push(&mut self, entry: Arc<RowedEntry>, gone: &mut Vec<Arc<RowedEntry>>) {
+    /// One more, behind the last. What has no room any more is handed back, where it is applied.
+    pub(crate) fn push(&mut self, entry: Arc<RowedEntry>, applied: LogIndex, gone: &mut Vec<Arc<RowedEntry>>) {
         self.bytes += entry.entry.weight();
         self.entries.push_back(entry);
         while self.bytes > self.bytes_max && self.entries.len() > 1 {
+            let waits = self.first().is_some_and(|first| first > applied);
+            if waits && self.bytes <= self.bytes_max * UNAPPLIED_TIMES {
+                break;
+            }
             let oldest = self.entries.pop_front().expect("there is more than one");
             self.bytes -= oldest.entry.weight();
             gone.push(oldest);

@@ -5,8 +5,8 @@
 
 pub(crate) mod absent;
 pub(crate) mod commit;
-pub(crate) mod kept;
 pub(crate) mod expiries;
+pub(crate) mod kept;
 pub(crate) mod lent;
 pub(crate) mod log;
 pub(crate) mod names;

@@ -210,7 +210,7 @@ impl Overlay {
             self.tail_bytes -= entry.weight();
             self.first += 1;
             let left = self.tail.pop_front().expect("was just looked at");
-            self.kept.push(left, &mut gone);
+            self.kept.push(left, self.applied.index, &mut gone);
         }
         (generation, gone)
     }
@@ -256,7 +256,8 @@ mod tests {
 
     #[test]
     fn entries_that_left_stay_near_up_to_the_bound_and_are_forgotten_when_they_are_replaced() {
-        let mut overlay = Overlay::new(LogIndex(3), HardState::default(), AppliedMark::default(), None);
+        let applied = AppliedMark { index: LogIndex(3), ..AppliedMark::default() };
+        let mut overlay = Overlay::new(LogIndex(3), HardState::default(), applied, None);
         let weight = entry(4, 1).weight();
         overlay.keep(KeptEntries::new(vec![RowedEntry::new(entry(3, 1))], 2 * weight));
         assert_eq!((overlay.term(LogIndex(3)), overlay.near_first()), (Some(Term(1)), LogIndex(3)));
@@ -266,6 +267,11 @@ mod tests {
         drop(overlay.end_flush(&written));
         assert_eq!((overlay.term(LogIndex(4)), overlay.term(LogIndex(5))), (Some(Term(1)), Some(Term(2))));
         assert_eq!((overlay.term(LogIndex(3)), overlay.near_first()), (None, LogIndex(4)), "there is room for two");
+        let more: VecDeque<_> = [entry(6, 2), entry(7, 2)].into();
+        overlay.append(&more.clone().into_iter().collect::<Vec<_>>());
+        overlay.begin_flush();
+        drop(overlay.end_flush(&more));
+        assert_eq!(overlay.near_first(), LogIndex(4), "what is not applied stays");
         overlay.append(&[entry(6, 3)]);
         assert_eq!((overlay.term(LogIndex(5)), overlay.term(LogIndex(6))), (Some(Term(2)), Some(Term(3))));
         overlay.append(&[entry(5, 4)]);

@@ -117,6 +117,11 @@ async fn a_peer_that_lags_and_cold_contexts_cost_the_ledgers_thread_no_read_of_a
     let behind = cluster.take(2);
     behind.stop(PATIENCE).await.unwrap();
     append(&cluster.nodes[0].ledger(), 128).await;
+    // Another leader, which knows nothing of the one that lags.
+    let again = cluster.take(0);
+    again.stop(PATIENCE).await.unwrap();
+    cluster.bring_back(0).await;
+    append(&cluster.nodes[0].ledger(), 16).await;
     cluster.bring_back(2).await;
     let (term, elsewhere) = (cluster.nodes[0].ledger().status().term, disk.elsewhere.load(Ordering::SeqCst));
     level(&cluster.ledgers()).await;
