@@ -77,7 +77,7 @@ bugs! {
     WatchRepeats "watch-repeats" "a subscription goes on one entry too early" [Simulation, History]
     KeyUnrecorded "key-unrecorded" "an idempotency key is not recorded" [Model, Simulation, History]
     KeyOfBatchOnly "key-of-batch-only" "an idempotency key is looked for in its own batch only" [Model, Simulation, History]
-    KeyWindowLocal "key-window-local" "an idempotency key is known for as long as a node has its row" [Model, Crash]
+    KeyWindowLocal "key-window-local" "an idempotency key is known for as long as a node has its row" [Crash]
     KeyUnstored "key-unstored" "idempotency keys are forgotten when the database takes the rows" [Crash, Simulation]
     RetryApplies "retry-applies" "an attempt that comes again is applied again" [Model, Simulation, History]
     OutcomeForgotten "outcome-forgotten" "outcomes are forgotten up to the low-water mark, and with it" [Model, Simulation, History]

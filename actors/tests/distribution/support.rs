@@ -304,10 +304,12 @@ pub struct RawHello {
     pub lane: u8,
     pub incarnation: u64,
     pub dial: u64,
+    pub levels: (u32, u32),
 }
 
 pub fn hello(from: u64, to: u64, dial: u64) -> RawHello {
-    RawHello { protocol_min: 2, protocol_max: 2, cluster: CLUSTER, group: 0, from, to, lane: 0, incarnation: 5, dial }
+    let (protocol_min, protocol_max, levels) = (3, 3, (1, 1));
+    RawHello { protocol_min, protocol_max, cluster: CLUSTER, group: 0, from, to, lane: 0, incarnation: 5, dial, levels }
 }
 
 pub fn raw_frame(kind: u8, payload: &[u8]) -> Vec<u8> {
