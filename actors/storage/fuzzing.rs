@@ -1,7 +1,5 @@
 //! Bytes of a disk, see [`crate::fuzzing`].
 
-use std::collections::BTreeSet;
-use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,21 +13,25 @@ use serde::de::DeserializeOwned;
 
 use super::database::expiries;
 use super::database::tables::{self, StateRow};
-use super::disk::File;
+use super::journal::in_memory::InMemory;
 use super::journal::record::{self, BLOCK, Builder, FIRST_RECORD, FileHeader, Op, RECORD_HEADER, RecordHead};
 use super::journal::ring::JournalFile;
 use super::journal::scan;
+use super::journal::sectors::{self, unsealed};
 use super::types::{EntryKind, Genesis, HardState, LogEntry};
 use crate::fuzzing::Input;
 use crate::fuzzing::sample::{Seed, batch, genesis};
 
 const SALT: u64 = 0x5a17;
 const FILE_BYTES: u64 = 16 * BLOCK;
+const HEADER: FileHeader = FileHeader { store_id: StoreId([1; 16]), generation: 1, salt: SALT, bytes: FILE_BYTES };
+/// Where a record has its number.
+const LSN_AT: usize = 24;
 /// Besides the four bytes of its checksum.
 const FILE_HEADER_CONTENT: usize = 48;
 
-/// The journal: a file's header (as it is, or with its checksum put right), a record's head, a record's body, or a
-/// whole file of records with some bytes changed.
+/// The journal: a file's header (as it is, or with its checksum put right), a record (as it is, and sealed), a record's
+/// body, or a whole file of records with some bytes changed.
 pub fn journal(data: &[u8]) -> bool {
     let mut input = Input::new(data);
     match input.below(5) {
@@ -42,7 +44,7 @@ pub fn journal(data: &[u8]) -> bool {
         2 => {
             let bytes = input.rest();
             let head = RecordHead::parse(bytes, SALT, FIRST_RECORD);
-            head.is_some_and(|head| head.vouches_for(&bytes[RECORD_HEADER..]))
+            head.is_some_and(|head| head.vouches_for(&bytes[RECORD_HEADER..])) | sealed_anyhow(bytes)
         }
         3 => body(input.rest()),
         _ => file(&mut input),
@@ -59,12 +61,24 @@ fn sealed(ops: &[Op], offset: u64, lsn: Lsn) -> Vec<u8> {
     let mut builder = Builder::default();
     builder.begin();
     ops.iter().for_each(|op| builder.put(op));
-    builder.seal(SALT, offset, lsn).to_vec()
+    builder.seal(&HEADER, offset, lsn).to_vec()
+}
+
+/// Any bytes in sound sectors, of the record that they say they are.
+fn sealed_anyhow(bytes: &[u8]) -> bool {
+    let lsn =
+        bytes.get(LSN_AT..).and_then(|bytes| bytes.first_chunk()).map_or(Lsn(1), |lsn| Lsn(u64::from_le_bytes(*lsn)));
+    let mut content = vec![0; usize::try_from(FILE_BYTES).expect("small")];
+    let space = &mut content[usize::try_from(FIRST_RECORD).expect("small")..];
+    let length = usize::try_from(sectors::sealed_len(bytes.len() as u64)).unwrap_or(usize::MAX).min(space.len());
+    sectors::seal(bytes, HEADER.store_id, FIRST_RECORD, lsn, &mut space[..length]);
+    let file = JournalFile { slot: 1, file: Arc::new(InMemory(content)), header: HEADER };
+    scan::scan(vec![file], Lsn(lsn.get().saturating_sub(1))).is_ok_and(|journal| journal.last == lsn)
 }
 
 fn body(bytes: &[u8]) -> bool {
     let Some(ops) = record::decode_ops(Bytes::copy_from_slice(bytes)) else { return false };
-    let record = sealed(&ops, FIRST_RECORD, Lsn(1));
+    let record = unsealed(&sealed(&ops, FIRST_RECORD, Lsn(1)));
     let head = RecordHead::parse(&record, SALT, FIRST_RECORD).expect("a record of ours has a head");
     let again = &record[RECORD_HEADER..][..head.length as usize];
     assert!(head.vouches_for(again), "a record of ours fails its checksum");
@@ -76,8 +90,7 @@ fn body(bytes: &[u8]) -> bool {
     true
 }
 
-/// Records of a block each. Whatever is damaged: a record that is read is the one that was written there, and no sound
-/// one is missing.
+/// Records of a block each. Whatever is damaged: the records that were written there, or an error.
 fn file(input: &mut Input<'_>) -> bool {
     let mut content = vec![0; usize::try_from(FILE_BYTES).expect("small")];
     let mut written = Vec::new();
@@ -92,57 +105,22 @@ fn file(input: &mut Input<'_>) -> bool {
         at += record.len() as u64;
         written.push(ops);
     }
-    let mut damaged = BTreeSet::new();
+    let sound = content.clone();
     for _ in 0..input.below(4) {
         let place = usize::from(input.byte()) << 8 | usize::from(input.byte());
-        let change = input.byte();
-        let place = place % usize::try_from(at).expect("small");
-        content[place] ^= change;
-        if change != 0 {
-            damaged.insert((place as u64 / BLOCK).saturating_sub(FIRST_RECORD / BLOCK));
-        }
+        content[place % usize::try_from(at).expect("small")] ^= input.byte();
     }
-    let header = FileHeader { store_id: StoreId([1; 16]), generation: 1, salt: SALT, bytes: FILE_BYTES };
-    let file = JournalFile { slot: 1, file: Arc::new(InMemory(content)), header };
+    let is_damaged = content != sound;
+    let file = JournalFile { slot: 1, file: Arc::new(InMemory(content)), header: HEADER };
     let Ok(journal) = scan::scan(vec![file], Lsn(0)) else {
-        assert!(!damaged.is_empty(), "a sound journal is refused");
+        assert!(is_damaged, "a sound journal is refused");
         return true;
     };
     let found = journal.files.iter().flat_map(|scanned| scanned.records.iter().map(|place| (&scanned.file, *place)));
     let found: Vec<_> =
         found.map(|(file, place)| scan::read(file, place).expect("a record that a scan found")).collect();
-    assert!(written.starts_with(&found), "a record is not the one that was written");
-    let lost = found.len()..written.len();
-    assert!(lost.into_iter().all(|n| damaged.contains(&(n as u64))), "a sound record vanished");
+    assert_eq!(found, written, "a damaged record vanished, or is another");
     true
-}
-
-#[derive(Debug)]
-struct InMemory(Vec<u8>);
-
-impl File for InMemory {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.len() as u64)
-    }
-
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).ok();
-        let bytes = start.and_then(|start| self.0.get(start..start.checked_add(into.len())?));
-        into.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-
-    fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
-    fn set_len(&self, _: u64) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A row of a table of the database: as it is, or with the right checksum.
@@ -247,7 +225,6 @@ fn log_entry(input: &mut Input<'_>) -> bool {
 
 /// Sound rows, records and files.
 pub(crate) fn seeds() -> Vec<Seed> {
-    let header = FileHeader { store_id: StoreId([1; 16]), generation: 1, salt: SALT, bytes: FILE_BYTES };
     let entry = |index, data: Bytes| LogEntry { index, term: Term(3), kind: EntryKind::Normal, data };
     let ops = [
         Op::HardState(HardState { term: Term(3), vote: NodeId(2), commit: LogIndex(7) }),
@@ -255,13 +232,13 @@ pub(crate) fn seeds() -> Vec<Seed> {
         Op::Genesis(genesis()),
         Op::Boot(Boot(4)),
     ];
-    let record = sealed(&ops, FIRST_RECORD, Lsn(5));
+    let record = unsealed(&sealed(&ops, FIRST_RECORD, Lsn(5)));
     let head = RecordHead::parse(&record, SALT, FIRST_RECORD).expect("a record of ours has a head");
     let record = &record[..RECORD_HEADER + head.length as usize];
     let journal = |name: &str, mode: u8, bytes: &[u8]| Seed::new("journal", name, &[&[mode], bytes]);
     let mut seeds = vec![
-        journal("file_header", 0, &header.encode()[..FILE_HEADER_CONTENT + 4]),
-        journal("file_header_sealed", 1, &header.encode()[..FILE_HEADER_CONTENT]),
+        journal("file_header", 0, &HEADER.encode()[..FILE_HEADER_CONTENT + 4]),
+        journal("file_header_sealed", 1, &HEADER.encode()[..FILE_HEADER_CONTENT]),
         journal("record", 2, record),
         journal("body", 3, &record[RECORD_HEADER..]),
         journal("file_sound", 4, b"\x01\x03one\x01\x03two\x01\x05three\x00\x00"),

@@ -1,8 +1,10 @@
 //! Looking into the data directory of a node that is stopped.
 //!
-//! Every function takes the directory's lock, and replays the journal into the database first, as
-//! a start would: so all of them need to write, and what they show is what a start would find. None
-//! counts as a start, and none makes anything in a directory that holds no ledger.
+//! Every function takes the directory's lock. All but those of a damaged tail replay the journal into the database first,
+//! as a start would: so they need to write, and what they show is what a start would find. None counts as a start, and none
+//! makes anything in a directory that holds no ledger.
+
+mod tail;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,6 +32,7 @@ use super::segments::walk::SegmentWalk;
 use super::settings::Settings;
 use super::shared::Shared;
 use super::types::{EntryKind, Genesis, HardState, LogEntry};
+pub use tail::{DamagedTail, NOT_ALONE, cut_tail, damaged_tail};
 
 /// As much of the log is held in memory at a time.
 const CHUNK_BYTES: usize = 4 << 20;

@@ -68,11 +68,6 @@
 //! every read (`database::rows`, `database::log`, `segments`), and so is an absence (`database::names`) · S6 the threads of an old incarnation are
 //! waited for (`incarnation`) · S7 a journal file is reused only when it is covered (`committer`) · S8 store id and genesis
 //! (`layout`).
-//!
-//! One thing one node alone cannot tell: a flipped bit in the very last journal record before a
-//! crash from a torn write. It starts without that record, as if it had never promised what is in
-//! it; the other nodes of the majority protect it, as long as none of them fails before the leader
-//! has sent it again.
 
 mod actor;
 mod apply;

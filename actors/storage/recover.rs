@@ -122,9 +122,6 @@ fn replayed(
     let found = segments::open::find(settings, stored.progress.segments, &stored.blocks)?;
     let maker = maker(settings, directory.store_id);
     let files = open_files(settings, directory)?;
-    if files.is_empty() {
-        return Err(data_loss("the journal's files are missing"));
-    }
     let journal = scan::scan(files, stored.progress.covered)?;
     // First, for a database that covers more than the journal has means that records are missing.
     if !planted::is(Bug::LastUnsure) {
@@ -214,7 +211,8 @@ fn fill(settings: &Settings, directory: &Directory) -> Result<(), Failure> {
     layout::finish(settings, directory.store_id).map_err(io_failure(making))
 }
 
-fn open_files(settings: &Settings, directory: &Directory) -> Result<Vec<JournalFile>, Failure> {
+/// The journal's files, with what a crash or a flip spoilt of their headers made good.
+pub(crate) fn open_files(settings: &Settings, directory: &Directory) -> Result<Vec<JournalFile>, Failure> {
     let mut files = Vec::new();
     for &slot in &directory.slots {
         let opened = ring::open(settings.disk.as_ref(), &settings.dir, slot);
@@ -230,6 +228,9 @@ fn open_files(settings: &Settings, directory: &Directory) -> Result<Vec<JournalF
             ring::Opened::Damaged(what) => return Err(data_loss(what)),
             ring::Opened::Newer { what, version } => return Err(newer(what, version, VERSION)),
         }
+    }
+    if files.is_empty() {
+        return Err(data_loss("the journal's files are missing"));
     }
     Ok(files)
 }

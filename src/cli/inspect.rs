@@ -1,5 +1,7 @@
 //! `inspect`: into the data directory of a node that is not running.
 
+mod tail;
+
 use std::ffi::OsString;
 use std::fs::{File, Permissions, TryLockError};
 use std::io;
@@ -9,7 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use converge_actors::storage::inspect::{self, LogLine, Summary};
 use converge_actors::storage::{Disk as _, EntryKind, Error, LOCK_FILE, RealDisk};
-use converge_ledger_core::LogIndex;
+use converge_ledger_core::{LogIndex, Lsn};
 use serde_json::json;
 
 use super::processes::Directory;
@@ -41,12 +43,26 @@ enum What {
     Verify,
     /// Drop the index and make it anew from the log.
     RebuildIndex,
+    /// Go on without a last journal record that is damaged, on a node alone. Without more it changes nothing, and says what
+    /// is damaged, and what may be lost.
+    CutTail {
+        /// The record's number, as this command names it: what was acknowledged with it is lost.
+        #[arg(long, value_name = "LSN", value_parser = any_number, allow_negative_numbers = true)]
+        accept_loss_of: Option<u64>,
+    },
+}
+
+impl What {
+    /// It is to change the directory, and not a copy.
+    fn changes(&self) -> bool {
+        matches!(self, What::RebuildIndex | What::CutTail { accept_loss_of: Some(_) })
+    }
 }
 
 pub(crate) async fn run(global: &Global, Arguments { what, data_dir }: Arguments) -> Result<(), Failure> {
     find(&data_dir)?;
     let format = global.output;
-    if matches!(what, What::RebuildIndex) || !is_read_only(&data_dir) {
+    if what.changes() || !is_read_only(&data_dir) {
         return look(format, &data_dir, what);
     }
     // A ledger's copy is large: also who is interrupted takes it along.
@@ -73,6 +89,8 @@ fn look(format: Format, dir: &Path, what: What) -> Result<(), Failure> {
             output::note("the index was made anew from the log");
             show(format, &summary)
         }
+        What::CutTail { accept_loss_of: None } => tail::show(format, dir),
+        What::CutTail { accept_loss_of: Some(lsn) } => tail::cut(format, dir, Lsn(lsn)),
     }
 }
 

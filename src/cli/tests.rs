@@ -42,6 +42,8 @@ fn commands_of_the_contract_are_taken() {
         "l inspect log --from 5 --limit 10 --data-dir d",
         "l inspect --data-dir d verify",
         "l inspect rebuild-index --output json",
+        "l inspect cut-tail --data-dir d",
+        "l inspect cut-tail --data-dir d --accept-loss-of 17",
     ] {
         assert!(parse(good).is_ok(), "{good}: {:?}", parse(good));
     }
@@ -77,6 +79,7 @@ fn bad_usage_is_exit_code_2() {
         "l demo --clients 0",
         "l inspect",
         "l inspect everything",
+        "l inspect cut-tail --accept-loss-of all",
     ] {
         let error = parse(bad).map(|_| ()).expect_err(bad);
         assert_eq!(error.exit_code(), 2, "{bad}");

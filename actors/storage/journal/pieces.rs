@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use converge_ledger_core::Lsn;
+use converge_ledger_core::{Lsn, StoreId};
 
 use super::record::{BLOCK, FILE_HEADER, RECORD_HEADER, VERSION};
+use super::sectors::{seal, unsealed};
 use super::{ring, scan};
 use crate::storage::Disk;
 
@@ -17,8 +18,9 @@ pub struct Piece {
     pub offset: u64,
     /// How many bytes it has.
     pub bytes: u64,
-    /// The record that it is; none for a copy of the file's header.
+    /// The record that it is, with its padding; none for a copy of the file's header.
     pub record: Option<Lsn>,
+    store_id: StoreId,
 }
 
 /// What a directory's journal has: the copies of the headers, and the records up to the first that is damaged,
@@ -30,13 +32,15 @@ pub fn pieces(disk: &dyn Disk, dir: &Path) -> Vec<Piece> {
         let path = dir.join(ring::file_name(slot));
         let Ok(ring::Opened::Sound(file)) = ring::open(disk, dir, slot) else { return Vec::new() };
         let Ok(scanned) = scan::scan_file(file) else { return Vec::new() };
-        let header = |offset| Piece { path: path.clone(), offset, bytes: FILE_HEADER as u64, record: None };
+        let store_id = scanned.file.header.store_id;
+        let header = |offset| Piece { path: path.clone(), offset, bytes: FILE_HEADER as u64, record: None, store_id };
         pieces.extend([0, BLOCK].map(header));
         pieces.extend(scanned.records.iter().map(|place| Piece {
             path: path.clone(),
             offset: place.offset,
-            bytes: RECORD_HEADER as u64 + u64::from(place.length),
+            bytes: place.bytes,
             record: Some(place.lsn),
+            store_id,
         }));
     }
     pieces.sort_by_key(|piece| piece.record);
@@ -52,13 +56,29 @@ impl Piece {
         let file = disk.open(&self.path).expect("a piece is of a file");
         let mut bytes = vec![0; usize::try_from(self.bytes).expect("small")];
         file.read_at(self.offset, &mut bytes).expect("a piece is in the file");
-        bytes[4..6].copy_from_slice(&(VERSION + 1).to_le_bytes());
-        let crc = if self.record.is_some() { RECORD_HEADER - 4 } else { FILE_HEADER - 4 };
-        let covered = crc32c::crc32c_append(crc32c::crc32c(&bytes[..crc]), &bytes[crc + 4..]);
-        bytes[crc..crc + 4].copy_from_slice(&covered.to_le_bytes());
+        match self.record {
+            None => renew(&mut bytes, FILE_HEADER - 4),
+            Some(lsn) => {
+                let mut record = unsealed(&bytes);
+                let length = record[LENGTH_AT..].first_chunk().expect("a record has a head");
+                record.truncate(RECORD_HEADER + u32::from_le_bytes(*length) as usize);
+                renew(&mut record, RECORD_HEADER - 4);
+                seal(&record, self.store_id, self.offset, lsn, &mut bytes);
+            }
+        }
         file.write_at(self.offset, &bytes).expect("the disk takes it");
         file.sync_data().expect("the disk takes it");
     }
+}
+
+/// Where a record says how long its body is.
+const LENGTH_AT: usize = RECORD_HEADER - 8;
+
+/// Gives it the next version, and the checksum that belongs to it.
+fn renew(bytes: &mut [u8], crc: usize) {
+    bytes[4..6].copy_from_slice(&(VERSION + 1).to_le_bytes());
+    let covered = crc32c::crc32c_append(crc32c::crc32c(&bytes[..crc]), &bytes[crc + 4..]);
+    bytes[crc..crc + 4].copy_from_slice(&covered.to_le_bytes());
 }
 
 #[cfg(test)]
@@ -90,7 +110,7 @@ mod tests {
                 let mut builder = Builder::default();
                 builder.begin();
                 builder.put(&Op::Boot(Boot(lsn)));
-                let record = builder.seal(file.header.salt, offset, Lsn(lsn)).to_vec();
+                let record = builder.seal(&file.header, offset, Lsn(lsn)).to_vec();
                 file.file.write_at(offset, &record).unwrap();
             }
         }
@@ -99,7 +119,6 @@ mod tests {
         assert_eq!(records, [None, None, None, None, Some(1), Some(2), Some(3), Some(4)]);
         let last = found.pop().unwrap();
         assert_eq!((last.path, last.offset), (dir.join("journal-0001"), FIRST_RECORD + BLOCK));
-        // Behind the head, a kind and a number.
-        assert_eq!(last.bytes, RECORD_HEADER as u64 + 9);
+        assert_eq!(last.bytes, BLOCK);
     }
 }

@@ -6,16 +6,19 @@
 //! body    operations, see `Op`
 //! ```
 //!
+//! In the file a record lies in sealed sectors, see [`sectors`](super::sectors): 4,000 bytes of it in 4 KiB.
+//!
 //! The checksum covers the header before it and the body. Salt and offset are in it, so that a
-//! record of an earlier life of the file, or of another place, is never taken for one of this.
+//! record of an earlier life of the file, or of another place, is never taken for one of this. It also tells a record
+//! from a mix of two attempts at it, each torn, which the seals cannot.
 //!
 //! Magic, version, place, length and checksum are where they are in every version: what a newer program wrote is told
 //! from what nobody wrote.
 
 use bytes::{Buf, BufMut, Bytes};
-use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{Boot, LogIndex, Lsn, NodeId, StoreId, Term};
 
+use super::sectors::{seal, sealed_len};
 use crate::storage::types::{EntryKind, Genesis, HardState, LogEntry};
 
 /// Records and header copies start at multiples of this.
@@ -30,7 +33,7 @@ pub(crate) const ENTRY_OVERHEAD: usize = 32;
 const RECORD_MAGIC: [u8; 4] = *b"CLjr";
 const FILE_MAGIC: [u8; 4] = *b"CLjf";
 /// The version of file headers and records.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 pub(crate) const FILE_HEADER: usize = 4 + 2 + 2 + 16 + 8 + 8 + 8 + 4;
 
 /// One step of the journal, in order.
@@ -152,46 +155,53 @@ fn decode_entries(body: &mut Bytes) -> Option<Vec<LogEntry>> {
     Some(entries)
 }
 
-/// Builds records in one buffer that is kept.
+/// Builds records in buffers that are kept.
 #[derive(Debug, Default)]
 pub(crate) struct Builder {
-    buffer: Vec<u8>,
+    record: Vec<u8>,
+    /// In sectors, behind as many bytes as it takes to begin on a page.
+    sealed: Vec<u8>,
 }
 
 impl Builder {
     /// Starts over, with room for the header.
     pub(crate) fn begin(&mut self) {
-        self.buffer.clear();
-        self.buffer.resize(RECORD_HEADER, 0);
+        self.record.clear();
+        self.record.resize(RECORD_HEADER, 0);
     }
 
     pub(crate) fn put(&mut self, op: &Op) {
-        op.put(&mut self.buffer);
+        op.put(&mut self.record);
     }
 
     /// What the record takes in the file.
-    pub(crate) fn padded_len(&self) -> u64 {
-        padded(self.buffer.len() as u64)
+    pub(crate) fn sealed_len(&self) -> u64 {
+        sealed_len(self.record.len() as u64)
     }
 
-    /// Writes the header and pads with zeros to a whole number of blocks, so that no write needs
-    /// to read a block first.
-    pub(crate) fn seal(&mut self, salt: u64, offset: u64, lsn: Lsn) -> &[u8] {
-        let length = self.buffer.len() - RECORD_HEADER;
+    /// Writes the header, and seals the record for its place in a file.
+    ///
+    /// What it returns begins on a page, as it will in the page cache: a copy that a kill cuts short ends where a page
+    /// does, and so between two sectors.
+    pub(crate) fn seal(&mut self, file: &FileHeader, offset: u64, lsn: Lsn) -> &[u8] {
+        let length = self.record.len() - RECORD_HEADER;
         let mut head = Vec::with_capacity(RECORD_HEADER);
         head.extend_from_slice(&RECORD_MAGIC);
         head.put_u16_le(VERSION);
         head.put_u16_le(0);
-        head.put_u64_le(salt);
+        head.put_u64_le(file.salt);
         head.put_u64_le(offset);
         head.put_u64_le(lsn.get());
         head.put_u32_le(u32::try_from(length).expect("records are bounded"));
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&head), &self.buffer[RECORD_HEADER..]);
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&head), &self.record[RECORD_HEADER..]);
         head.put_u32_le(crc);
-        self.buffer[..RECORD_HEADER].copy_from_slice(&head);
-        let padded = usize::try_from(self.padded_len()).expect("records are bounded");
-        self.buffer.resize(padded, 0);
-        &self.buffer
+        self.record[..RECORD_HEADER].copy_from_slice(&head);
+        let (bytes, page) = (usize::try_from(self.sealed_len()).expect("records are bounded"), BLOCK as usize);
+        self.sealed.resize(self.sealed.len().max(bytes + page), 0);
+        let start = self.sealed.as_ptr().align_offset(page).min(page);
+        let sealed = &mut self.sealed[start..start + bytes];
+        seal(&self.record, file.store_id, offset, lsn, sealed);
+        sealed
     }
 }
 
@@ -200,7 +210,7 @@ pub(crate) fn padded(bytes: u64) -> u64 {
     bytes.div_ceil(BLOCK) * BLOCK
 }
 
-/// What the first bytes of a block say, if they may start a record of this file at this offset.
+/// What the first bytes of a sealed sector say, if they start a record of this life of the file at this offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordHead {
     /// Where it is newer than [`VERSION`], nothing is known of the body but its checksum.
@@ -228,9 +238,14 @@ impl RecordHead {
         (known && here).then_some(RecordHead { version, lsn, length, crc, head_crc })
     }
 
+    /// What the record takes in the file.
+    pub(crate) fn sealed_len(&self) -> u64 {
+        sealed_len(RECORD_HEADER as u64 + u64::from(self.length))
+    }
+
     /// Whether this is the body that was written.
     pub(crate) fn vouches_for(&self, body: &[u8]) -> bool {
-        crc32c::crc32c_append(self.head_crc, body) == self.crc || planted::is(Bug::TornTaken)
+        crc32c::crc32c_append(self.head_crc, body) == self.crc
     }
 }
 
@@ -294,6 +309,7 @@ impl FileHeader {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sectors::unsealed;
     use super::*;
 
     fn ops() -> Vec<Op> {
@@ -316,35 +332,38 @@ mod tests {
         ]
     }
 
-    #[test]
-    fn a_record_comes_back_and_only_from_its_place() {
+    const FILE: FileHeader = FileHeader { store_id: StoreId([1; 16]), generation: 1, salt: 11, bytes: 65536 };
+
+    /// A record as it is without its seals.
+    fn record() -> Vec<u8> {
         let mut builder = Builder::default();
         builder.begin();
         for op in ops() {
             builder.put(&op);
         }
-        let sealed = builder.seal(11, 8192, Lsn(5)).to_vec();
-        assert_eq!(sealed.len() as u64 % BLOCK, 0);
-        let head = RecordHead::parse(&sealed, 11, 8192).unwrap();
-        let body = &sealed[RECORD_HEADER..RECORD_HEADER + head.length as usize];
+        let sealed = builder.seal(&FILE, 8192, Lsn(5));
+        assert_eq!((sealed.len() as u64, sealed.as_ptr().addr() % 4096), (BLOCK, 0));
+        unsealed(sealed)
+    }
+
+    #[test]
+    fn a_record_comes_back_and_only_from_its_place() {
+        let record = record();
+        let head = RecordHead::parse(&record, 11, 8192).unwrap();
+        let body = &record[RECORD_HEADER..RECORD_HEADER + head.length as usize];
         assert!(head.vouches_for(body));
-        assert_eq!(head.lsn, Lsn(5));
+        assert_eq!((head.lsn, head.sealed_len()), (Lsn(5), BLOCK));
         assert_eq!(decode_ops(Bytes::copy_from_slice(body)), Some(ops()));
-        assert_eq!(RecordHead::parse(&sealed, 12, 8192), None);
-        assert_eq!(RecordHead::parse(&sealed, 11, 4096), None);
+        assert_eq!(RecordHead::parse(&record, 12, 8192), None);
+        assert_eq!(RecordHead::parse(&record, 11, 4096), None);
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        let mut builder = Builder::default();
-        builder.begin();
-        for op in ops() {
-            builder.put(&op);
-        }
-        let sealed = builder.seal(11, 8192, Lsn(5)).to_vec();
-        let used = RECORD_HEADER + RecordHead::parse(&sealed, 11, 8192).unwrap().length as usize;
+        let record = record();
+        let used = RECORD_HEADER + RecordHead::parse(&record, 11, 8192).unwrap().length as usize;
         for bit in 0..used * 8 {
-            let mut bytes = sealed.clone();
+            let mut bytes = record.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             let sound = RecordHead::parse(&bytes, 11, 8192).is_some_and(|head| {
                 bytes

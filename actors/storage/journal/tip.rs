@@ -24,7 +24,7 @@ impl Tip {
     /// When it does not fit: behind the end that the file's header names, nobody would find it.
     pub(crate) fn write(&self, builder: &mut Builder) -> std::io::Result<()> {
         assert!(self.has_room(builder), "a record is larger than a journal file");
-        let record = builder.seal(self.file.header.salt, self.offset, self.last.next());
+        let record = builder.seal(&self.file.header, self.offset, self.last.next());
         self.file.file.write_at(self.offset, record)
     }
 
@@ -37,7 +37,7 @@ impl Tip {
 
     /// The record that was written is the last one.
     pub(crate) fn pass(&mut self, builder: &Builder) {
-        self.offset += builder.padded_len();
+        self.offset += builder.sealed_len();
         self.last = self.last.next();
     }
 
@@ -47,6 +47,6 @@ impl Tip {
     }
 
     pub(crate) fn has_room(&self, builder: &Builder) -> bool {
-        self.offset + builder.padded_len() <= self.file.header.bytes
+        self.offset + builder.sealed_len() <= self.file.header.bytes
     }
 }

@@ -10,7 +10,7 @@ pub struct Faults {
     /// This sync fails. What it should have written is unknown: the page cache shows it, the disk
     /// has any part of it, and no later sync writes it again.
     pub fail_sync: Option<u64>,
-    /// This write fails with an I/O error, and may have been done in part.
+    /// This write fails with an I/O error, and may have been done in part: some sectors of it.
     pub fail_write: Option<u64>,
     /// These reads fail with an I/O error.
     pub fail_read: Option<Range<u64>>,

@@ -1,7 +1,7 @@
 //! What is on the simulated disk, what of it is durable, and what a power cut leaves.
 //!
 //! Each write is kept until a sync of its file, each name until a sync of its directory. What was
-//! not synced may be lost as a whole, in part, or out of order.
+//! not synced may be lost as a whole, in part, or out of order. A sector of 512 bytes is written as a whole or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -254,7 +254,7 @@ impl Model {
         let file = self.inodes.get_mut(&inode).expect("an open file is kept");
         if fails {
             let done = usize::try_from(self.chance.below(data.len() as u64 + 1)).expect("part of a length");
-            file.write(offset, &data[..done]);
+            file.write(offset, &data[..whole_sectors(offset, done)]);
             self.fails();
             return Err(broken("write"));
         }
@@ -276,7 +276,8 @@ impl Model {
         }
         let now = &self.inodes[&inode].now;
         let fits = (0..=len).rev().step_by(512).find(|part| now.holes(offset, *part) * PAGE as u64 <= left);
-        usize::try_from(self.chance.below(fits.unwrap_or(0) as u64 + 1)).expect("part of a length")
+        let done = usize::try_from(self.chance.below(fits.unwrap_or(0) as u64 + 1)).expect("part of a length");
+        whole_sectors(offset, done)
     }
 
     pub(super) fn set_len(&mut self, inode: u64, len: u64) -> io::Result<()> {
@@ -389,9 +390,18 @@ fn loss(count: u64, dice: &mut Dice) -> Loss {
     }
 }
 
+/// Bytes that a disk writes as a whole or not at all.
+const SECTOR: usize = 512;
+
+/// How much of a write is done that ends after so many bytes: it ends between two sectors.
+fn whole_sectors(offset: u64, done: usize) -> usize {
+    let within = usize::try_from((offset + done as u64) % SECTOR as u64).expect("small");
+    done.saturating_sub(within)
+}
+
 /// A write of which only some sectors reached the disk.
 fn write_part(content: &mut Pages, offset: u64, data: &[u8], dice: &mut Dice) {
-    let sector = if dice.below(2) == 0 { 512 } else { 4096 };
+    let sector = if dice.below(2) == 0 { SECTOR } else { 4096 };
     // Sectors are where they are on the disk, wherever the write begins.
     let lead = sector - usize::try_from(offset % sector as u64).expect("small");
     let (first, rest) = data.split_at(lead.min(data.len()));

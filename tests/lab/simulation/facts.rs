@@ -276,11 +276,6 @@ impl Facts {
         self.expect(term >= before, || format!("node {node} speaks in term {term}, after it had in term {before}"));
     }
 
-    /// A node is not held any more to what it said.
-    pub(super) fn forget(&self, node: NodeId) {
-        self.lock().promises.remove(&node);
-    }
-
     /// Copies of directories are put back on all nodes: what came after them may be lost, and is not held against
     /// anybody.
     pub(super) fn restored(&self) {

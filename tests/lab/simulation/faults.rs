@@ -12,6 +12,8 @@ use converge_ledger::supervisors::Fault as ActorFault;
 
 /// How often it is looked whether the journal ends with a record that the database does not have.
 const TAIL_LOOKS: u32 = 400;
+/// How long a process is gone whose last record rots.
+const TAIL_DOWN_MS: u64 = 100;
 
 /// Carries out all of them, each at its time.
 pub(super) async fn drive(world: Arc<World>, faults: Vec<Timed>, until_ms: u64) {
@@ -126,6 +128,7 @@ async fn at_its_content(world: Arc<World>, fault: Fault) {
                 if world.rot_tail(NodeId(node), place, bit) {
                     took(&world);
                     world.crash(NodeId(node), end(power));
+                    come_back(world, node, TAIL_DOWN_MS).await;
                     break;
                 }
                 sleep(Duration::from_millis(7)).await;

@@ -76,7 +76,7 @@ pub(super) enum Fault {
     /// One bit of the journal turns over, of those that are durable and mean something; then the machine may fail.
     RotJournal { node: u64, place: u64, bit: u8, end: Option<Ending> },
     /// One bit of the last journal record turns over, as soon as there is one that the database does not have, and the
-    /// process ends. It comes back when all else is healed.
+    /// process ends, and comes back.
     RotTail { node: u64, place: u64, bit: u8, power: bool },
     /// The wall clock jumps.
     Clock { node: u64, by_ms: i64 },
@@ -173,7 +173,7 @@ impl Plan {
         let mut faults: Vec<Timed> = (0..shape.faults)
             .map(|_| Timed { at_ms: draw.moment(shape.faults_ms), fault: draw.fault(&world) })
             .collect();
-        // Its node misses all faults behind it.
+        // Its node is fenced from then on, and misses all faults behind it.
         let tails = faults.iter_mut().filter(|timed| matches!(timed.fault, Fault::RotTail { .. }));
         tails.for_each(|timed| timed.at_ms = shape.faults_ms - (shape.faults_ms - timed.at_ms) / 5);
         // Apart from the rest: who rots or is to go on cannot be told from who was put back.

@@ -155,9 +155,6 @@ async fn live(plan: &Plan, verbose: bool) -> RunOutcome {
         facts.violated(format!("clients still wait {CLIENTS_MS_MAX} ms after the last fault"));
     }
     converge(&world).await;
-    if world.let_back().await {
-        converge(&world).await;
-    }
     if !world.is_restored() || (has_majority(&world) && !facts.is_excused()) {
         record_states(&world, plan).await;
         check_copies(&world).await;

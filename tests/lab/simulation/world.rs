@@ -65,8 +65,6 @@ struct Host {
     starting: Option<CancellationToken>,
     /// It may say that it lost data: its disk rots, or was put back from a copy.
     rotten: bool,
-    /// Its last record is damaged: it comes back when the others have all that was acknowledged.
-    held_back: bool,
     lives: u64,
     /// An actor of this life was killed, or made to panic: its supervisors may give up.
     hurt: bool,
@@ -154,7 +152,6 @@ impl World {
                 busy: false,
                 starting: None,
                 rotten: false,
-                held_back: false,
                 lives: 0,
                 hurt: false,
                 falls_by: End::PowerCut,
@@ -320,7 +317,7 @@ impl World {
                 host.steady();
             });
         }
-        for id in self.ids().into_iter().filter(|id| !self.with(*id, |host| host.held_back)) {
+        for id in self.ids() {
             self.leave_full(id).await;
             if self.is_fenced(id) {
                 self.crash(id, End::Kill);

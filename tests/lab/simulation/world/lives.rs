@@ -20,7 +20,7 @@ impl World {
     /// Starts the node, again and again until it runs: its disk may fail while it does.
     pub(in super::super) async fn start(self: Arc<Self>, id: NodeId) {
         let free = self.with(id, |host| {
-            let free = host.life.is_none() && !host.busy && !host.held_back;
+            let free = host.life.is_none() && !host.busy;
             host.busy |= free;
             free
         });

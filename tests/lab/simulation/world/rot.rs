@@ -1,14 +1,9 @@
 //! Disks that rot: one of a run, as far as a plan goes, so that a majority is whole.
 //!
-//! What a rotten node may do: serve the truth, or fence itself for data loss, and stay so. There is one damage that it
-//! cannot tell from a record torn by the crash, that of the last record of its journal: it forgets that record, and the
-//! vote or the acknowledgement in it. With the record as good as written nowhere, the promise is broken: a leader that
-//! counted on it may be followed by one that does not have the entry, if meanwhile one more node is away. So that damage
-//! ([`World::rot_tail`]) keeps its node out until the others have healed and hold all that was acknowledged. Then it has
-//! to be mended by the leader, or fence itself when that proves what is missing.
+//! What a rotten node may do: serve the truth, or fence itself for data loss, and stay so. That holds for the last record
+//! of its journal as well, which nothing vouches for but its own sectors.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use converge_actors::storage::{Piece, pieces};
 use converge_ledger_core::chance::mix;
@@ -36,27 +31,21 @@ impl World {
         })
     }
 
-    /// Turns over one bit of the journal: of a record, but the last one that is durable if the database does not have
-    /// it, or of a copy of a file's header.
+    /// Turns over one bit of the journal: of a record, its padding included, or of a copy of a file's header.
     pub(in super::super) fn rot_journal(&self, id: NodeId, place: u64, bit: u8) -> bool {
-        let covered = self.covered(id);
         self.with(id, |host| {
-            let mut pieces = pieces(&host.disk.durable(), Path::new(DIRECTORY));
-            if pieces.last().is_some_and(|last| last.record > covered) {
-                pieces.pop();
-            }
+            let pieces = pieces(&host.disk.durable(), Path::new(DIRECTORY));
             let nth = place.checked_rem(pieces.len() as u64).filter(|_| self.formed());
             nth.is_some_and(|nth| self.turn_over(id, host, &pieces[usize::try_from(nth).expect("small")], place, bit))
         })
     }
 
-    /// Turns over one bit of the last record, where only the journal has it, and holds the node back from its next start.
+    /// Turns over one bit of the last record, where only the journal has it.
     pub(in super::super) fn rot_tail(&self, id: NodeId, place: u64, bit: u8) -> bool {
         let covered = self.covered(id);
         self.with(id, |host| {
             let last = pieces(&host.disk.durable(), Path::new(DIRECTORY)).pop().filter(|last| last.record > covered);
             let Some(last) = last.filter(|_| covered.is_some() && self.formed()) else { return false };
-            host.held_back = true;
             self.turn_over(id, host, &last, place, bit)
         })
     }
@@ -73,25 +62,11 @@ impl World {
     }
 
     fn turn_over(&self, id: NodeId, host: &mut Host, piece: &Piece, place: u64, bit: u8) -> bool {
-        let Piece { path, offset, bytes, record } = piece;
+        let Piece { path, offset, bytes, record, .. } = piece;
         let at = offset + mix(place) % bytes;
         let name = path.display();
         self.trace.note(&[23, id.get(), at], || format!("node {id}: a bit at {at} of {name} rots, record {record:?}"));
         host.rotten = true;
         host.disk.flip(path, at, bit)
-    }
-
-    /// Starts those that were held back. Says whether there were any.
-    pub(in super::super) async fn let_back(self: &Arc<Self>) -> bool {
-        let mut any = false;
-        for id in self.ids() {
-            if self.with(id, |host| std::mem::take(&mut host.held_back)) {
-                // It may have forgotten all that it said last.
-                self.facts.forget(id);
-                self.clone().start(id).await;
-                any = true;
-            }
-        }
-        any
     }
 }

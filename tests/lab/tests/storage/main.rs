@@ -11,3 +11,4 @@ mod newer;
 mod read_errors;
 mod segments;
 mod support;
+mod tail;

@@ -45,7 +45,7 @@ pub fn records_and_headers_of_a_newer_program_are_not_the_end() {
         let before = journal(&disk);
         let refused = starts(&disk).err().unwrap_or_else(|| panic!("{piece:?} was passed over"));
         let name = piece.path.file_name().unwrap().to_str().unwrap();
-        for word in ["NEWER_FORMAT", name, "format 2", "reads up to 1"] {
+        for word in ["NEWER_FORMAT", name, "format 3", "reads up to 2"] {
             assert!(refused.contains(word), "{word} is not in {refused}");
         }
         assert!(journal(&disk) == before, "the journal was changed");
