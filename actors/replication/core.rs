@@ -244,10 +244,8 @@ impl<L: ReadLog> Core<L> {
             _ => {}
         }
         let term = message.term;
-        let answers = matches!(
-            message.get_msg_type(),
-            MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse
-        );
+        let answers =
+            matches!(message.get_msg_type(), MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse);
         self.spare_files(answers);
         let result = self.node.step(message);
         if let Some(index) = agrees.filter(|_| self.node.raft.term == term) {

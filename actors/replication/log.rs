@@ -37,7 +37,13 @@ impl Log {
     pub(crate) fn new(storage: Storage, hard_state: HardState, voters: Vec<u64>, actor: ActorRef<Message>) -> Log {
         let fetches = RefCell::new(Fetches::new(storage.clone(), actor, voters.len()));
         let conf_state = ConfState { voters, ..ConfState::default() };
-        Log { storage, initial: RaftState::new(hard_state, conf_state), fetches, terms: RefCell::default(), spares_files: Cell::default() }
+        Log {
+            storage,
+            initial: RaftState::new(hard_state, conf_state),
+            fetches,
+            terms: RefCell::default(),
+            spares_files: Cell::default(),
+        }
     }
 
     /// Committed entries that were fetched can be read until the next ones are. Says who is to be sent them.
@@ -73,7 +79,8 @@ impl raft::Storage for Log {
         let mut fetches = self.fetches.borrow_mut();
         let near = || readable(self.storage.log_near(low, high, max_bytes));
         // Whoever cannot wait wants all of them.
-        let fetched = if context.can_async() { fetches.entries(low, high, max_bytes) } else { fetches.whole(low, high) };
+        let fetched =
+            if context.can_async() { fetches.entries(low, high, max_bytes) } else { fetches.whole(low, high) };
         let entries = match fetched.or_else(near) {
             Some(entries) => entries,
             None if context.can_async() && low <= self.storage.log_commit() => {

@@ -6,7 +6,7 @@ use super::support::{Leader, RunningStorage, copy_out, one_thread, simulated, sm
 use converge_actors::storage::{Cause, Error, Genesis, Phase, inspect, pieces};
 use converge_lab::disk::{Change, SimDisk};
 use converge_ledger_core::chance::Dice;
-use converge_ledger_core::{ClusterId, LogIndex, Lsn, NodeId, StoreId};
+use converge_ledger_core::{ClusterId, KEY_WINDOW_DEFAULT, LogIndex, Lsn, NodeId, StoreId};
 
 /// A directory with records that the database does not have; with a genesis of so many voters, if any.
 async fn furnished(voters: u64) -> (SimDisk, Leader, RunningStorage) {
@@ -16,7 +16,10 @@ async fn furnished(voters: u64) -> (SimDisk, Leader, RunningStorage) {
         let store_id = node.recover().await.store_id;
         let others = (2..=voters).map(|id| (NodeId(id), StoreId([id as u8; 16])));
         let voters = others.chain([(NodeId(1), store_id)]).collect();
-        node.storage.write_genesis(Genesis { cluster_id: ClusterId([7; 16]), group: 0, voters }).await.unwrap();
+        node.storage
+            .write_genesis(Genesis { cluster_id: ClusterId([7; 16]), group: 0, voters, key_window: KEY_WINDOW_DEFAULT })
+            .await
+            .unwrap();
     }
     for n in 0..12_u8 {
         leader.write(&node, &[write("c", "k", &[n; 700])]).await;
