@@ -78,13 +78,21 @@ impl raft::Storage for Log {
         let (low, high) = (LogIndex(low), LogIndex(high));
         let mut fetches = self.fetches.borrow_mut();
         let near = || readable(self.storage.log_near(low, high, max_bytes));
+        let commit = self.storage.log_commit();
+        let can_wait = context.can_async() && low <= commit;
+        // They are sent with the term of the one in front of them.
+        let front = low.get() - 1;
+        let has_front = front == 0 || fetches.term(LogIndex(front)).is_some() || self.is_near(front);
         // Whoever cannot wait wants all of them.
-        let fetched =
-            if context.can_async() { fetches.entries(low, high, max_bytes) } else { fetches.whole(low, high) };
-        let entries = match fetched.or_else(near) {
+        let found = match context.can_async() {
+            true if can_wait && !has_front => None,
+            true => fetches.entries(low, high, max_bytes).or_else(near),
+            false => fetches.whole(low, high).or_else(near),
+        };
+        let entries = match found {
             Some(entries) => entries,
-            None if context.can_async() && low <= self.storage.log_commit() => {
-                fetches.ask(low, high.min(self.storage.log_commit().next()), max_bytes, context);
+            None if can_wait => {
+                fetches.ask(low, high.min(commit.next()), max_bytes, context);
                 return Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable));
             }
             None => readable(self.storage.log_entries(low, high, max_bytes)),
@@ -103,7 +111,9 @@ impl raft::Storage for Log {
             return Ok(known.1);
         }
         let fetched = self.fetches.borrow().term(LogIndex(index));
-        if self.spares_files.get() && fetched.is_none() && !self.storage.log_is_near(LogIndex(index)) {
+        let is_far = fetched.is_none() && !self.storage.log_is_near(LogIndex(index));
+        // Of the commit itself and what follows, nothing is fetched.
+        if self.spares_files.get() && is_far && LogIndex(index) < self.storage.log_commit() {
             return Err(raft::Error::Store(StorageError::Unavailable));
         }
         let term = fetched.or_else(|| readable(self.storage.log_term(LogIndex(index))));
