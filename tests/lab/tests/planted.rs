@@ -36,7 +36,7 @@ const FIRST: &[(Bug, u64)] = &[
     (Bug::ReadUnapplied, 5),
     (Bug::RetryApplies, 2),
     (Bug::OutcomeForgotten, 2),
-    (Bug::TornTaken, 34),
+    (Bug::TornTaken, 30),
     (Bug::LackFences, 13),
     (Bug::UncommittedSettled, 8),
     (Bug::BlockClosedEarly, 2),
