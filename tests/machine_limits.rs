@@ -205,7 +205,7 @@ impl Drop for SmallDisk {
 #[tokio::test]
 async fn a_first_start_on_a_full_disk_fails_with_the_reason() {
     let root = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(root.path(), "32m") else { return };
+    let Some(disk) = SmallDisk::mount(root.path(), "6m") else { return };
     for mark in [None, Some(0)] {
         let mut node = Node::new(root.path(), 1);
         node.data = disk.0.join("data");
