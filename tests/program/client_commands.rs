@@ -3,6 +3,7 @@
 #![allow(missing_docs, dead_code, clippy::print_stderr)]
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -360,6 +361,66 @@ async fn a_stopped_node_s_directory_can_be_inspected_verified_and_indexed_anew()
     served.node.start().await;
     assert_eq!(served.payloads("orders").await, before);
     assert_eq!(counts(&served.json(&["append", "orders", "--from", path.to_str().unwrap()]).await), (0, 30, 0));
+}
+
+/// Turns over a bit of the last sector that the journal has.
+fn damage_the_tail(data: &Path) -> u64 {
+    const RECORDS: usize = 2 * 4096;
+    const SECTOR: usize = 512;
+    const LSN: usize = 500;
+    let files = std::fs::read_dir(data).unwrap().map(|file| file.unwrap().path());
+    let journal = files.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("journal-"));
+    let sectors = journal.flat_map(|path| {
+        let content = std::fs::read(&path).unwrap();
+        let lsn = move |at: usize| u64::from_le_bytes(content[at + LSN..at + LSN + 8].try_into().unwrap());
+        let end = std::fs::metadata(&path).unwrap().len() as usize;
+        (RECORDS..end).step_by(SECTOR).map(move |at| (lsn(at), path.clone(), at))
+    });
+    let (lsn, path, at) = sectors.max_by_key(|(lsn, ..)| *lsn).unwrap();
+    let mut content = std::fs::read(&path).unwrap();
+    content[at + 3] ^= 1;
+    std::fs::write(path, content).unwrap();
+    lsn
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_alone_goes_on_without_a_damaged_last_record_once_its_loss_is_accepted() {
+    let mut served = served().await;
+    for payload in ["kept", "lost"] {
+        served.json(&["append", "orders", "k", payload]).await;
+    }
+    served.node.kill().await;
+    let data = served.node.data.display().to_string();
+    let lsn = damage_the_tail(&served.node.data).to_string();
+    // A fenced node says no ready line.
+    served.node.spawn();
+    until("the node says what helps", PATIENCE, || async {
+        let said = String::from_utf8(served.run(&["status"]).await.stdout).unwrap();
+        (said.contains("data loss") && said.contains("inspect cut-tail")).then_some(())
+    })
+    .await;
+    served.node.kill().await;
+
+    let look = ["inspect", "cut-tail", "--data-dir", &data];
+    let shown = served.run(&look).await;
+    let error = String::from_utf8_lossy(&shown.stderr).into_owned();
+    assert_eq!(shown.status.code(), Some(5), "{error}");
+    assert!(error.contains(&format!("--accept-loss-of {lsn}")) && error.contains("nothing was changed"), "{error}");
+    let found: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(
+        (found["lsn"].to_string(), &found["is_covered"], &found["voters"]),
+        (lsn.clone(), &false.into(), &1.into())
+    );
+    let other = served.run(&[&look[..], &["--accept-loss-of", "1"]].concat()).await;
+    assert_eq!(other.status.code(), Some(1), "{other:?}");
+    let cut = served.json(&[&look[..], &["--accept-loss-of", &lsn]].concat()).await;
+    assert!(std::fs::exists(cut["kept"].as_str().unwrap()).unwrap(), "{cut}");
+
+    served.node.start().await;
+    let left = served.payloads("orders").await;
+    assert!(["kept", "lost"].map(str::to_owned).starts_with(&left) && !left.is_empty(), "{left:?}");
+    served.json(&["append", "orders", "k", "after"]).await;
+    assert_eq!(served.payloads("orders").await.last().map(String::as_str), Some("after"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
