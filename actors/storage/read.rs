@@ -25,16 +25,19 @@ const END_MAX: usize = 64;
 /// A turn of a reader that finds nothing is so many reads long.
 const SCAN_READS_MAX: usize = 8;
 
-/// The entries in front of one, back to one with content.
-fn end_before(reader: &mut LogReader<'_>, index: LogIndex) -> Result<Vec<LogEntry>, Trouble> {
+/// The entries in front of one, back to one with content; `read` gives the one at an index.
+fn back_to_content<E>(
+    index: LogIndex,
+    mut read: impl FnMut(LogIndex) -> Result<Vec<LogEntry>, E>,
+) -> Result<VecDeque<LogEntry>, E> {
     let mut entries: VecDeque<LogEntry> = VecDeque::new();
     for at in (1..index.get()).rev().take(END_MAX).map(LogIndex) {
-        reader.entries(at, at.next(), 0)?.into_iter().for_each(|entry| entries.push_front(entry));
+        read(at)?.into_iter().for_each(|entry| entries.push_front(entry));
         if entries.front().is_some_and(|entry| !entry.data.is_empty()) {
             break;
         }
     }
-    Ok(entries.into())
+    Ok(entries)
 }
 
 impl Shared {
@@ -93,7 +96,7 @@ impl Shared {
         };
         let entries = self.db.read(|txn| {
             let mut reader = LogReader::new(txn, &self.segments);
-            let mut entries = VecDeque::from(end_before(&mut reader, last.next())?);
+            let mut entries = back_to_content(last.next(), |at| reader.entries(at, at.next(), 0))?;
             let first = entries.front().map_or(last.next(), |entry: &LogEntry| entry.index);
             let (mut more, mut bytes) = (Vec::new(), 0);
             let mut at = commit.next();
@@ -114,14 +117,7 @@ impl Shared {
 
     /// The entries in front of one, back to one with content.
     pub(crate) fn read_before(&self, index: LogIndex) -> Result<Vec<LogEntry>, Error> {
-        let mut entries: VecDeque<LogEntry> = VecDeque::new();
-        for at in (1..index.get()).rev().take(END_MAX).map(LogIndex) {
-            self.read_log(at, at.next(), 0)?.into_iter().for_each(|entry| entries.push_front(entry));
-            if entries.front().is_some_and(|entry| !entry.data.is_empty()) {
-                break;
-            }
-        }
-        Ok(entries.into())
+        back_to_content(index, |at| self.read_log(at, at.next(), 0)).map(Vec::from)
     }
 
     /// As [`Shared::read_log`], where memory has the first of them.
