@@ -185,43 +185,9 @@ mod tests {
         assert_eq!(histories.known.len(), KNOWN_MAX);
     }
     /// A log whose entries are all in files.
-    struct Far(raft::storage::MemStorage);
-
-    impl ReadLog for Far {
+    impl ReadLog for raft::storage::MemStorage {
         fn is_near(&self, _index: u64) -> bool {
             false
-        }
-    }
-
-    impl Storage for Far {
-        fn initial_state(&self) -> raft::Result<raft::RaftState> {
-            self.0.initial_state()
-        }
-
-        fn entries(
-            &self,
-            low: u64,
-            high: u64,
-            max_size: impl Into<Option<u64>>,
-            context: GetEntriesContext,
-        ) -> raft::Result<Vec<Entry>> {
-            self.0.entries(low, high, max_size, context)
-        }
-
-        fn term(&self, index: u64) -> raft::Result<u64> {
-            self.0.term(index)
-        }
-
-        fn first_index(&self) -> raft::Result<u64> {
-            self.0.first_index()
-        }
-
-        fn last_index(&self) -> raft::Result<u64> {
-            self.0.last_index()
-        }
-
-        fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<raft::eraftpb::Snapshot> {
-            self.0.snapshot(request_index, to)
         }
     }
 
@@ -229,7 +195,7 @@ mod tests {
     fn a_heartbeat_names_no_commit_whose_term_it_does_not_know() {
         let entry = |index| Entry { index, term: 1, data: bytes::Bytes::from_static(b"x"), ..Entry::default() };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let log = RaftLog::new(Far(raft::storage::MemStorage::new()), logger);
+        let log = RaftLog::new(raft::storage::MemStorage::new(), logger);
         let mut histories = Histories::default();
         let mut beat = |to, term, commit, sent: Option<Entry>| {
             let message = |kind| Message { msg_type: kind, to, term, ..Message::default() };
