@@ -26,8 +26,8 @@ pub struct EmbeddedCluster {
     pub nodes: Vec<Node>,
     configs: Vec<Config>,
     _dirs: Vec<tempfile::TempDir>,
-    /// What every node takes in place of the machine's world.
-    environment: Environment,
+    /// What a node that starts takes in place of the machine's world.
+    pub environment: Environment,
     /// Ends last.
     thread: Option<LedgerThread>,
 }

@@ -2,10 +2,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::support::full::FullDisk;
 use super::support::{Leader, RunningStorage, copy_dir, lacks, one_thread, simulated, small, until, write};
 use converge_actors::storage::{Cause, Phase, Settings};
-use converge_lab::disk::SimDisk;
+use converge_lab::disk::{SimDisk, WatchedDisk};
 
 #[test]
 fn a_file_that_cannot_be_opened_is_opened_later() {
@@ -108,14 +107,14 @@ async fn a_directory_that_is_gone_fences() {
 struct Full {
     root: tempfile::TempDir,
     data: PathBuf,
-    disk: FullDisk,
+    disk: WatchedDisk,
     node: RunningStorage,
 }
 
 impl Full {
     async fn new() -> Full {
         let root = tempfile::tempdir().unwrap();
-        let (data, disk) = (root.path().join("data"), FullDisk::default());
+        let (data, disk) = (root.path().join("data"), WatchedDisk::default());
         let node = RunningStorage::start(Settings { disk: Arc::new(disk.clone()), ..small(&data) }).await;
         let mut leader = Leader::new();
         leader.write(&node, &[write("c", "k", b"early")]).await;

@@ -1,7 +1,6 @@
 //! A storage of its own in a tree, and a driver that plays Raft to it.
 #![allow(dead_code, unused_imports, missing_docs, unreachable_pub)]
 
-pub mod full;
 pub mod images;
 pub mod keys;
 pub mod killed;

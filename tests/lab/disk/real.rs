@@ -1,32 +1,36 @@
-//! The file system of the machine, on which room can be made to be missing, and the look at names to be blind.
+//! The file system of the machine, on which room can be made to be missing, and the look at names to be blind. It counts what
+//! each thread reads.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use converge_actors::storage::{Disk, File, Lock, RealDisk};
 
 /// Clones are the same disk.
 #[derive(Clone, Debug, Default)]
-pub struct FullDisk {
+pub struct WatchedDisk {
     full: Arc<AtomicBool>,
     blind: Arc<AtomicBool>,
+    /// By the name of the thread.
+    reads: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 #[derive(Debug)]
-struct FullFile {
-    disk: FullDisk,
+struct WatchedFile {
+    disk: WatchedDisk,
     file: Arc<dyn File>,
 }
 
 #[derive(Debug)]
-struct FullLock {
-    disk: FullDisk,
+struct WatchedLock {
+    disk: WatchedDisk,
     lock: Box<dyn Lock>,
 }
 
-impl FullDisk {
+impl WatchedDisk {
     /// No write finds room from now on, or each does.
     pub fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::SeqCst);
@@ -35,6 +39,18 @@ impl FullDisk {
     /// Nobody notices any more that a file has lost its name.
     pub fn blind(&self) {
         self.blind.store(true, Ordering::SeqCst);
+    }
+
+    /// Reads of files, by threads whose name `counts`.
+    #[must_use]
+    pub fn reads(&self, counts: impl Fn(&str) -> bool) -> u64 {
+        let reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        reads.iter().filter(|(name, _)| counts(name)).map(|(_, count)| count).sum()
+    }
+
+    fn count_read(&self) {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        *self.reads.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
     }
 
     fn room(&self) -> io::Result<()> {
@@ -46,11 +62,11 @@ impl FullDisk {
     }
 
     fn file(&self, file: io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(FullFile { disk: self.clone(), file: file? }))
+        Ok(Arc::new(WatchedFile { disk: self.clone(), file: file? }))
     }
 }
 
-impl Disk for FullDisk {
+impl Disk for WatchedDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         RealDisk.create_dir_all(dir)
     }
@@ -81,7 +97,7 @@ impl Disk for FullDisk {
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
         let lock = RealDisk.try_lock(path)?;
-        Ok(lock.map(|lock| Box::new(FullLock { disk: self.clone(), lock }) as Box<dyn Lock>))
+        Ok(lock.map(|lock| Box::new(WatchedLock { disk: self.clone(), lock }) as Box<dyn Lock>))
     }
 
     fn free(&self, dir: &Path) -> io::Result<u64> {
@@ -89,12 +105,13 @@ impl Disk for FullDisk {
     }
 }
 
-impl File for FullFile {
+impl File for WatchedFile {
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.disk.count_read();
         self.file.read_at(offset, into)
     }
 
@@ -116,7 +133,7 @@ impl File for FullFile {
     }
 }
 
-impl Lock for FullLock {
+impl Lock for WatchedLock {
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         if self.disk.is_blind() { Ok(true) } else { self.lock.is_at(path) }
     }
