@@ -14,13 +14,14 @@ use converge_actors::storage::{Disk, File, Lock, RealDisk};
 pub struct WatchedDisk {
     full: Arc<AtomicBool>,
     blind: Arc<AtomicBool>,
-    /// By the name of the thread.
-    reads: Arc<Mutex<BTreeMap<String, u64>>>,
+    /// By the names of the thread and of the file.
+    reads: Arc<Mutex<BTreeMap<(String, String), u64>>>,
 }
 
 #[derive(Debug)]
 struct WatchedFile {
     disk: WatchedDisk,
+    name: String,
     file: Arc<dyn File>,
 }
 
@@ -41,16 +42,17 @@ impl WatchedDisk {
         self.blind.store(true, Ordering::SeqCst);
     }
 
-    /// Reads of files, by threads whose name `counts`.
+    /// Reads by threads of files; `counts` is given the name of each.
     #[must_use]
-    pub fn reads(&self, counts: impl Fn(&str) -> bool) -> u64 {
+    pub fn reads(&self, counts: impl Fn(&str, &str) -> bool) -> u64 {
         let reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
-        reads.iter().filter(|(name, _)| counts(name)).map(|(_, count)| count).sum()
+        reads.iter().filter(|((thread, file), _)| counts(thread, file)).map(|(_, count)| count).sum()
     }
 
-    fn count_read(&self) {
-        let name = std::thread::current().name().unwrap_or_default().to_owned();
-        *self.reads.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
+    fn count_read(&self, file: &str) {
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        *reads.entry((thread, file.to_owned())).or_default() += 1;
     }
 
     fn room(&self) -> io::Result<()> {
@@ -61,8 +63,9 @@ impl WatchedDisk {
         self.blind.load(Ordering::SeqCst)
     }
 
-    fn file(&self, file: io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(WatchedFile { disk: self.clone(), file: file? }))
+    fn file(&self, path: &Path, file: io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Arc::new(WatchedFile { disk: self.clone(), name, file: file? }))
     }
 }
 
@@ -76,11 +79,11 @@ impl Disk for WatchedDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        self.file(RealDisk.open(path))
+        self.file(path, RealDisk.open(path))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        self.file(RealDisk.create(path))
+        self.file(path, RealDisk.create(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -111,7 +114,7 @@ impl File for WatchedFile {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.disk.count_read();
+        self.disk.count_read(&self.name);
         self.file.read_at(offset, into)
     }
 
