@@ -99,7 +99,7 @@ fn place(print: Print, buckets: u64) -> u64 {
     if at < buckets { at } else { at & (wide / 2 - 1) }
 }
 
-/// Puts new names down and takes those away that are `gone`, after which there are so many names. Says how many buckets
+/// Puts new names down, then takes those away that are `gone`, after which there are so many names. Says how many buckets
 /// there are: never fewer than there were.
 pub(crate) fn change(txn: &WriteTransaction, names: u64, new: &[Print], gone: &[Print]) -> Result<u64, redb::Error> {
     let mut table = txn.open_table(NAMES)?;
@@ -113,11 +113,12 @@ pub(crate) fn change(txn: &WriteTransaction, names: u64, new: &[Print], gone: &[
         };
         touched.insert(number, new);
     }
-    for print in gone {
-        touch(&table, &mut touched, place(*print, to))?.take(print);
-    }
     for print in new {
         touch(&table, &mut touched, place(*print, to))?.put(*print);
+    }
+    // A name can be both: it came and left within one commit.
+    for print in gone {
+        touch(&table, &mut touched, place(*print, to))?.take(print);
     }
     for (number, bucket) in &touched {
         table.insert(number, &bucket.value(*number)[..])?;

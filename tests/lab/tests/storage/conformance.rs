@@ -27,6 +27,7 @@ async fn reopen(node: RunningStorage, settings: &Settings) -> RunningStorage {
 #[test]
 fn idempotency_keys_are_known_for_a_window_and_then_their_rows_go() {
     keys::rows_leave_with_the_window();
+    keys::keys_that_came_and_left_within_a_commit_are_absent();
     keys::what_is_known_does_not_hang_on_what_a_node_has();
 }
 

@@ -1,6 +1,6 @@
 //! Idempotency keys and their window.
 
-use converge_actors::storage::{Genesis, LogEntry, inspect};
+use converge_actors::storage::{Genesis, LogEntry, Phase, inspect};
 use converge_lab::disk::SimDisk;
 use converge_ledger_core::{Batch, ClusterId, Command, NodeId, Outcome};
 
@@ -94,5 +94,24 @@ pub fn what_is_known_does_not_hang_on_what_a_node_has() {
         for node in nodes {
             node.stop().await;
         }
+    });
+}
+
+/// A commit may bring more keys than the window has positions.
+pub fn keys_that_came_and_left_within_a_commit_are_absent() {
+    const KEYS: u64 = 150;
+    const WINDOW: u64 = 30;
+    one_thread(async {
+        let (disk, mut leader) = (SimDisk::default(), Leader::new());
+        let node = start(&disk, WINDOW, 1 << 30).await;
+        let entry = keyed(&mut leader, 0..KEYS);
+        take(&node, &leader, entry).await;
+        node.stop().await;
+        let node = RunningStorage::start(simulated(&disk, 77, 1 << 30)).await;
+        let entry = keyed(&mut leader, [KEYS - 1, 0, 1, 2]);
+        take(&node, &leader, entry).await;
+        assert_eq!(node.storage.status().phase, Phase::Serving);
+        assert_eq!(found(&node), [true, false, false, false]);
+        node.stop().await;
     });
 }
