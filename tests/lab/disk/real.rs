@@ -1,11 +1,11 @@
 //! The file system of the machine, on which room can be made to be missing, and the look at names to be blind. It counts what
-//! each thread reads.
+//! each thread reads, and reads can hang.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use converge_actors::storage::{Disk, File, Lock, RealDisk};
 
@@ -16,12 +16,14 @@ pub struct WatchedDisk {
     blind: Arc<AtomicBool>,
     /// By the names of the thread and of the file.
     reads: Arc<Mutex<BTreeMap<(String, String), u64>>>,
+    /// Where reads hang, and who waits for them to go on.
+    hung: Arc<(Mutex<Option<PathBuf>>, Condvar)>,
 }
 
 #[derive(Debug)]
 struct WatchedFile {
     disk: WatchedDisk,
-    name: String,
+    path: PathBuf,
     file: Arc<dyn File>,
 }
 
@@ -49,10 +51,21 @@ impl WatchedDisk {
         reads.iter().filter(|((thread, file), _)| counts(thread, file)).map(|(_, count)| count).sum()
     }
 
-    fn count_read(&self, file: &str) {
+    /// Reads of files below this directory hang, until another one is named, or none.
+    pub fn hang(&self, below: Option<&Path>) {
+        *self.hung.0.lock().unwrap_or_else(PoisonError::into_inner) = below.map(Path::to_owned);
+        self.hung.1.notify_all();
+    }
+
+    fn begin_read(&self, path: &Path) {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
         let thread = std::thread::current().name().unwrap_or_default().to_owned();
         let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
-        *reads.entry((thread, file.to_owned())).or_default() += 1;
+        *reads.entry((thread, file.into_owned())).or_default() += 1;
+        drop(reads);
+        let below = self.hung.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let hangs = |below: &mut Option<PathBuf>| below.as_ref().is_some_and(|below| path.starts_with(below));
+        drop(self.hung.1.wait_while(below, hangs).unwrap_or_else(PoisonError::into_inner));
     }
 
     fn room(&self) -> io::Result<()> {
@@ -64,8 +77,7 @@ impl WatchedDisk {
     }
 
     fn file(&self, path: &Path, file: io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Arc::new(WatchedFile { disk: self.clone(), name, file: file? }))
+        Ok(Arc::new(WatchedFile { disk: self.clone(), path: path.to_owned(), file: file? }))
     }
 }
 
@@ -114,7 +126,7 @@ impl File for WatchedFile {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.disk.count_read(&self.name);
+        self.disk.begin_read(&self.path);
         self.file.read_at(offset, into)
     }
 

@@ -110,6 +110,11 @@ impl EmbeddedCluster {
         builder.start().await.unwrap()
     }
 
+    /// Where a node keeps its files.
+    pub fn data_dir(&self, place: usize) -> &Path {
+        &self.configs[place].node.data_dir
+    }
+
     /// Takes a node out, to be stopped.
     pub fn take(&mut self, place: usize) -> Node {
         self.nodes.remove(place)

@@ -56,3 +56,27 @@ async fn a_peer_that_lags_and_cold_contexts_cost_the_ledgers_thread_no_read_of_a
     assert_eq!(cluster.nodes[0].ledger().status().term, term, "nobody was deposed");
     cluster.stop().await;
 }
+
+/// Answers come from apply, so a leader that applies nothing answers nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_apply_hangs_leaves_its_office() {
+    let disk = WatchedDisk::default();
+    let mut environment = Environment::default();
+    environment.storage =
+        storage::Settings { disk: Arc::new(disk.clone()), commit_bytes: 1, redb_cache_bytes: 0, ..environment.storage };
+    let cluster = EmbeddedCluster::start_in(3, environment).await;
+    append(&cluster.nodes[0].ledger(), 8).await;
+    level(&cluster.ledgers()).await;
+    let leader = cluster.ledgers()[0].status().leader_id;
+    let place = usize::try_from(leader - 1).unwrap();
+    disk.hang(Some(cluster.data_dir(place)));
+    let other = cluster.nodes[(place + 1) % 3].ledger();
+    // Whether it has the key is in a file.
+    let options = AppendOptions { idempotency_key: Some("cold".into()), ..AppendOptions::default() };
+    other.append(entry("cold", b"k".to_vec()), options).await.unwrap();
+    eventually("another leads", || ![0, leader].contains(&other.status().leader_id)).await;
+    append(&other, 16).await;
+    disk.hang(None);
+    level(&cluster.ledgers()).await;
+    cluster.stop().await;
+}
