@@ -36,7 +36,7 @@ pub struct Bounds {
     /// would wait for its patience. Two of the largest, 10 MiB, by default.
     pub handed_bytes_max: usize,
     /// A batch without an answer is handed over again after its patience, and then after twice as long each time, at
-    /// most this; 16 s by default.
+    /// most this; 16 s by default. One that is refused is handed over again after its patience each time.
     pub patience_max: Duration,
     /// How often batches without an answer are looked for; 100 ms by default.
     pub look_every: Duration,
@@ -250,8 +250,11 @@ impl Batcher {
         if let Some(better) = hint.filter(|hint| *hint != to) {
             self.leader = Some(better);
             batch.delivery = Delivery::Idle;
+        } else {
+            // It waits for a change of leader or for its patience: asking at once would spin. It is not under way, so asking
+            // again loads nothing, and that patience does not grow.
+            batch.tries = batch.tries.saturating_sub(1);
         }
-        // Otherwise it waits for a change of leader or for its patience: asking at once would spin.
     }
 
     /// The forward lane to a peer broke, or is up again: what was handed to it may be lost.

@@ -182,9 +182,9 @@ impl Machine {
     }
 
     /// It is down because its group is stopped, and who waits for its start waits until the group is up again.
-    pub(super) fn comes_back(&mut self, i: Place) -> bool {
+    pub(super) fn comes_back(&self, i: Place) -> bool {
         let group = matches!(self.phase, MachinePhase::Stopping { from, then: Then::Start, .. } if i >= from);
-        let child = self.child(i);
+        let child = &self.children[&i];
         group && !child.terminating && child.terms.restart != Restart::Temporary
     }
 

@@ -126,8 +126,8 @@ fn three_siblings_that_end_together_end_as_otp_has_it() {
         for number in 0..kinds.len().pow(3) {
             let kinds = [kinds[number % 5], kinds[number / 5 % 5], kinds[number / 25]];
             let root = siblings(strategy, kinds);
-            for order in orders {
-                let ends = order.iter().map(|&i| (format!("root/{}", root.children[i].id), Why::Kill)).collect();
+            for (order, why) in orders.iter().flat_map(|order| [(order, Why::Kill), (order, Why::Normal)]) {
+                let ends = order.iter().map(|&i| (format!("root/{}", root.children[i].id), why)).collect();
                 let script = Script { root: root.clone(), steps: vec![Step::Exit(ends), Step::Stop] };
                 same_story(&script).unwrap_or_else(|error| panic!("{error}\n{script:?}"));
             }

@@ -221,8 +221,10 @@ impl BlockHead {
         let (mut head, mut rest) = (piece.get(PIECE_HEAD..BLOCK_HEAD).ok_or(damaged)?, piece.slice(BLOCK_HEAD..));
         let (first, last) = (LogIndex(head.get_u64_le()), LogIndex(head.get_u64_le()));
         let head = BlockHead { first, last, before: head.split_to_array() };
-        let count = last.get().checked_sub(first.get()).and_then(|n| n.checked_add(1)).ok_or(damaged)?;
-        if first == LogIndex(0) || count > rest.len() as u64 / ENTRY_BYTES_MIN {
+        // An entry follows every other one, so none has the last number of all.
+        let behind = last.get().checked_add(1).ok_or(damaged)?;
+        let count = behind.checked_sub(first.get()).ok_or(damaged)?;
+        if first == LogIndex(0) || count == 0 || count > rest.len() as u64 / ENTRY_BYTES_MIN {
             return Err(damaged);
         }
         let mut entries = Vec::new();
