@@ -13,12 +13,14 @@
 //! connections with watches than for connections.
 
 use std::collections::BTreeMap;
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use converge_ledger_core::planted::{self, Bug};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -370,18 +372,29 @@ impl Drop for Listing {
     }
 }
 
+/// What is written in smaller pieces is held until it is flushed, or more comes.
+const HELD_BYTES: usize = 4 << 10;
+
 /// A socket that tells its connection what arrives, and what leaves.
+///
+/// What is acknowledged together leaves together: small pieces are held until they are flushed, and before that, where other
+/// calls of the connection are at work, all that is ready to run has its turn, once. It waits for nothing but that turn.
 pub(super) struct Metered<S> {
     inner: S,
     connection: Arc<Connection>,
     frames: Frames,
     answers: Frames,
     streams: Option<Followed>,
+    /// Bytes that were taken and are not written.
+    held: BytesMut,
+    /// They have waited for their turn.
+    gathered: bool,
 }
 
 impl<S> Metered<S> {
     pub(super) fn new(inner: S, connection: Arc<Connection>) -> Self {
-        Metered { inner, connection, frames: Frames::new(), answers: Frames::of_answers(), streams: None }
+        let (frames, answers) = (Frames::new(), Frames::of_answers());
+        Metered { inner, connection, frames, answers, streams: None, held: BytesMut::new(), gathered: false }
     }
 
     /// Its streams count among these.
@@ -390,16 +403,44 @@ impl<S> Metered<S> {
         self
     }
 
-    /// So much of these left.
-    fn left<'a>(&mut self, parts: impl IntoIterator<Item = &'a [u8]>, written: &Poll<std::io::Result<usize>>) {
-        let Poll::Ready(Ok(count)) = written else { return };
-        self.connection.sent.fetch_add(*count as u64, Ordering::Relaxed);
-        let Some(streams) = &mut self.streams else { return };
-        let mut count = *count;
-        for part in parts {
-            let part = &part[..count.min(part.len())];
-            count -= part.len();
-            self.answers.push(part, 0, |says| streams.went(says));
+    /// This left.
+    fn left(&mut self, bytes: &[u8]) {
+        self.connection.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if let Some(streams) = &mut self.streams {
+            self.answers.push(bytes, 0, |says| streams.went(says));
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Metered<S> {
+    /// Lets other answers come before what is held is written.
+    fn poll_gather(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let others = self.connection.at_work.load(Ordering::Relaxed) > 0;
+        if std::mem::replace(&mut self.gathered, true) || !others {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Writes what is held, and in the same call what follows it, if it can; says how much of that was written.
+    fn poll_write_held(&mut self, cx: &mut Context<'_>, more: &[u8]) -> Poll<std::io::Result<usize>> {
+        loop {
+            let parts = [IoSlice::new(&self.held), IoSlice::new(more)];
+            let count = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, &parts))?;
+            if count == 0 {
+                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+            }
+            let held = self.held.split_to(count.min(self.held.len()));
+            self.left(&held);
+            if self.held.is_empty() {
+                self.gathered = false;
+                let written = count - held.len();
+                self.left(&more[..written]);
+                if written > 0 || more.is_empty() {
+                    return Poll::Ready(Ok(written));
+                }
+            }
         }
     }
 }
@@ -424,30 +465,23 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
-        self.left([buf], &written);
-        written
+        if self.held.len() + buf.len() <= HELD_BYTES {
+            self.held.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        self.poll_write_held(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        if !self.held.is_empty() {
+            ready!(self.poll_gather(cx));
+            ready!(self.poll_write_held(cx, &[]))?;
+        }
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
         Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
-        self.left(bufs.iter().map(|buf| &buf[..]), &written);
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
     }
 }

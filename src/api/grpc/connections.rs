@@ -157,11 +157,8 @@ pub(super) struct Tasks {
 }
 
 impl Tasks {
-    pub(super) fn spawn(&self, task: impl Future<Output: Send> + Send + 'static) {
-        let end = self.end.clone();
-        self.tracker.spawn(async move {
-            end.run_until_cancelled(task).await;
-        });
+    pub(super) fn spawn(&self, task: impl Future<Output: Send + 'static> + Send + 'static) {
+        self.tracker.spawn(self.end.clone().run_until_cancelled_owned(task));
     }
 }
 
@@ -174,7 +171,7 @@ struct Calls {
 
 impl<F> Executor<F> for Calls
 where
-    F: Future<Output: Send> + Send + 'static,
+    F: Future<Output: Send + 'static> + Send + 'static,
 {
     fn execute(&self, task: F) {
         let Some(call) = self.connection.begun() else { return self.tasks.spawn(task) };
@@ -209,7 +206,7 @@ impl hyper::service::Service<Request<Incoming>> for Calling {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.stack.clone().serve(&self.connection, request)
+        self.stack.serve(&self.connection, request)
     }
 }
 

@@ -8,7 +8,7 @@ use converge_ledger_core::{NewEntry, Sequence};
 use tokio::time::Instant;
 use tokio_stream::Empty;
 use tokio_util::sync::CancellationToken;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Extensions, Request, Response, Status};
 
 use super::body::{Charged, Encoded};
@@ -166,13 +166,15 @@ impl ContextService for Context {
         let held = self.room_for(&entry)?;
         Begun::set(&extensions);
         let appended = self.ledger.append(entry, options).await.map_err(|error| from_error(&error))?;
-        let position = appended.entry.position.get();
+        let mut position = MetadataValue::from(appended.entry.position.get());
+        // Another one each time: HTTP/2 is not to keep it for answers to come.
+        position.set_sensitive(true);
         let mut response = Response::new(AppendResponse { entry: Some(convert::entry(appended.entry)) });
         let metadata = response.metadata_mut();
-        metadata.insert(names::POSITION, position.into());
+        metadata.insert(names::POSITION, position);
         metadata.insert(names::TERM, appended.term.get().into());
         let deduplicated = if appended.deduplicated { "true" } else { "false" };
-        metadata.insert(names::DEDUPLICATED, tonic::metadata::MetadataValue::from_static(deduplicated));
+        metadata.insert(names::DEDUPLICATED, MetadataValue::from_static(deduplicated));
         response.extensions_mut().insert(Charged(Arc::new(held)));
         Ok(response)
     }

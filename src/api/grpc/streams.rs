@@ -219,9 +219,13 @@ mod tests {
         client.write_all(&said).await.unwrap();
         server.read_exact(&mut vec![0; said.len()]).await.unwrap();
         assert_eq!(all.count(), 3);
-        server.write_all(&head(1, 4, 1)).await.unwrap();
+        let mut answer = async |bytes: &[u8]| {
+            server.write_all(bytes).await.unwrap();
+            server.flush().await.unwrap();
+        };
+        answer(&head(1, 4, 1)).await;
         assert_eq!(all.count(), 3, "the answer only begins");
-        server.write_all(&[head(0, 1, 1), head(3, 0, 1)].concat()).await.unwrap();
+        answer(&[head(0, 1, 1), head(3, 0, 1)].concat()).await;
         assert_eq!(all.count(), 2, "once, also where it is reset then");
         client.write_all(&head(3, 0, 5)).await.unwrap();
         server.read_exact(&mut [0; 9]).await.unwrap();

@@ -199,7 +199,7 @@ impl Admission {
     }
 }
 
-/// All services of the port. Cloned per connection and per call.
+/// All services of the port. Cloned per connection.
 #[derive(Clone)]
 pub(super) struct Stack {
     appends: ContextServiceServer<Context>,
@@ -252,24 +252,24 @@ impl Stack {
         self.admission.places.open_calls()
     }
 
-    fn dispatch<B>(&mut self, kind: CallKind, request: Request<RequestBody<B>>) -> ServiceFuture
+    fn dispatch<B>(&self, kind: CallKind, request: Request<RequestBody<B>>) -> ServiceFuture
     where
         B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
         match kind {
-            CallKind::Append => Service::call(&mut self.appends, request),
-            CallKind::Load => Service::call(&mut self.loads, request),
-            CallKind::Read | CallKind::Snapshot | CallKind::Watch => Service::call(&mut self.reads, request),
+            CallKind::Append => Service::call(&mut self.appends.clone(), request),
+            CallKind::Load => Service::call(&mut self.loads.clone(), request),
+            CallKind::Read | CallKind::Snapshot | CallKind::Watch => Service::call(&mut self.reads.clone(), request),
             CallKind::AppendStream | CallKind::Admin | CallKind::Health | CallKind::HealthWatch | CallKind::Other => {
-                let answer = Service::call(&mut self.rest, request);
+                let answer = Service::call(&mut self.rest.clone(), request);
                 Box::pin(answer)
             }
         }
     }
 
     /// Serves a call that came over this connection.
-    pub(super) fn serve<B>(&mut self, connection: &Arc<Connection>, request: Request<B>) -> AnswerFuture
+    pub(super) fn serve<B>(&self, connection: &Arc<Connection>, request: Request<B>) -> AnswerFuture
     where
         B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,

@@ -1,8 +1,13 @@
 //! Which connections and calls stay, and which go when others want their places.
 
+use std::future::Future;
+use std::io::IoSlice;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use converge_ledger_core::chance::Dice;
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::super::call::CallKind;
 use super::super::connection::{Connection, Metered, Open};
@@ -164,4 +169,99 @@ fn a_connection_takes_one_place_for_all_its_watches() {
     assert!(other.watch(&places).is_none(), "it still has one");
     drop(second);
     assert!(other.watch(&places).is_some());
+}
+
+/// A socket that takes so many bytes at once; what it took, and with how many calls.
+struct Taking {
+    most: usize,
+    took: Vec<u8>,
+    calls: usize,
+}
+
+impl AsyncWrite for Taking {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        let count = bytes.len().min(self.most);
+        self.took.extend_from_slice(&bytes[..count]);
+        self.calls += 1;
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        let all: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        self.poll_write(context, &all)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What a future comes to where it does not wait.
+fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => Some(result),
+        Poll::Pending => None,
+    }
+}
+
+fn taking(most: usize) -> Taking {
+    Taking { most, took: Vec::new(), calls: 0 }
+}
+
+/// So small pieces are written at once, and those of other calls that are at work come along.
+#[tokio::test]
+async fn answers_that_are_ready_together_leave_together() {
+    let connection = Connection::new(false);
+    let mut socket = taking(usize::MAX);
+    let mut server = Metered::new(&mut socket, connection.clone());
+    server.write_all(b"head").await.unwrap();
+    server.write_all(b"body").await.unwrap();
+    assert_eq!(connection.sent(), 0, "what is held has not left");
+    at_once(server.flush()).expect("nobody else has an answer to come").unwrap();
+    assert_eq!(connection.sent(), 8);
+    let other = call(CallKind::Append, &connection);
+    server.write_all(b"one").await.unwrap();
+    assert!(at_once(server.flush()).is_none(), "the others have their turn");
+    server.write_all(b"two").await.unwrap();
+    at_once(server.flush()).expect("their turn is over").unwrap();
+    other.set_at_work(false);
+    server.write_all(b"the end").await.unwrap();
+    server.shutdown().await.unwrap();
+    drop(server);
+    assert_eq!((socket.calls, &socket.took[..]), (3, &b"headbodyonetwothe end"[..]));
+}
+
+/// Whatever the pieces, and however little the socket takes at once, the bytes stay in order, and all are counted.
+#[tokio::test]
+async fn what_is_held_leaves_in_front_of_what_follows() {
+    let mut dice = Dice(11);
+    for most in [1, 700, usize::MAX] {
+        let connection = Connection::new(false);
+        let _other = call(CallKind::Append, &connection);
+        let (mut socket, mut said) = (taking(most), Vec::new());
+        let mut server = Metered::new(&mut socket, connection.clone());
+        for _ in 0..40 {
+            let length_max = if dice.below(4) == 0 { 20_000 } else { 300 };
+            let length = dice.below(length_max) as usize;
+            let piece = dice.bytes(length);
+            said.extend_from_slice(&piece);
+            server.write_all(&piece).await.unwrap();
+            if dice.below(3) == 0 {
+                server.flush().await.unwrap();
+                assert_eq!(connection.sent(), said.len() as u64);
+            }
+        }
+        server.flush().await.unwrap();
+        drop(server);
+        assert!(socket.took == said, "at {most} bytes a time");
+        assert_eq!(connection.sent(), said.len() as u64);
+    }
 }
