@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -63,43 +63,58 @@ impl Executor for Threads {
 /// Wakes whoever drives a worker; a signal given while nobody waits is kept.
 #[derive(Debug, Default)]
 pub struct Signal {
-    raised: Mutex<bool>,
+    state: Mutex<SignalState>,
     changed: Condvar,
     told: Notify,
 }
 
+#[derive(Debug, Default)]
+struct SignalState {
+    raised: bool,
+    /// A thread waits: only then does it take a system call to wake it.
+    waited_for: bool,
+}
+
 impl Signal {
     pub(crate) fn raise(&self) {
-        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*raised {
-            *raised = true;
-            self.changed.notify_one();
+        let mut state = self.state();
+        let (first, waited_for) = (!std::mem::replace(&mut state.raised, true), state.waited_for);
+        // Who is woken takes the lock first of all.
+        drop(state);
+        if first {
             self.told.notify_one();
+            if waited_for {
+                self.changed.notify_one();
+            }
         }
     }
 
     /// As [`Signal::wait`], for a task; it may also return for nothing.
     pub async fn raised(&self) {
         self.told.notified().await;
-        *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.state().raised = false;
     }
 
     /// Blocks the thread until the signal is raised, or for so long.
     pub fn wait(&self, at_most: Option<Duration>) {
         let deadline = at_most.map(|wait| Instant::now() + wait);
-        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*raised {
+        let mut state = self.state();
+        while !state.raised {
+            state.waited_for = true;
             let Some(deadline) = deadline else {
-                raised = self.changed.wait(raised).unwrap_or_else(PoisonError::into_inner);
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return;
+                break;
             }
-            let waited = self.changed.wait_timeout(raised, left);
-            raised = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        *raised = false;
+        *state = SignalState::default();
+    }
+
+    fn state(&self) -> MutexGuard<'_, SignalState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
