@@ -14,12 +14,14 @@ end_signal=KILL
 
 say() { printf '%s\n' "$*" >&2; }
 
-# The path of a program of this workspace, in release; built unless a variable names it.
+# The path of a program of this workspace, in release; built unless a variable names it. PROFILE=dist builds it as `cargo ship`
+# does.
 build() {
-    local name=$1 given=$2 profile=$3 directory=$3
+    local name=$1 given=$2 profile=$3 directory=$3 flags=()
     if [ -z "$given" ]; then
         [ "$profile" = dev ] && directory=debug
-        "$CARGO" build --quiet --profile "$profile" --package "$name" --bin "$name" >&2
+        [ "$profile" = dist ] && flags=(--config "target.'cfg(all())'.rustflags = ['-Cdebuginfo=0']")
+        "$CARGO" build --quiet --profile "$profile" --package "$name" --bin "$name" ${flags[@]+"${flags[@]}"} >&2
         given=$target/$directory/$name
     fi
     realpath "$given"
