@@ -186,6 +186,9 @@ impl Machine {
             _ => (first, first, NOBODY),
         };
         self.phase = MachinePhase::Stopping { from, hurry_from, below, then: Then::Start };
+        // Those that had ended come back with the others.
+        let group = self.children.range(from..).filter(|(_, child)| child.terms.significant);
+        self.significant.extend(group.map(|(&place, _)| place));
         self.stop_next();
     }
 

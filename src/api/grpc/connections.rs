@@ -246,6 +246,8 @@ async fn serve(
         () = connection.leave.cancelled() => {
             http.as_mut().graceful_shutdown();
             tokio::select! {
+                // What is ready leaves first.
+                biased;
                 _ = http => {}
                 () = connection.has_left() => {}
             }
@@ -254,6 +256,7 @@ async fn serve(
         () = drain.cancelled() => {
             http.as_mut().graceful_shutdown();
             tokio::select! {
+                biased;
                 ended = http => ended,
                 why = outstays => return tracing::debug!(why, "connection closed"),
             }
