@@ -14,14 +14,17 @@ end_signal=KILL
 
 say() { printf '%s\n' "$*" >&2; }
 
-# The path of a program of this workspace, in release; built unless a variable names it. PROFILE=dist builds it as `cargo ship`
-# does.
+# The path of a program of this workspace, in release; built unless a variable names it. PROFILE=dist is what
+# `cargo ship` makes, which is converge-ledger alone.
 build() {
-    local name=$1 given=$2 profile=$3 directory=$3 flags=()
+    local name=$1 given=$2 profile=$3 directory=$3
     if [ -z "$given" ]; then
         [ "$profile" = dev ] && directory=debug
-        [ "$profile" = dist ] && flags=(--config "target.'cfg(all())'.rustflags = ['-Cdebuginfo=0']")
-        "$CARGO" build --quiet --profile "$profile" --package "$name" --bin "$name" ${flags[@]+"${flags[@]}"} >&2
+        if [ "$profile" = dist ]; then
+            "$CARGO" ship --quiet >&2
+        else
+            "$CARGO" build --quiet --profile "$profile" --package "$name" --bin "$name" >&2
+        fi
         given=$target/$directory/$name
     fi
     realpath "$given"

@@ -1,8 +1,8 @@
 //! Entries of the log that a lagging peer needs, read by tasks: no file is read where Raft and the links run.
 //!
 //! One fetch brings about one message. What came last stays readable until the next comes, with those before it back to one
-//! with content: the message that carries it says the term and the check of what is in front of it. Only committed entries are fetched, so what came stays
-//! true, whatever happens to the log meanwhile (S4).
+//! with content: the message that carries it says the term and the check of what is in front of it. Only committed entries
+//! are fetched, so what came stays true, whatever happens to the log meanwhile (S4).
 
 use std::collections::BTreeMap;
 

@@ -95,7 +95,7 @@ impl Signal {
         self.state().raised = false;
     }
 
-    /// Blocks the thread until the signal is raised, or for so long.
+    /// Blocks the thread until the signal is raised, or for so long. One thread waits for a signal, not two.
     pub fn wait(&self, at_most: Option<Duration>) {
         let deadline = at_most.map(|wait| Instant::now() + wait);
         let mut state = self.state();

@@ -6,7 +6,8 @@
 //!
 //! An answer is handed to HTTP/2 piece by piece: the next one, and the trailers, only when the last one went into the
 //! socket. So an answer that nobody reads holds one piece there, its call lives and can be ended, and what it is
-//! charged for is given back when its last byte is gone, and not before.
+//! charged for is given back when its last byte is gone, and not before. Small pieces are gone when HTTP/2 has put them beside
+//! others, of which it and [`super::connection::Metered`] hold 20 KiB for a connection.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
