@@ -207,7 +207,7 @@ impl Actors {
             self.storage.child_spec(),
             self.replication.child_spec(raft),
             self.entries.child_spec(submission),
-            self.watches.child_spec(),
+            self.watches.child_spec(&self.storage),
         ];
         let spec = SupervisorSpec {
             sibling_shutdown: Some(environment.sibling_shutdown),

@@ -4,8 +4,6 @@
 //! restarts. Checks limits and runs the host's validator in the caller's task, because neither may take an actor
 //! down. Does not decide what an entry's outcome is; apply does.
 
-#[cfg(feature = "grpc")]
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,11 +12,7 @@ use converge_actors::distribution::Distribution;
 use converge_actors::entry::{self, Admission, Attempt, Done, Entries};
 use converge_actors::replication::{ReadError, Replication};
 use converge_actors::storage::{self, Random, Storage};
-#[cfg(feature = "grpc")]
-use converge_actors::watch::Room;
-use converge_actors::watch::{Follow, Watches};
-#[cfg(feature = "grpc")]
-use converge_ledger_core::Sequence;
+use converge_actors::watch::Watches;
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{
     Append, AttemptId, ClusterId, Command, Entry, EntryId, LimitError, Limits, LogIndex, NewEntry, NodeId, Outcome,
@@ -33,6 +27,7 @@ use crate::error::Unknown;
 use crate::reached::LimitsReached;
 use crate::status::not_formed;
 use crate::types::{AppendOptions, Appended, Loaded, Page, ReadOptions, Snapshot, WatchOptions};
+use crate::watch::Watch;
 use crate::{Error, Rejection, Status};
 
 /// A host's own rule for entries; called in the caller's task, before anything is proposed. A panic is a
@@ -87,6 +82,14 @@ impl Ledger {
     #[must_use]
     pub fn replication(&self) -> &Replication {
         &self.inner.replication
+    }
+}
+
+/// Nobody is left who could say that the node has ended.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stopped.send_replace(true);
+        self.watches.end();
     }
 }
 
@@ -150,7 +153,7 @@ impl Ledger {
         let Inner { watches, storage, stopped, .. } = &*self.inner;
         let key = options.key.filter(|key| !key.is_empty());
         let follow = watches.follow(storage.clone(), context.to_owned(), options.from, key);
-        Watch { follow: Some(follow), stopped: stopped.subscribe() }
+        Watch::new(follow, stopped.subscribe())
     }
 
     /// Copies a whole context into one self-contained blob.
@@ -212,6 +215,7 @@ impl Ledger {
     pub(crate) fn ended(&self) {
         self.inner.stopped.send_replace(true);
         self.inner.entries.end();
+        self.inner.watches.end();
         self.inner.distribution.unbind();
     }
 
@@ -370,49 +374,6 @@ impl Ledger {
     }
 }
 
-/// A subscription; dropping it ends it. Holds at most one page of entries: a slow reader reads from storage.
-pub struct Watch {
-    /// None after an error.
-    follow: Option<Follow>,
-    stopped: watch::Receiver<bool>,
-}
-
-impl Watch {
-    /// The next entry; `None` when the node stops, or after an error.
-    pub async fn next(&mut self) -> Option<Result<Entry, Error>> {
-        let follow = self.follow.as_mut()?;
-        let entry = tokio::select! {
-            biased;
-            entry = follow.next() => entry,
-            _ = self.stopped.wait_for(|stopped| *stopped) => return None,
-        };
-        if entry.is_err() {
-            self.follow = None;
-        }
-        Some(entry.map_err(stored_error))
-    }
-}
-
-#[cfg(feature = "grpc")]
-impl Watch {
-    /// The next entries, and the room that was taken before they were read; `None` when the node stops.
-    pub(crate) async fn page<R: Room + Sync>(&mut self, room: &R) -> Option<Result<(VecDeque<Entry>, R::Held), Error>> {
-        let follow = self.follow.as_mut()?;
-        tokio::select! {
-            biased;
-            page = follow.page(room) => Some(page.map_err(stored_error)),
-            _ = self.stopped.wait_for(|stopped| *stopped) => None,
-        }
-    }
-
-    /// Goes on behind this entry, which was given before.
-    pub(crate) fn rewind(&mut self, last: Sequence) {
-        if let Some(follow) = &mut self.follow {
-            follow.rewind(last);
-        }
-    }
-}
-
 /// What a submission ends in, besides success.
 pub(crate) enum Failure {
     /// Nothing was written: apply says so, or it was never handed over. See [`Error::written`].
@@ -476,7 +437,7 @@ fn refused_after_write(appended: &Appended) -> bool {
     planted::is(Bug::RefusedAfterWrite) && appended.entry.sequence.get().is_multiple_of(8)
 }
 
-fn stored_error(error: storage::Error) -> Error {
+pub(crate) fn stored_error(error: storage::Error) -> Error {
     match error {
         storage::Error::DataLoss(what) => Error::DataLoss(what),
         storage::Error::Outdated(outdated) => Error::Outdated(outdated),

@@ -6,7 +6,7 @@ mod running;
 
 use std::time::{Duration, Instant};
 
-use converge_actors::watch::{Bounds, Watches};
+use converge_actors::watch::{Bounds, Unbounded, Watches};
 use converge_ledger_core::Sequence;
 use converge_supervisors::{Intensity, Strategy, SupervisorSpec, Tree};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -48,16 +48,24 @@ fn batches(criterion: &mut Criterion) {
 fn watches(criterion: &mut Criterion) {
     let (runtime, dir) = (runtime(), tempfile::tempdir().unwrap());
     let watches = Watches::new(Bounds::default());
-    let intensity = Intensity { restarts: 0, period: Duration::from_secs(1) };
-    let spec = SupervisorSpec::new(Strategy::OneForOne, intensity, vec![watches.child_spec()]);
-    let tree = runtime.block_on(Tree::start("watches", spec)).unwrap();
     let told = watches.clone();
     let mut node = runtime.block_on(RunningStorage::start(dir.path(), move |batch| told.applied(batch))).unwrap();
+    let intensity = Intensity { restarts: 0, period: Duration::from_secs(1) };
+    let spec = SupervisorSpec::new(Strategy::OneForOne, intensity, vec![watches.child_spec(&node.storage)]);
+    let tree = runtime.block_on(Tree::start("watches", spec)).unwrap();
     let (sender, mut received) = mpsc::channel(WATCHES);
     for _ in 0..WATCHES {
         let mut follow = watches.follow(node.storage.clone(), "ctx-0".to_owned(), Sequence(0), None);
         let sender = sender.clone();
-        runtime.spawn(async move { while follow.next().await.is_ok() && sender.send(()).await.is_ok() {} });
+        runtime.spawn(async move {
+            while let Ok((page, ())) = follow.page(&Unbounded).await {
+                for _ in page {
+                    if sender.send(()).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
     }
     criterion.bench_function(&format!("watch/append to {WATCHES} watches"), |bencher| {
         bencher.iter_custom(|count| {

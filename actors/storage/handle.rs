@@ -244,6 +244,12 @@ impl Storage {
         self.shared.fence.cause().map(|cause| cause.error())
     }
 
+    /// Why nothing is applied here any more, for the node is fenced or outdated; none where it is.
+    #[must_use]
+    pub fn halt(&self) -> Option<Error> {
+        self.shared.halt()
+    }
+
     /// Waits until nothing is applied here any more, for the node is fenced or outdated, and returns why.
     pub async fn halted(&self) -> Error {
         self.shared.halted().await

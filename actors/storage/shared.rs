@@ -211,6 +211,12 @@ impl Shared {
         self.outdated.send_replace(None);
     }
 
+    /// Why nothing is applied any more; none where it is.
+    pub(crate) fn halt(&self) -> Option<Error> {
+        let fenced = self.fence.cause().map(|cause| cause.error());
+        fenced.or_else(|| self.outdated().map(Error::Outdated))
+    }
+
     /// Waits until nothing is applied any more, and says why.
     pub(crate) async fn halted(&self) -> Error {
         let mut outdated = self.outdated.subscribe();

@@ -1,27 +1,31 @@
 //! Tells subscribers that a context grew; what it grew by they read from storage.
 //!
-//! Owns one notification cell per watched context, nothing per subscriber: a cell holds only the latest
-//! sequence, so that a slow subscriber costs no memory and simply reads further behind. Does not read entries
-//! and does not remember positions; [`Follow`] does, in the subscriber's task.
+//! Moves one cell per watched context, and has nothing per subscriber: a cell says only that it has moved, so that a slow
+//! subscriber costs no memory and simply reads further behind. Does not read entries and does not remember positions;
+//! [`Follow`] does, in the subscriber's task.
 //!
-//! Invariant 7. No gap between history and live: a subscriber first takes the cell, then reads, and waits only
-//! when it has read up to what the cell said. None before commit: cells move when apply does.
+//! Invariant 7. No gap between history and live: a subscriber first looks how often the cell has moved, then reads, and waits
+//! only where it has not moved since. None before commit: cells move when apply does.
 //!
-//! The actor has one phase, `Serving`. When it dies its cells close; every [`Follow`] subscribes again and goes on
-//! from its own cursor.
+//! The actor has one phase, `Serving`. The cells outlive it: who subscribes needs no actor. While there is none, subscribers look
+//! now and then. When one starts or ends, every cell moves, for what was said to none moved none. Where the node applies nothing
+//! any more, or has ended, the cells move a last time, and every [`Follow`] finds out why.
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
+mod cell;
+mod follow;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use converge_ledger_core::planted::{self, Bug};
-use converge_ledger_core::{Entry, Sequence};
+use converge_ledger_core::Sequence;
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use converge_supervisors::{ChildSpec, Service, Shutdown};
-use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::task::JoinSet;
 
-use crate::storage::{self, AppliedBatch, ReadQuery, Storage};
+pub use self::follow::{Follow, Room, Taken, Unbounded};
+
+use self::cell::Cells;
+use crate::storage::{AppliedBatch, Storage};
 
 /// What a subscriber and the actor may take, and how long they wait.
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +34,6 @@ pub struct Bounds {
     pub page_bytes_max: usize,
     /// A subscriber scans at most so many entries at a time for its key; 1024 by default, at least 1.
     pub page_entries_max: usize,
-    /// How long a subscriber waits for a restarting actor before it looks at storage anyway; 1 s by default.
-    pub subscribe_wait: Duration,
     /// A pause before storage that is starting anew is asked again; 20 ms by default.
     pub retry_pause: Duration,
     /// Below so many watched contexts nothing is pruned; 1024 by default.
@@ -45,7 +47,6 @@ impl Default for Bounds {
         Bounds {
             page_bytes_max: 256 << 10,
             page_entries_max: 1024,
-            subscribe_wait: Duration::from_secs(1),
             retry_pause: Duration::from_millis(20),
             prune_from: 1024,
             shutdown: Duration::from_secs(5),
@@ -56,229 +57,111 @@ impl Default for Bounds {
 /// Handle on the watch actor; valid before it starts and across restarts.
 #[derive(Clone)]
 pub struct Watches {
-    service: Service<Message>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    service: Service<Grown>,
+    cells: Arc<Cells>,
     bounds: Bounds,
 }
 
-pub(crate) enum Message {
-    Subscribe { context: String, reply: oneshot::Sender<watch::Receiver<Sequence>> },
-    Applied(AppliedBatch),
-}
+/// Contexts have grown.
+struct Grown(AppliedBatch);
 
 impl Watches {
     /// A handle whose actor has not started.
     #[must_use]
     pub fn new(bounds: Bounds) -> Watches {
-        Watches { service: Service::new("watch"), bounds }
+        let cells = Arc::new(Cells::new(bounds.prune_from));
+        Watches { inner: Arc::new(Inner { service: Service::new("watch"), cells, bounds }) }
     }
 
     /// How to start the actor under a supervisor.
-    pub fn child_spec(&self) -> ChildSpec {
-        let bounds = self.bounds;
-        ChildSpec::service("watch", &self.service, move || (Watch, bounds)).shutdown(Shutdown::Timeout(bounds.shutdown))
+    pub fn child_spec(&self, storage: &Storage) -> ChildSpec {
+        let Inner { service, cells, bounds } = &*self.inner;
+        let arguments = Arguments { storage: storage.clone(), cells: Arc::clone(cells) };
+        ChildSpec::service("watch", service, move || (Watch, arguments.clone()))
+            .shutdown(Shutdown::Timeout(bounds.shutdown))
     }
 
     /// A batch was applied.
     pub fn applied(&self, batch: &AppliedBatch) {
         if !batch.heads.is_empty() {
-            let _ = self.service.try_cast(Message::Applied(batch.clone()));
+            let _ = self.inner.service.try_cast(Grown(batch.clone()));
         }
+    }
+
+    /// The node has ended: whoever waits is to find out.
+    pub fn end(&self) {
+        self.inner.cells.wake_all();
     }
 
     /// Entries of a context behind `from`: what exists, then what comes.
     #[must_use]
     pub fn follow(&self, storage: Storage, context: String, from: Sequence, key: Option<String>) -> Follow {
-        Follow { watches: self.clone(), storage, context, key, cursor: from, page: VecDeque::new(), grown: None }
-    }
-}
-
-/// Room for a page, taken before the page is read and held by whoever got it.
-pub trait Room {
-    /// Gives the room back when it is dropped.
-    type Held: Send;
-
-    /// Waits for room; nothing was read yet.
-    fn take(&self) -> impl Future<Output = Self::Held> + Send;
-}
-
-/// No bound: the subscriber holds one page.
-struct Unbounded;
-
-impl Room for Unbounded {
-    type Held = ();
-
-    async fn take(&self) {}
-}
-
-/// One subscription. Holds a cursor and at most one page; dropping it ends it.
-pub struct Follow {
-    watches: Watches,
-    storage: Storage,
-    context: String,
-    key: Option<String>,
-    cursor: Sequence,
-    page: VecDeque<Entry>,
-    grown: Option<watch::Receiver<Sequence>>,
-}
-
-impl Follow {
-    /// The next entry; waits until there is one.
-    ///
-    /// # Errors
-    /// When storage is fenced or found corruption; what was applied before is given first, and the subscription is over
-    /// then.
-    pub async fn next(&mut self) -> Result<Entry, storage::Error> {
-        loop {
-            if let Some(entry) = self.page.pop_front() {
-                return Ok(entry);
-            }
-            let (page, ()) = self.page(&Unbounded).await?;
-            self.page = page;
-        }
+        Follow::new(self.clone(), storage, context, from, key)
     }
 
-    /// The next entries, at least one, and the room that was taken for them before they were read; waits until there
-    /// are some, without room. After [`Follow::next`], what that has not given yet is passed over.
-    ///
-    /// # Errors
-    /// As [`Follow::next`].
-    pub async fn page<R: Room + Sync>(&mut self, room: &R) -> Result<(VecDeque<Entry>, R::Held), storage::Error> {
-        let mut fenced = None;
-        loop {
-            // The cell first, then the read: what is applied in between moves the cell.
-            let seen = self.seen().await;
-            let held = room.take().await;
-            match self.read().await {
-                Ok((_, page)) if !page.is_empty() => return Ok((page, held)),
-                Ok((moved, _)) => {
-                    drop(held);
-                    match (moved, fenced.take()) {
-                        // A key that matches little: others want to run, too.
-                        (true, error) => {
-                            fenced = error;
-                            tokio::task::yield_now().await;
-                        }
-                        // What was applied before the fence may not have moved the cell yet: one more look.
-                        (false, None) => fenced = self.wait(seen).await.err(),
-                        (false, Some(error)) => return Err(error),
-                    }
-                }
-                Err(storage::Error::Unavailable) => {
-                    drop(held);
-                    tokio::time::sleep(self.watches.bounds.retry_pause).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+    fn cells(&self) -> &Cells {
+        &self.inner.cells
     }
 
-    /// Goes on behind this entry, which was given before.
-    pub fn rewind(&mut self, last: Sequence) {
-        self.page.clear();
-        self.cursor = last;
-    }
-
-    /// Reads a page, and says whether the cursor moved: not where the context has nothing behind it.
-    async fn read(&mut self) -> Result<(bool, VecDeque<Entry>), storage::Error> {
-        let Bounds { page_bytes_max: max_bytes, page_entries_max: limit, .. } = self.watches.bounds;
-        let query = ReadQuery { after: self.cursor, limit, key: self.key.clone(), max_bytes };
-        let page = match query.key {
-            // It may match little, and look at much.
-            Some(_) => self.storage.scan(&self.context, query).await?,
-            None => self.storage.read(&self.context, query)?,
-        };
-        let moved = page.next_after > self.cursor;
-        self.cursor = self.cursor.max(page.next_after);
-        Ok((moved, page.entries.into()))
-    }
-
-    /// The latest sequence that the cell has told, from a cell that is alive.
-    async fn seen(&mut self) -> Option<Sequence> {
-        if self.grown.as_ref().is_none_or(|grown| grown.has_changed().is_err()) {
-            let context = self.context.clone();
-            let deadline = Instant::now() + self.watches.bounds.subscribe_wait;
-            let subscribe = |reply| Message::Subscribe { context, reply };
-            self.grown = self.watches.service.call(subscribe, deadline).await.ok();
-            match &self.grown {
-                Some(grown) if planted::is(Bug::WatchSkips) => self.cursor = self.cursor.max(*grown.borrow()),
-                Some(_) if planted::is(Bug::WatchRepeats) => {
-                    self.cursor = Sequence(self.cursor.get().saturating_sub(1));
-                }
-                _ => {}
-            }
-        }
-        self.grown.as_mut().map(|grown| *grown.borrow_and_update())
-    }
-
-    /// Waits until the context may have grown. A fenced or outdated node applies nothing: here it would never grow.
-    async fn wait(&mut self, seen: Option<Sequence>) -> Result<(), storage::Error> {
-        let grown = async {
-            match (&mut self.grown, seen) {
-                // A closed cell means that the actor died: look again.
-                (Some(grown), Some(_)) => drop(grown.changed().await),
-                _ => tokio::time::sleep(self.watches.bounds.retry_pause).await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = grown => Ok(()),
-            error = self.storage.halted() => Err(error),
-        }
+    fn bounds(&self) -> &Bounds {
+        &self.inner.bounds
     }
 }
 
 /// The actor.
 struct Watch;
 
-/// Cells by context. A cell without subscribers is dropped when its context grows, and all such are when there
-/// are twice as many as at the last time.
-pub(crate) struct State {
-    cells: BTreeMap<String, watch::Sender<Sequence>>,
-    prune_from: usize,
-    prune_at: usize,
+#[derive(Clone)]
+struct Arguments {
+    storage: Storage,
+    cells: Arc<Cells>,
+}
+
+struct State {
+    cells: Arc<Cells>,
+    /// Waits for the end of all apply.
+    _halt: JoinSet<()>,
 }
 
 impl Actor for Watch {
-    type Msg = Message;
+    type Msg = Grown;
     type State = State;
-    type Arguments = Bounds;
+    type Arguments = Arguments;
 
-    async fn pre_start(&self, _: ActorRef<Message>, bounds: Bounds) -> Result<State, ActorProcessingErr> {
-        let prune_from = bounds.prune_from;
-        Ok(State { cells: BTreeMap::new(), prune_from, prune_at: prune_from })
+    async fn pre_start(&self, _: ActorRef<Grown>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        let Arguments { storage, cells } = arguments;
+        let mut halt = JoinSet::new();
+        let halted = Arc::clone(&cells);
+        halt.spawn(async move {
+            storage.halted().await;
+            halted.wake_all();
+        });
+        Ok(State { cells, _halt: halt })
+    }
+
+    /// Its service's slot is filled by now.
+    async fn post_start(&self, _: ActorRef<Grown>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.cells.take_over();
+        Ok(())
     }
 
     async fn handle(
         &self,
-        _: ActorRef<Message>,
-        message: Message,
+        _: ActorRef<Grown>,
+        Grown(batch): Grown,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        match message {
-            Message::Subscribe { context, reply } => drop(reply.send(state.subscribe(context))),
-            Message::Applied(batch) => state.applied(&batch),
-        }
+        state.cells.tell(&batch.heads);
         Ok(())
     }
 }
 
-impl State {
-    fn subscribe(&mut self, context: String) -> watch::Receiver<Sequence> {
-        if self.cells.len() >= self.prune_at {
-            self.cells.retain(|_, cell| cell.receiver_count() > 0);
-            self.prune_at = (self.cells.len() * 2).max(self.prune_from);
-        }
-        self.cells.entry(context).or_insert_with(|| watch::Sender::new(Sequence(0))).subscribe()
-    }
-
-    fn applied(&mut self, batch: &AppliedBatch) {
-        for (context, latest) in batch.heads.iter() {
-            let Some(cell) = self.cells.get(context) else { continue };
-            if cell.receiver_count() == 0 {
-                self.cells.remove(context);
-            } else {
-                cell.send_replace(*latest);
-            }
-        }
+impl Drop for State {
+    fn drop(&mut self) {
+        self.cells.leave();
     }
 }

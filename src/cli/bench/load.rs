@@ -277,14 +277,18 @@ async fn watch(target: Target, context: String, mut watching: Watching, recorder
             pause = WATCH_AGAIN_MIN;
             recorder.done(Timed::Watch, stamped(&payload));
         }
-        watching = loop {
-            recorder.failed(Timed::Watch, "it ended");
-            tokio::time::sleep(pause).await;
-            pause = (2 * pause).min(WATCH_AGAIN_MAX);
-            if let Ok(watching) = target.watch(&context, last).await {
-                break watching;
+        // In a box: many watches are idle at once, and few begin.
+        watching = Box::pin(async {
+            loop {
+                recorder.failed(Timed::Watch, "it ended");
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(WATCH_AGAIN_MAX);
+                if let Ok(watching) = target.watch(&context, last).await {
+                    return watching;
+                }
             }
-        };
+        })
+        .await;
     }
 }
 

@@ -93,7 +93,6 @@ pub(super) fn watch_bounds(tuning: &Tuning) -> watch::Bounds {
     watch::Bounds {
         page_bytes_max: bounds.watch_page_bytes,
         page_entries_max: bounds.watch_page_entries,
-        subscribe_wait: Duration::from_millis(bounds.subscribe_wait_ms),
         retry_pause: Duration::from_millis(bounds.watch_pause_ms),
         prune_from: bounds.watch_prune_from,
         shutdown: Duration::from_millis(bounds.shutdown_ms[1]),

@@ -34,6 +34,22 @@ async fn a_ledger_is_valid_before_the_start_and_across_restarts() {
     assert!(tree.find("host/converge-ledger/ledger/storage").is_none());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_watch_of_a_child_ends_when_nobody_is_left_who_could_say_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (child, ledger) = Node::child(config(1, dir.path(), &[])).unwrap();
+    let intensity = Intensity { restarts: 3, period: Duration::from_secs(60) };
+    let tree = Tree::start("host", SupervisorSpec::new(Strategy::OneForOne, intensity, vec![child])).await.unwrap();
+    append(&ledger, "x").await.unwrap();
+    let mut watch = ledger.watch("c", WatchOptions::default());
+    watch.next().await.unwrap().unwrap();
+    let idle = tokio::spawn(async move { watch.next().await.is_none() });
+    tree.stop(PATIENCE).await.unwrap();
+    drop((tree, ledger));
+    let ended = tokio::time::timeout(PATIENCE, idle).await.expect("it waits for nothing that can come");
+    assert!(ended.unwrap());
+}
+
 struct Owner;
 
 impl Actor for Owner {
