@@ -8,6 +8,9 @@ use super::links::{NetworkPlan, Weather};
 use super::tuning::Tuning;
 use crate::workload::Mix;
 
+/// The smallest window of keys that a cluster can be given: about every other run comes to its end.
+const KEY_WINDOW: u64 = 1 << 10;
+
 /// Everything that a run depends on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
@@ -16,6 +19,9 @@ pub struct Plan {
     pub(super) nodes: Vec<Tuning>,
     pub(super) network: NetworkPlan,
     pub(super) clients: Vec<Mix>,
+    /// What the cluster is formed with, in place of a window that no run comes to the end of.
+    #[serde(default)]
+    pub(super) key_window: Option<u64>,
     /// Faults touch only these, fewer than half: the others have to go on within a bounded time.
     pub(super) victims: Option<Vec<u64>>,
     /// In order of time.
@@ -181,7 +187,10 @@ impl Plan {
             Draw(Dice(mix(seed ^ 0xc0b1))).restoration(count, shape, &mut faults);
         }
         faults.sort_by_key(|fault| fault.at_ms);
-        Plan { seed, nodes, network, clients, victims, faults, faults_ms: shape.faults_ms }
+        let faults_ms = shape.faults_ms;
+        let mut plan = Plan { seed, nodes, network, clients, key_window: None, victims, faults, faults_ms };
+        Draw(Dice(mix(seed ^ 0x2e75))).key_window(&mut plan);
+        plan
     }
 
     /// How many faults come.
@@ -271,7 +280,16 @@ impl Draw {
             expect_one_in: self.between(3, 20),
             key_one_in: self.between(1, 3),
             many_one_in: self.beside(2, 9),
+            reuse_one_in: u64::MAX,
             page: 0,
+        }
+    }
+
+    /// In some runs keys leave their window, and clients use them again.
+    fn key_window(&mut self, plan: &mut Plan) {
+        if self.one_in(3) {
+            plan.key_window = Some(KEY_WINDOW);
+            plan.clients.iter_mut().for_each(|client| client.reuse_one_in = self.between(2, 12));
         }
     }
 

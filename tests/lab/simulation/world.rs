@@ -41,6 +41,7 @@ pub(super) struct World {
     pub(super) trace: Trace,
     pub(super) network: SimNetwork,
     count: u64,
+    key_window: Option<u64>,
     hosts: Mutex<BTreeMap<NodeId, Host>>,
     ending: AtomicBool,
     /// Copies of directories were put back.
@@ -164,6 +165,7 @@ impl World {
             trace,
             network,
             count: plan.nodes.len() as u64,
+            key_window: plan.key_window,
             hosts: Mutex::new(hosts.collect()),
             ending: AtomicBool::new(false),
             restored: AtomicBool::new(false),
@@ -378,6 +380,6 @@ impl World {
             observer: Some(Arc::new(move |batch| facts.applied(id, batch))),
             alarms: Vec::new(),
         };
-        (config(id, &host.tuning, self.count), environment)
+        (config(id, &host.tuning, self.count, self.key_window), environment)
     }
 }
