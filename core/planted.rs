@@ -100,7 +100,7 @@ bugs! {
     TailLost "tail-lost" "recovery stops one record early" [Crash, Simulation]
     ReadEndsJournal "read-ends-journal" "a read of the journal that fails is taken for its end" [Crash, Simulation]
     NewerIsEnd "newer-is-end" "a sound record of a newer program is taken for the journal's end" [Crash]
-    UnknownSkipped "unknown-skipped" "a log entry that only a newer program can read does nothing" [Crash]
+    UnknownSkipped "unknown-skipped" "a log entry that only a newer program can read does nothing" [Crash, Simulation]
     GapTaken "gap-taken" "damage within the journal is taken for its end" [Flips]
     LastUnsure "last-unsure" "the last record is not made durable at a start" [Crash]
     NamesUnsure "names-unsure" "the names of files are not made durable at a start" [Crash]

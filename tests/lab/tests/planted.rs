@@ -42,6 +42,7 @@ const FIRST: &[(Bug, u64)] = &[
     (Bug::LackFences, 13),
     (Bug::VoteUnwritten, 6),
     (Bug::RotTakenForTorn, 24),
+    (Bug::UnknownSkipped, 6),
     (Bug::UncommittedSettled, 63),
     (Bug::BlockClosedEarly, 2),
 ];
