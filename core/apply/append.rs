@@ -30,7 +30,8 @@ impl<'a, V: View> Step<'a, V> {
 
     /// Whether a key counts is decided by positions alone: rows that have left the window go on each node at another time.
     fn is_known(&self, first: &KeyRow) -> bool {
-        in_window(first.position, self.last_position, self.key_window) || planted::is(Bug::KeyWindowLocal)
+        let window = self.key_window >> u32::from(planted::is(Bug::KeyForgottenEarly));
+        in_window(first.position, self.last_position, window) || planted::is(Bug::KeyWindowLocal)
     }
 
     fn append_to(&mut self, head: Head, row: u32, append: &'a Append, content: [u8; 32]) -> Appended {

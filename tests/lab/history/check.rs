@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use converge_ledger_core::{NodeId, Sequence};
+use converge_ledger_core::{NodeId, Position, Sequence};
 
 use super::contexts::{Context, Place};
 use super::operation::{Append, Consistency, Operation, Outcome, Read, Refused, Seen, State, Time, Watch};
@@ -17,6 +17,7 @@ pub fn check(operations: &[Operation]) -> Verdict {
     check.gather();
     check.observe();
     check.bound();
+    check.known();
     check.states();
     check.positions();
     check.prefixes();
@@ -27,6 +28,8 @@ pub fn check(operations: &[Operation]) -> Verdict {
 
 struct Check<'h> {
     operations: &'h [Operation],
+    /// For so many positions a key is known; none: for ever.
+    key_window: Option<u64>,
     contexts: Vec<Context<'h>>,
     names: HashMap<&'h str, usize>,
     /// The context of each line; of no use for a line that has none.
@@ -43,23 +46,27 @@ impl<'h> Check<'h> {
         let mut names = HashMap::new();
         let mut contexts = Vec::new();
         let mut of = Vec::with_capacity(operations.len());
+        let key_window = operations.iter().find_map(|operation| match operation {
+            Operation::Begin(begin) => Some(begin.key_window),
+            _ => None,
+        });
         for operation in operations {
             let name = match operation {
                 Operation::Append(append) => &append.context,
                 Operation::Read(read) => &read.context,
                 Operation::Watch(watch) => &watch.context,
                 Operation::State(state) => &state.context,
-                Operation::End(_) => {
+                Operation::Begin(_) | Operation::End(_) => {
                     of.push(usize::MAX);
                     continue;
                 }
             };
             of.push(*names.entry(name.as_str()).or_insert_with(|| {
-                contexts.push(Context::new(name));
+                contexts.push(Context::new(name, key_window));
                 contexts.len() - 1
             }));
         }
-        Check { operations, contexts, names, of, verdict: Verdict::default() }
+        Check { operations, key_window, contexts, names, of, verdict: Verdict::default() }
     }
 
     fn context(&mut self, line: Line) -> (&mut Context<'h>, &mut Verdict) {
@@ -74,7 +81,7 @@ impl<'h> Check<'h> {
                 Operation::Read(Read { start, end, .. }) | Operation::Watch(Watch { start, end, .. }) => {
                     (*start, Some(*end))
                 }
-                Operation::State(_) | Operation::End(_) => continue,
+                Operation::Begin(_) | Operation::State(_) | Operation::End(_) => continue,
             };
             let (context, verdict) = self.context(line);
             if end.is_some_and(|end| end < start) {
@@ -98,7 +105,7 @@ impl<'h> Check<'h> {
                 }
                 Operation::Watch(watch) => self.entries(line, watch.after, &watch.entries),
                 Operation::State(state) => self.entries(line, Sequence(0), &state.entries),
-                Operation::End(_) => {}
+                Operation::Begin(_) | Operation::End(_) => {}
             }
         }
     }
@@ -153,6 +160,7 @@ impl<'h> Check<'h> {
     /// When each entry can have been written.
     fn bound(&mut self) {
         for context in &mut self.contexts {
+            context.windows(&mut self.verdict);
             context.makers(self.operations, &mut self.verdict);
         }
         for (line, operation) in lines(self.operations) {
@@ -171,10 +179,37 @@ impl<'h> Check<'h> {
                     Some(seen) => (seen.sequence, None, watch.end),
                     None => continue,
                 },
-                Operation::State(_) | Operation::End(_) => continue,
+                Operation::Begin(_) | Operation::State(_) | Operation::End(_) => continue,
             };
             let (context, _) = self.context(line);
             observed(context, sequence.get(), start, end, line);
+        }
+    }
+
+    /// Who was told of a first entry began before the ledger had left that one's window behind.
+    fn known(&mut self) {
+        let Some(window) = self.key_window else { return };
+        let slots = self.contexts.iter().flat_map(|context| &context.slots);
+        let mut there: Vec<_> = slots.filter_map(|slot| Some((slot.high?, slot.position?.0))).collect();
+        there.sort_unstable_by_key(|(by, position)| (by.time, *position));
+        let mut last = None::<(Line, Position)>;
+        for (by, position) in &mut there {
+            // The highest that was there by then.
+            let (line, highest) = last.filter(|(_, last)| last > position).unwrap_or((by.line, *position));
+            (by.line, *position) = (line, highest);
+            last = Some((line, highest));
+        }
+        for (line, operation) in lines(self.operations) {
+            let Operation::Append(Append { start, outcome: Outcome::Done(done), .. }) = operation else { continue };
+            let before = there.partition_point(|(by, _)| by.time < *start);
+            let Some((by, last)) = before.checked_sub(1).map(|at| there[at]) else { continue };
+            let first = done.position.filter(|_| done.deduplicated);
+            if let Some(first) = first.filter(|first| last.get().saturating_sub(first.get()) >= window) {
+                let (context, verdict) = self.context(line);
+                context.broken(verdict, Rule::Deduplicated, &[by.line, line], || {
+                    format!("position {last} was there by then, and the key of {first} not known any more")
+                });
+            }
         }
     }
 
@@ -316,7 +351,7 @@ impl<'h> Check<'h> {
                 },
                 Operation::Watch(_) => counts.watches += 1,
                 Operation::State(_) => counts.states += 1,
-                Operation::End(_) => {}
+                Operation::Begin(_) | Operation::End(_) => {}
             }
         }
         self.verdict.counts = counts;

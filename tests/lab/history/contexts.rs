@@ -72,10 +72,12 @@ struct Meant<'h> {
     place: Option<(u64, Line)>,
 }
 
-/// All that can make one entry at most: the appends under one idempotency key, or one append without a key.
+/// All that can make one entry at a time: the appends under one idempotency key, or one append without a key.
 #[derive(Debug, Default)]
 pub(super) struct Intent {
     pub(super) attempts: Vec<Line>,
+    /// Its key leaves a window: each attempt can make an entry of its own.
+    pub(super) expires: bool,
     /// The value that stands in the context.
     placed: Option<ValueNo>,
 }
@@ -90,11 +92,15 @@ impl Intent {
 #[derive(Debug)]
 pub(super) struct Context<'h> {
     pub(super) name: &'h str,
+    /// For so many positions a key is known; none: for ever.
+    window: Option<u64>,
     texts: HashMap<&'h str, ValueNo>,
     keys: HashMap<&'h str, usize>,
     values: Vec<Meant<'h>>,
     pub(super) intents: Vec<Intent>,
-    /// Slot `n` is sequence `n + 1`. No more than there are values, whatever the history says.
+    /// So many entries all of them can make at most.
+    makes: u64,
+    /// Slot `n` is sequence `n + 1`. No more than can be made, whatever the history says.
     pub(super) slots: Vec<Slot>,
     /// Who said that the last slot exists.
     pub(super) longest: Option<Line>,
@@ -103,13 +109,15 @@ pub(super) struct Context<'h> {
 }
 
 impl<'h> Context<'h> {
-    pub(super) fn new(name: &'h str) -> Self {
+    pub(super) fn new(name: &'h str, window: Option<u64>) -> Self {
         Context {
             name,
+            window,
             texts: HashMap::new(),
             keys: HashMap::new(),
             values: Vec::new(),
             intents: Vec::new(),
+            makes: 0,
             slots: Vec::new(),
             longest: None,
             sound: true,
@@ -132,17 +140,23 @@ impl<'h> Context<'h> {
                     format!("both mean {text:?} and do not share an idempotency key")
                 });
             }
-            self.intents[intent].attempts.push(line);
-            return;
+            return self.attempted(intent, line);
         }
         let fresh = self.intents.len();
         let intent = key.map_or(fresh, |key| *self.keys.entry(key).or_insert(fresh));
         if intent == fresh {
-            self.intents.push(Intent::default());
+            let expires = key.is_some() && self.window.is_some();
+            self.intents.push(Intent { expires, ..Intent::default() });
         }
-        self.intents[intent].attempts.push(line);
+        self.attempted(intent, line);
         self.texts.insert(text, ValueNo(self.values.len()));
         self.values.push(Meant { text, intent, key, first: line, place: None });
+    }
+
+    fn attempted(&mut self, intent: usize, line: Line) {
+        let intent = &mut self.intents[intent];
+        self.makes += u64::from(intent.expires || intent.attempts.is_empty());
+        intent.attempts.push(line);
     }
 
     /// Takes note that entries up to a sequence exist.
@@ -151,10 +165,10 @@ impl<'h> Context<'h> {
         if sequence <= known {
             return;
         }
-        if sequence > self.intents.len() as u64 {
-            let intents = self.intents.len();
+        let makes = self.makes;
+        if sequence > makes {
             return self.broken(verdict, Rule::Unfilled, &[line], || {
-                format!("names sequence {sequence}, and the appends of the history make {intents} entries at most")
+                format!("names sequence {sequence}, and the appends of the history make {makes} entries at most")
             });
         }
         self.slots.resize(sequence as usize, Slot::default());
@@ -213,6 +227,13 @@ impl<'h> Context<'h> {
             });
         }
         let meant = &mut self.values[value.0];
+        let intent = meant.intent;
+        if self.intents[intent].expires {
+            // How far apart these may stand, their positions say: see `windows`.
+            meant.place = meant.place.filter(|(place, _)| *place <= sequence).or(Some((sequence, line)));
+            self.intents[intent].placed.get_or_insert(value);
+            return;
+        }
         let (place, said) = *meant.place.get_or_insert((sequence, line));
         if place != sequence {
             let text = meant.text;
@@ -220,7 +241,6 @@ impl<'h> Context<'h> {
                 format!("{text:?} stands at sequence {place} for one and at {sequence} for the other")
             });
         }
-        let intent = meant.intent;
         let first = *self.intents[intent].placed.get_or_insert(value);
         if first != value {
             let (one, other) = (&self.values[first.0], &self.values[value.0]);
@@ -243,6 +263,35 @@ impl<'h> Context<'h> {
         }
     }
 
+    /// Under a key that leaves its window, the next entry stands past it.
+    pub(super) fn windows(&mut self, verdict: &mut Verdict) {
+        let Some(window) = self.window else { return };
+        let mut latest = HashMap::new();
+        for at in 0..self.slots.len() {
+            let Some((value, line)) = self.slots[at].value else { continue };
+            let intent = self.values[value.0].intent;
+            let before = latest.insert(intent, at).filter(|_| self.intents[intent].expires);
+            let Some((there, said)) = before.and_then(|before| self.slots[before].value) else { continue };
+            if !before.is_some_and(|before| self.is_within(window, before, at)) {
+                continue;
+            }
+            let (one, other) = (&self.values[there.0], &self.values[value.0]);
+            let (key, one, other) = (one.key.unwrap_or_default(), one.text, other.text);
+            let rule = if there == value { Rule::Twice } else { Rule::Key };
+            self.broken(verdict, rule, &[said, line], || {
+                format!(
+                    "{one:?} and {other:?} stand there under the idempotency key {key:?}, within its window of {window}"
+                )
+            });
+        }
+    }
+
+    /// The key of the one slot was known when the other came, as far as their positions tell.
+    fn is_within(&self, window: u64, first: usize, second: usize) -> bool {
+        let position = |slot: usize| Some(self.slots.get(slot)?.position?.0.get());
+        position(first).zip(position(second)).is_some_and(|(first, second)| second.saturating_sub(first) <= window)
+    }
+
     /// Bounds the time of every entry by those who can have made it and those who were told that it is there.
     pub(super) fn makers(&mut self, operations: &[Operation], verdict: &mut Verdict) {
         for at in 0..self.slots.len() {
@@ -261,13 +310,18 @@ impl<'h> Context<'h> {
         for &line in &attempts {
             let append = append(operations, line);
             match &append.outcome {
-                Outcome::Refused(Refused { actual: Some(actual), .. }) if actual.get() >= sequence => {
+                Outcome::Refused(Refused { actual: Some(actual), .. })
+                    if actual.get() >= sequence
+                        // The ledger had not come to the entry that follows here.
+                        && self.window.is_none_or(|window| self.is_within(window, at, actual.get() as usize)) =>
+                {
                     self.broken(verdict, Rule::Expected, &[said, line], || {
                         format!("refused because the latest was {actual}, but its key was known from {sequence} on")
                     });
                 }
                 Outcome::Refused(_) => {}
                 Outcome::Done(_) | Outcome::Unknown if append.value != text => {}
+                Outcome::Done(done) if self.intents[intent].expires && done.sequence.get() != sequence => {}
                 Outcome::Done(done) => {
                     append.end.into_iter().for_each(|end| self.slots[at].not_after(end, line));
                     if done.deduplicated {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::contexts::{Context, append};
+use super::contexts::{Context, Intent, append};
 use super::operation::{Operation, Outcome, Time};
 use super::order::Deadline;
 use super::verdict::{Line, Rule, Verdict};
@@ -32,8 +32,7 @@ pub(super) fn unseen(
     if empty.is_empty() {
         return;
     }
-    let offers = context.intents.iter().filter(|intent| !intent.is_placed());
-    let offers: Vec<_> = offers.map(|intent| offer(operations, &intent.attempts, deadlines)).collect();
+    let offers: Vec<_> = context.intents.iter().flat_map(chances).map(|of| offer(operations, of, deadlines)).collect();
     if let Some(slot) = Arrangement::new(&offers).fill(&empty) {
         let said = deadlines[slot].map(|deadline| deadline.bound.line).or(context.longest);
         let lines: Vec<Line> = said.into_iter().collect();
@@ -41,6 +40,12 @@ pub(super) fn unseen(
             format!("something stands at sequence {}, and no append is left that can have made it by then", slot + 1)
         });
     }
+}
+
+/// The appends that can make one entry more; under a key that leaves its window, each by itself.
+fn chances(intent: &Intent) -> impl Iterator<Item = &[Line]> {
+    let size = if intent.expires { 1 } else { usize::MAX };
+    intent.attempts.chunks(size).filter(|_| intent.expires || !intent.is_placed())
 }
 
 fn offer(operations: &[Operation], attempts: &[Line], deadlines: &[Option<Deadline>]) -> Offer {

@@ -14,6 +14,9 @@
 //!   A done append takes place between its start and its end, an unknown one at any time from its start on, or never.
 //!   One that says that its entry stood there before may have been the first itself: some clients try again on their
 //!   own and record one operation. An append refused for another reason changes nothing and says nothing.
+//! - A context knows a key for ever, or, in a history with a [`Begin`], for a **window**: as long as its entry is one of
+//!   the last so many of the ledger. Then the same key appends again. How far two entries are apart, their positions
+//!   say; where nobody tells those, nothing is said against it.
 //! - Appends of one **call** stand in its order: each is behind another one, and where its entry is in the final states,
 //!   the other's is, at an earlier position. A history without an [`End`] says nothing of that.
 //! - A linearizable **read** shows the context as it is at a moment between its start and its end.
@@ -39,8 +42,8 @@ mod verdict;
 
 pub use check::check;
 pub use operation::{
-    Append, Behind, Consistency, Done, End, Operation, Outcome, Read, ReadCause, ReadError, Refused, Seen, State, Time,
-    Watch, read,
+    Append, Begin, Behind, Consistency, Done, End, Operation, Outcome, Read, ReadCause, ReadError, Refused, Seen,
+    State, Time, Watch, read,
 };
 pub use verdict::{Counts, Line, Rule, Verdict, Violation};
 

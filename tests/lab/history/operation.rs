@@ -17,6 +17,8 @@ pub struct Time(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Operation {
+    /// What the ledger was formed with.
+    Begin(Begin),
     /// One attempt to append an entry.
     Append(Append),
     /// A read that was answered. One that failed says nothing and is not recorded.
@@ -27,6 +29,14 @@ pub enum Operation {
     State(State),
     /// The run is over, and the states before this line are the whole ledger.
     End(End),
+}
+
+/// What the ledger was formed with. A history without it is one of a ledger that knows keys for ever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Begin {
+    /// An idempotency key is known for so many positions, that of its entry included.
+    pub key_window: u64,
 }
 
 /// One attempt to append an entry.

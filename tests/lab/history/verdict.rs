@@ -29,15 +29,16 @@ pub enum Rule {
     ValueReused,
     /// Two values at one sequence.
     Place,
-    /// One value at two sequences.
+    /// One value at two sequences, and not past the window of its key.
     Twice,
-    /// Two values under one idempotency key.
+    /// Two values under one idempotency key, within its window.
     Key,
     /// An entry that nobody appended.
     Uninvoked,
     /// An entry whose every append was refused.
     Refused,
-    /// Two appends that both say that they were the first of one entry; or one without a key that says it was not.
+    /// Two appends that both say that they were the first of one entry; or one that says it was not, without a key, or past
+    /// the key's window.
     Deduplicated,
     /// An append behind another sequence than the expected one, or a refusal for no reason.
     Expected,

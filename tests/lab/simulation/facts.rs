@@ -99,6 +99,7 @@ fn weakened(operation: Operation) -> Option<Operation> {
             // And of its call, what came first may be lost, and the rest not.
             Some(Operation::Append(Append { outcome, behind: None, ..append }))
         }
+        Operation::Begin(_) => Some(operation),
         Operation::Read(_) | Operation::Watch(_) | Operation::State(_) | Operation::End(_) => None,
     }
 }
@@ -108,7 +109,7 @@ fn start(operation: &Operation) -> Option<Time> {
         Operation::Append(append) => Some(append.start),
         Operation::Read(read) => Some(read.start),
         Operation::Watch(watch) => Some(watch.start),
-        Operation::State(_) | Operation::End(_) => None,
+        Operation::Begin(_) | Operation::State(_) | Operation::End(_) => None,
     }
 }
 

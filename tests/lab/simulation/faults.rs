@@ -22,7 +22,7 @@ pub(super) async fn drive(world: Arc<World>, faults: Vec<Timed>, until_ms: u64) 
     for Timed { at_ms, fault } in faults {
         tokio::time::sleep_until(began + Duration::from_millis(at_ms)).await;
         world.trace.note(&[20, at_ms], || format!("FAULT {fault:?}"));
-        let restart = matches!(fault, Fault::Restart { .. });
+        let restart = matches!(fault, Fault::Restart { .. } | Fault::Older { .. });
         let carried = carry_out(world.clone(), fault);
         if restart {
             // A stop that has begun is not called off.
@@ -65,6 +65,7 @@ async fn carry_out(world: Arc<World>, fault: Fault) {
             world.retune(NodeId(node), *tuning);
             come_back(world, node, down_ms).await;
         }
+        Fault::Older { node, for_ms } => older(&world, NodeId(node), for_ms, kind).await,
         Fault::Kill { node, place, panic } => {
             if kill(&world, node, place, panic).await {
                 took(&world);
@@ -196,6 +197,23 @@ async fn come_back(world: Arc<World>, node: u64, down_ms: u64) {
     sleep(Duration::from_millis(down_ms)).await;
     // Not within this task: that one ends with the faults, a start does not.
     tokio::spawn(world.start(NodeId(node)));
+}
+
+/// Has a node be of an older program for a while, and every start of it meanwhile.
+async fn older(world: &Arc<World>, node: NodeId, for_ms: u64, kind: &'static str) {
+    if !world.downgrade(node) {
+        return;
+    }
+    world.stop(node).await;
+    come_back(world.clone(), node.get(), 0).await;
+    sleep(Duration::from_millis(for_ms)).await;
+    if world.is_outdated(node) {
+        world.facts.took(kind);
+    }
+    if world.upgrade(node) {
+        world.stop(node).await;
+        come_back(world.clone(), node.get(), 0).await;
+    }
 }
 
 /// Looks after a while, and starts a fenced node anew.

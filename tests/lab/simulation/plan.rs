@@ -8,6 +8,9 @@ use super::links::{NetworkPlan, Weather};
 use super::tuning::Tuning;
 use crate::workload::Mix;
 
+/// The smallest window of keys that a cluster can be given: about every other run comes to its end.
+const KEY_WINDOW: u64 = 1 << 10;
+
 /// Everything that a run depends on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
@@ -16,6 +19,9 @@ pub struct Plan {
     pub(super) nodes: Vec<Tuning>,
     pub(super) network: NetworkPlan,
     pub(super) clients: Vec<Mix>,
+    /// What the cluster is formed with, in place of a window that no run comes to the end of.
+    #[serde(default)]
+    pub(super) key_window: Option<u64>,
     /// Faults touch only these, fewer than half: the others have to go on within a bounded time.
     pub(super) victims: Option<Vec<u64>>,
     /// In order of time.
@@ -43,6 +49,9 @@ pub(super) enum Fault {
     CrashWithin { node: u64, operations: u64, power: bool },
     /// Stopped in order, and started with other settings.
     Restart { node: u64, tuning: Box<Tuning>, down_ms: u64 },
+    /// Stopped in order, and started as an older program, which cannot read what the cluster commits; as this one again
+    /// later. Only while most nodes are of this one.
+    Older { node: u64, for_ms: u64 },
     /// An actor or supervisor of the node dies.
     Kill { node: u64, place: u64, panic: bool },
     /// Nothing passes one way.
@@ -105,6 +114,7 @@ impl Fault {
             Fault::CrashWithin { power: true, .. } => "power cut within an operation",
             Fault::CrashWithin { .. } => "process killed within an operation",
             Fault::Restart { .. } => "restart with other settings",
+            Fault::Older { .. } => "older program",
             Fault::Kill { panic: true, .. } => "actor panics",
             Fault::Kill { .. } => "actor killed",
             Fault::OneWay { .. } => "one-way partition",
@@ -181,7 +191,11 @@ impl Plan {
             Draw(Dice(mix(seed ^ 0xc0b1))).restoration(count, shape, &mut faults);
         }
         faults.sort_by_key(|fault| fault.at_ms);
-        Plan { seed, nodes, network, clients, victims, faults, faults_ms: shape.faults_ms }
+        let faults_ms = shape.faults_ms;
+        let mut plan = Plan { seed, nodes, network, clients, key_window: None, victims, faults, faults_ms };
+        Draw(Dice(mix(seed ^ 0x2e75))).key_window(&mut plan);
+        Draw(Dice(mix(seed ^ 0x01de))).older(&mut plan, shape);
+        plan
     }
 
     /// How many faults come.
@@ -271,8 +285,36 @@ impl Draw {
             expect_one_in: self.between(3, 20),
             key_one_in: self.between(1, 3),
             many_one_in: self.beside(2, 9),
+            reuse_one_in: u64::MAX,
             page: 0,
         }
+    }
+
+    /// In some runs keys leave their window, and clients use them again.
+    fn key_window(&mut self, plan: &mut Plan) {
+        if self.one_in(3) {
+            plan.key_window = Some(KEY_WINDOW);
+            plan.clients.iter_mut().for_each(|client| client.reuse_one_in = self.between(2, 12));
+        }
+    }
+
+    /// In some runs nodes are of an older program for a while. Not where copies are put back: of one that applies nothing it
+    /// is not told what it had.
+    fn older(&mut self, plan: &mut Plan, Shape { faults, faults_ms }: Shape) {
+        let count = plan.nodes.len() as u64;
+        let puts_back = plan.faults.iter().any(|timed| matches!(timed.fault, Fault::PutBack { .. }));
+        if faults == 0 || count == 1 || puts_back || !self.one_in(4) {
+            return;
+        }
+        for _ in 0..self.between(1, 3) {
+            let node = match &plan.victims {
+                Some(victims) => self.pick(victims),
+                None => self.between(1, count),
+            };
+            let for_ms = self.pick(&[500, 2000, 8000]) + self.between(0, 500);
+            plan.faults.push(Timed { at_ms: self.moment(faults_ms), fault: Fault::Older { node, for_ms } });
+        }
+        plan.faults.sort_by_key(|fault| fault.at_ms);
     }
 
     /// Fewer than half of the nodes, but one.

@@ -19,7 +19,7 @@ use super::plan::Plan;
 use super::trace::Trace;
 use super::world::{Life, World};
 use super::{faults, panics};
-use crate::history::{self, Operation};
+use crate::history::{self, Begin, Operation};
 use crate::segments;
 use crate::workload::{Client, Mix, whole};
 use converge_ledger::{AppendOptions, Error, NewEntry, Position};
@@ -129,6 +129,7 @@ pub fn run(plan: &Plan, verbose: bool) -> RunOutcome {
 async fn live(plan: &Plan, verbose: bool) -> RunOutcome {
     let trace = Trace::new(verbose);
     let facts = Facts::new(trace.clone());
+    plan.key_window.into_iter().for_each(|key_window| facts.record(Operation::Begin(Begin { key_window })));
     tell_of_abort(&facts, plan.rots_database());
     let mut dice = Dice(mix(plan.seed ^ 0xc0de));
     let tap = facts.clone();

@@ -113,8 +113,9 @@ pub(super) fn calls(tuning: &Tuning) -> Calls {
     }
 }
 
-pub(super) fn config(id: NodeId, tuning: &Tuning, count: u64) -> Config {
+pub(super) fn config(id: NodeId, tuning: &Tuning, count: u64, key_window: Option<u64>) -> Config {
     let mut config = Config::default();
+    config.cluster.key_window = key_window.unwrap_or(config.cluster.key_window);
     config.node.id = id.get();
     config.node.data_dir = DIRECTORY.into();
     config.listen.grpc = "off".into();

@@ -1,8 +1,9 @@
-//! The nodes of a run: real ones, each on its own disk. How they come and go is in [`lives`], how disks rot in
-//! [`rot`], how directories are copied and put back in [`copies`].
+//! The nodes of a run: real ones, each on its own disk. How they come and go is in [`lives`], how they are of
+//! an older program in [`older`], how disks rot in [`rot`], how directories are copied and put back in [`copies`].
 
 mod copies;
 mod lives;
+mod older;
 mod rot;
 
 use std::collections::BTreeMap;
@@ -41,10 +42,13 @@ pub(super) struct World {
     pub(super) trace: Trace,
     pub(super) network: SimNetwork,
     count: u64,
+    key_window: Option<u64>,
     hosts: Mutex<BTreeMap<NodeId, Host>>,
     ending: AtomicBool,
     /// Copies of directories were put back.
     restored: AtomicBool,
+    /// No fault comes any more.
+    healing: AtomicBool,
 }
 
 /// A machine.
@@ -59,6 +63,8 @@ struct Host {
     slow: u32,
     dice: Dice,
     life: Option<Arc<Life>>,
+    /// The program that is started there is an older one.
+    older: bool,
     /// Somebody is starting or ending it.
     busy: bool,
     /// Ends the start that is on its way.
@@ -87,6 +93,8 @@ pub(super) struct Life {
     number: u64,
     /// The restart intensities that it was started with are those that no run comes near; the host's may be others by now.
     forgiving: bool,
+    /// Of an older program.
+    older: bool,
     node: Mutex<Option<Node>>,
     ledger: Ledger,
     over: CancellationToken,
@@ -149,6 +157,7 @@ impl World {
                 slow: 0,
                 dice: Dice(mix(plan.seed ^ mix(id))),
                 life: None,
+                older: false,
                 busy: false,
                 starting: None,
                 rotten: false,
@@ -164,9 +173,11 @@ impl World {
             trace,
             network,
             count: plan.nodes.len() as u64,
+            key_window: plan.key_window,
             hosts: Mutex::new(hosts.collect()),
             ending: AtomicBool::new(false),
             restored: AtomicBool::new(false),
+            healing: AtomicBool::new(false),
         })
     }
 
@@ -310,16 +321,18 @@ impl World {
     /// No more faults: room, speed and power for all; who is down comes up, who is fenced is started anew.
     pub(super) async fn heal(self: &Arc<Self>) {
         self.network.mend_all();
+        self.healing.store(true, Ordering::Relaxed);
         for id in self.ids() {
             self.arm(id, |_, faults| *faults = Faults { seed: faults.seed, ..Faults::default() });
             self.with(id, |host| {
                 host.slow = 0;
                 host.steady();
+                host.older = false;
             });
         }
         for id in self.ids() {
             self.leave_full(id).await;
-            if self.is_fenced(id) {
+            if self.is_fenced(id) || self.is_older(id) {
                 self.crash(id, End::Kill);
             }
             if self.life(id).is_none() {
@@ -329,7 +342,7 @@ impl World {
             while self.life(id).is_none() {
                 sleep(Duration::from_millis(10)).await;
             }
-            if self.is_fenced(id) && !self.is_rotten(id) {
+            if (self.is_fenced(id) && !self.is_rotten(id)) || self.is_older(id) {
                 self.crash(id, End::Kill);
                 self.clone().start(id).await;
             }
@@ -363,8 +376,10 @@ impl World {
             WALL_NS.saturating_add_signed(ms * 1_000_000)
         });
         let facts = self.facts.clone();
+        let mut storage = storage_settings(&host.tuning, &host.disk, Arc::new(threads), random.clone());
+        storage.batch_version_max -= u8::from(host.older);
         let environment = Environment {
-            storage: storage_settings(&host.tuning, &host.disk, Arc::new(threads), random.clone()),
+            storage,
             raft: raft_bounds(&host.tuning),
             entry: entry_bounds(&host.tuning),
             watch: watch_bounds(&host.tuning),
@@ -378,6 +393,6 @@ impl World {
             observer: Some(Arc::new(move |batch| facts.applied(id, batch))),
             alarms: Vec::new(),
         };
-        (config(id, &host.tuning, self.count), environment)
+        (config(id, &host.tuning, self.count, self.key_window), environment)
     }
 }

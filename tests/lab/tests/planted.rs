@@ -30,15 +30,20 @@ const BINARY: &str = env!("CARGO_BIN_EXE_converge-lab");
 
 /// Where the search of a bug begins, if not at seed 1.
 const FIRST: &[(Bug, u64)] = &[
-    (Bug::VoteUnsynced, 16),
-    (Bug::StaleRows, 7),
+    (Bug::VoteUnsynced, 29),
+    (Bug::StaleRows, 9),
     (Bug::WatchSkips, 3),
     (Bug::ReadUnapplied, 5),
     (Bug::RetryApplies, 2),
     (Bug::OutcomeForgotten, 2),
+    (Bug::KeyForgottenEarly, 6),
+    (Bug::KeyWindowLocal, 17),
     (Bug::TornTaken, 30),
     (Bug::LackFences, 13),
-    (Bug::UncommittedSettled, 8),
+    (Bug::VoteUnwritten, 6),
+    (Bug::RotTakenForTorn, 24),
+    (Bug::UnknownSkipped, 6),
+    (Bug::UncommittedSettled, 63),
     (Bug::BlockClosedEarly, 2),
 ];
 /// Seeds behind the first one, before a bug counts as not found.

@@ -11,7 +11,7 @@ use converge_ledger_core::planted::{self, Bug};
 use serde_json::Value;
 
 /// Kinds of faults.
-const KINDS: usize = 32;
+const KINDS: usize = 33;
 /// Seeds of the default run; `SIMULATION_SEEDS` asks for more, from `SIMULATION_SEED` on.
 const SEEDS: u64 = 40;
 

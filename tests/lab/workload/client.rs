@@ -13,6 +13,7 @@ use super::{Acknowledged, Api, Missed, Mix};
 use crate::history::{self, Done, Operation, Outcome, Refused, Time};
 
 mod many;
+mod reuse;
 
 /// How often one wish is tried.
 const TRIES: u32 = 4;
@@ -28,11 +29,14 @@ pub struct Client<A> {
     pub(crate) api: A,
     mix: Mix,
     written: u64,
+    /// Some of what was done under a key, which is used again.
+    used: Vec<Wish>,
     /// What it knows of each context's latest sequence.
     pub(crate) latest: BTreeMap<String, u64>,
 }
 
 /// What a client wants to be written, over all tries.
+#[derive(Clone)]
 struct Wish {
     context: String,
     value: String,
@@ -44,7 +48,7 @@ struct Wish {
 impl<A: Api> Client<A> {
     /// One whose chance comes from these dice.
     pub fn new(id: u64, mix: Mix, dice: Dice, api: A) -> Client<A> {
-        Client { id, dice, api, mix, written: 0, latest: BTreeMap::new() }
+        Client { id, dice, api, mix, written: 0, used: Vec::new(), latest: BTreeMap::new() }
     }
 
     /// Goes on until it is enough.
@@ -62,6 +66,8 @@ impl<A: Api> Client<A> {
                 self.watch(&place, context).await;
             } else if self.dice.one_in(self.mix.read_one_in) {
                 self.read(&place, context).await;
+            } else if self.reuses() && !self.used.is_empty() && self.dice.one_in(self.mix.reuse_one_in) {
+                self.reuse(&place).await;
             } else if self.mix.many_one_in != NEVER && self.dice.one_in(self.mix.many_one_in) {
                 self.append_many(place).await;
             } else {
@@ -94,6 +100,9 @@ impl<A: Api> Client<A> {
         for _ in 0..TRIES {
             let begun = self.api.now();
             let outcome = self.try_append(&place, &wish).await;
+            if let Outcome::Done(_) = outcome {
+                self.keep(&wish);
+            }
             if let Outcome::Done(_) = outcome
                 && self.dice.one_in(6)
             {
@@ -119,6 +128,10 @@ impl<A: Api> Client<A> {
         if self.dice.one_in(2) {
             self.try_append(place, &wish).await;
             return;
+        }
+        if self.reuses() {
+            // Its key may have left the window meanwhile.
+            return drop(self.another(place, wish).await);
         }
         let options =
             AppendOptions { idempotency_key: wish.key, deadline: Some(self.deadline()), ..AppendOptions::default() };

@@ -39,6 +39,10 @@ pub struct Mix {
     /// Once in so many appends it appends many in one call.
     #[serde(default = "never")]
     pub many_one_in: u64,
+    /// Once in so many appends it uses a key again that it used before, also long before: for the same entry, or for
+    /// another. What may come of that, the history knows.
+    #[serde(default = "never")]
+    pub reuse_one_in: u64,
     /// For contexts that grow long: reads and watches begin at most so many entries before the latest, and a read asks
     /// for as many. 0: anywhere, and all.
     #[serde(default)]
@@ -60,6 +64,7 @@ impl Default for Mix {
             expect_one_in: NEVER,
             key_one_in: 2,
             many_one_in: 4,
+            reuse_one_in: NEVER,
             page: 0,
         }
     }

@@ -4,7 +4,8 @@
 //! the wishes out on an [`Api`]: a ledger in this process ([`Embedded`]), real nodes over gRPC ([`Remote`]), or a node
 //! of the simulated world. There is one rule for what comes back. What ended as unknown is tried again under its
 //! idempotency key, on any node, or left as it is. What was refused is not tried again. What is done is asked for again
-//! now and then: the answer has to be the first one's, and the key holds nothing else. All of it goes into a history,
+//! now and then: the answer has to be the first one's, and the key holds nothing else. Where the ledger forgets keys, they
+//! are used again on purpose, and the history says what may come of that. All of it goes into a history,
 //! which [`crate::history::check`] judges; what no history shows is a finding of its own ([`Api::violated`]).
 //!
 //! It knows nothing of faults: whoever runs it breaks things meanwhile.

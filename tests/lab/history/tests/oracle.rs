@@ -37,7 +37,7 @@ fn well_formed(history: &[Operation]) -> bool {
         }
         Operation::Read(read) => read.start <= read.end,
         Operation::Watch(watch) => watch.start <= watch.end,
-        Operation::State(_) | Operation::End(_) => true,
+        Operation::Begin(_) | Operation::State(_) | Operation::End(_) => true,
     })
 }
 
@@ -49,7 +49,7 @@ fn window(operation: &Operation) -> Option<Window> {
         // What these show was true at some time, perhaps long ago.
         Operation::Read(read) => (0, read.end.0),
         Operation::Watch(watch) => (0, watch.end.0),
-        Operation::State(_) | Operation::End(_) => return None,
+        Operation::Begin(_) | Operation::State(_) | Operation::End(_) => return None,
     };
     Some(Window { start, end })
 }
@@ -81,7 +81,7 @@ impl<'h> Ledger<'h> {
                     && (read.limited || last >= read.latest)
             }
             Operation::Watch(watch) => self.shows(&watch.context, watch.after.get(), &watch.entries),
-            Operation::State(_) | Operation::End(_) => unreachable!("these take no time"),
+            Operation::Begin(_) | Operation::State(_) | Operation::End(_) => unreachable!("these take no time"),
         }
     }
 
@@ -145,7 +145,7 @@ fn ends_well(history: &[Operation], ledger: &Ledger<'_>) -> bool {
                 note(context, done.sequence.get(), done.position.map(|position| position.get()));
                 continue;
             }
-            Operation::Append(_) | Operation::End(_) => continue,
+            Operation::Begin(_) | Operation::Append(_) | Operation::End(_) => continue,
             Operation::Read(Read { context, entries, .. })
             | Operation::Watch(Watch { context, entries, .. })
             | Operation::State(State { context, entries, .. }) => (context, entries),

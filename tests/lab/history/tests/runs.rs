@@ -32,6 +32,8 @@ pub(super) struct Shape {
     pub(super) shown: usize,
     /// Ends with the states of two nodes, always or by chance.
     pub(super) states: bool,
+    /// For so many positions a key is known; none: for ever.
+    pub(super) window: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -58,10 +60,12 @@ pub(super) struct Run<'d> {
 pub(super) fn run(dice: &mut Dice, shape: Shape) -> Vec<Operation> {
     let lists = vec![Vec::new(); shape.contexts];
     let mut run = Run { dice, now: 100, lists, position: 0, intents: Vec::new(), history: Vec::new(), shape };
+    run.history.extend(run.shape.window.map(|key_window| Operation::Begin(Begin { key_window })));
     for _ in 0..run.shape.operations {
         run.now += 1;
         match run.dice.below(10) {
             0..4 => run.append(),
+            4 if run.shape.window.is_some() && run.dice.one_in(2) => run.another(),
             4 | 5 => run.retry(),
             6 | 7 => run.read(true),
             8 => run.read(false),
@@ -94,7 +98,9 @@ impl Run<'_> {
     }
 
     fn retry(&mut self) {
-        let from = self.intents.len().saturating_sub(8);
+        // Keys that are forgotten are those of long before.
+        let recent = if self.shape.window.is_some() { 40 } else { 8 };
+        let from = self.intents.len().saturating_sub(recent);
         let recent = self.intents.len() - from;
         let number = from + self.dice.below(recent);
         match self.intents.get(number) {
@@ -106,12 +112,47 @@ impl Run<'_> {
         }
     }
 
+    /// Something else under a key of before, which is not told of any more from then on.
+    fn another(&mut self) {
+        let (from, next) = (self.dice.below(self.intents.len()), self.intents.len());
+        let Some(intent) = self.intents.get_mut(from).filter(|intent| intent.key.is_some()) else { return };
+        let other = Intent { value: format!("v{next}"), place: None, retried: false, ..intent.clone() };
+        let place = intent.place;
+        if self.known(place).is_some() {
+            self.intents.push(Intent { key: None, ..other.clone() });
+            let (context, value, key) = (name(other.context), other.value, other.key);
+            let (start, end) = self.around();
+            let outcome = Outcome::Refused(Refused { reason: "another".into(), actual: None });
+            self.history.push(Operation::Append(Append {
+                client: 0,
+                start,
+                end: Some(end),
+                context,
+                value,
+                idempotency_key: key,
+                expected: None,
+                behind: None,
+                outcome,
+            }));
+            return;
+        }
+        self.intents[from].key = None;
+        self.intents.push(other);
+        self.attempt(next);
+    }
+
+    /// Where the entry of a key is, if the key is still known.
+    fn known(&self, place: Option<(u64, u64)>) -> Option<(u64, u64)> {
+        let window = self.shape.window.unwrap_or(u64::MAX);
+        place.filter(|(_, position)| *position > self.position.saturating_sub(window))
+    }
+
     fn attempt(&mut self, number: usize) {
         let intent = self.intents[number].clone();
         let latest = self.lists[intent.context].len() as u64;
         let (start, end) = self.around();
         let mut expected = self.dice.one_in(4).then_some(latest);
-        let (outcome, written) = match (intent.place, self.dice.below(6)) {
+        let (outcome, written) = match (self.known(intent.place), self.dice.below(6)) {
             (_, 0) => (Outcome::Unknown, false),
             (_, 1) if !intent.retried => (Outcome::Refused(Refused { reason: "overload".into(), actual: None }), false),
             (None, 2) => {
@@ -261,6 +302,7 @@ pub(super) fn disturb(history: &mut Vec<Operation>, dice: &mut Dice) {
             _ => spoil(&mut watch.entries, dice),
         },
         Operation::State(state) => spoil(&mut state.entries, dice),
+        Operation::Begin(begin) => begin.key_window = shift(dice, begin.key_window),
         Operation::End(end) => end.position = Position(shift(dice, end.position.get())),
     }
 }
@@ -278,7 +320,7 @@ fn swap_positions(history: &mut [Operation], one: u64, other: u64) {
             Operation::Read(Read { entries, .. })
             | Operation::Watch(Watch { entries, .. })
             | Operation::State(State { entries, .. }) => entries.iter_mut().for_each(|seen| swap(&mut seen.position)),
-            Operation::Append(_) | Operation::End(_) => {}
+            Operation::Begin(_) | Operation::Append(_) | Operation::End(_) => {}
         }
     }
 }

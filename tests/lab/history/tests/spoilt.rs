@@ -235,6 +235,26 @@ fn an_entry_that_its_call_gave_later_needs_those_before_it() {
     }
 }
 
+/// A ledger that knows keys for a shorter or a longer time than it says.
+#[test]
+fn keys_that_are_forgotten_too_early_or_too_late_are_caught() {
+    let mut caught = [0, 0];
+    for seed in 0..60 {
+        let shape =
+            Shape { operations: 200, contexts: 2, ticks: 5, shown: 5, states: true, window: Some(4 + seed % 20) };
+        let history = run(&mut Dice::new(seed), shape);
+        for (late, count) in caught.iter_mut().enumerate() {
+            let mut history = history.clone();
+            let Operation::Begin(begin) = &mut history[0] else { unreachable!("it begins with that") };
+            begin.key_window = if late == 1 { begin.key_window / 2 } else { begin.key_window * 2 };
+            let violations = check(&history).violations;
+            let expected = [&[Rule::Key, Rule::Twice][..], &[Rule::Deduplicated]][late];
+            *count += u64::from(violations.iter().any(|violation| expected.contains(&violation.rule)));
+        }
+    }
+    assert!(caught.iter().all(|caught| *caught >= 30), "{caught:?} of 60");
+}
+
 #[test]
 fn what_a_broken_ledger_shows_is_caught() {
     let spoils: &[(&str, Spoil, &[Rule])] = &[
@@ -259,7 +279,7 @@ fn what_a_broken_ledger_shows_is_caught() {
         let mut spoilt = 0;
         for seed in 0..60 {
             let mut dice = Dice::new(seed);
-            let shape = Shape { operations: 60, contexts: 2, ticks: 5, shown: 5, states: true };
+            let shape = Shape { operations: 60, contexts: 2, ticks: 5, shown: 5, states: true, window: None };
             let mut history = run(&mut dice, shape);
             if spoil(&mut history, &mut dice).is_none() {
                 continue;

@@ -16,6 +16,13 @@ use converge_ledger::supervisors::{ChildState, Tree};
 /// A node that is stopped in order for the last time gets this long.
 const STOP: Duration = Duration::from_secs(20);
 
+/// What a life is started as.
+struct Kind {
+    number: u64,
+    forgiving: bool,
+    older: bool,
+}
+
 impl World {
     /// Starts the node, again and again until it runs: its disk may fail while it does.
     pub(in super::super) async fn start(self: Arc<Self>, id: NodeId) {
@@ -32,10 +39,10 @@ impl World {
                 host.lives += 1;
                 (host.disk.clone(), CancellationToken::new(), CancellationToken::new(), host.lives)
             });
-            let ((config, environment), forgiving) = self.with(id, |host| {
+            let ((config, environment), kind) = self.with(id, |host| {
                 host.starting = Some(fell.clone());
-                let forgiving = host.tuning.bounds.supervision.is_none();
-                (self.settings(id, host, &over, &fell, number), forgiving)
+                let kind = Kind { number, forgiving: host.tuning.bounds.supervision.is_none(), older: host.older };
+                (self.settings(id, host, &over, &fell, number), kind)
             });
             self.trace.note(&[10, id.get(), number], || format!("node {id} starts, life {number}"));
             // In a task of its own: whatever it has begun when the power fails has to be ended.
@@ -46,7 +53,7 @@ impl World {
                 started = &mut starting => Some(started.expect("a start is not aborted, nor does it panic")),
             };
             match started {
-                Some(Ok(node)) if !fell.is_cancelled() => return self.runs(id, (number, forgiving), node, over, fell),
+                Some(Ok(node)) if !fell.is_cancelled() => return self.runs(id, kind, node, over, fell),
                 Some(Ok(node)) => drop_node(node),
                 Some(Err(error)) => self.start_failed(id, &disk, &error.to_string()),
                 None => drop(tokio::spawn(async move {
@@ -80,13 +87,14 @@ impl World {
     fn runs(
         self: &Arc<Self>,
         id: NodeId,
-        (number, forgiving): (u64, bool),
+        Kind { number, forgiving, older }: Kind,
         node: Node,
         over: CancellationToken,
         fell: CancellationToken,
     ) {
         let (ledger, stopping) = (node.ledger(), AtomicBool::new(false));
-        let life = Arc::new(Life { id, number, forgiving, ledger, node: Mutex::new(Some(node)), over, stopping });
+        let life =
+            Arc::new(Life { id, number, forgiving, older, ledger, node: Mutex::new(Some(node)), over, stopping });
         if life.fenced().is_none() {
             let (term, last) = (life.ledger.status().term, life.storage().last);
             self.facts.recovered(id, term, last.get());

@@ -73,7 +73,11 @@ impl EmbeddedCluster {
 
     /// In another world, with a thread of its own for their ledgers.
     pub async fn start_in(count: u64, environment: Environment) -> EmbeddedCluster {
-        EmbeddedCluster::launch(count, |_| {}, environment, Some(LedgerThread::start().unwrap())).await
+        EmbeddedCluster::start_in_with(count, environment, |_| {}).await
+    }
+
+    pub async fn start_in_with(count: u64, environment: Environment, adjust: impl Fn(&mut Config)) -> EmbeddedCluster {
+        EmbeddedCluster::launch(count, adjust, environment, Some(LedgerThread::start().unwrap())).await
     }
 
     pub async fn start_with(count: u64, adjust: impl Fn(&mut Config)) -> EmbeddedCluster {
