@@ -13,8 +13,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn generate() -> Result<(), Box<dyn std::error::Error>> {
     use prost::Message as _;
 
-    let files =
-        ["converge/context/v1/context.proto", "converge/ledger/v1/ledger.proto", "converge/admin/v1/admin.proto"];
+    let files = [
+        "converge/context/v1/context.proto",
+        "converge/ledger/v1/ledger.proto",
+        "converge/ledger/v1/cluster.proto",
+        "converge/admin/v1/admin.proto",
+    ];
     let descriptors = protox::compile(files, ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("converge_descriptor.bin"), descriptors.encode_to_vec())?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use converge_actors::distribution::Distribution;
 use converge_actors::entry::{self, Admission, Attempt, Done, Entries};
-use converge_actors::replication::{ReadError, Replication};
+use converge_actors::replication::{NotHandedOver, ReadError, Replication};
 use converge_actors::storage::{self, Random, Storage};
 use converge_actors::watch::Watches;
 use converge_ledger_core::planted::{self, Bug};
@@ -36,6 +36,9 @@ pub type Validator = Arc<dyn Fn(&NewEntry) -> Result<(), Rejection> + Send + Syn
 
 /// The deadline of a call that gives none.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Nobody waits for the replication actor of a node that stops for longer than so many election time-outs.
+const LEAVE_ELECTIONS: u32 = 3;
 
 /// When to come back after the oldest attempt held up a new one.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -208,6 +211,26 @@ impl Ledger {
             Err(_panic) => {
                 Err(Error::Rejected(Rejection { reason: "the validator panicked on this entry".to_owned() }))
             }
+        }
+    }
+
+    /// Has this node, the leader, hand its office to another voter: to this one, or to one that was heard of and has most of the
+    /// log. Returns who leads then. No append is lost by it: those in flight wait for the next leader, for some milliseconds as a
+    /// rule.
+    ///
+    /// # Errors
+    /// [`NotHandedOver`] names the cause; this node may lead on.
+    pub async fn move_leader(&self, to: Option<NodeId>, given: Option<Duration>) -> Result<NodeId, NotHandedOver> {
+        self.inner.replication.hand_over(to, deadline(given)).await
+    }
+
+    /// The node is about to stop, and leaves its office to another within this time, if it can.
+    pub(crate) async fn leave(&self, patience: Duration) {
+        let until = Instant::now() + patience.min(LEAVE_ELECTIONS * self.inner.election);
+        match self.inner.replication.leave(self.inner.election, until).await {
+            Ok(leader) => tracing::info!(%leader, "leadership was handed over"),
+            Err(NotHandedOver::NotLeader(_)) => {}
+            Err(why) => tracing::info!(%why, "leadership was not handed over; the others elect a leader without it"),
         }
     }
 

@@ -29,6 +29,7 @@ mod verdict;
 mod watch;
 
 pub use config::{Config, ConfigError};
+pub use converge_actors::replication::NotHandedOver;
 pub use converge_actors::storage::Outdated;
 pub use converge_ledger_core::{Entry, EntryId, NewEntry, NodeId, Position, Sequence, Term};
 pub use converge_supervisors::{self as supervisors, Escalated, StopError};

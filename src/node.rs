@@ -229,14 +229,16 @@ impl Node {
         })
     }
 
-    /// Stops the node in order: no new calls, calls drained, actors from the youngest to the eldest. Past the
+    /// Stops the node in order: leadership handed over, no new calls, calls drained, actors from the youngest to the eldest. Past the
     /// deadline everything is killed, which loses nothing that was acknowledged.
     ///
     /// # Errors
     /// [`StopError`] when the deadline passed.
     pub async fn stop(mut self, deadline: Duration) -> Result<(), StopError> {
         let Some(Running { tree, ledger, .. }) = self.running.take() else { return Ok(()) };
-        let stopped = tree.stop(deadline).await;
+        let begun = tokio::time::Instant::now();
+        ledger.leave(deadline / 4).await;
+        let stopped = tree.stop(deadline.saturating_sub(begun.elapsed())).await;
         ledger.ended();
         stopped
     }

@@ -214,6 +214,19 @@ impl<L: ReadLog> Core<L> {
         self.after(out);
     }
 
+    /// Has that voter campaign as soon as it has the whole log. Until it is elected, or for an election time-out, no proposal is
+    /// taken. Not where this node does not lead.
+    pub(crate) fn transfer(&mut self, heir: NodeId, out: &mut impl Output) {
+        self.spare_files(true);
+        self.node.transfer_leader(heir.get());
+        self.after(out);
+    }
+
+    /// Whether this leader hands its office over: it takes no proposals.
+    pub(crate) fn is_transferring(&self) -> bool {
+        self.node.raft.lead_transferee.is_some()
+    }
+
     /// Leads, and a majority has all that this node has: whoever has that can be elected.
     pub(crate) fn is_drained_leader(&self) -> bool {
         let raft = &self.node.raft;

@@ -46,6 +46,10 @@ impl Replication {
             .start_timeout(storage::RECOVERIES_TIMEOUT)
     }
 
+    pub(super) fn service(&self) -> &Service<Message> {
+        &self.service
+    }
+
     /// Hands a batch to the local Raft node. `refused` is called if it is not the leader; otherwise nothing is
     /// called, and the batch shows up as applied, or never.
     ///

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use converge_ledger_core::{LogIndex, NodeId};
 use tokio::sync::oneshot;
 
+use super::handover::{Heir, NotHandedOver};
 use super::received::Received;
 use crate::distribution::LinkEvent;
 use crate::storage::{self, LogEntry};
@@ -38,6 +39,12 @@ pub(crate) enum Message {
     },
     Read {
         reply: ReadReply,
+    },
+    HandOver {
+        heir: Heir,
+        /// This node is about to stop.
+        leaves: bool,
+        reply: oneshot::Sender<Result<NodeId, NotHandedOver>>,
     },
     Persisted {
         number: u64,

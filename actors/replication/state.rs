@@ -45,6 +45,8 @@ pub(crate) struct State {
     pub(super) stalled: bool,
     /// When a node with little room on its disk gives up its office next, should it lead then.
     pub(super) leaves_at: Option<Instant>,
+    /// Whether this node is about to stop.
+    pub(super) leaves: bool,
     pub(super) strangers: Strangers,
     pub(super) outage: Outage,
     pub(super) others: Voters,
@@ -95,6 +97,7 @@ impl State {
             syncing: Default::default(),
             stalled: false,
             leaves_at: None,
+            leaves: false,
             strangers: Default::default(),
             outage: Outage::default(),
             others: Voters::default(),
@@ -168,7 +171,8 @@ impl State {
         }
         let result = self.drive(|core, out| core.propose(data, out))?;
         let result = result.unwrap_or(Err(NotProposed { hint: None }));
-        if result.is_err() && self.leads() {
+        let hands_over = matches!(&self.phase, Phase::Running(running) if running.core.is_transferring());
+        if result.is_err() && self.leads() && !hands_over {
             self.published.refused_overfull();
         }
         Ok(result.map_err(|refused| refused.hint))

@@ -41,7 +41,7 @@ impl State {
             self.drive(|core, out| core.pass_over(out))?;
         }
         let leaves = self.check_disk();
-        let reluctant = self.stalled || self.leaves_at.is_some();
+        let reluctant = self.stalled || self.leaves_at.is_some() || self.leaves;
         self.drive(|core, out| {
             core.set_reluctant(reluctant);
             if leaves {

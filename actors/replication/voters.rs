@@ -39,6 +39,11 @@ impl Voters {
         self.heard.insert(voter, now);
     }
 
+    /// Whether it was heard of within so long.
+    pub(super) fn was_heard(&self, voter: NodeId, now: Duration, recent: Duration) -> bool {
+        self.heard.get(&voter).is_some_and(|heard| now <= *heard + recent)
+    }
+
     /// Looks at who was heard of. A silence counts from when this node began to lead, for before nobody owed it an answer;
     /// and from when it looks again after it did not for an election time-out: it was stopped itself, and has not read
     /// what came meanwhile.

@@ -8,6 +8,7 @@ use crate::api::grpc::names;
 use crate::api::grpc::pb::admin::admin_service_client::AdminServiceClient;
 use crate::api::grpc::pb::context::context_service_client::ContextServiceClient;
 use crate::api::grpc::pb::context::{AppendRequest, Entry};
+use crate::api::grpc::pb::ledger::cluster_service_client::ClusterServiceClient;
 use crate::api::grpc::pb::ledger::ledger_service_client::LedgerServiceClient;
 use crate::config::Address;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
@@ -33,6 +34,7 @@ pub struct NodeClient {
     pub context: ContextServiceClient<Channel>,
     pub ledger: LedgerServiceClient<Channel>,
     pub admin: AdminServiceClient<Channel>,
+    pub cluster: ClusterServiceClient<Channel>,
 }
 
 /// See the module.
@@ -220,7 +222,8 @@ impl NodeClient {
             ledger: LedgerServiceClient::new(channel.clone())
                 .max_decoding_message_size(ANSWER_BYTES_MAX)
                 .max_encoding_message_size(ANSWER_BYTES_MAX),
-            admin: AdminServiceClient::new(channel),
+            admin: AdminServiceClient::new(channel.clone()),
+            cluster: ClusterServiceClient::new(channel),
         })
     }
 }

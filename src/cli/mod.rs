@@ -18,6 +18,7 @@ pub mod ledger_thread;
 pub mod limits;
 pub mod lines;
 mod load;
+mod move_leader;
 mod outlet;
 pub mod output;
 pub mod processes;
@@ -119,6 +120,8 @@ enum Command {
     Load(load::Arguments),
     /// Show what the nodes say about themselves and the cluster.
     Status,
+    /// Have the leader hand its office to another node.
+    MoveLeader(move_leader::Arguments),
     /// Show the nodes' supervision trees.
     Tree(tree::Arguments),
     /// Start three nodes, kill the leader in the middle of real appends, count.
@@ -182,6 +185,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Snapshot(arguments) => snapshot::run(&global, arguments).await,
         Command::Load(arguments) => load::run(&global, arguments).await,
         Command::Status => status::run(&global).await,
+        Command::MoveLeader(arguments) => move_leader::run(&global, arguments).await,
         Command::Tree(arguments) => tree::run(&global, arguments).await,
         Command::Demo(arguments) => demo::run(&global, arguments).await,
         Command::Bench(arguments) => bench::run(&global, arguments).await,

@@ -57,7 +57,7 @@ impl CallKind {
             (super::CONTEXT_SERVICE, "Watch") => CallKind::Watch,
             (super::CONTEXT_SERVICE, _) => CallKind::Read,
             (super::LEDGER_SERVICE, "AppendStream") => CallKind::AppendStream,
-            ("converge.admin.v1.AdminService", _) => CallKind::Admin,
+            ("converge.admin.v1.AdminService", _) | (super::CLUSTER_SERVICE, _) => CallKind::Admin,
             ("grpc.health.v1.Health", "Watch") => CallKind::HealthWatch,
             ("grpc.health.v1.Health", _) => CallKind::Health,
             _ => CallKind::Other,

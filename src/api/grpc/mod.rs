@@ -22,6 +22,7 @@ mod append_stream;
 mod body;
 mod budget;
 mod call;
+mod cluster;
 mod connection;
 mod connections;
 mod context;
@@ -60,7 +61,7 @@ pub mod pb {
     pub mod context {
         tonic::include_proto!("converge.context.v1");
     }
-    /// Many appends over one call.
+    /// Many appends over one call, and what an operator has a cluster do.
     pub mod ledger {
         tonic::include_proto!("converge.ledger.v1");
     }
@@ -77,6 +78,9 @@ pub const CONTEXT_SERVICE: &str = "converge.context.v1.ContextService";
 
 /// The service of appends over one call.
 pub const LEDGER_SERVICE: &str = "converge.ledger.v1.LedgerService";
+
+/// The service by which an operator changes a cluster.
+pub const CLUSTER_SERVICE: &str = "converge.ledger.v1.ClusterService";
 
 /// Names of the metadata that goes beside requests and answers.
 pub mod names {

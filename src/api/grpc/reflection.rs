@@ -231,6 +231,7 @@ mod tests {
             [
                 "converge.admin.v1.AdminService",
                 "converge.context.v1.ContextService",
+                "converge.ledger.v1.ClusterService",
                 "converge.ledger.v1.LedgerService",
                 "grpc.health.v1.Health",
                 "grpc.reflection.v1.ServerReflection",

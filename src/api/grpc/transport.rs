@@ -24,6 +24,7 @@ use super::append_stream::{AppendStream, Ends};
 use super::body::{Admit, Charged, Encoded, RequestBody, ResponseBody, Source};
 use super::budget::Budget;
 use super::call::{Call, CallKind};
+use super::cluster::Cluster;
 use super::connection::{Connection, Watching};
 use super::connections::Tasks;
 use super::context::Context;
@@ -31,6 +32,7 @@ use super::crowd::Rule;
 use super::metadata::{Arrived, Begun, time_left};
 use super::pb::admin::admin_service_server::AdminServiceServer;
 use super::pb::context::context_service_server::ContextServiceServer;
+use super::pb::ledger::cluster_service_server::ClusterServiceServer;
 use super::places::{AllPlaces, Places, Pool, Seat};
 use super::reflection::{self, Index, QUESTION_BYTES_MAX};
 use super::status::{outcome, overloaded, refused};
@@ -232,7 +234,9 @@ impl Stack {
                 // What an answer may be is judged before it is made.
                 .max_encoding_message_size(usize::MAX)
         };
-        let rest = Routes::new(AdminServiceServer::new(Admin(ledger.clone()))).add_service(health);
+        let rest = Routes::new(AdminServiceServer::new(Admin(ledger.clone())))
+            .add_service(ClusterServiceServer::new(Cluster { ledger: ledger.clone(), settings: settings.clone() }))
+            .add_service(health);
         Stack {
             appends: service(CallKind::Append),
             loads: service(CallKind::Load),

@@ -8,6 +8,7 @@ mod deaths;
 mod embedding;
 mod escalation;
 mod exactly_once;
+mod leaving;
 mod load;
 mod node_ends;
 mod outdated;
