@@ -215,11 +215,13 @@ impl<L: ReadLog> Core<L> {
     }
 
     /// Has that voter campaign as soon as it has the whole log. Until it is elected, or for an election time-out, no proposal is
-    /// taken. Not where this node does not lead.
+    /// taken. Does nothing where this node does not lead: the crate would ask the leader.
     pub(crate) fn transfer(&mut self, heir: NodeId, out: &mut impl Output) {
-        self.spare_files(true);
-        self.node.transfer_leader(heir.get());
-        self.after(out);
+        if self.node.raft.state == StateRole::Leader {
+            self.spare_files(true);
+            self.node.transfer_leader(heir.get());
+            self.after(out);
+        }
     }
 
     /// Whether this leader hands its office over: it takes no proposals.

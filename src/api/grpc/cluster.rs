@@ -10,13 +10,13 @@ use super::pb::ledger::{MoveLeaderRequest, MoveLeaderResponse};
 use super::status::{maybe, refused};
 use crate::{Ledger, NotHandedOver};
 
-pub(super) struct Cluster {
+pub(super) struct ClusterCalls {
     pub(super) ledger: Ledger,
     pub(super) settings: Settings,
 }
 
 #[tonic::async_trait]
-impl ClusterService for Cluster {
+impl ClusterService for ClusterCalls {
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         let left = time_left(&metadata, extensions.get::<Arrived>().copied(), &self.settings)?;

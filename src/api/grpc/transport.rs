@@ -24,7 +24,7 @@ use super::append_stream::{AppendStream, Ends};
 use super::body::{Admit, Charged, Encoded, RequestBody, ResponseBody, Source};
 use super::budget::Budget;
 use super::call::{Call, CallKind};
-use super::cluster::Cluster;
+use super::cluster::ClusterCalls;
 use super::connection::{Connection, Watching};
 use super::connections::Tasks;
 use super::context::Context;
@@ -235,7 +235,7 @@ impl Stack {
                 .max_encoding_message_size(usize::MAX)
         };
         let rest = Routes::new(AdminServiceServer::new(Admin(ledger.clone())))
-            .add_service(ClusterServiceServer::new(Cluster { ledger: ledger.clone(), settings: settings.clone() }))
+            .add_service(ClusterServiceServer::new(ClusterCalls { ledger: ledger.clone(), settings: settings.clone() }))
             .add_service(health);
         Stack {
             appends: service(CallKind::Append),
