@@ -132,7 +132,19 @@ pub(crate) fn put<T: Serialize + ?Sized>(out: Vec<u8>, value: &T) -> Vec<u8> {
 /// a test shows.
 #[must_use]
 pub fn encode_keyed<T: Serialize + ?Sized>(key: &[u8], value: &T) -> Vec<u8> {
-    let mut out = put(vec![RECORD_VERSION], value);
+    sealed(key, put(vec![RECORD_VERSION], value))
+}
+
+/// As [`encode_keyed`], of bytes that stay as they are.
+#[must_use]
+pub fn encode_flat(key: &[u8], content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + content.len() + checksum::BYTES);
+    out.push(RECORD_VERSION);
+    out.extend_from_slice(content);
+    sealed(key, out)
+}
+
+fn sealed(key: &[u8], mut out: Vec<u8>) -> Vec<u8> {
     let checksum = Checksum::new().with(key).with(&out).to_bytes();
     out.extend_from_slice(&checksum);
     out
@@ -144,7 +156,16 @@ pub fn encode_keyed<T: Serialize + ?Sized>(key: &[u8], value: &T) -> Vec<u8> {
 /// Anything but exactly that.
 pub fn decode_keyed<T: DeserializeOwned>(key: &[u8], data: &[u8]) -> Result<T, CodecError> {
     let what = "a record";
-    let content = versioned(what, verified(what, Checksum::new().with(key), data)?)?;
+    let content = decode_flat(key, data)?;
     let (value, rest) = postcard::take_from_bytes(content).map_err(|_| CodecError::Malformed { what })?;
     if rest.is_empty() { Ok(value) } else { Err(CodecError::Trailing { what }) }
+}
+
+/// Reads what [`encode_flat`] wrote under the same key.
+///
+/// # Errors
+/// Anything but exactly that.
+pub fn decode_flat<'a>(key: &[u8], data: &'a [u8]) -> Result<&'a [u8], CodecError> {
+    let what = "a record";
+    versioned(what, verified(what, Checksum::new().with(key), data)?)
 }

@@ -14,9 +14,10 @@ use converge_ledger_core::{
 };
 use redb::{Database, ReadTransaction, ReadableDatabase};
 
+use super::database::keys::KeyReader;
 use super::database::lent::guarded;
 use super::database::overlay::Generation;
-use super::database::rows::{db_head, db_key};
+use super::database::rows::db_head;
 use super::database::tables::{EntryRun, RunLayout, Span, Spans, chunk_tag, row_check};
 use super::database::trouble::Trouble;
 use super::error::Outdated;
@@ -235,12 +236,13 @@ struct Merged<'a> {
     flushing: Option<Arc<Generation>>,
     db: RwLockReadGuard<'a, Option<Database>>,
     txn: OnceCell<ReadTransaction>,
+    keys: OnceCell<KeyReader>,
 }
 
 impl<'a> Merged<'a> {
     fn new(shared: &'a Shared) -> Self {
         let flushing = shared.memory.overlay().flushing.clone();
-        Merged { shared, flushing, db: shared.db.borrow(), txn: OnceCell::new() }
+        Merged { shared, flushing, db: shared.db.borrow(), txn: OnceCell::new(), keys: OnceCell::new() }
     }
 
     fn with_db<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T, Trouble>) -> Result<T, Trouble> {
@@ -250,6 +252,15 @@ impl<'a> Merged<'a> {
                 let _ = self.txn.set(db.begin_read()?);
             }
             read(self.txn.get().expect("was just set"))
+        })
+    }
+
+    fn db_key(&self, context: ContextNo, key: &str) -> Result<Option<KeyRow>, Trouble> {
+        self.with_db(|txn| {
+            if self.keys.get().is_none() {
+                let _ = self.keys.set(KeyReader::new(txn)?);
+            }
+            Ok(self.keys.get().expect("was just set").key(context, key)?)
         })
     }
 }
@@ -275,7 +286,7 @@ impl View for Merged<'_> {
         let flushing = || self.flushing.as_ref()?.key(context, key);
         match active.or_else(flushing) {
             Some(row) => Ok(Some(row)),
-            None => self.with_db(|txn| db_key(txn, context, key)),
+            None => self.db_key(context, key),
         }
     }
 }

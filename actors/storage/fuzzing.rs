@@ -11,8 +11,8 @@ use converge_ledger_core::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::database::expiries;
 use super::database::tables::{self, StateRow};
+use super::database::{buckets, keys, names};
 use super::journal::in_memory::InMemory;
 use super::journal::record::{self, BLOCK, Builder, FIRST_RECORD, FileHeader, Op, RECORD_HEADER, RecordHead};
 use super::journal::ring::JournalFile;
@@ -138,7 +138,6 @@ pub fn table_row(data: &[u8]) -> bool {
         }
         bytes
     };
-    let no = ContextNo(context);
     match table {
         0 => meta::<tables::Progress>(tables::META_PROGRESS, row),
         1 => meta::<tables::Identity>(tables::META_IDENTITY, row),
@@ -147,8 +146,8 @@ pub fn table_row(data: &[u8]) -> bool {
         4 => meta::<tables::RowCounts>(tables::META_COUNTS, row),
         5 => again(&row(b"name"), |row| tables::head_from("name", row), |head| tables::head_value("name", head)),
         6 => {
-            let row = row(&[&context.to_le_bytes()[..], b"key"].concat());
-            again(&row, |row| tables::key_from(no, "key", row), |found| tables::key_value(no, "key", found))
+            let read = |row: &[u8]| key_bucket(first, row);
+            again(&row(&first.to_le_bytes()), read, |rows| buckets::bucket_value(first, rows))
         }
         7 => {
             let read = |row: &[u8]| {
@@ -164,8 +163,8 @@ pub fn table_row(data: &[u8]) -> bool {
             again(&row(&first.to_le_bytes()), read, |spans| tables::spans_value(first, spans))
         }
         9 => {
-            let read = |row: &[u8]| expiries::expiries_from(first, row);
-            again(&row(&first.to_le_bytes()), read, |row| expiries::expiries_value(first, row))
+            let read = |row: &[u8]| buckets::bucket_from::<{ names::NAME_BYTES }>(first, row).map(<[_]>::to_vec);
+            again(&row(&first.to_le_bytes()), read, |rows| buckets::bucket_value(first, rows))
         }
         10 => log_row(&mut input, right),
         11 => log_entry(&mut input),
@@ -174,6 +173,16 @@ pub fn table_row(data: &[u8]) -> bool {
             again(&row(&first.to_le_bytes()), read, |place| tables::place_value(LogIndex(first), place))
         }
     }
+}
+
+/// The rows of a bucket of keys, each of which is written as it was read.
+fn key_bucket(number: u64, row: &[u8]) -> Result<Vec<[u8; keys::KEY_BYTES]>, String> {
+    let rows = buckets::bucket_from(number, row)?.to_vec();
+    for row in &rows {
+        let print = row.first_chunk().expect("a row begins with its print");
+        assert_eq!(keys::row_of(print, &keys::key_of(row)), *row, "a row of a key reads back as another");
+    }
+    Ok(rows)
 }
 
 fn meta<T: DeserializeOwned + Serialize>(name: &str, mut row: impl FnMut(&[u8]) -> Vec<u8>) -> bool {
@@ -255,7 +264,6 @@ fn rows(entry: &LogEntry) -> Vec<Seed> {
     let each = run(tables::RunLayout::Each { lead: -1, checks: vec![[1, 2, 3, 4]; 3] });
     let chunk = run(tables::RunLayout::Chunk { count: 5, tag: [6; 8] });
     let span = |chunk| tables::Span { index: LogIndex(4), row: 0, count: 3, chunk };
-    let expiry = |position| expiries::Expiry { position, context: no.get(), key: "key".to_owned() };
     let head = Head { number: no, latest: Sequence(3), lamport: Lamport(4), chain: [5; 32] };
     let content = [6; 32];
     let key = KeyRow { sequence: Sequence(3), position: Position(9), lamport: Lamport(4), content };
@@ -269,10 +277,10 @@ fn rows(entry: &LogEntry) -> Vec<Seed> {
         ("state", tables::meta_value(tables::META_STATE, &state)),
         ("counts", tables::meta_value(tables::META_COUNTS, &tables::RowCounts::default())),
         ("head", tables::head_value("name", &head)),
-        ("key", tables::key_value(no, "key", &key)),
+        ("keys", buckets::bucket_value(first, &[keys::row_of(&[7; 16], &key), keys::row_of(&[8; 16], &key)])),
         ("block", tables::block_value(no.get(), first, &tables::IndexBlock(vec![each, chunk]))),
         ("spans", tables::spans_value(first, &tables::Spans(vec![span(false), span(true)]))),
-        ("expiries", expiries::expiries_value(first, &expiries::Expiries(vec![expiry(2), expiry(5)]))),
+        ("names", buckets::bucket_value(first, &[[7; names::NAME_BYTES], [8; names::NAME_BYTES]])),
     ];
     let mut seeds = Vec::new();
     for (table, (name, value)) in (0u8..).zip(&values) {

@@ -10,19 +10,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use converge_ledger_core::{Batch, Boot, ContextNo, LogIndex, Lsn, Position, Sequence, State, StoreId, Term};
+use converge_ledger_core::{Batch, Boot, LogIndex, Lsn, Position, Sequence, State, StoreId, Term};
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use serde::Serialize;
 
 use super::committer::{OpenDatabase, close};
-use super::database::expiries::{EXPIRIES, expiries_from};
 use super::database::log::LogReader;
 use super::database::open::{drop_index, touch};
 use super::database::rows::RowReader;
 use super::database::tables::{
-    BLOCKS, CONTEXTS, INDEX, KEYS, POSITIONS, block_from, head_from, key_from, place_from, spans_from,
+    BLOCKS, CONTEXTS, INDEX, META, META_COUNTS, POSITIONS, RowCounts, block_from, head_from, meta_row, place_from,
+    spans_from,
 };
 use super::database::trouble::{Trouble, db_failure};
+use super::database::{keys, names};
 use super::error::Error;
 use super::failure::Failure;
 use super::layout::Make;
@@ -241,7 +242,7 @@ pub fn verify(dir: &Path) -> Result<Verified, Error> {
     let index = shared.db.read(|txn| {
         verify_contexts(&shared, txn, &held.state, &mut verified)?;
         verify_positions(txn, &held.state, &mut verified)?;
-        verify_keys(txn, &mut verified)
+        verify_buckets(txn, &held.state, &mut verified)
     });
     if let Err(found) = index {
         verified.problems.push(trouble(found).to_string());
@@ -371,26 +372,22 @@ fn verify_positions(txn: &ReadTransaction, state: &State, verified: &mut Verifie
     Ok(())
 }
 
-fn verify_keys(txn: &ReadTransaction, verified: &mut Verified) -> Result<(), Trouble> {
-    for row in txn.open_table(KEYS)?.iter()? {
-        let (key, value) = row?;
-        let (context, key) = key.value();
-        key_from(ContextNo(context), key, value.value()).map_err(Trouble::DataLoss)?;
-        verified.keys += 1;
-    }
-    let (keys, mut due) = (txn.open_table(KEYS)?, 0);
-    for row in txn.open_table(EXPIRIES)?.iter()? {
-        let (first, value) = row?;
-        for expiry in expiries_from(first.value(), value.value()).map_err(Trouble::DataLoss)?.0 {
-            let Some(row) = keys.get((expiry.context, &expiry.key[..]))? else { continue };
-            let row = key_from(ContextNo(expiry.context), &expiry.key, row.value()).map_err(Trouble::DataLoss)?;
-            due += u64::from(row.position.get() == expiry.position);
+fn verify_buckets(txn: &ReadTransaction, state: &State, verified: &mut Verified) -> Result<(), Trouble> {
+    let counts: RowCounts = meta_row(&txn.open_table(META)?, META_COUNTS)?;
+    let mut last = Position(0);
+    verified.keys = keys::walk(txn, |row| last = last.max(row.position))?;
+    let names = names::walk(txn)?;
+    for (what, found, counted) in
+        [("idempotency keys", verified.keys, counts.keys.rows), ("names of contexts", names, counts.contexts)]
+    {
+        if found != counted {
+            verified.problems.push(format!("there are {found} {what}, {counted} were counted"));
         }
     }
-    if due != verified.keys {
+    if last > state.last_position {
         verified
             .problems
-            .push(format!("of {} idempotency keys, {due} have a place in the order of their ends", verified.keys));
+            .push(format!("an idempotency key is of position {last}, they end at {}", state.last_position));
     }
     Ok(())
 }
@@ -402,7 +399,7 @@ fn verify_keys(txn: &ReadTransaction, verified: &mut Verified) -> Result<(), Tro
 /// As [`summary`].
 pub fn rebuild_index(dir: &Path) -> Result<Summary, Error> {
     let (settings, mut opened) = open(dir)?;
-    drop_index(&opened.db).map_err(db_failure("dropping the index"))?;
+    drop_index(&opened.db, &settings.random).map_err(db_failure("dropping the index"))?;
     opened.state = State::default();
     if let Some(genesis) = &opened.genesis {
         genesis.begin(&mut opened.state);

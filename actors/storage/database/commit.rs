@@ -8,17 +8,17 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use converge_ledger_core::planted::{self, Bug};
-use converge_ledger_core::{LogIndex, Lsn, State};
+use converge_ledger_core::{ContextNo, KeyRow, LogIndex, Lsn, State};
 use redb::{Database, Durability, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
-use super::expiries::{self, EXPIRIES, Expiry, expire};
-use super::names::{self, Print};
+use super::keys;
+use super::names;
 use super::overlay::Generation;
 use super::settle::Settled;
 use super::tables::{
-    BLOCKS, CONTEXTS, EntryRun, INDEX, INDEX_FORMAT, IndexBlock, KEYS, LOG, META, META_COUNTS, META_GENESIS,
-    META_PROGRESS, META_STATE, POSITIONS, Progress, RowCounts, Spans, StateRow, block_from, block_value, ends,
-    head_value, key_value, log_rows, meta_value, place_value, spans_value,
+    BLOCKS, CONTEXTS, EntryRun, INDEX, INDEX_FORMAT, IndexBlock, LOG, META, META_COUNTS, META_GENESIS, META_PROGRESS,
+    META_SECRET, META_STATE, POSITIONS, Progress, RowCounts, Spans, StateRow, block_from, block_value, head_value,
+    log_rows, meta_row, meta_value, place_value, spans_value,
 };
 use crate::storage::journal::record::Op;
 use crate::storage::segments::SegmentsEnd;
@@ -234,13 +234,19 @@ fn insert_at_end(
     Ok(())
 }
 
-fn store_rows(txn: &WriteTransaction, AppliedRows { state, rows }: &AppliedRows<'_>) -> Result<RowCounts, redb::Error> {
+fn store_rows<'a>(
+    txn: &WriteTransaction,
+    AppliedRows { state, rows }: &AppliedRows<'a>,
+) -> Result<RowCounts, redb::Error> {
+    let (before, secret) = {
+        let meta = txn.open_table(META)?;
+        (meta_row::<RowCounts>(&meta, META_COUNTS)?, meta_row(&meta, META_SECRET)?)
+    };
     let mut contexts = txn.open_table(CONTEXTS)?;
-    let mut keys = txn.open_table(KEYS)?;
     let mut new = Vec::new();
     for (context, head) in &rows.heads {
         if contexts.insert(&context[..], &head_value(context, head)[..])?.is_none() {
-            new.push(names::of_context(context));
+            new.push(&context[..]);
         }
     }
     let mut index = txn.open_table(INDEX)?;
@@ -253,37 +259,17 @@ fn store_rows(txn: &WriteTransaction, AppliedRows { state, rows }: &AppliedRows<
     for (first, spans) in joined(&rows.positions) {
         positions.insert(first, &spans_value(first, &spans)[..])?;
     }
-    new.extend(store_keys(txn, &mut keys, rows)?);
-    let gone = expire(txn, &mut keys, state, new.len())?;
+    let of_context = |(&context, keys): (&u64, &'a BTreeMap<String, KeyRow>)| {
+        keys.iter().map(move |(key, row)| (ContextNo(context), &key[..], row))
+    };
+    let keys = rows.keys.iter().filter(|_| !planted::is(Bug::KeyUnstored)).flat_map(of_context);
     Ok(RowCounts {
         contexts: contexts.len()?,
         index: index.len()?,
         positions: positions.len()?,
-        keys: keys.len()?,
-        expiries: txn.open_table(EXPIRIES)?.len()?,
-        names: names::change(txn, contexts.len()? + keys.len()?, &new, &gone)?,
-        ends: ends(&contexts, &keys)?,
+        keys: keys::put(txn, &secret, state, before.keys, keys)?,
+        names: names::put(txn, &secret, before.names, &new)?,
     })
-}
-
-/// Puts the keys down, and when they are due; the prints of those that were not there.
-fn store_keys(
-    txn: &WriteTransaction,
-    keys: &mut Table<'_, (u64, &'static str), &'static [u8]>,
-    rows: &Generation,
-) -> Result<Vec<Print>, redb::Error> {
-    let (mut new, mut due) = (Vec::new(), Vec::new());
-    for (&context, of_context) in rows.keys.iter().filter(|_| !planted::is(Bug::KeyUnstored)) {
-        let number = converge_ledger_core::ContextNo(context);
-        for (key, row) in of_context {
-            if keys.insert((context, &key[..]), &key_value(number, key, row)[..])?.is_none() {
-                new.push(names::of_key(number, key));
-            }
-            due.push(Expiry { position: row.position.get(), context, key: key.clone() });
-        }
-    }
-    expiries::add(txn, due)?;
-    Ok(new)
 }
 
 /// Position rows that run on, as few: a row for each log entry of a lone client would cost a tenth of its payload.

@@ -3,10 +3,10 @@
 //! Knows no actor, no thread and no journal file. [`lent::Lent`] is how the one database of an incarnation is shared
 //! between the worker that owns it and the readers that borrow it.
 
-pub(crate) mod absent;
+pub(crate) mod buckets;
 pub(crate) mod commit;
-pub(crate) mod expiries;
 pub(crate) mod kept;
+pub(crate) mod keys;
 pub(crate) mod lent;
 pub(crate) mod log;
 pub(crate) mod names;

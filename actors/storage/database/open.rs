@@ -5,20 +5,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use converge_ledger_core::{State, StoreId};
-use redb::{Builder, Database};
+use redb::{Builder, Database, TableHandle};
 
+use super::buckets::Secret;
 use super::commit::begin;
-use super::expiries::EXPIRIES;
+use super::keys::KEYS;
 use super::names::NAMES;
 use super::tables::{
-    BLOCKS, CONTEXTS, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_IDENTITY, META_PROGRESS,
+    BLOCKS, CONTEXTS, INDEX, INDEX_FORMAT, Identity, LOG, META, META_COUNTS, META_IDENTITY, META_PROGRESS, META_SECRET,
     META_STATE, POSITIONS, Progress, RowCounts, StateRow, meta_value,
 };
 use super::trouble::{db_failure, redb_cause};
 use crate::storage::disk::File;
 use crate::storage::failure::{Failure, data_loss, io_failure, refused};
 use crate::storage::layout::{DATABASE, Directory};
-use crate::storage::settings::Settings;
+use crate::storage::settings::{Random, Settings};
 
 /// The database's file as redb wants it.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ pub(crate) fn make(settings: &Settings, store_id: StoreId) -> Result<(), Failure
     let db = builder(settings).create_with_backend(Backend(Arc::clone(&file)));
     let db = db.map_err(db_failure(making))?;
     let identity = Identity { store_id };
-    init_tables(&db, &identity).map_err(|error| Failure::Fence(redb_cause(making, &error)))?;
+    init_tables(&db, &identity, &settings.random).map_err(|error| Failure::Fence(redb_cause(making, &error)))?;
     // Dropped, it would keep a failure to itself, and a sync behind that one proves nothing.
     db.close().map_err(db_failure(making))?;
     file.sync_data().map_err(io_failure(making))
@@ -104,7 +105,7 @@ pub(crate) fn closed(db: Database, failure: Failure) -> Failure {
     }
 }
 
-fn init_tables(db: &Database, identity: &Identity) -> Result<(), redb::Error> {
+fn init_tables(db: &Database, identity: &Identity, random: &Random) -> Result<(), redb::Error> {
     let txn = begin(db)?;
     {
         txn.open_table(LOG)?;
@@ -114,36 +115,36 @@ fn init_tables(db: &Database, identity: &Identity) -> Result<(), redb::Error> {
         let progress = Progress::default();
         meta.insert(META_PROGRESS, &meta_value(META_PROGRESS, &progress)[..])?;
     }
-    reset_index(&txn)?;
+    reset_index(&txn, random)?;
     txn.commit()?;
     Ok(())
 }
 
-/// Empties all that follows from the log.
-fn reset_index(txn: &redb::WriteTransaction) -> Result<(), redb::Error> {
-    txn.delete_table(CONTEXTS)?;
-    txn.delete_table(INDEX)?;
-    txn.delete_table(POSITIONS)?;
-    txn.delete_table(KEYS)?;
-    txn.delete_table(EXPIRIES)?;
-    txn.delete_table(NAMES)?;
+/// Empties all that follows from the log, whatever tables an earlier format had.
+fn reset_index(txn: &redb::WriteTransaction, random: &Random) -> Result<(), redb::Error> {
+    let tables: Vec<_> = txn.list_tables()?.collect();
+    for table in tables {
+        if ![LOG.name(), BLOCKS.name(), META.name()].contains(&table.name()) {
+            txn.delete_table(table)?;
+        }
+    }
     txn.open_table(CONTEXTS)?;
     txn.open_table(INDEX)?;
     txn.open_table(POSITIONS)?;
     txn.open_table(KEYS)?;
-    txn.open_table(EXPIRIES)?;
     txn.open_table(NAMES)?;
     let row = StateRow { format: INDEX_FORMAT, state: State::default() };
     let mut meta = txn.open_table(META)?;
     meta.insert(META_STATE, &meta_value(META_STATE, &row)[..])?;
     meta.insert(META_COUNTS, &meta_value(META_COUNTS, &RowCounts::default())[..])?;
+    meta.insert(META_SECRET, &meta_value(META_SECRET, &Secret::draw(random))[..])?;
     Ok(())
 }
 
 /// Drops the index; the next start makes it anew from the log.
-pub(crate) fn drop_index(db: &Database) -> Result<(), redb::Error> {
+pub(crate) fn drop_index(db: &Database, random: &Random) -> Result<(), redb::Error> {
     let txn = begin(db)?;
-    reset_index(&txn)?;
+    reset_index(&txn, random)?;
     txn.commit()?;
     Ok(())
 }

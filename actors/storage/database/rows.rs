@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use converge_ledger_core::planted::{self, Bug};
-use converge_ledger_core::{ContextNo, Entry, Head, KeyRow, LogIndex, Position, Sequence, Stage, row_chunk, row_entry};
+use converge_ledger_core::{Entry, Head, LogIndex, Position, Sequence, Stage, row_chunk, row_entry};
 use redb::ReadTransaction;
 
 use super::log::{LogReader, cut_out, rowed};
-use super::tables::{CONTEXTS, EntryRun, KEYS, RunLayout, chunk_tag, head_from, key_from, lamport, row_check};
+use super::names;
+use super::tables::{CONTEXTS, EntryRun, RunLayout, chunk_tag, head_from, lamport, row_check};
 use super::trouble::Trouble;
-use super::{absent, names};
 use crate::storage::rowed::RowedEntry;
 
 /// Reads log rows: those of the overlay's tail first. Keeps the chunk that was read last.
@@ -89,19 +89,12 @@ impl<'a> RowReader<'a> {
 pub(crate) fn db_head(txn: &ReadTransaction, context: &str) -> Result<Option<Head>, Trouble> {
     let table = txn.open_table(CONTEXTS)?;
     let Some(value) = table.get(context)? else {
-        absent::check::<&str>(txn, &table, &context, names::of_context(context))?;
+        if names::has(txn, context)? {
+            let what = format!("the database has no row of context {context:?}, though it knows the name");
+            return Err(Trouble::DataLoss(what));
+        }
         return Ok(None);
     };
     let head = head_from(context, value.value()).map_err(Trouble::DataLoss)?;
     Ok(Some(head))
-}
-
-pub(crate) fn db_key(txn: &ReadTransaction, context: ContextNo, key: &str) -> Result<Option<KeyRow>, Trouble> {
-    let table = txn.open_table(KEYS)?;
-    let Some(value) = table.get((context.get(), key))? else {
-        absent::check::<(u64, &str)>(txn, &table, &(context.get(), key), names::of_key(context, key))?;
-        return Ok(None);
-    };
-    let row = key_from(context, key, value.value()).map_err(Trouble::DataLoss)?;
-    Ok(Some(row))
 }

@@ -11,12 +11,14 @@ use redb::{
 };
 use serde::de::DeserializeOwned;
 
-use super::expiries::EXPIRIES;
+use super::buckets::{Fill, Secret};
+use super::keys::KEYS;
 use super::names::NAMES;
 use super::open::drop_index;
 use super::tables::{
-    BLOCKS, CONTEXTS, INDEX, INDEX_FORMAT, Identity, KEYS, LOG, META, META_COUNTS, META_GENESIS, META_IDENTITY,
-    META_PROGRESS, META_STATE, POSITIONS, Progress, RowCounts, StateRow, ends, meta_from, parse_row0, place_from,
+    BLOCKS, CONTEXTS, INDEX, INDEX_FORMAT, Identity, LOG, META, META_COUNTS, META_GENESIS, META_IDENTITY,
+    META_PROGRESS, META_SECRET, META_STATE, POSITIONS, Progress, RowCounts, StateRow, meta_from, parse_row0,
+    place_from,
 };
 use super::trouble::{Trouble, db_failure};
 use crate::storage::failure::{Failure, data_loss, newer, refused};
@@ -51,7 +53,7 @@ pub(crate) fn load(db: &Database, directory: &Directory, settings: &Settings) ->
     }
     if state.is_none() {
         tracing::warn!(dir = %settings.dir.display(), "making the index anew from the log");
-        drop_index(db).map_err(db_failure("dropping the index"))?;
+        drop_index(db, &settings.random).map_err(db_failure("dropping the index"))?;
         state = None;
     }
     let state = state.map(|row| row.state).unwrap_or_default();
@@ -79,7 +81,7 @@ fn load_rows(txn: &ReadTransaction) -> Result<MetaRows, Failure> {
     // Nothing else is known of the tables of another format.
     let is_known = indexed == Some(INDEX_FORMAT);
     if is_known {
-        check_counts(txn)?;
+        check_index(txn)?;
     }
     let identity = meta(txn, META_IDENTITY)?.ok_or_else(|| data_loss("meta row is missing"))?;
     let progress: Progress = meta(txn, META_PROGRESS)?.ok_or_else(|| data_loss("meta row is missing"))?;
@@ -172,7 +174,7 @@ fn check_names(txn: &ReadTransaction) -> Result<(), Failure> {
         if let Some(version) = newer_version(name.as_bytes(), value.value()) {
             return Err(newer(format!("meta row {name:?} of {DATABASE}"), version, RECORD_VERSION));
         }
-        if ![META_PROGRESS, META_IDENTITY, META_GENESIS, META_STATE, META_COUNTS].contains(&name) {
+        if ![META_PROGRESS, META_IDENTITY, META_GENESIS, META_STATE, META_COUNTS, META_SECRET].contains(&name) {
             return Err(data_loss(format!("{DATABASE} has an unknown meta row {name:?}")));
         }
     }
@@ -187,21 +189,19 @@ fn meta_table(txn: &ReadTransaction) -> Result<ReadOnlyTable<&'static str, &'sta
     })
 }
 
-fn check_counts(txn: &ReadTransaction) -> Result<(), Failure> {
-    // None in a directory of a program that did not count.
-    let Some(known) = meta::<RowCounts>(txn, META_COUNTS)? else {
-        return Ok(());
-    };
+/// Nothing is missing from the index, as far as can be told without a walk.
+fn check_index(txn: &ReadTransaction) -> Result<(), Failure> {
+    let missing = || data_loss("meta row is missing");
+    let _: Secret = meta(txn, META_SECRET)?.ok_or_else(missing)?;
+    let known: RowCounts = meta(txn, META_COUNTS)?.ok_or_else(missing)?;
+    let filled = |fill: Fill, buckets| Fill { buckets, ..fill };
     let count = || {
-        let (contexts, keys) = (txn.open_table(CONTEXTS)?, txn.open_table(KEYS)?);
         Ok::<_, redb::Error>(RowCounts {
-            contexts: contexts.len()?,
+            contexts: txn.open_table(CONTEXTS)?.len()?,
             index: txn.open_table(INDEX)?.len()?,
             positions: txn.open_table(POSITIONS)?.len()?,
-            keys: keys.len()?,
-            expiries: txn.open_table(EXPIRIES)?.len()?,
-            names: txn.open_table(NAMES)?.len()?,
-            ends: ends(&contexts, &keys)?,
+            keys: filled(known.keys, txn.open_table(KEYS)?.len()?),
+            names: filled(known.names, txn.open_table(NAMES)?.len()?),
         })
     };
     let found = count().map_err(db_failure("reading the database"))?;

@@ -7,21 +7,21 @@
 //! | `contexts` | context id | [`Head`] |
 //! | `index` | (context, first sequence) | [`IndexBlock`] of [`EntryRun`]s: where the entries from this sequence on are, with a checksum of each one's bytes |
 //! | `positions` | position | [`Spans`]: which log rows became entries from this position on |
-//! | `keys` | (context, idempotency key) | [`KeyRow`] |
-//! | `expiries` | position | the keys of some entries from this position on: see `expiries` |
-//! | `names` | bucket | prints of all contexts and keys: see `names` |
-//! | `meta` | name | [`Progress`], [`Identity`], `Genesis`, `State`, [`RowCounts`] |
+//! | `keys` | bucket | a `KeyRow` for each idempotency key, by its print: see `keys` |
+//! | `names` | bucket | prints of all contexts: see `names` |
+//! | `meta` | name | [`Progress`], [`Identity`], `Genesis`, `State`, [`RowCounts`], `Secret` |
 //!
 //! Only `log`, `blocks` and `meta` are the ledger, with the segments; the rest follows from the log. Every value has a checksum
 //! that covers its key, for redb verifies its own only on repair.
 
 use bytes::{Buf, BufMut, Bytes};
 use converge_ledger_core::codec::{decode_keyed, encode_keyed};
-use converge_ledger_core::{Boot, ContextNo, Head, KeyRow, Lamport, LogIndex, Lsn, Position, Sequence, StoreId, Term};
+use converge_ledger_core::{Boot, Head, Lamport, LogIndex, Lsn, Position, Sequence, StoreId, Term};
 use redb::{ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::buckets::Fill;
 use crate::storage::journal::record::{kind_byte, kind_of};
 use crate::storage::rowed::split;
 use crate::storage::segments::{BlockPlace, SegmentsEnd};
@@ -32,7 +32,6 @@ pub(crate) const BLOCKS: TableDefinition<'static, u64, &[u8]> = TableDefinition:
 pub(crate) const CONTEXTS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("contexts");
 pub(crate) const INDEX: TableDefinition<'static, (u64, u64), &[u8]> = TableDefinition::new("index");
 pub(crate) const POSITIONS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("positions");
-pub(crate) const KEYS: TableDefinition<'static, (u64, &str), &[u8]> = TableDefinition::new("keys");
 pub(crate) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
 
 pub(crate) const META_PROGRESS: &str = "progress";
@@ -40,9 +39,10 @@ pub(crate) const META_IDENTITY: &str = "identity";
 pub(crate) const META_GENESIS: &str = "genesis";
 pub(crate) const META_STATE: &str = "state";
 pub(crate) const META_COUNTS: &str = "counts";
+pub(crate) const META_SECRET: &str = "secret";
 
 /// Version of the tables that follow from the log; another one makes start-up rebuild them.
-pub(crate) const INDEX_FORMAT: u32 = 4;
+pub(crate) const INDEX_FORMAT: u32 = 5;
 
 /// A block of the index this large takes no more runs.
 const BLOCK_BYTES: usize = 512;
@@ -60,35 +60,15 @@ pub(crate) struct Progress {
     pub(crate) segments: SegmentsEnd,
 }
 
-/// How many rows each table has that follows from the log, and where those end in which a row may
-/// be absent: a table that lost its root looks empty, and one whose root is a page below its root
-/// looks shorter.
+/// How much each table has that follows from the log: one that lost its root looks empty, and one whose root is a page
+/// below its root looks shorter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RowCounts {
     pub(crate) contexts: u64,
     pub(crate) index: u64,
     pub(crate) positions: u64,
-    pub(crate) keys: u64,
-    pub(crate) expiries: u64,
-    /// Buckets of names.
-    pub(crate) names: u64,
-    pub(crate) ends: u32,
-}
-
-/// Checksum of the first and the last key of contexts and of idempotency keys.
-pub(crate) fn ends(
-    contexts: &impl ReadableTable<&'static str, &'static [u8]>,
-    keys: &impl ReadableTable<(u64, &'static str), &'static [u8]>,
-) -> Result<u32, redb::StorageError> {
-    let mut text = String::new();
-    for (context, _) in [contexts.first()?, contexts.last()?].into_iter().flatten() {
-        text.extend([context.value(), "\0"]);
-    }
-    for (key, _) in [keys.first()?, keys.last()?].into_iter().flatten() {
-        let (context, key) = key.value();
-        text.extend([&context.to_string(), "/", key, "\0"]);
-    }
-    Ok(crc32c::crc32c(text.as_bytes()))
+    pub(crate) keys: Fill,
+    pub(crate) names: Fill,
 }
 
 /// Whose database this is.
@@ -222,27 +202,21 @@ pub(crate) fn meta_from<T: DeserializeOwned>(name: &str, data: &[u8]) -> Result<
     decode_keyed(name.as_bytes(), data).map_err(|error| format!("meta row {name}: {error}"))
 }
 
+/// A row of the table `meta` that is always there.
+pub(crate) fn meta_row<T: DeserializeOwned>(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+) -> Result<T, redb::Error> {
+    let row = meta.get(name)?.ok_or_else(|| redb::Error::Corrupted(format!("meta row {name} is missing")))?;
+    meta_from(name, row.value()).map_err(redb::Error::Corrupted)
+}
+
 pub(crate) fn head_value(context: &str, head: &Head) -> Vec<u8> {
     encode_keyed(context.as_bytes(), head)
 }
 
 pub(crate) fn head_from(context: &str, data: &[u8]) -> Result<Head, String> {
     decode_keyed(context.as_bytes(), data).map_err(|error| format!("head of {context:?}: {error}"))
-}
-
-fn key_key(context: ContextNo, key: &str) -> Vec<u8> {
-    let mut out = context.get().to_le_bytes().to_vec();
-    out.extend_from_slice(key.as_bytes());
-    out
-}
-
-pub(crate) fn key_value(context: ContextNo, key: &str, row: &KeyRow) -> Vec<u8> {
-    encode_keyed(&key_key(context, key), row)
-}
-
-pub(crate) fn key_from(context: ContextNo, key: &str, data: &[u8]) -> Result<KeyRow, String> {
-    decode_keyed(&key_key(context, key), data)
-        .map_err(|error| format!("idempotency key {key:?} of context {context}: {error}"))
 }
 
 fn block_key(context: u64, first: u64) -> [u8; 16] {

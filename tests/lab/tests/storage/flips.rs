@@ -193,7 +193,7 @@ fn no_flipped_bit_is_believed(killed: bool) {
     // Small and vital, and a sample would miss it: what the database says of itself.
     let database = PathBuf::from("/data/ledger.redb");
     let content = disk.content(&database).unwrap();
-    for name in ["genesis", "identity", "progress", "state"] {
+    for name in ["genesis", "identity", "progress", "state", "counts", "secret"] {
         let found = (0..content.len()).filter(|at| content[*at..].starts_with(name.as_bytes()));
         let bits = found.flat_map(|at| at * 8..(at + name.len()) * 8);
         flips.extend(bits.step_by(5).map(|bit| (database.clone(), bit as u64)));
