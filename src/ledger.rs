@@ -221,15 +221,18 @@ impl Ledger {
     /// # Errors
     /// [`NotHandedOver`] names the cause; this node may lead on.
     pub async fn move_leader(&self, to: Option<NodeId>, given: Option<Duration>) -> Result<NodeId, NotHandedOver> {
-        self.inner.replication.hand_over(to, deadline(given)).await
+        self.inner.replication.hand_over(to, self.inner.election, deadline(given)).await
     }
 
     /// The node is about to stop, and leaves its office to another within this time, if it can.
     pub(crate) async fn leave(&self, patience: Duration) {
+        if *self.inner.stopped.borrow() {
+            return;
+        }
         let until = Instant::now() + patience.min(LEAVE_ELECTIONS * self.inner.election);
         match self.inner.replication.leave(self.inner.election, until).await {
             Ok(leader) => tracing::info!(%leader, "leadership was handed over"),
-            Err(NotHandedOver::NotLeader(_)) => {}
+            Err(NotHandedOver::NotLeader(_) | NotHandedOver::Nobody) => {}
             Err(why) => tracing::info!(%why, "leadership was not handed over; the others elect a leader without it"),
         }
     }

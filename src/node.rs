@@ -235,9 +235,10 @@ impl Node {
     /// # Errors
     /// [`StopError`] when the deadline passed.
     pub async fn stop(mut self, deadline: Duration) -> Result<(), StopError> {
-        let Some(Running { tree, ledger, .. }) = self.running.take() else { return Ok(()) };
         let begun = tokio::time::Instant::now();
-        ledger.leave(deadline / 4).await;
+        // Still in its place: where nobody waits for the rest, dropping it stops the node.
+        self.running().ledger.leave(deadline / 4).await;
+        let Some(Running { tree, ledger, .. }) = self.running.take() else { return Ok(()) };
         let stopped = tree.stop(deadline.saturating_sub(begun.elapsed())).await;
         ledger.ended();
         stopped

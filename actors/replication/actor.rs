@@ -57,6 +57,7 @@ impl Actor for Raft {
                 }
             }
             Message::Read { reply } => state.read(reply)?,
+            Message::KeepOffice => state.keep_office()?,
             Message::HandOver { heir, leaves, reply } => drop(reply.send(state.hand_over(heir, leaves)?)),
             Message::Persisted { number, result } => state.persisted(number, result)?,
             Message::Applied(index) => state.applied(index)?,

@@ -224,9 +224,15 @@ impl<L: ReadLog> Core<L> {
         }
     }
 
-    /// Whether this leader hands its office over: it takes no proposals.
-    pub(crate) fn is_transferring(&self) -> bool {
-        self.node.raft.lead_transferee.is_some()
+    /// To whom this leader hands its office: meanwhile it takes no proposals.
+    pub(crate) fn heir(&self) -> Option<NodeId> {
+        self.node.raft.lead_transferee.map(NodeId)
+    }
+
+    /// Takes proposals again; an heir that was told to campaign may still be elected.
+    pub(crate) fn abort_transfer(&mut self, out: &mut impl Output) {
+        self.node.raft.abort_leader_transfer();
+        self.after(out);
     }
 
     /// Leads, and a majority has all that this node has: whoever has that can be elected.

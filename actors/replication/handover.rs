@@ -17,8 +17,6 @@ use super::view::{Role, View};
 
 /// Voters that were not heard of for longer than so many election time-outs inherit nothing.
 const HEARD_ELECTIONS: u32 = 2;
-/// A leader that leaves tries so many heirs.
-const HEIRS_MAX: usize = 2;
 
 /// Why leadership was not handed over.
 #[derive(Debug, thiserror::Error, Clone, Copy, PartialEq, Eq)]
@@ -35,9 +33,12 @@ pub enum NotHandedOver {
     /// There is no other voter, or none that was heard of.
     #[error("no other voter has been heard of")]
     Nobody,
-    /// It has begun, and nobody was elected in time. The leader leads on, or another is elected yet.
-    #[error("nobody else was elected in time; see who leads, then try again")]
-    NotInTime,
+    /// It has begun, and nobody was elected in time: the leader leads on.
+    #[error("node {0} was not elected in time; see its alarms and its log, then try again")]
+    NotElected(NodeId),
+    /// The actor is starting anew, or has too much to do.
+    #[error("the replication actor did not answer in time; try again")]
+    NoAnswer,
 }
 
 fn not_leader(leader: Option<NodeId>) -> String {
@@ -64,6 +65,9 @@ impl State {
         leaves: bool,
     ) -> Result<Result<NodeId, NotHandedOver>, ActorProcessingErr> {
         self.leaves |= leaves;
+        if leaves {
+            self.drive(|core, _| core.set_reluctant(true))?;
+        }
         let heir = match self.heir(heir) {
             Ok(heir) => heir,
             Err(error) => return Ok(Err(error)),
@@ -74,6 +78,11 @@ impl State {
         tracing::info!(%heir, "this leader hands its office over");
         self.drive(|core, out| core.transfer(heir, out))?;
         Ok(Ok(heir))
+    }
+
+    /// Nobody waits for the heir any more: proposals are taken again.
+    pub(super) fn keep_office(&mut self) -> Result<(), ActorProcessingErr> {
+        self.drive(|core, out| core.abort_transfer(out)).map(|_| ())
     }
 
     fn heir(&self, heir: Heir) -> Result<NodeId, NotHandedOver> {
@@ -102,48 +111,66 @@ impl State {
 
 impl Replication {
     /// Has this node, the leader, hand its office to another voter: to this one, or to one that was heard of and has most of
-    /// the log. Returns who leads then.
+    /// the log. Returns who leads then. The heir has an election time-out.
     ///
     /// # Errors
     /// [`NotHandedOver`]; this node may lead on.
-    pub async fn hand_over(&self, to: Option<NodeId>, deadline: Instant) -> Result<NodeId, NotHandedOver> {
+    pub async fn hand_over(
+        &self,
+        to: Option<NodeId>,
+        election: Duration,
+        deadline: Instant,
+    ) -> Result<NodeId, NotHandedOver> {
         let heir = self.begin(to.map_or(Heir::Best(None), Heir::Named), false, deadline).await?;
-        self.elected(Some(heir), deadline).await.ok_or(NotHandedOver::NotInTime)
+        let leader = self.elected(to.unwrap_or(heir), to.is_some(), election, deadline).await?;
+        match to {
+            Some(to) if leader != to => Err(NotHandedOver::NotLeader(Some(leader))),
+            _ => Ok(leader),
+        }
     }
 
     /// This node is about to stop: it campaigns no more while others can, and hands its office over if it leads. Returns who
-    /// leads then, or why nobody else does; each heir that is tried has one election time-out.
+    /// leads then; each heir that is tried has half an election time-out.
     ///
     /// # Errors
-    /// [`NotHandedOver`]; whatever it is, the node may stop.
+    /// [`NotHandedOver`] says why nobody else does; whatever it is, the node may stop.
     pub async fn leave(&self, election: Duration, deadline: Instant) -> Result<NodeId, NotHandedOver> {
         let mut tried = None;
-        for _ in 0..HEIRS_MAX {
+        loop {
             let heir = self.begin(Heir::Best(tried), true, deadline).await?;
-            if let Some(leader) = self.elected(None, deadline.min(Instant::now() + election)).await {
-                return Ok(leader);
+            match self.elected(heir, false, election / 2, deadline).await {
+                Err(NotHandedOver::NotElected(heir)) if tried.is_none() => tried = Some(heir),
+                ended => return ended,
             }
-            tried = Some(heir);
         }
-        Err(NotHandedOver::NotInTime)
     }
 
     async fn begin(&self, heir: Heir, leaves: bool, deadline: Instant) -> Result<NodeId, NotHandedOver> {
-        match self.service().call(|reply| Message::HandOver { heir, leaves, reply }, deadline).await {
-            Ok(answer) => answer,
-            Err(_) => Err(NotHandedOver::NotInTime),
-        }
+        let asked = self.service().call(|reply| Message::HandOver { heir, leaves, reply }, deadline).await;
+        asked.unwrap_or(Err(NotHandedOver::NoAnswer))
     }
 
-    /// Waits until that node leads, or any other than this one.
-    async fn elected(&self, heir: Option<NodeId>, deadline: Instant) -> Option<NodeId> {
+    /// Waits until another leads, or so long, after which the office is kept. The heir of that `name` may be this node.
+    async fn elected(
+        &self,
+        heir: NodeId,
+        by_name: bool,
+        patience: Duration,
+        deadline: Instant,
+    ) -> Result<NodeId, NotHandedOver> {
         let mut view = self.view();
-        let leads = |view: &View| match heir {
-            Some(heir) => view.leader == Some(heir),
-            None => view.leader.is_some() && view.role != Role::Leader,
+        let leads = |view: &View| {
+            let is_heir = by_name && view.leader == Some(heir);
+            is_heir || view.leader.is_some() && view.role != Role::Leader
         };
-        let elected = timeout_at(deadline, view.wait_for(leads)).await.ok()?.ok()?;
-        elected.leader
+        let until = deadline.min(Instant::now() + patience);
+        if let Ok(Ok(view)) = timeout_at(until, view.wait_for(leads)).await
+            && let Some(leader) = view.leader
+        {
+            return Ok(leader);
+        }
+        let _ = self.service().try_cast(Message::KeepOffice);
+        Err(NotHandedOver::NotElected(heir))
     }
 }
 
@@ -168,7 +195,10 @@ mod tests {
         assert_eq!(told(&mut live), [PEERS[1]]);
         let proposed = live.step(|core, out| core.propose(Bytes::from_static(b"batch"), out));
         assert_eq!(proposed, Err(NotProposed { hint: None }));
-        assert!(live.step(|core, _| core.is_transferring()));
+        assert_eq!(live.step(|core, _| core.heir()), Some(NodeId(PEERS[1])));
+        live.step(|core, out| core.abort_transfer(out));
+        let proposed = live.step(|core, out| core.propose(Bytes::from_static(b"batch"), out));
+        assert_eq!(proposed, Ok(()), "it leads on");
         // The other has to catch up first.
         let mut live = LoneNode::new(State::Leader);
         live.step(|core, out| core.transfer(NodeId(PEERS[0]), out));

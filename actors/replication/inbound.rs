@@ -158,7 +158,12 @@ impl State {
                     forming.lost(peer);
                 }
                 if lane == Lane::Append {
-                    self.drive(|core, out| core.unreachable(peer, out))?;
+                    self.drive(|core, out| {
+                        core.unreachable(peer, out);
+                        if core.heir() == Some(peer) {
+                            core.abort_transfer(out);
+                        }
+                    })?;
                 }
             }
         }

@@ -46,6 +46,8 @@ pub(crate) enum Message {
         leaves: bool,
         reply: oneshot::Sender<Result<NodeId, NotHandedOver>>,
     },
+    /// The heir was not elected in time.
+    KeepOffice,
     Persisted {
         number: u64,
         result: Result<(), storage::Error>,

@@ -171,7 +171,7 @@ impl State {
         }
         let result = self.drive(|core, out| core.propose(data, out))?;
         let result = result.unwrap_or(Err(NotProposed { hint: None }));
-        let hands_over = matches!(&self.phase, Phase::Running(running) if running.core.is_transferring());
+        let hands_over = matches!(&self.phase, Phase::Running(running) if running.core.heir().is_some());
         if result.is_err() && self.leads() && !hands_over {
             self.published.refused_overfull();
         }

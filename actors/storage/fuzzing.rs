@@ -123,6 +123,9 @@ fn file(input: &mut Input<'_>) -> bool {
     true
 }
 
+/// Of the buckets that are made here.
+const SCOPE: buckets::Scope = buckets::Scope([3; 16]);
+
 /// A row of a table of the database: as it is, or with the right checksum.
 pub fn table_row(data: &[u8]) -> bool {
     let mut input = Input::new(data);
@@ -147,7 +150,7 @@ pub fn table_row(data: &[u8]) -> bool {
         5 => again(&row(b"name"), |row| tables::head_from("name", row), |head| tables::head_value("name", head)),
         6 => {
             let read = |row: &[u8]| key_bucket(first, row);
-            again(&row(&first.to_le_bytes()), read, |rows| buckets::bucket_value(first, rows))
+            again(&row(&SCOPE.key(first)), read, |rows| buckets::bucket_value(&SCOPE, first, rows))
         }
         7 => {
             let read = |row: &[u8]| {
@@ -163,8 +166,9 @@ pub fn table_row(data: &[u8]) -> bool {
             again(&row(&first.to_le_bytes()), read, |spans| tables::spans_value(first, spans))
         }
         9 => {
-            let read = |row: &[u8]| buckets::bucket_from::<{ names::NAME_BYTES }>(first, row).map(<[_]>::to_vec);
-            again(&row(&first.to_le_bytes()), read, |rows| buckets::bucket_value(first, rows))
+            let read =
+                |row: &[u8]| buckets::bucket_from::<{ names::NAME_BYTES }>(&SCOPE, first, row).map(<[_]>::to_vec);
+            again(&row(&SCOPE.key(first)), read, |rows| buckets::bucket_value(&SCOPE, first, rows))
         }
         10 => log_row(&mut input, right),
         11 => log_entry(&mut input),
@@ -177,7 +181,7 @@ pub fn table_row(data: &[u8]) -> bool {
 
 /// The rows of a bucket of keys, each of which is written as it was read.
 fn key_bucket(number: u64, row: &[u8]) -> Result<Vec<[u8; keys::KEY_BYTES]>, String> {
-    let rows = buckets::bucket_from(number, row)?.to_vec();
+    let rows = buckets::bucket_from(&SCOPE, number, row)?.to_vec();
     for row in &rows {
         let print = row.first_chunk().expect("a row begins with its print");
         assert_eq!(keys::row_of(print, &keys::key_of(row)), *row, "a row of a key reads back as another");
@@ -277,10 +281,10 @@ fn rows(entry: &LogEntry) -> Vec<Seed> {
         ("state", tables::meta_value(tables::META_STATE, &state)),
         ("counts", tables::meta_value(tables::META_COUNTS, &tables::RowCounts::default())),
         ("head", tables::head_value("name", &head)),
-        ("keys", buckets::bucket_value(first, &[keys::row_of(&[7; 16], &key), keys::row_of(&[8; 16], &key)])),
+        ("keys", buckets::bucket_value(&SCOPE, first, &[keys::row_of(&[7; 16], &key), keys::row_of(&[8; 16], &key)])),
         ("block", tables::block_value(no.get(), first, &tables::IndexBlock(vec![each, chunk]))),
         ("spans", tables::spans_value(first, &tables::Spans(vec![span(false), span(true)]))),
-        ("names", buckets::bucket_value(first, &[[7; names::NAME_BYTES], [8; names::NAME_BYTES]])),
+        ("names", buckets::bucket_value(&SCOPE, first, &[[7; names::NAME_BYTES], [8; names::NAME_BYTES]])),
     ];
     let mut seeds = Vec::new();
     for (table, (name, value)) in (0u8..).zip(&values) {

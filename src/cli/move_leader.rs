@@ -1,10 +1,12 @@
 //! `move-leader`: leadership goes to another node, without a failed call.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde_json::json;
-use tonic::metadata::MetadataMap;
+use tonic::{Code, Request};
 
-use super::client::Call;
+use super::client::{Client, may_be_done, said_by_node};
 use super::{Failure, Format, Global, number, output};
 use crate::api::grpc::pb::ledger::MoveLeaderRequest;
 
@@ -15,15 +17,31 @@ pub(crate) struct Arguments {
     node: Option<u64>,
 }
 
-/// Asks node by node, for only the leader can do it.
+/// The leader alone can do it, and is asked once: to ask again could move the office twice.
+async fn ask(client: &Client, node_id: u64, timeout: Duration) -> Result<u64, Failure> {
+    let mut told = None;
+    for node in client.nodes() {
+        let mut request = Request::new(MoveLeaderRequest { node_id });
+        request.set_timeout(timeout);
+        match node.cluster.clone().move_leader(request).await {
+            Ok(response) => return Ok(response.into_inner().leader_id),
+            Err(status) => {
+                let failure = Failure::from_status("move-leader", &node.endpoint, &status);
+                if status.code() != Code::Unavailable || may_be_done(&status) {
+                    return Err(failure);
+                }
+                // A node's word that another leads says more than that one is not there.
+                if told.is_none() || said_by_node(&status) {
+                    told = Some(failure);
+                }
+            }
+        }
+    }
+    Err(told.expect("there is an endpoint"))
+}
+
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
-    let client = global.client()?;
-    let message = MoveLeaderRequest { node_id: arguments.node.unwrap_or_default() };
-    let none = MetadataMap::new();
-    let call = client.call(Call::Read("move-leader"), &none, &message, |mut node, request| async move {
-        node.cluster.move_leader(request).await
-    });
-    let leader = call.await?.into_inner().leader_id;
+    let leader = ask(&global.client()?, arguments.node.unwrap_or_default(), global.timeout).await?;
     match global.output {
         Format::Json => output::line(json!({ "leader_id": leader }).to_string()),
         Format::Table => output::line(format!("node {leader} leads")),

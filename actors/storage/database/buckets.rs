@@ -2,9 +2,9 @@
 //!
 //! redb checks its pages on repair only, so a row vouches for itself. A lookup that finds nothing has nothing to vouch for it,
 //! though one flipped bit can hide a row: in its key, in a key of a branch, in a pointer to a page. So rows lie in buckets. Each
-//! bucket is always there, and its checksum covers its number and all of its rows: a row that is not in its bucket is
-//! absent. A bucket that is missing, or another's, is damage. One case stays: a pointer whose flipped bit makes it one to an
-//! earlier version of the same page.
+//! bucket is always there, and its checksum covers its [`Scope`], its number and all of its rows: a row that is not in its bucket
+//! is absent. A bucket that is missing, another's, or one of another table or an earlier index, is damage. One case stays: a
+//! pointer whose flipped bit makes it one to an earlier version of the same page.
 //!
 //! The buckets are those of linear hashing (W. Litwin, "Linear Hashing: A New Tool for File and Table Addressing", 1980):
 //! how many there are follows from how many rows there were at most, and with each further bucket one is split. They never
@@ -51,6 +51,24 @@ impl Secret {
     }
 }
 
+/// What the buckets of one table of one index have in their checksums, and no others.
+#[derive(Clone, Copy)]
+pub(crate) struct Scope(pub(crate) Print);
+
+impl Scope {
+    pub(crate) fn new(secret: &Secret, table: BucketTable) -> Scope {
+        Scope(secret.print(&[b"t", table.name().as_bytes()]))
+    }
+
+    /// With a bucket's number.
+    pub(crate) fn key(&self, number: u64) -> [u8; PRINT_BYTES + 8] {
+        let mut key = [0; PRINT_BYTES + 8];
+        key[..PRINT_BYTES].copy_from_slice(&self.0);
+        key[PRINT_BYTES..].copy_from_slice(&number.to_le_bytes());
+        key
+    }
+}
+
 /// How much a table has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fill {
@@ -81,12 +99,16 @@ fn print_of<const ROW: usize>(row: &[u8; ROW]) -> &Print {
     row.first_chunk().expect("a row begins with its print")
 }
 
-pub(crate) fn bucket_value<const ROW: usize>(number: u64, rows: &[[u8; ROW]]) -> Vec<u8> {
-    encode_flat(&number.to_le_bytes(), rows.as_flattened())
+pub(crate) fn bucket_value<const ROW: usize>(scope: &Scope, number: u64, rows: &[[u8; ROW]]) -> Vec<u8> {
+    encode_flat(&scope.key(number), rows.as_flattened())
 }
 
-pub(crate) fn bucket_from<const ROW: usize>(number: u64, data: &[u8]) -> Result<&[[u8; ROW]], String> {
-    let flat = decode_flat(&number.to_le_bytes(), data).map_err(|error| format!("bucket {number}: {error}"))?;
+pub(crate) fn bucket_from<'a, const ROW: usize>(
+    scope: &Scope,
+    number: u64,
+    data: &'a [u8],
+) -> Result<&'a [[u8; ROW]], String> {
+    let flat = decode_flat(&scope.key(number), data).map_err(|error| format!("bucket {number}: {error}"))?;
     match flat.as_chunks() {
         (rows, []) => Ok(rows),
         _ => Err(format!("bucket {number} ends within a row")),
@@ -100,23 +122,25 @@ fn damaged(table: &str, what: String) -> redb::Error {
 /// Finds a row in a table of so many buckets.
 pub(crate) fn find<const ROW: usize>(
     table: &(impl ReadableTable<u64, &'static [u8]> + TableHandle),
+    scope: &Scope,
     buckets: u64,
     print: &Print,
 ) -> Result<Option<[u8; ROW]>, redb::Error> {
     if buckets == 0 {
         return Ok(None);
     }
-    look(table, place(print, buckets), |rows| rows.iter().find(|row| print_of(row) == print).copied())
+    look(table, scope, place(print, buckets), |rows| rows.iter().find(|row| print_of(row) == print).copied())
 }
 
 fn look<const ROW: usize, T>(
     table: &(impl ReadableTable<u64, &'static [u8]> + TableHandle),
+    scope: &Scope,
     number: u64,
     look: impl FnOnce(&[[u8; ROW]]) -> T,
 ) -> Result<T, redb::Error> {
     let value = table.get(number)?;
     let value = value.ok_or_else(|| damaged(table.name(), format!("bucket {number} is missing")))?;
-    bucket_from(number, value.value()).map(look).map_err(|what| damaged(table.name(), what))
+    bucket_from(scope, number, value.value()).map(look).map_err(|what| damaged(table.name(), what))
 }
 
 /// Puts rows into a table that is filled so far, each in place of one with its print. From each bucket that it writes it takes the rows
@@ -124,14 +148,16 @@ fn look<const ROW: usize, T>(
 pub(crate) fn put<const ROW: usize>(
     txn: &WriteTransaction,
     table: BucketTable,
+    secret: &Secret,
     before: Fill,
     new: Vec<[u8; ROW]>,
     keeps: impl Fn(&[u8; ROW]) -> bool,
 ) -> Result<Fill, redb::Error> {
+    let scope = Scope::new(secret, table);
     let mut table = txn.open_table(table)?;
     // Some of the new rows may replace others: then there are a few more buckets than it takes.
     let to = buckets_of::<ROW>(before.rows + new.len() as u64).max(before.buckets);
-    let mut filling = Filling { table: &mut table, keeps, came: 0, left: 0 };
+    let mut filling = Filling { table: &mut table, scope, keeps, came: 0, left: 0 };
     for number in before.buckets..to {
         filling.split(number)?;
     }
@@ -149,6 +175,7 @@ pub(crate) fn put<const ROW: usize>(
 /// Writes buckets, and counts.
 struct Filling<'t, 'txn, const ROW: usize, K: Fn(&[u8; ROW]) -> bool> {
     table: &'t mut Table<'txn, u64, &'static [u8]>,
+    scope: Scope,
     keeps: K,
     came: u64,
     left: u64,
@@ -185,7 +212,7 @@ impl<const ROW: usize, K: Fn(&[u8; ROW]) -> bool> Filling<'_, '_, ROW, K> {
     }
 
     fn kept(&mut self, number: u64) -> Result<Vec<[u8; ROW]>, redb::Error> {
-        let mut rows = look(self.table, number, <[_]>::to_vec)?;
+        let mut rows = look(self.table, &self.scope, number, <[_]>::to_vec)?;
         let before = rows.len();
         rows.retain(&self.keeps);
         self.left += (before - rows.len()) as u64;
@@ -193,7 +220,7 @@ impl<const ROW: usize, K: Fn(&[u8; ROW]) -> bool> Filling<'_, '_, ROW, K> {
     }
 
     fn write(&mut self, number: u64, rows: &[[u8; ROW]]) -> Result<(), redb::Error> {
-        self.table.insert(number, &bucket_value(number, rows)[..])?;
+        self.table.insert(number, &bucket_value(&self.scope, number, rows)[..])?;
         Ok(())
     }
 }
@@ -201,12 +228,13 @@ impl<const ROW: usize, K: Fn(&[u8; ROW]) -> bool> Filling<'_, '_, ROW, K> {
 /// Walks a table of so many buckets: each is there, and each row is in its own. Says how many rows there are.
 pub(crate) fn walk<const ROW: usize>(
     table: &(impl ReadableTable<u64, &'static [u8]> + TableHandle),
+    scope: &Scope,
     buckets: u64,
     mut each: impl FnMut(&[u8; ROW]),
 ) -> Result<u64, redb::Error> {
     let mut count = 0;
     for number in 0..buckets {
-        let rows = look(table, number, <[[u8; ROW]]>::to_vec)?;
+        let rows = look(table, scope, number, <[[u8; ROW]]>::to_vec)?;
         let mut prints: Vec<_> = rows.iter().map(print_of).collect();
         prints.sort_unstable();
         if prints.iter().any(|print| place(print, buckets) != number) || prints.windows(2).any(|two| two[0] == two[1]) {

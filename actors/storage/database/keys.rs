@@ -8,7 +8,7 @@
 use converge_ledger_core::{ContextNo, KeyRow, Lamport, Position, Sequence, State};
 use redb::{ReadOnlyTable, ReadTransaction, WriteTransaction};
 
-use super::buckets::{self, BucketTable, Fill, Print, Secret};
+use super::buckets::{self, BucketTable, Fill, Print, Scope, Secret};
 use super::tables::{META, META_COUNTS, META_SECRET, RowCounts, meta_row};
 
 pub(crate) const KEYS: BucketTable = BucketTable::new("keys");
@@ -51,7 +51,7 @@ pub(crate) fn put<'a>(
     new: impl Iterator<Item = (ContextNo, &'a str, &'a KeyRow)>,
 ) -> Result<Fill, redb::Error> {
     let new = new.map(|(context, key, row)| row_of(&print(secret, context, key), row)).collect();
-    buckets::put(txn, KEYS, before, new, |row| state.knows_key_of(key_of(row).position))
+    buckets::put(txn, KEYS, secret, before, new, |row| state.knows_key_of(key_of(row).position))
 }
 
 /// Looks for keys, in one state of the database.
@@ -59,27 +59,28 @@ pub(crate) struct KeyReader {
     table: ReadOnlyTable<u64, &'static [u8]>,
     buckets: u64,
     secret: Secret,
+    scope: Scope,
 }
 
 impl KeyReader {
     pub(crate) fn new(txn: &ReadTransaction) -> Result<KeyReader, redb::Error> {
         let meta = txn.open_table(META)?;
         let counts: RowCounts = meta_row(&meta, META_COUNTS)?;
-        Ok(KeyReader {
-            table: txn.open_table(KEYS)?,
-            buckets: counts.keys.buckets,
-            secret: meta_row(&meta, META_SECRET)?,
-        })
+        let secret = meta_row(&meta, META_SECRET)?;
+        let (table, scope) = (txn.open_table(KEYS)?, Scope::new(&secret, KEYS));
+        Ok(KeyReader { table, buckets: counts.keys.buckets, secret, scope })
     }
 
     pub(crate) fn key(&self, context: ContextNo, key: &str) -> Result<Option<KeyRow>, redb::Error> {
-        let row = buckets::find(&self.table, self.buckets, &print(&self.secret, context, key))?;
+        let row = buckets::find(&self.table, &self.scope, self.buckets, &print(&self.secret, context, key))?;
         Ok(row.as_ref().map(key_of))
     }
 }
 
 /// Walks all rows. Says how many there are.
 pub(crate) fn walk(txn: &ReadTransaction, mut each: impl FnMut(&KeyRow)) -> Result<u64, redb::Error> {
-    let counts: RowCounts = meta_row(&txn.open_table(META)?, META_COUNTS)?;
-    buckets::walk(&txn.open_table(KEYS)?, counts.keys.buckets, |row| each(&key_of(row)))
+    let meta = txn.open_table(META)?;
+    let counts: RowCounts = meta_row(&meta, META_COUNTS)?;
+    let scope = Scope::new(&meta_row(&meta, META_SECRET)?, KEYS);
+    buckets::walk(&txn.open_table(KEYS)?, &scope, counts.keys.buckets, |row| each(&key_of(row)))
 }

@@ -5,7 +5,7 @@
 
 use redb::{ReadTransaction, WriteTransaction};
 
-use super::buckets::{self, BucketTable, Fill, Print, Secret};
+use super::buckets::{self, BucketTable, Fill, Print, Scope, Secret};
 use super::tables::{META, META_COUNTS, META_SECRET, RowCounts, meta_row};
 
 pub(crate) const NAMES: BucketTable = BucketTable::new("names");
@@ -20,19 +20,22 @@ fn print(secret: &Secret, context: &str) -> Print {
 /// Puts down the names of new contexts, in a table that is filled so far.
 pub(crate) fn put(txn: &WriteTransaction, secret: &Secret, before: Fill, new: &[&str]) -> Result<Fill, redb::Error> {
     let new: Vec<Print> = new.iter().map(|context| print(secret, context)).collect();
-    buckets::put(txn, NAMES, before, new, |_| true)
+    buckets::put(txn, NAMES, secret, before, new, |_| true)
 }
 
 /// Whether there is a context of this name.
 pub(crate) fn has(txn: &ReadTransaction, context: &str) -> Result<bool, redb::Error> {
     let meta = txn.open_table(META)?;
     let counts: RowCounts = meta_row(&meta, META_COUNTS)?;
-    let print = print(&meta_row(&meta, META_SECRET)?, context);
-    Ok(buckets::find::<NAME_BYTES>(&txn.open_table(NAMES)?, counts.names.buckets, &print)?.is_some())
+    let secret = meta_row(&meta, META_SECRET)?;
+    let (print, scope) = (print(&secret, context), Scope::new(&secret, NAMES));
+    Ok(buckets::find::<NAME_BYTES>(&txn.open_table(NAMES)?, &scope, counts.names.buckets, &print)?.is_some())
 }
 
 /// Walks all names. Says how many there are.
 pub(crate) fn walk(txn: &ReadTransaction) -> Result<u64, redb::Error> {
-    let counts: RowCounts = meta_row(&txn.open_table(META)?, META_COUNTS)?;
-    buckets::walk::<NAME_BYTES>(&txn.open_table(NAMES)?, counts.names.buckets, |_| ())
+    let meta = txn.open_table(META)?;
+    let counts: RowCounts = meta_row(&meta, META_COUNTS)?;
+    let scope = Scope::new(&meta_row(&meta, META_SECRET)?, NAMES);
+    buckets::walk::<NAME_BYTES>(&txn.open_table(NAMES)?, &scope, counts.names.buckets, |_| ())
 }

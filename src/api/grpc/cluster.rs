@@ -7,7 +7,7 @@ use super::Settings;
 use super::metadata::{Arrived, Begun, time_left};
 use super::pb::ledger::cluster_service_server::ClusterService;
 use super::pb::ledger::{MoveLeaderRequest, MoveLeaderResponse};
-use super::status::{maybe, refused};
+use super::status::refused;
 use crate::{Ledger, NotHandedOver};
 
 pub(super) struct ClusterCalls {
@@ -29,10 +29,10 @@ impl ClusterService for ClusterCalls {
 
 fn not_moved(error: NotHandedOver) -> Status {
     let code = match error {
-        NotHandedOver::NotLeader(_) => Code::Unavailable,
+        NotHandedOver::NotLeader(_) | NotHandedOver::NoAnswer => Code::Unavailable,
         NotHandedOver::NoVoter(_) => Code::InvalidArgument,
         NotHandedOver::Unheard(_) | NotHandedOver::Nobody => Code::FailedPrecondition,
-        NotHandedOver::NotInTime => return maybe(Code::DeadlineExceeded, error.to_string()),
+        NotHandedOver::NotElected(_) => Code::Aborted,
     };
     refused(code, error.to_string())
 }

@@ -13,11 +13,6 @@ pub(super) fn refused(code: Code, message: impl Into<String>) -> Status {
     with_outcome(code, message, Written::Nothing)
 }
 
-/// The status of a call that may have been carried out.
-pub(super) fn maybe(code: Code, message: impl Into<String>) -> Status {
-    with_outcome(code, message, Written::Perhaps)
-}
-
 /// What the outcome trailer says.
 pub(super) const fn outcome(written: Written) -> &'static str {
     match written {

@@ -18,6 +18,10 @@ fn secret() -> Secret {
     Secret([7; 32])
 }
 
+fn scope() -> Scope {
+    Scope::new(&secret(), TABLE)
+}
+
 fn print(name: u64) -> Print {
     secret().print(&[b"n", &name.to_le_bytes()])
 }
@@ -36,18 +40,18 @@ fn number(row: &[u8; ROW]) -> u64 {
 /// One commit, as storage makes it: what has a number of at least `first` is kept.
 fn put(db: &Database, before: Fill, new: Vec<[u8; ROW]>, first: u64) -> Fill {
     let txn = db.begin_write().unwrap();
-    let fill = super::put(&txn, TABLE, before, new, |row| number(row) >= first).unwrap();
+    let fill = super::put(&txn, TABLE, &secret(), before, new, |row| number(row) >= first).unwrap();
     txn.commit().unwrap();
     fill
 }
 
 fn found(db: &Database, buckets: u64, name: u64) -> Result<Option<u64>, redb::Error> {
     let table = db.begin_read()?.open_table(TABLE)?;
-    Ok(find::<ROW>(&table, buckets, &print(name))?.as_ref().map(number))
+    Ok(find::<ROW>(&table, &scope(), buckets, &print(name))?.as_ref().map(number))
 }
 
 fn walked(db: &Database, fill: Fill) -> Result<u64, redb::Error> {
-    walk::<ROW>(&db.begin_read()?.open_table(TABLE)?, fill.buckets, |_| ())
+    walk::<ROW>(&db.begin_read()?.open_table(TABLE)?, &scope(), fill.buckets, |_| ())
 }
 
 /// Inserts, replacements and rows that go, in commits of all sizes, against a map.
@@ -161,7 +165,7 @@ fn assert_damaged(db: &Database, fill: Fill, names: &[u64]) {
     for name in names {
         assert!(matches!(found(db, fill.buckets, *name), Err(redb::Error::Corrupted(_))), "name {name}");
         let txn = db.begin_write().unwrap();
-        let put = super::put(&txn, TABLE, fill, vec![row(*name, 1)], |_| true);
+        let put = super::put(&txn, TABLE, &secret(), fill, vec![row(*name, 1)], |_| true);
         assert!(matches!(put, Err(redb::Error::Corrupted(_))), "name {name}");
     }
     assert!(matches!(walked(db, fill), Err(redb::Error::Corrupted(_))));
@@ -172,10 +176,22 @@ fn a_row_in_the_wrong_bucket_is_found_by_a_walk() {
     let db = database();
     let fill = put(&db, Fill::default(), (0..400).map(|name| row(name, 1)).collect(), 0);
     let at = place(&print(0), fill.buckets);
-    let strangers = bucket_value(at ^ 1, &[row(0, 1)]);
+    let strangers = bucket_value(&scope(), at ^ 1, &[row(0, 1)]);
     set(&db, at ^ 1, Some(&strangers));
     assert!(matches!(walked(&db, fill), Err(redb::Error::Corrupted(_))));
-    let twice = bucket_value(at, &[row(0, 1), row(0, 1)]);
+    let twice = bucket_value(&scope(), at, &[row(0, 1), row(0, 1)]);
     set(&db, at, Some(&twice));
     assert!(matches!(walked(&db, fill), Err(redb::Error::Corrupted(_))));
+}
+
+#[test]
+fn a_bucket_of_another_table_or_of_an_earlier_index_is_damage() {
+    let rows = [row(0, 1)];
+    let mine = bucket_value(&scope(), 5, &rows);
+    assert_eq!(bucket_from(&scope(), 5, &mine), Ok(&rows[..]));
+    let others = [Scope::new(&secret(), BucketTable::new("other")), Scope::new(&Secret([8; 32]), TABLE)];
+    for other in others {
+        bucket_from::<ROW>(&other, 5, &mine).unwrap_err();
+    }
+    bucket_from::<ROW>(&scope(), 6, &mine).unwrap_err();
 }
