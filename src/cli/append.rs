@@ -26,7 +26,7 @@ use self::stream::Rest;
 use super::client::{Appended, Client};
 use super::lines::entry::entry_json;
 use super::lines::{Line, Lines};
-use super::{Failure, Format, Global, Kind, any_number, output};
+use super::{Failure, Format, Global, Kind, any_number, output, status};
 
 /// Lines looked for at once, at most.
 const PROBES_MAX: usize = 64;
@@ -58,6 +58,10 @@ pub(crate) struct Arguments {
     /// and the file's first is none of them.
     #[arg(long, requires = "from", conflicts_with = "key")]
     resume: bool,
+    /// The file was never appended to this context: append it even where
+    /// nobody can tell, for the cluster has forgotten old entries' keys.
+    #[arg(long, requires = "from", conflicts_with_all = ["key", "resume"])]
+    new: bool,
     /// What the file's entries come from. Equal entries of one source are the
     /// same ones, sent again; those of another source are others.
     #[arg(long, requires = "from", conflicts_with = "key", default_value = "")]
@@ -92,7 +96,8 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     match &arguments.from {
         Some(path) => {
             let lines = Lines::open(path, &arguments.context).await?.of(arguments.source);
-            let import = Import { client: Arc::new(client), lines, resume: arguments.resume, tally: Tally::default() };
+            let (resume, new) = (arguments.resume, arguments.new);
+            let import = Import { client: Arc::new(client), lines, resume, new, tally: Tally::default() };
             import.run(global.output).await
         }
         None => append_one(global.output, &client, arguments).await,
@@ -198,6 +203,7 @@ struct Import {
     client: Arc<Client>,
     lines: Lines,
     resume: bool,
+    new: bool,
     tally: Tally,
 }
 
@@ -295,8 +301,29 @@ impl Import {
             if self.resume && latest > 0 {
                 return Err(not_begun(&batch[0], latest));
             }
+            if !self.new && latest > 0 {
+                self.remembers(&batch[0], latest).await?;
+            }
         }
         Ok(there.into_iter().map_while(|sequence| sequence).collect())
+    }
+
+    /// Whether the cluster knows the keys of all its entries: where it has forgotten some, the file's may be among them.
+    async fn remembers(&self, line: &Line, latest: u64) -> Result<(), Failure> {
+        let status = status::ask(&self.client, self.client.preferred()).await?;
+        if status.last_position < status.key_window {
+            return Ok(());
+        }
+        let Line { place, message, .. } = line;
+        Err(Failure::new(
+            Kind::Precondition,
+            format!(
+                "{place}: whether this entry is among the {latest} of {:?} cannot be told: the cluster knows idempotency keys \
+                 for {} positions, and has {}; nothing was appended; look at what the context holds, and if the file was \
+                 never appended to it, run the command with --new",
+                message.context_id, status.key_window, status.last_position
+            ),
+        ))
     }
 
     async fn append(&mut self, line: &Line, bar: &ProgressBar) -> Result<(), Failure> {
@@ -358,8 +385,8 @@ fn not_begun(line: &Line, latest: u64) -> Failure {
     Failure::new(
         Kind::Precondition,
         format!(
-            "{place}: this entry is not in {:?}, which has {latest}: nothing was appended; look at what the context \
-             holds, and leave out --resume if the file was never appended to it",
+            "{place}: this entry is not known to be in {:?}, which has {latest}: nothing was appended; look at what the \
+             context holds, and leave out --resume if the file was never appended to it",
             message.context_id
         ),
     )

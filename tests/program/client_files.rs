@@ -131,6 +131,28 @@ async fn a_file_none_of_which_is_there_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_whose_keys_may_be_forgotten_is_not_appended_twice() {
+    const WINDOW: usize = 1024;
+    let directory = tempfile::tempdir().unwrap();
+    let mut node = Node::new(directory.path(), 1);
+    node.environment.insert("CONVERGE_LEDGER__CLUSTER__KEY_WINDOW".to_owned(), WINDOW.to_string());
+    node.start().await;
+    let served = Served { node, directory };
+    let lines =
+        |count: usize| (0..count).map(|n| format!("{{\"payload\":\"{n}\"}}\n")).collect::<String>().into_bytes();
+    let part = lines(WINDOW / 2);
+    assert_eq!(report(&served.import("orders", &part, &[]).await)["appended"], WINDOW / 2);
+    assert_eq!(report(&served.import("orders", &part, &[]).await)["already_there"], WINDOW / 2);
+    assert_eq!(report(&served.import("others", &lines(WINDOW), &[]).await)["appended"], WINDOW);
+    let refused = served.import("orders", &part, &[]).await;
+    assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    assert!(text(&refused.stderr).contains("import.jsonl:1") && text(&refused.stderr).contains("--new"), "{refused:?}");
+    assert_eq!(served.payloads("orders").await.len(), WINDOW / 2, "nothing was appended");
+    assert_eq!(report(&served.import("fresh", &part, &[]).await)["appended"], WINDOW / 2, "it had no entries");
+    assert_eq!(report(&served.import("orders", &part, &["--new"]).await)["appended"], WINDOW / 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_reads_print_can_be_appended() {
     let served = served().await;
     let lines = "{\"key\":\"k\",\"payload\":\"te\u{0}xt \\\"q\\\"\",\"metadata\":{\"n\":\"v\"}}\n{\"payload\":\"\"}\n\
