@@ -223,14 +223,14 @@ impl Serving {
     async fn apply_one(&self, entry: &LogEntry) -> Result<(), Trouble> {
         let Guard { shared, incarnation, .. } = &self.guard;
         let Some(batch) = shared.batch_of(entry) else { return Ok(()) };
-        if shared.is_near(batch.as_ref()) {
-            return shared.apply_one(incarnation, entry, batch.as_ref());
+        if shared.apply_one(incarnation, entry, batch.as_ref(), false)? {
+            return Ok(());
         }
         let Some(alive) = incarnation.alive() else { return Err(Trouble::Closed) };
         let (shared, incarnation, entry) = (Arc::clone(shared), Arc::clone(incarnation), entry.clone());
         let work = move || {
             let _alive = alive;
-            shared.apply_one(&incarnation, &entry, batch.as_ref())
+            shared.apply_one(&incarnation, &entry, batch.as_ref(), true).map(drop)
         };
         self.guard.shared.settings.offload.run(work).await
     }

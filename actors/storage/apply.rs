@@ -31,7 +31,7 @@ impl Shared {
     pub(crate) fn apply_all(&self, incarnation: &Incarnation, entries: &[LogEntry]) -> Result<(), Trouble> {
         for entry in entries {
             let Some(batch) = self.batch_of(entry) else { return Ok(()) };
-            self.apply_one(incarnation, entry, batch.as_ref())?;
+            self.apply_one(incarnation, entry, batch.as_ref(), true)?;
         }
         Ok(())
     }
@@ -51,49 +51,30 @@ impl Shared {
         }
     }
 
-    /// Applies an entry that was decoded to `batch`, and reports it.
+    /// Applies an entry that was decoded to `batch`, makes its effects readable, and reports it. Not where that `may_read` no file
+    /// and would have to; says so then.
+    ///
+    /// # Panics
+    /// When the entry is not the next one; a lower one is ignored.
     pub(crate) fn apply_one(
         &self,
         incarnation: &Incarnation,
         entry: &LogEntry,
         batch: Option<&Batch>,
-    ) -> Result<(), Trouble> {
-        if let Some(applied) = self.apply_entry(incarnation, entry, batch)? {
-            (self.on_applied)(applied);
-        }
-        Ok(())
-    }
-
-    /// Whether applying it reads no file and does not loop over what was staged before.
-    pub(crate) fn is_near(&self, batch: Option<&Batch>) -> bool {
-        let overlay = self.memory.overlay();
-        batch.into_iter().flat_map(|batch| &batch.commands).all(|command| match command {
-            Command::Append(append) => {
-                append.idempotency_key.is_none() && overlay.head(&append.entry.context_id).is_some()
-            }
-            Command::Stage(_) | Command::Load(_) => false,
-        })
-    }
-
-    /// Applies a committed entry and makes its effects readable.
-    ///
-    /// # Panics
-    /// When the entry is not the next one; a lower one is ignored.
-    fn apply_entry(
-        &self,
-        incarnation: &Incarnation,
-        entry: &LogEntry,
-        batch: Option<&Batch>,
-    ) -> Result<Option<AppliedBatch>, Trouble> {
+        may_read: bool,
+    ) -> Result<bool, Trouble> {
         let Some(mut state) = self.memory.applying() else {
             return Err(Trouble::Closed);
         };
         if entry.index <= state.applied {
-            return Ok(None);
+            return Ok(true);
         }
         let due = state.applied.next();
         assert_eq!(entry.index, due, "apply leaves a gap");
         let view = Merged::new(self);
+        if !may_read && !view.is_near(batch) {
+            return Ok(false);
+        }
         let effects = core_apply(&mut state, &view, entry.index, batch)?;
         drop(view);
         self.level.store(state.level, Ordering::Release);
@@ -106,7 +87,8 @@ impl Shared {
         if was_empty {
             incarnation.redb_signal.raise();
         }
-        Ok(Some(applied))
+        (self.on_applied)(applied);
+        Ok(true)
     }
 }
 
@@ -245,6 +227,22 @@ impl<'a> Merged<'a> {
         Merged { shared, flushing, db: shared.db.borrow(), txn: OnceCell::new(), keys: OnceCell::new() }
     }
 
+    /// Whether applying it reads no file and does not loop over what was staged before.
+    fn is_near(&self, batch: Option<&Batch>) -> bool {
+        batch.into_iter().flat_map(|batch| &batch.commands).all(|command| match command {
+            Command::Append(append) => {
+                append.idempotency_key.is_none() && self.near_head(&append.entry.context_id).is_some()
+            }
+            Command::Stage(_) | Command::Load(_) => false,
+        })
+    }
+
+    /// The head of a context, where it is in memory.
+    fn near_head(&self, context_id: &str) -> Option<Head> {
+        let active = self.shared.memory.overlay().active.heads.get(context_id).copied();
+        active.or_else(|| self.flushing.as_ref()?.heads.get(context_id).copied())
+    }
+
     fn with_db<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T, Trouble>) -> Result<T, Trouble> {
         guarded(|| {
             if self.txn.get().is_none() {
@@ -269,9 +267,7 @@ impl View for Merged<'_> {
     type Error = Trouble;
 
     fn head(&self, context_id: &str) -> Result<Option<Head>, Trouble> {
-        let active = self.shared.memory.overlay().active.heads.get(context_id).copied();
-        let flushing = || self.flushing.as_ref()?.heads.get(context_id).copied();
-        match active.or_else(flushing) {
+        match self.near_head(context_id) {
             Some(head) => Ok(Some(head)),
             None if planted::is(Bug::SequenceGap) => {
                 let head = self.with_db(|txn| db_head(txn, context_id))?;
