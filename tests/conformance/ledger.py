@@ -122,7 +122,9 @@ class Node:
         return code
 
     def pause(self):
+        """SIGSTOP; returns when no thread of it runs any more. On a busy machine that takes a moment, in which it answers."""
         self.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def resume(self):
         self.signal(signal.SIGCONT)
