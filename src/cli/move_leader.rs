@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 use tonic::{Code, Request};
 
-use super::client::{Client, may_be_done, said_by_node};
+use super::client::{Client, said_by_node};
 use super::{Failure, Format, Global, number, output};
 use crate::api::grpc::pb::ledger::MoveLeaderRequest;
 
@@ -17,17 +17,18 @@ pub(crate) struct Arguments {
     node: Option<u64>,
 }
 
-/// The leader alone can do it, and is asked once: to ask again could move the office twice.
+/// The leader alone can do it. Each node is asked once: to ask again could move the office twice. One that does not answer keeps
+/// nobody from asking the next.
 async fn ask(client: &Client, node_id: u64, timeout: Duration) -> Result<u64, Failure> {
     let mut told = None;
     for node in client.nodes() {
         let mut request = Request::new(MoveLeaderRequest { node_id });
-        request.set_timeout(timeout);
+        request.set_timeout(client.share(timeout));
         match node.cluster.clone().move_leader(request).await {
             Ok(response) => return Ok(response.into_inner().leader_id),
             Err(status) => {
                 let failure = Failure::from_status("move-leader", &node.endpoint, &status);
-                if status.code() != Code::Unavailable || may_be_done(&status) {
+                if said_by_node(&status) && status.code() != Code::Unavailable {
                     return Err(failure);
                 }
                 // A node's word that another leads says more than that one is not there.
