@@ -122,7 +122,7 @@ impl Replication {
         deadline: Instant,
     ) -> Result<NodeId, NotHandedOver> {
         let heir = self.begin(to.map_or(Heir::Best(None), Heir::Named), false, deadline).await?;
-        let leader = self.elected(to.unwrap_or(heir), to.is_some(), election, deadline).await?;
+        let leader = self.elected(heir, election, deadline).await?;
         match to {
             Some(to) if leader != to => Err(NotHandedOver::NotLeader(Some(leader))),
             _ => Ok(leader),
@@ -138,7 +138,7 @@ impl Replication {
         let mut tried = None;
         loop {
             let heir = self.begin(Heir::Best(tried), true, deadline).await?;
-            match self.elected(heir, false, election / 2, deadline).await {
+            match self.elected(heir, election / 2, deadline).await {
                 Err(NotHandedOver::NotElected(heir)) if tried.is_none() => tried = Some(heir),
                 ended => return ended,
             }
@@ -150,19 +150,10 @@ impl Replication {
         asked.unwrap_or(Err(NotHandedOver::NoAnswer))
     }
 
-    /// Waits until another leads, or so long, after which the office is kept. The heir of that `name` may be this node.
-    async fn elected(
-        &self,
-        heir: NodeId,
-        by_name: bool,
-        patience: Duration,
-        deadline: Instant,
-    ) -> Result<NodeId, NotHandedOver> {
+    /// Waits until the heir leads, which may be this node, or any other; after so long the office is kept.
+    async fn elected(&self, heir: NodeId, patience: Duration, deadline: Instant) -> Result<NodeId, NotHandedOver> {
         let mut view = self.view();
-        let leads = |view: &View| {
-            let is_heir = by_name && view.leader == Some(heir);
-            is_heir || view.leader.is_some() && view.role != Role::Leader
-        };
+        let leads = |view: &View| view.leader == Some(heir) || view.leader.is_some() && view.role != Role::Leader;
         let until = deadline.min(Instant::now() + patience);
         if let Ok(Ok(view)) = timeout_at(until, view.wait_for(leads)).await
             && let Some(leader) = view.leader

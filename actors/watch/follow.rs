@@ -96,6 +96,7 @@ impl Follow {
                 (Some(true), _) => tokio::task::yield_now().await,
                 (Some(false), Some(error)) => return Err(error),
                 (Some(false), None) if is_tended => return Ok(None),
+                // While storage or the actor starts anew, nothing tells when there is more to read, or that there never will be.
                 _ => tokio::time::sleep(self.watches.bounds().retry_pause).await,
             }
         }

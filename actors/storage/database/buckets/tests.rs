@@ -112,13 +112,19 @@ fn no_bucket_has_many_times_the_rows_of_another() {
     assert_ne!(other.print(&[b"n", b"name"]), secret().print(&[b"n", b"name"]), "the secret is a part of the print");
 }
 
-/// Turns bits of one bucket over, and asks for one of its rows, and for one that would be in it.
-#[test]
-fn a_flipped_bit_in_a_bucket_is_damage() {
+/// A table, the bucket of its row 0, and a name that would be in that, too.
+fn one_bucket() -> (Database, Fill, u64, u64) {
     let db = database();
     let fill = put(&db, Fill::default(), (0..400).map(|name| row(name, 1)).collect(), 0);
     let at = place(&print(0), fill.buckets);
     let absent = (400..).find(|name| place(&print(*name), fill.buckets) == at).unwrap();
+    (db, fill, at, absent)
+}
+
+/// Turns bits of one bucket over, and asks for one of its rows, and for one that would be in it.
+#[test]
+fn a_flipped_bit_in_a_bucket_is_damage() {
+    let (db, fill, at, absent) = one_bucket();
     assert_eq!(found(&db, fill.buckets, absent).unwrap(), None);
     let sound = value(&db, at);
     for bit in (0..sound.len() * 8).step_by(13) {
@@ -133,10 +139,7 @@ fn a_flipped_bit_in_a_bucket_is_damage() {
 
 #[test]
 fn a_bucket_that_is_missing_or_anothers_is_damage() {
-    let db = database();
-    let fill = put(&db, Fill::default(), (0..400).map(|name| row(name, 1)).collect(), 0);
-    let at = place(&print(0), fill.buckets);
-    let absent = (400..).find(|name| place(&print(*name), fill.buckets) == at).unwrap();
+    let (db, fill, at, absent) = one_bucket();
     let other = value(&db, at ^ 1);
     set(&db, at, Some(&other));
     assert_damaged(&db, fill, &[0, absent]);

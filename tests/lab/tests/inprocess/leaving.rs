@@ -24,6 +24,11 @@ fn leader(ledgers: &[Ledger]) -> Option<NodeId> {
     ledgers.iter().find(leads).map(|ledger| NodeId(ledger.status().node_id))
 }
 
+/// Where a node is among all three.
+fn place(id: NodeId) -> usize {
+    usize::try_from(id.get() - 1).unwrap()
+}
+
 /// Who leads, once all know it.
 async fn settled(ledgers: &[Ledger]) -> NodeId {
     eventually("all know the leader", || {
@@ -38,7 +43,7 @@ async fn settled(ledgers: &[Ledger]) -> NodeId {
 async fn a_leader_that_stops_hands_over_first() {
     let mut cluster = slow_cluster().await;
     let former = settled(&cluster.ledgers()).await;
-    let stopping = cluster.take(usize::try_from(former.get() - 1).unwrap());
+    let stopping = cluster.take(place(former));
     let (others, record) = (cluster.ledgers(), Arc::default());
     let load = load(&others, CLIENTS, &record);
     load.progress(2).await;
@@ -63,7 +68,7 @@ async fn leadership_goes_to_whom_the_leader_is_told_without_a_failed_call() {
     for _ in 0..10 {
         load.progress(1).await;
         let next = NodeId(leads.get() % 3 + 1);
-        let of = |id: NodeId| &ledgers[usize::try_from(id.get() - 1).unwrap()];
+        let of = |id: NodeId| &ledgers[place(id)];
         let refused = of(next).move_leader(None, Some(PATIENCE)).await;
         assert_eq!(refused, Err(NotHandedOver::NotLeader(Some(leads))));
         assert_eq!(of(leads).move_leader(Some(next), Some(PATIENCE)).await, Ok(next));
@@ -71,10 +76,10 @@ async fn leadership_goes_to_whom_the_leader_is_told_without_a_failed_call() {
         leads = settled(&ledgers).await;
         assert_eq!(leads, next);
     }
-    let other = ledgers[usize::try_from(leads.get() - 1).unwrap()].move_leader(None, Some(PATIENCE)).await.unwrap();
+    let other = ledgers[place(leads)].move_leader(None, Some(PATIENCE)).await.unwrap();
     assert_ne!(other, leads, "without a name it is another");
     let leads = settled(&ledgers).await;
-    let leader = &ledgers[usize::try_from(leads.get() - 1).unwrap()];
+    let leader = &ledgers[place(leads)];
     assert_eq!(leader.move_leader(Some(NodeId(9)), None).await, Err(NotHandedOver::NoVoter(NodeId(9))));
     let record = load.finish().await;
     assert_eq!(record.failures(), 0, "appends in flight wait for the next leader");
@@ -87,7 +92,7 @@ async fn a_node_that_is_not_there_inherits_nothing() {
     let mut cluster = EmbeddedCluster::start(3).await;
     let leads = settled(&cluster.ledgers()).await;
     let gone = NodeId(leads.get() % 3 + 1);
-    cluster.take(usize::try_from(gone.get() - 1).unwrap()).stop(PATIENCE).await.unwrap();
+    cluster.take(place(gone)).stop(PATIENCE).await.unwrap();
     let leader = cluster.ledgers().into_iter().find(|ledger| ledger.status().node_id == leads.get()).unwrap();
     let mut said = None;
     let until = Instant::now() + PATIENCE;
