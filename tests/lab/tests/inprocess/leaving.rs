@@ -63,8 +63,9 @@ async fn a_leader_that_stops_hands_over_first() {
 async fn leadership_goes_to_whom_the_leader_is_told_without_a_failed_call() {
     let cluster = slow_cluster().await;
     let (ledgers, record) = (cluster.ledgers(), Arc::default());
-    let load = load(&ledgers, CLIENTS, &record);
+    // The first leader is elected by time, which may outlast an append's deadline.
     let mut leads = settled(&ledgers).await;
+    let load = load(&ledgers, CLIENTS, &record);
     for _ in 0..10 {
         load.progress(1).await;
         let next = NodeId(leads.get() % 3 + 1);
