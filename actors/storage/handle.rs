@@ -19,7 +19,10 @@ use super::offload::Offload;
 use super::room::{Room, leaves_from};
 use super::settings::Settings;
 use super::shared::Shared;
-use super::types::{Done, Genesis, HardState, LogEntry, OnApplied, Page, Phase, ReadQuery, Recovered, Status};
+use super::types::{
+    AppliedMark, ContextsPage, ContextsQuery, Done, Genesis, HardState, LogEntry, OnApplied, Page, Phase, ReadQuery,
+    Recovered, Status, StreamEnd, StreamOf, StreamPage, StreamQuery,
+};
 
 /// Long enough to make the index of a large ledger anew; nothing else takes long at start-up.
 const START_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -204,6 +207,38 @@ impl Storage {
         let (shared, context) = (Arc::clone(&self.shared), context.to_owned());
         let work = move || shared.scan_page(&context, query);
         self.shared.turns.run(self.offload(), work).await
+    }
+
+    /// Entries one after another, of a context or of all; on a thread of its own and in its turn, as [`Storage::scan`].
+    ///
+    /// # Errors
+    /// As [`Storage::log_entries`].
+    pub async fn stream(&self, query: StreamQuery) -> Result<StreamPage, Error> {
+        let shared = Arc::clone(&self.shared);
+        self.shared.turns.run(self.offload(), move || shared.stream_page(&query)).await
+    }
+
+    /// Where a stream ends at the moment.
+    ///
+    /// # Errors
+    /// As [`Storage::log_entries`].
+    pub fn stream_end(&self, of: &StreamOf) -> Result<StreamEnd, Error> {
+        self.shared.stream_end(of)
+    }
+
+    /// Contexts by name; on a thread of its own and in its turn, as [`Storage::scan`].
+    ///
+    /// # Errors
+    /// As [`Storage::log_entries`].
+    pub async fn contexts(&self, query: ContextsQuery) -> Result<ContextsPage, Error> {
+        let shared = Arc::clone(&self.shared);
+        self.shared.turns.run(self.offload(), move || shared.contexts_page(&query)).await
+    }
+
+    /// How far the state machine is.
+    #[must_use]
+    pub fn applied(&self) -> AppliedMark {
+        self.shared.memory.overlay().applied
     }
 
     /// Where work goes that would hold up other tasks.

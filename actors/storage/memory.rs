@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use converge_ledger_core::State;
 
 use super::database::kept::KeptEntries;
-use super::database::overlay::{AppliedMark, Generation, Overlay};
+use super::database::overlay::{Generation, Overlay};
 use super::incarnation::Queue;
-use super::types::{Genesis, HardState, LogEntry};
+use super::types::{AppliedMark, Genesis, HardState, LogEntry};
 
 /// The state machine, and what the database does not have yet.
 #[derive(Default)]

@@ -56,7 +56,7 @@
 //! | `database/` | tables of redb, what is written to them and read from them |
 //! | `fence`, `incarnation`, `memory` | what forbids writing; the threads of one life; what is locked, in which order |
 //! | `shared` | all of that together, for as long as the handle lives |
-//! | `apply`, `read`, `page`, `recover` | what is done with it |
+//! | `apply`, `read`, `page`, `stream`, `contexts`, `recover` | what is done with it |
 //! | `writer`, `committer` | the threads: journal, database |
 //! | `actor`, `handle`, `inspect` | who starts them, who asks them, who looks without them |
 //!
@@ -72,6 +72,7 @@
 mod actor;
 mod apply;
 mod committer;
+mod contexts;
 mod database;
 mod disk;
 mod error;
@@ -97,6 +98,7 @@ mod rowed;
 pub(crate) mod segments;
 mod settings;
 mod shared;
+mod stream;
 mod types;
 mod writer;
 
@@ -114,5 +116,6 @@ pub use room::Room;
 pub use segments::pieces::{SegmentPiece, segment_pieces};
 pub use settings::{Random, Settings};
 pub use types::{
-    AppliedBatch, Done, EntryKind, Genesis, HardState, LogEntry, OnApplied, Page, Phase, ReadQuery, Recovered, Status,
+    AppliedBatch, AppliedMark, ContextsPage, ContextsQuery, Direction, Done, EntryKind, Genesis, HardState, LogEntry,
+    OnApplied, Ordinal, Page, Phase, ReadQuery, Recovered, Status, StreamEnd, StreamOf, StreamPage, StreamQuery,
 };

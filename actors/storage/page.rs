@@ -13,16 +13,16 @@ use super::database::tables::{EntryRun, INDEX, block_from, run_covers};
 use super::database::trouble::Trouble;
 use super::rowed::RowedEntry;
 use super::segments::reader::SegmentReader;
-use super::types::{Page, ReadQuery};
+use super::types::{AppliedMark, Page, ReadQuery};
 
 /// What an entry weighs besides its texts and bytes.
-const ENTRY_BYTES_MIN: usize = 64;
+pub(crate) const ENTRY_BYTES_MIN: usize = 64;
 
 /// What the overlay knew of a context at the start of a read.
 #[derive(Debug, Default)]
 pub(crate) struct Near {
     /// What was applied at that moment.
-    applied: LogIndex,
+    applied: AppliedMark,
     head: Option<Head>,
     /// By first sequence.
     runs: BTreeMap<u64, Arc<EntryRun>>,
@@ -40,7 +40,7 @@ impl Near {
             (limit, None) => limit,
         };
         let flushing = overlay.flushing.as_deref();
-        let mut near = Near { applied: overlay.applied.index, ..Near::default() };
+        let mut near = Near { applied: overlay.applied, ..Near::default() };
         near.head = overlay.head(context);
         let Some(head) = near.head else {
             return near;
@@ -77,7 +77,8 @@ impl Near {
         scan_bytes_max: usize,
     ) -> Result<Page, Trouble> {
         let Some(head) = self.head.map_or_else(|| db_head(txn, context), |head| Ok(Some(head)))? else {
-            return Ok(Page { applied: self.applied, ..Page::default() });
+            let AppliedMark { index, position, .. } = self.applied;
+            return Ok(Page { applied: index, position, ..Page::default() });
         };
         let after = query.after;
         let next_after = after.min(head.latest).max(after);
@@ -88,7 +89,13 @@ impl Near {
             near: self,
             query,
             scan_bytes_max,
-            page: Page { latest: head.latest, next_after, applied: self.applied, ..Page::default() },
+            page: Page {
+                latest: head.latest,
+                next_after,
+                applied: self.applied.index,
+                position: self.applied.position,
+                ..Page::default()
+            },
             rows: RowReader::new(LogReader::new(txn, segments), &self.tail),
             bytes: 0,
             scanned: 0,

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use converge_ledger_core::{Head, LogIndex, Term};
 use redb::ReadTransaction;
 
+use super::contexts::NearContexts;
 use super::database::kept::{KeptEntries, UNAPPLIED_TIMES};
 use super::database::log::LogReader;
 use super::database::rows::db_head;
@@ -17,7 +18,10 @@ use super::error::{Cause, Error};
 use super::page::Near;
 use super::rowed::RowedEntry;
 use super::shared::Shared;
-use super::types::{LogEntry, Page, ReadQuery};
+use super::stream::{NearStream, near_end};
+use super::types::{
+    ContextsPage, ContextsQuery, LogEntry, Ordinal, Page, ReadQuery, StreamEnd, StreamOf, StreamPage, StreamQuery,
+};
 
 /// Entries without content that are looked through for the last one with content: elections without an append between them.
 const END_MAX: usize = 64;
@@ -180,9 +184,37 @@ impl Shared {
             query.after = page.next_after;
             let next = self.read_page(context, &query)?;
             // Storage may have restarted between the two, and have to apply again what the first one showed.
-            page = Page { latest: page.latest, applied: page.applied.min(next.applied), ..next };
+            let (applied, position) = (page.applied.min(next.applied), page.position.min(next.position));
+            page = Page { latest: page.latest, applied, position, ..next };
         }
         Ok(page)
+    }
+
+    /// See [`super::Storage::stream`].
+    pub(crate) fn stream_page(&self, query: &StreamQuery) -> Result<StreamPage, Error> {
+        self.readable()?;
+        let near = NearStream::of(&self.memory.overlay(), query);
+        let read = |txn: &ReadTransaction| near.page(txn, &self.segments, query, self.settings.scan_bytes_max);
+        self.db.read(read).map_err(|t| self.trouble(t))
+    }
+
+    /// See [`super::Storage::stream_end`].
+    pub(crate) fn stream_end(&self, of: &StreamOf) -> Result<StreamEnd, Error> {
+        self.readable()?;
+        let (applied, last) = near_end(&self.memory.overlay(), of);
+        let last = match (last, of) {
+            (Some(last), _) => last,
+            (None, StreamOf::Context(context)) => Ordinal(self.read_head(context)?.map_or(0, |head| head.latest.get())),
+            (None, StreamOf::All) => Ordinal(applied.position.get()),
+        };
+        Ok(StreamEnd { last, applied })
+    }
+
+    /// See [`super::Storage::contexts`].
+    pub(crate) fn contexts_page(&self, query: &ContextsQuery) -> Result<ContextsPage, Error> {
+        self.readable()?;
+        let near = NearContexts::of(&self.memory.overlay(), query);
+        self.db.read(|txn| near.page(txn, query)).map_err(|t| self.trouble(t))
     }
 
     pub(crate) fn read_page(&self, context: &str, query: &ReadQuery) -> Result<Page, Error> {

@@ -15,7 +15,7 @@ use redb::Database;
 
 use super::database::commit::{WriteSet, commit};
 use super::database::open::{self, closed};
-use super::database::overlay::{AppliedMark, Overlay};
+use super::database::overlay::Overlay;
 use super::database::settle::Settled;
 use super::database::stored;
 use super::database::trouble::db_failure;
@@ -30,7 +30,7 @@ use super::layout::{self, Directory, Make};
 use super::segments::{self, writer::SegmentWriter};
 use super::settings::Settings;
 use super::shared::Shared;
-use super::types::Genesis;
+use super::types::{AppliedMark, Genesis};
 
 const FIRST_SLOT: u64 = 1;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use converge_ledger_core::{
-    Boot, ClusterId, Entry, LogIndex, Lsn, NodeId, Outcome, Position, Sequence, State, StoreId, Term,
+    Boot, ClusterId, Entry, Head, LogIndex, Lsn, NodeId, Outcome, Position, Sequence, State, StoreId, Term,
 };
 use serde::{Deserialize, Serialize};
 
@@ -142,6 +142,122 @@ pub struct Page {
     pub truncated: bool,
     /// The page shows everything up to this log entry.
     pub applied: LogIndex,
+    /// And so everything up to this position.
+    pub position: Position,
+}
+
+/// How far the state machine is, for readers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppliedMark {
+    /// The last log entry applied.
+    pub index: LogIndex,
+    /// How many entries the ledger has after it.
+    pub position: Position,
+    /// Digest of the state after it.
+    pub digest: [u8; 32],
+}
+
+/// What entries are read of, one after another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamOf {
+    /// One context, by sequence.
+    Context(String),
+    /// All contexts, by position.
+    All,
+}
+
+/// The sequence of an entry in its context, or its position in the ledger: as [`StreamOf`] says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ordinal(pub u64);
+
+/// Which way entries are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// From the oldest on.
+    #[default]
+    Forwards,
+    /// From the newest back.
+    Backwards,
+}
+
+impl Direction {
+    /// The place after this one; none where nothing can be.
+    #[must_use]
+    pub fn next(self, at: Ordinal) -> Option<Ordinal> {
+        let next = match self {
+            Direction::Forwards => at.0.checked_add(1),
+            Direction::Backwards => at.0.checked_sub(1).filter(|at| *at > 0),
+        };
+        next.map(Ordinal)
+    }
+
+    /// Whether who reads this way meets `at` after `other`.
+    #[must_use]
+    pub fn is_after(self, at: Ordinal, other: Ordinal) -> bool {
+        match self {
+            Direction::Forwards => at > other,
+            Direction::Backwards => at < other,
+        }
+    }
+}
+
+/// Which entries to read, one after another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamQuery {
+    /// Of one context, or of all.
+    pub of: StreamOf,
+    /// Which way.
+    pub direction: Direction,
+    /// The first one to look at. What is behind the end is passed over backwards; forwards there is nothing there.
+    pub from: Ordinal,
+    /// At most so many; 0 for no such bound.
+    pub limit: usize,
+    /// Only entries with this key.
+    pub key: Option<String>,
+    /// At most so many bytes of entries, but always at least one entry.
+    pub max_bytes: usize,
+}
+
+/// Where what is read ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamEnd {
+    /// The last entry that there is; 0 where there is none.
+    pub last: Ordinal,
+    /// It is the last one of all that was applied up to there.
+    pub applied: AppliedMark,
+}
+
+/// Entries one after another, in the direction that was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StreamPage {
+    /// The entries that matched.
+    pub entries: Vec<Entry>,
+    /// Where to go on; none where nothing is left.
+    pub next: Option<Ordinal>,
+    /// What the page knew of.
+    pub end: StreamEnd,
+}
+
+/// Which contexts to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContextsQuery {
+    /// Only names that begin so.
+    pub prefix: String,
+    /// Only names behind this one.
+    pub after: String,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Contexts in the order of their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContextsPage {
+    /// Each with its end.
+    pub contexts: Vec<(String, Head)>,
+    /// There are more.
+    pub truncated: bool,
+    /// The page shows everything up to there.
+    pub applied: AppliedMark,
 }
 
 /// Where storage is in its life; see the state diagram of the module.

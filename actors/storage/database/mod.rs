@@ -12,6 +12,7 @@ pub(crate) mod log;
 pub(crate) mod names;
 pub(crate) mod open;
 pub(crate) mod overlay;
+pub(crate) mod places;
 pub(crate) mod rows;
 pub(crate) mod settle;
 pub(crate) mod stored;

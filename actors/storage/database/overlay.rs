@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use converge_ledger_core::{ContextNo, Head, KeyRow, LogIndex, Position, Term};
+use converge_ledger_core::{ContextNo, Head, KeyRow, LogIndex, Term};
 
 use super::kept::KeptEntries;
 use super::tables::{EntryRun, Spans};
 use crate::storage::rowed::RowedEntry;
-use crate::storage::types::{Genesis, HardState, LogEntry};
+use crate::storage::types::{AppliedMark, Genesis, HardState, LogEntry};
 
 /// Rough cost of a row in memory besides its text.
 const ROW_BYTES: usize = 96;
@@ -26,6 +26,8 @@ pub(crate) struct Generation {
     pub(crate) keys: BTreeMap<u64, BTreeMap<String, KeyRow>>,
     /// By context and first sequence.
     pub(crate) runs: BTreeMap<(u64, u64), Arc<EntryRun>>,
+    /// The same, as keys of `runs`, by the position of their first entry.
+    pub(crate) by_position: BTreeMap<u64, (u64, u64)>,
     pub(crate) positions: BTreeMap<u64, Spans>,
     pub(crate) bytes: usize,
 }
@@ -48,6 +50,7 @@ impl Generation {
 
     pub(crate) fn put_run(&mut self, context: u64, first: u64, run: EntryRun) {
         self.bytes += ROW_BYTES + run.weight();
+        self.by_position.insert(run.position.get(), (context, first));
         self.runs.insert((context, first), Arc::new(run));
     }
 
@@ -55,14 +58,6 @@ impl Generation {
         self.bytes += ROW_BYTES + spans.0.len() * 16;
         self.positions.insert(first, spans);
     }
-}
-
-/// How far the state machine is, for readers.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct AppliedMark {
-    pub(crate) index: LogIndex,
-    pub(crate) position: Position,
-    pub(crate) digest: [u8; 32],
 }
 
 /// The shared memory of one incarnation of storage.

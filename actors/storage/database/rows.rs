@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use converge_ledger_core::planted::{self, Bug};
-use converge_ledger_core::{Entry, Head, LogIndex, Position, Sequence, Stage, row_chunk, row_entry};
+use converge_ledger_core::{
+    Command, Entry, Head, LogIndex, Position, Sequence, Stage, decode_row, row_chunk, row_entry,
+};
 use redb::ReadTransaction;
 
 use super::log::{LogReader, cut_out, rowed};
@@ -31,6 +33,17 @@ impl<'a> RowReader<'a> {
             return rowed(found, row).map(|bytes| cut_out(bytes, found.entry.data.len()));
         }
         self.log.row(index, row)
+    }
+
+    /// The context of the entries in a row.
+    pub(crate) fn context_of(&mut self, index: LogIndex, row: u32) -> Result<String, Trouble> {
+        let bytes = self.row(index, row)?;
+        match decode_row(row, &bytes) {
+            Ok(Command::Append(append)) => Ok(append.entry.context_id),
+            Ok(Command::Stage(stage)) => Ok(stage.context_id),
+            Ok(Command::Load(_)) => Err(Trouble::DataLoss(format!("log row {index}/{row} has no entries"))),
+            Err(error) => Err(Trouble::DataLoss(format!("log row {index}/{row}: {error}"))),
+        }
     }
 
     /// The entry with this sequence out of a run that starts at `first` and covers it.

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::support::{Dice, Leader, RunningStorage, keys, small, write};
 use bytes::Bytes;
-use converge_actors::storage::{EntryKind, Error, Genesis, HardState, LogEntry, Phase, ReadQuery, Settings};
+use converge_actors::storage::{
+    AppliedMark, EntryKind, Error, Genesis, HardState, LogEntry, Phase, ReadQuery, Settings,
+};
 use converge_ledger_core::{Batch, Boot, ClusterId, KEY_WINDOW_DEFAULT, LogIndex, NodeId, Sequence, StoreId, Term};
 
 fn plain(index: u64, term: u64) -> LogEntry {
@@ -237,9 +239,9 @@ async fn contexts_read_the_same_from_memory_and_from_the_database() {
         }
     }
     // A page says up to which log entry it shows all there is, also when that is nothing.
-    let applied = node.storage.status().applied;
+    let AppliedMark { index: applied, position, .. } = node.storage.applied();
     assert_ne!(applied, LogIndex(0));
-    let nothing = converge_actors::storage::Page { applied, ..Default::default() };
+    let nothing = converge_actors::storage::Page { applied, position, ..Default::default() };
     assert_eq!(node.all("unknown").unwrap(), nothing);
     assert_eq!(node.storage.head("unknown").unwrap(), None);
     node.stop().await;

@@ -10,5 +10,6 @@ mod lacks;
 mod newer;
 mod read_errors;
 mod segments;
+mod streams;
 mod support;
 mod tail;

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use converge_actors::storage::{EntryKind, Genesis, HardState, LogEntry, Offload, Phase, Settings, inspect};
+use converge_actors::storage::{
+    Direction, EntryKind, Genesis, HardState, LogEntry, Offload, Ordinal, Phase, Settings, StreamOf, StreamQuery,
+    inspect,
+};
 use converge_lab::disk::{Faults, Moment, SimDisk};
 use converge_ledger_core::chance::Dice;
 use converge_ledger_core::{Boot, Entry, LogIndex, NodeId, StoreId, Term};
@@ -196,6 +199,7 @@ impl Life {
         assert!((least..=most).contains(&commit), "commit {commit} is not in {least}..={most}");
         assert_eq!((recovered.applied, recovered.last_index), (state.commit, LogIndex(log.len() as u64)));
         self.check_ledger(node, commit);
+        self.check_positions(node, commit).await;
         self.check_names(&recovered, op);
         Found {
             at,
@@ -220,6 +224,24 @@ impl Life {
             assert_eq!(page.latest.get(), latest, "latest of {context}");
             assert!(page.entries[..] == entries[..latest as usize], "entries of {context}");
         }
+    }
+
+    /// The ledger by position is what the contexts hold.
+    async fn check_positions(&self, node: &RunningStorage, commit: u64) {
+        let latest = self.history.mark(commit).latest;
+        let kept = |context| latest.get(context).map_or(0, |latest| *latest as usize);
+        let all = self.contexts.iter().flat_map(|(context, entries)| &entries[..kept(context)]);
+        let all: BTreeMap<_, &Entry> = all.map(|entry| (entry.position, entry)).collect();
+        let mut read = Vec::new();
+        let (of, direction, max_bytes) = (StreamOf::All, Direction::Forwards, usize::MAX);
+        let mut query = StreamQuery { of, direction, from: Ordinal(1), limit: 0, key: None, max_bytes };
+        loop {
+            let page = node.storage.stream(query.clone()).await.expect("the ledger is readable");
+            read.extend(page.entries);
+            let Some(next) = page.next else { break };
+            query.from = next;
+        }
+        assert!(read.iter().eq(all.into_values()), "entries by position at log entry {commit}");
     }
 
     /// Genesis, store id and boot number are those that were told, and a boot number is new.
