@@ -11,12 +11,12 @@ use std::time::Duration;
 use converge_actors::distribution::Distribution;
 use converge_actors::entry::{self, Admission, Attempt, Done, Entries};
 use converge_actors::replication::{NotHandedOver, ReadError, Replication};
-use converge_actors::storage::{self, Random, Storage};
-use converge_actors::watch::Watches;
+use converge_actors::storage::{self, Ordinal, Random, Storage};
+use converge_actors::watch::{Followed, Watches};
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{
     Append, AttemptId, ClusterId, Command, Entry, EntryId, LimitError, Limits, LogIndex, NewEntry, NodeId, Outcome,
-    Refusal,
+    Position, Refusal,
 };
 use converge_supervisors::{Tree, TreeSnapshot};
 use tokio::sync::watch;
@@ -146,8 +146,7 @@ impl Ledger {
                 return Err(Error::ResponseTooLarge { limit: bytes_max });
             }
         }
-        let term = self.inner.replication.view().borrow().term;
-        Ok(Page { entries, latest: pages.latest(), term })
+        Ok(Page { entries, latest: pages.latest(), term: self.term(), position: pages.position() })
     }
 
     /// Follows a context: what exists behind `from`, then what comes, each entry once, in order, on every node.
@@ -155,8 +154,17 @@ impl Ledger {
     pub fn watch(&self, context: &str, options: WatchOptions) -> Watch {
         let Inner { watches, storage, stopped, .. } = &*self.inner;
         let key = options.key.filter(|key| !key.is_empty());
-        let follow = watches.follow(storage.clone(), context.to_owned(), options.from, key);
+        let followed = Followed::Context(context.to_owned(), key);
+        let follow = watches.follow(storage.clone(), followed, Ordinal(options.from.get()));
         Watch::new(follow, stopped.subscribe())
+    }
+
+    /// Follows the whole ledger: the entries of all contexts behind `from` in the order of their positions, then what comes, each
+    /// once, on every node. Who comes back with the last position that it got misses nothing.
+    #[must_use]
+    pub fn watch_all(&self, from: Position) -> Watch {
+        let Inner { watches, storage, stopped, .. } = &*self.inner;
+        Watch::new(watches.follow(storage.clone(), Followed::All, Ordinal(from.get())), stopped.subscribe())
     }
 
     /// Copies a whole context into one self-contained blob.

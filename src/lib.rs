@@ -16,6 +16,7 @@ mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod heads;
 mod ledger;
 mod many;
 mod node;
@@ -24,19 +25,24 @@ mod reached;
 mod snapshots;
 mod sockets;
 mod status;
+mod stream;
 mod types;
 mod verdict;
 mod watch;
 
 pub use config::{Config, ConfigError};
 pub use converge_actors::replication::NotHandedOver;
-pub use converge_actors::storage::Outdated;
-pub use converge_ledger_core::{Entry, EntryId, NewEntry, NodeId, Position, Sequence, Term};
+pub use converge_actors::storage::{Direction, Outdated};
+pub use converge_ledger_core::{
+    ClusterId, Entry, EntryId, Lamport, LogIndex, NewEntry, NodeId, Position, Sequence, Term,
+};
 pub use converge_supervisors::{self as supervisors, Escalated, StopError};
 pub use error::{Error, Rejection, Unknown, Written};
+pub use heads::{CONTEXTS_DEFAULT, CONTEXTS_MAX, ContextHead, Contexts, LedgerHead, ReadAt};
 pub use ledger::{DEADLINE_DEFAULT, Ledger, Validator};
 pub use many::{ManyEntry, ManyFailed, Placed};
 pub use node::{Builder, Node, StartError};
 pub use status::{PeerStatus, Status};
+pub use stream::{Stream, StreamFrom, StreamOptions};
 pub use types::{AppendOptions, Appended, Consistency, Loaded, Page, ReadOptions, Snapshot, WatchOptions};
 pub use watch::Watch;

@@ -1,11 +1,11 @@
 //! A context read step by step, so that whoever wants only to pass its entries on holds few of them.
 
 use converge_actors::storage::{self, ReadQuery};
-use converge_ledger_core::{Entry, LogIndex, Sequence};
+use converge_ledger_core::{Entry, LogIndex, Position, Sequence};
 use tokio::time::Instant;
 
 use crate::ledger::{deadline, limit};
-use crate::types::{Consistency, ReadOptions};
+use crate::types::ReadOptions;
 use crate::{Error, Ledger};
 
 /// What a context held when the first step was read.
@@ -20,8 +20,9 @@ pub(crate) struct Pages<'a> {
     /// The first step.
     #[cfg(feature = "grpc")]
     first: ReadQuery,
-    /// Of the first step.
+    /// Of the first step, and the position up to which it showed all.
     latest: Option<Sequence>,
+    position: Position,
     over: bool,
 }
 
@@ -30,10 +31,7 @@ impl Ledger {
     pub(crate) async fn pages<'a>(&'a self, context: &'a str, options: ReadOptions) -> Result<Pages<'a>, Error> {
         self.inner.limits.check_context_id(context).map_err(limit)?;
         let deadline = deadline(options.deadline);
-        let confirmed = match options.consistency {
-            Consistency::Stale => LogIndex(0),
-            Consistency::Linearizable | Consistency::Lease => self.confirm(deadline).await?,
-        };
+        let confirmed = self.may_read(options.consistency, options.min_position, deadline).await?;
         let query = ReadQuery {
             after: options.after,
             limit: options.limit as usize,
@@ -49,6 +47,7 @@ impl Ledger {
             first: query.clone(),
             query,
             latest: None,
+            position: Position(0),
             over: false,
         })
     }
@@ -93,6 +92,9 @@ impl Pages<'_> {
             }
         };
         // What comes in while this reads belongs to the next call.
+        if self.latest.is_none() {
+            self.position = page.position;
+        }
         let latest = *self.latest.get_or_insert(page.latest);
         page.entries.retain(|entry| entry.sequence <= latest);
         let full = self.query.limit != 0 && page.entries.len() >= self.query.limit;
@@ -110,6 +112,11 @@ impl Pages<'_> {
             return Ok(storage.read(context, query.clone()));
         }
         tokio::time::timeout_at(*deadline, storage.scan(context, query.clone())).await.map_err(|_| Error::ReadTimeout)
+    }
+
+    /// The position up to which the first step showed all.
+    pub(crate) fn position(&self) -> Position {
+        self.position
     }
 
     /// The context's latest sequence when the first step was read.

@@ -173,7 +173,7 @@ pub(crate) fn status(node: &Inner) -> Status {
         last_position: storage.last_position.get(),
         level: storage.level,
         key_window: storage.key_window.unwrap_or(0),
-        digest: storage.digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        digest: hex(&storage.digest),
         phase: named(&storage.phase).to_owned(),
         journal_bytes: storage.journal_bytes,
         segment_bytes: storage.segment_bytes,
@@ -181,4 +181,8 @@ pub(crate) fn status(node: &Inner) -> Status {
         peers: peers.collect(),
         alarms,
     }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use converge_ledger_core::{Entry, Sequence, Term};
+use converge_ledger_core::{Entry, Position, Sequence, Term};
 
 /// Options of an append.
 #[derive(Default, Clone, Debug)]
@@ -50,6 +50,9 @@ pub struct ReadOptions {
     pub key: Option<String>,
     /// What the read promises.
     pub consistency: Consistency,
+    /// Only when this node has applied the entry at this position: it waits for that, and asks nobody. With
+    /// [`Consistency::Stale`], who appended on another node reads there what it wrote, also without a majority.
+    pub min_position: Position,
     /// 10 s where none is given.
     pub deadline: Option<Duration>,
 }
@@ -63,6 +66,8 @@ pub struct Page {
     pub latest: Sequence,
     /// The node's term.
     pub term: Term,
+    /// The position up to which all entries of the context are in it.
+    pub position: Position,
 }
 
 /// Options of a watch.

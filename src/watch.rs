@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
+#[cfg(feature = "grpc")]
+use converge_actors::storage::Ordinal;
 use converge_actors::watch::{Follow, Room, Taken, Unbounded};
 use converge_ledger_core::Entry;
-#[cfg(feature = "grpc")]
-use converge_ledger_core::Sequence;
 use tokio::sync::watch;
 
 use crate::Error;
@@ -73,7 +73,7 @@ impl Watch {
     }
 
     /// Goes on behind this entry, which was given before.
-    pub(crate) fn rewind(&mut self, last: Sequence) {
+    pub(crate) fn rewind(&mut self, last: Ordinal) {
         self.page.clear();
         if let Some(follow) = &mut self.follow {
             follow.rewind(last);

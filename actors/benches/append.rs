@@ -6,8 +6,8 @@ mod running;
 
 use std::time::{Duration, Instant};
 
-use converge_actors::watch::{Bounds, Unbounded, Watches};
-use converge_ledger_core::Sequence;
+use converge_actors::storage::Ordinal;
+use converge_actors::watch::{Bounds, Followed, Unbounded, Watches};
 use converge_supervisors::{Intensity, Strategy, SupervisorSpec, Tree};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use running::RunningStorage;
@@ -55,7 +55,7 @@ fn watches(criterion: &mut Criterion) {
     let tree = runtime.block_on(Tree::start("watches", spec)).unwrap();
     let (sender, mut received) = mpsc::channel(WATCHES);
     for _ in 0..WATCHES {
-        let mut follow = watches.follow(node.storage.clone(), "ctx-0".to_owned(), Sequence(0), None);
+        let mut follow = watches.follow(node.storage.clone(), Followed::Context("ctx-0".to_owned(), None), Ordinal(0));
         let sender = sender.clone();
         runtime.spawn(async move {
             while let Ok((page, ())) = follow.page(&Unbounded).await {

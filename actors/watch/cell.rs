@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use converge_ledger_core::Sequence;
 use tokio::sync::Notify;
 
-/// One for all who watch the context. It is small, and a subscriber that waits has no more than a place in its line.
+use super::follow::Followed;
+
+/// One for all who watch the same. It is small, and a subscriber that waits has no more than a place in its line.
 #[derive(Debug, Default)]
 pub(super) struct Cell {
     latest: AtomicU64,
@@ -54,6 +56,8 @@ impl Cell {
 #[derive(Debug)]
 pub(super) struct Cells {
     inner: Mutex<Inner>,
+    /// Of those who watch all contexts.
+    all: Arc<Cell>,
     prune_from: usize,
     /// Which incarnation of the actor moves them; 0 while there is none.
     tended: AtomicU64,
@@ -69,15 +73,22 @@ struct Inner {
 impl Cells {
     pub(super) fn new(prune_from: usize) -> Cells {
         let inner = Inner { cells: BTreeMap::new(), prune_at: prune_from, incarnations: 0 };
-        Cells { inner: Mutex::new(inner), prune_from, tended: AtomicU64::new(0) }
+        Cells { inner: Mutex::new(inner), all: Arc::default(), prune_from, tended: AtomicU64::new(0) }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The cell of a context, for one who watches it.
-    pub(super) fn of(&self, context: &str) -> Arc<Cell> {
+    /// The cell for one who watches this.
+    pub(super) fn of(&self, followed: &Followed) -> Arc<Cell> {
+        match followed {
+            Followed::Context(context, _) => self.of_context(context),
+            Followed::All => Arc::clone(&self.all),
+        }
+    }
+
+    fn of_context(&self, context: &str) -> Arc<Cell> {
         let mut inner = self.inner();
         if let Some(cell) = inner.cells.get(context) {
             return Arc::clone(cell);
@@ -105,12 +116,14 @@ impl Cells {
         }
         // Without the lock: what is woken may want it.
         told.into_iter().for_each(|(cell, latest)| cell.tell(latest));
+        self.all.wake();
     }
 
     /// Whoever waits is to look.
     pub(super) fn wake_all(&self) {
         let all: Vec<_> = self.inner().cells.values().map(Arc::clone).collect();
         all.into_iter().for_each(|cell| cell.wake());
+        self.all.wake();
     }
 
     /// Which incarnation of the actor moves the cells; 0 while there is none. Looked at after a cell's moves, a 0 is not missed.
@@ -151,22 +164,23 @@ mod tests {
     #[test]
     fn cells_that_nobody_watches_go_and_the_others_are_told() {
         let cells = Cells::new(3);
-        let kept = cells.of("kept");
+        let kept = cells.of_context("kept");
         for context in ["a", "b", "c"] {
-            drop(cells.of(context));
+            drop(cells.of_context(context));
         }
         assert_eq!(names(&cells), ["c", "kept"], "there were as many as are looked through");
-        assert!(Arc::ptr_eq(&kept, &cells.of("kept")), "who watches the same context waits at the same cell");
+        assert!(Arc::ptr_eq(&kept, &cells.of_context("kept")), "who watches the same context waits at the same cell");
         let heads = ["c", "kept", "other"].map(|context| (context.to_owned(), Sequence(7)));
         cells.tell(&heads);
         assert_eq!(names(&cells), ["kept"]);
         assert_eq!((kept.latest(), kept.moves()), (Sequence(7), 1));
+        assert_eq!(cells.of(&Followed::All).moves(), 1, "who watches all is told of each");
     }
 
     #[tokio::test]
     async fn a_move_after_the_look_is_not_missed() {
         let cells = Cells::new(1);
-        let cell = cells.of("context");
+        let cell = cells.of_context("context");
         let seen = cell.moves();
         cells.take_over();
         cell.wait(seen).await;

@@ -8,7 +8,16 @@ use converge_ledger_core::{Entry, Sequence};
 
 use super::cell::Cell;
 use super::{Bounds, Watches};
-use crate::storage::{self, ReadQuery, Storage};
+use crate::storage::{self, Direction, Ordinal, ReadQuery, Storage, StreamOf, StreamQuery};
+
+/// What is followed.
+#[derive(Clone, Debug)]
+pub enum Followed {
+    /// One context, by sequence; its entries with this key, where one is given.
+    Context(String, Option<String>),
+    /// All contexts, by position.
+    All,
+}
 
 /// Room for a page, taken before the page is read and held by whoever got it.
 pub trait Room {
@@ -38,9 +47,9 @@ pub type Taken<R> = (VecDeque<Entry>, <R as Room>::Held);
 pub struct Follow {
     watches: Watches,
     storage: Storage,
-    context: String,
-    key: Option<String>,
-    cursor: Sequence,
+    followed: Followed,
+    /// The last one that was looked at.
+    cursor: Ordinal,
     cell: Option<Arc<Cell>>,
     /// The moves of the cell before the last look.
     seen: u64,
@@ -49,14 +58,8 @@ pub struct Follow {
 }
 
 impl Follow {
-    pub(super) fn new(
-        watches: Watches,
-        storage: Storage,
-        context: String,
-        cursor: Sequence,
-        key: Option<String>,
-    ) -> Follow {
-        Follow { watches, storage, context, key, cursor, cell: None, seen: 0, tended: 0 }
+    pub(super) fn new(watches: Watches, storage: Storage, followed: Followed, cursor: Ordinal) -> Follow {
+        Follow { watches, storage, followed, cursor, cell: None, seen: 0, tended: 0 }
     }
 
     /// The next entries; waits until there are some, without room.
@@ -72,7 +75,7 @@ impl Follow {
         }
     }
 
-    /// The next entries; none where the context has nothing behind the cursor.
+    /// The next entries; none where there is nothing behind the cursor.
     ///
     /// # Errors
     /// When storage is fenced, outdated, or found corruption; what was applied before is given first, and the
@@ -102,7 +105,7 @@ impl Follow {
         }
     }
 
-    /// Waits until the context may have grown since the last look, or there may be something else to say of it. After a look
+    /// Waits until there may be more to read since the last look, or something else to say. After a look
     /// that found nothing, and no other: what one left to read moves no cell.
     pub async fn idle(&self) {
         if let Some(cell) = &self.cell {
@@ -111,38 +114,51 @@ impl Follow {
     }
 
     /// Goes on behind this entry, which was given before.
-    pub fn rewind(&mut self, last: Sequence) {
+    pub fn rewind(&mut self, last: Ordinal) {
         self.cursor = last;
     }
 
     /// How often the cell was moved, and whether somebody moves it.
     fn look_at_cell(&mut self) -> bool {
-        let cell = self.cell.get_or_insert_with(|| self.watches.cells().of(&self.context));
+        let cell = self.cell.get_or_insert_with(|| self.watches.cells().of(&self.followed));
         self.seen = cell.moves();
         let tended = self.watches.cells().tended();
         if tended != self.tended {
             self.tended = tended;
             if planted::is(Bug::WatchSkips) {
-                self.cursor = self.cursor.max(cell.latest());
+                self.cursor = self.cursor.max(Ordinal(cell.latest().get()));
             }
             if planted::is(Bug::WatchRepeats) {
-                self.cursor = Sequence(self.cursor.get().saturating_sub(1));
+                self.cursor = Ordinal(self.cursor.0.saturating_sub(1));
             }
         }
         tended > 0
     }
 
-    /// Reads a page, and says whether the cursor moved: not where the context has nothing behind it.
+    /// Reads a page, and says whether the cursor moved: not where there is nothing behind it.
     async fn read(&mut self) -> Result<(bool, VecDeque<Entry>), storage::Error> {
         let &Bounds { page_bytes_max: max_bytes, page_entries_max: limit, .. } = self.watches.bounds();
-        let query = ReadQuery { after: self.cursor, limit, key: self.key.clone(), max_bytes };
-        let page = match query.key {
-            // It may match little, and look at much.
-            Some(_) => self.storage.scan(&self.context, query).await?,
-            None => self.storage.read(&self.context, query)?,
+        let (entries, last) = match &self.followed {
+            Followed::Context(context, key) => {
+                let query = ReadQuery { after: Sequence(self.cursor.0), limit, key: key.clone(), max_bytes };
+                let page = match key {
+                    // It may match little, and look at much.
+                    Some(_) => self.storage.scan(context, query).await?,
+                    None => self.storage.read(context, query)?,
+                };
+                (page.entries, Ordinal(page.next_after.get()))
+            }
+            Followed::All => {
+                let direction = Direction::Forwards;
+                let from = direction.next(self.cursor).unwrap_or(self.cursor);
+                let query = StreamQuery { of: StreamOf::All, direction, from, limit, key: None, max_bytes };
+                let page = self.storage.stream(query).await?;
+                let last = page.entries.last().map_or(self.cursor, |entry| Ordinal(entry.position.get()));
+                (page.entries, last)
+            }
         };
-        let moved = page.next_after > self.cursor;
-        self.cursor = self.cursor.max(page.next_after);
-        Ok((moved, page.entries.into()))
+        let moved = last > self.cursor;
+        self.cursor = self.cursor.max(last);
+        Ok((moved, entries.into()))
     }
 }

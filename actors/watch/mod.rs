@@ -1,6 +1,6 @@
-//! Tells subscribers that a context grew; what it grew by they read from storage.
+//! Tells subscribers that a context grew, or the ledger; what it grew by they read from storage.
 //!
-//! Moves one cell per watched context, and has nothing per subscriber: a cell says only that it has moved, so that a slow
+//! Moves one cell per watched context, and one for those who watch all, and has nothing per subscriber: a cell says only that it has moved, so that a slow
 //! subscriber costs no memory and simply reads further behind. Does not read entries and does not remember positions;
 //! [`Follow`] does, in the subscriber's task.
 //!
@@ -17,15 +17,14 @@ mod follow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use converge_ledger_core::Sequence;
 use converge_supervisors::ractor::{Actor, ActorProcessingErr, ActorRef};
 use converge_supervisors::{ChildSpec, Service, Shutdown};
 use tokio::task::JoinSet;
 
-pub use self::follow::{Follow, Room, Taken, Unbounded};
+pub use self::follow::{Follow, Followed, Room, Taken, Unbounded};
 
 use self::cell::Cells;
-use crate::storage::{AppliedBatch, Storage};
+use crate::storage::{AppliedBatch, Ordinal, Storage};
 
 /// What a subscriber and the actor may take, and how long they wait.
 #[derive(Debug, Clone, Copy)]
@@ -97,10 +96,27 @@ impl Watches {
         self.inner.cells.wake_all();
     }
 
-    /// Entries of a context behind `from`: what exists, then what comes.
+    /// Entries behind `from`: what exists, then what comes.
     #[must_use]
-    pub fn follow(&self, storage: Storage, context: String, from: Sequence, key: Option<String>) -> Follow {
-        Follow::new(self.clone(), storage, context, from, key)
+    pub fn follow(&self, storage: Storage, followed: Followed, from: Ordinal) -> Follow {
+        Follow::new(self.clone(), storage, followed, from)
+    }
+
+    /// Waits until `holds` says so, which is asked again whenever the ledger has grown here.
+    pub async fn until(&self, mut holds: impl FnMut() -> bool) {
+        let all = self.cells().of(&Followed::All);
+        loop {
+            // The cell first, then the look: what is applied in between moves the cell.
+            let (seen, is_tended) = (all.moves(), self.cells().tended() > 0);
+            if holds() {
+                return;
+            }
+            if is_tended {
+                all.wait(seen).await;
+            } else {
+                tokio::time::sleep(self.bounds().retry_pause).await;
+            }
+        }
     }
 
     fn cells(&self) -> &Cells {

@@ -57,6 +57,8 @@ impl CallKind {
             (super::CONTEXT_SERVICE, "Watch") => CallKind::Watch,
             (super::CONTEXT_SERVICE, _) => CallKind::Read,
             (super::LEDGER_SERVICE, "AppendStream") => CallKind::AppendStream,
+            (super::LEDGER_SERVICE, "ReadStream" | "WatchAll") => CallKind::Watch,
+            (super::LEDGER_SERVICE, "ListContexts" | "GetHead") => CallKind::Read,
             ("converge.admin.v1.AdminService", _) | (super::CLUSTER_SERVICE, _) => CallKind::Admin,
             ("grpc.health.v1.Health", "Watch") => CallKind::HealthWatch,
             ("grpc.health.v1.Health", _) => CallKind::Health,

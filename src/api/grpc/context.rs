@@ -4,25 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use converge_ledger_core::{NewEntry, Sequence};
+use converge_actors::storage::Ordinal;
+use converge_ledger_core::{NewEntry, Position, Sequence};
 use tokio::time::Instant;
 use tokio_stream::Empty;
 use tokio_util::sync::CancellationToken;
-use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::metadata::{AsciiMetadataValue, MetadataMap, MetadataValue};
 use tonic::{Code, Extensions, Request, Response, Status};
 
 use super::body::{Charged, Encoded};
 use super::budget::{Budget, Held, STEP_BYTES};
 use super::call::Call;
 use super::crowd::Rule;
-use super::metadata::{Arrived, Begun, consistency, expected_sequence, idempotency_key, time_left};
+use super::metadata::{Arrived, Begun, consistency, expected_sequence, idempotency_key, min_position, time_left};
 use super::pb::context::context_service_server::ContextService;
 use super::pb::context::{
     AppendRequest, AppendResponse, GetRequest, GetResponse, LoadRequest, LoadResponse, SnapshotMetadata,
     SnapshotRequest, SnapshotResponse, WatchEvent, WatchRequest,
 };
 use super::status::{from_error, overloaded, refused};
-use super::watch::{Feed, FeedSlot};
+use super::watch::{Feed, FeedSlot, Feeding};
 use super::{Settings, convert, encode, names};
 use crate::config::ENTRY_BYTES_MAX;
 use crate::ledger::size;
@@ -84,7 +85,7 @@ impl Context {
     }
 
     /// The answer to a read, step by step: with what room there is, or with all that it can need.
-    async fn read(&self, mut pages: Pages<'_>, of: &Extensions) -> Result<(Vec<Bytes>, u64, Held), Status> {
+    async fn read(&self, mut pages: Pages<'_>, of: &Extensions) -> Result<ReadAnswer, Status> {
         let deadline = pages.deadline();
         let room = within(deadline, of, self.reads.wait(STEP_BYTES)).await?;
         if let Some(read) = self.collect(&mut pages, room).await? {
@@ -98,7 +99,7 @@ impl Context {
     }
 
     /// None where the room ran out.
-    async fn collect(&self, pages: &mut Pages<'_>, mut held: Held) -> Result<Option<(Vec<Bytes>, u64, Held)>, Status> {
+    async fn collect(&self, pages: &mut Pages<'_>, mut held: Held) -> Result<Option<ReadAnswer>, Status> {
         let (mut parts, mut count, mut bytes, mut encoded) = (Vec::new(), 0, 0, 0);
         let bytes_max = self.settings.response_bytes;
         while let Some(step) = pages.next().await.map_err(|error| from_error(&error))? {
@@ -117,8 +118,29 @@ impl Context {
             }
         }
         held.shrink(encoded + FRAME_BYTES);
-        Ok(Some((parts, pages.latest().get(), held)))
+        let (latest, position) = (pages.latest().get(), pages.position());
+        Ok(Some(ReadAnswer { parts: encode::read(parts, latest), position, held }))
     }
+
+    /// Room for what watches and streams read, and for answers to reads.
+    pub(super) fn budgets(&self) -> (Budget, Budget) {
+        (self.watches.clone(), self.reads.clone())
+    }
+}
+
+/// What is answered to a read.
+struct ReadAnswer {
+    parts: Vec<Bytes>,
+    /// Up to which all of the context is in it.
+    position: Position,
+    held: Held,
+}
+
+fn position_value(position: Position) -> AsciiMetadataValue {
+    let mut value = MetadataValue::from(position.get());
+    // Another one each time: HTTP/2 is not to keep it for answers to come.
+    value.set_sensitive(true);
+    value
 }
 
 /// What an answer has besides its entries.
@@ -130,7 +152,7 @@ fn snapshot_bytes_max(settings: &Settings) -> usize {
 }
 
 /// Waits for room; not past the deadline, nor where others want the call's place.
-async fn within<T>(deadline: Instant, of: &Extensions, room: impl Future<Output = T>) -> Result<T, Status> {
+pub(super) async fn within<T>(deadline: Instant, of: &Extensions, room: impl Future<Output = T>) -> Result<T, Status> {
     let call = of.get::<Arc<Call>>().cloned();
     let _waits = call.clone().map(Call::waits_for_room);
     let farewell = async {
@@ -166,9 +188,7 @@ impl ContextService for Context {
         let held = self.room_for(&entry)?;
         Begun::set(&extensions);
         let appended = self.ledger.append(entry, options).await.map_err(|error| from_error(&error))?;
-        let mut position = MetadataValue::from(appended.entry.position.get());
-        // Another one each time: HTTP/2 is not to keep it for answers to come.
-        position.set_sensitive(true);
+        let position = position_value(appended.entry.position);
         let mut response = Response::new(AppendResponse { entry: Some(convert::entry(appended.entry)) });
         let metadata = response.metadata_mut();
         metadata.insert(names::POSITION, position);
@@ -189,15 +209,15 @@ impl ContextService for Context {
             limit: message.limit,
             key: convert::key_filter(message.key)?,
             consistency,
+            min_position: min_position(&metadata)?,
             deadline: Some(left),
         };
         let pages = self.ledger.pages(&message.context_id, options).await.map_err(|error| from_error(&error))?;
-        let (parts, latest, held) = self.read(pages, &extensions).await?;
-        let term = self.ledger.inner.replication.view().borrow().term.get();
+        let ReadAnswer { parts, position, held } = self.read(pages, &extensions).await?;
         let mut response = Response::new(GetResponse::default());
-        response.metadata_mut().insert(names::TERM, term.into());
-        let parts = encode::read(parts, latest).into();
-        response.extensions_mut().insert(Encoded { parts, held: Arc::new(held) });
+        response.metadata_mut().insert(names::TERM, self.ledger.term().get().into());
+        response.metadata_mut().insert(names::POSITION, position_value(position));
+        response.extensions_mut().insert(Encoded { parts: parts.into(), held: Arc::new(held) });
         Ok(response)
     }
 
@@ -254,9 +274,9 @@ impl ContextService for Context {
             false => None,
         };
         let context_id = message.context_id.clone();
-        let from = Sequence(message.from_sequence);
+        let from = Ordinal(message.from_sequence);
         let watch = self.ledger.watch(&context_id, convert::watch_options(message)?);
-        let feed = Feed::new(watch, from, self.watches.clone(), self.drain.clone(), timeout);
+        let feed = Feed::new(Feeding::Context(watch), from, self.watches.clone(), self.drain.clone(), timeout);
         let mut response = Response::new(tokio_stream::empty());
         response.extensions_mut().insert(FeedSlot::new(feed));
         Ok(response)

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use converge_ledger_core::{Entry, NewEntry, Sequence};
+use converge_ledger_core::{Entry, NewEntry, Position, Sequence};
 use tonic::{Code, Status};
 
 use super::pb::{admin, context, ledger};
 use super::status::refused;
-use crate::{ManyEntry, PeerStatus, WatchOptions};
+use crate::status::hex;
+use crate::{
+    Consistency, ContextHead, Direction, LedgerHead, ManyEntry, PeerStatus, StreamFrom, StreamOptions, WatchOptions,
+};
 
 /// The longest context id.
 const CONTEXT_ID_BYTES: usize = 1024;
@@ -55,6 +58,78 @@ pub(super) fn entry(entry: Entry) -> context::Entry {
         sequence: entry.sequence.get(),
         appended_at_ns: entry.appended_at_ns,
         metadata: entry.metadata,
+    }
+}
+
+pub(super) fn placed_entry(entry: Entry) -> ledger::Entry {
+    ledger::Entry {
+        context_id: entry.context_id,
+        key: entry.key,
+        payload: entry.payload,
+        metadata: entry.metadata,
+        id: entry.id.to_string(),
+        sequence: entry.sequence.get(),
+        position: entry.position.get(),
+        appended_at_ns: entry.appended_at_ns,
+        lamport: entry.lamport.get(),
+    }
+}
+
+/// A message's number for it; one that no version has is refused.
+pub(super) fn consistency(number: i32) -> Result<Consistency, Status> {
+    match ledger::Consistency::try_from(number) {
+        Ok(ledger::Consistency::Linearizable) => Ok(Consistency::Linearizable),
+        Ok(ledger::Consistency::Lease) => Ok(Consistency::Lease),
+        Ok(ledger::Consistency::Stale) => Ok(Consistency::Stale),
+        Err(_) => Err(refused(Code::InvalidArgument, format!("consistency {number} is none of 0, 1, 2"))),
+    }
+}
+
+pub(super) fn stream_from(request: &ledger::ReadStreamRequest) -> Result<StreamFrom, Status> {
+    use ledger::read_stream_request::Of;
+    match &request.of {
+        Some(Of::ContextId(name)) => {
+            context_id(name)?;
+            Ok(StreamFrom::Context(name.clone(), Sequence(request.from)))
+        }
+        Some(Of::All(_)) => Ok(StreamFrom::All(Position(request.from))),
+        None => Err(refused(Code::InvalidArgument, "context_id or all is needed: say what to read")),
+    }
+}
+
+pub(super) fn stream_options(request: ledger::ReadStreamRequest) -> Result<StreamOptions, Status> {
+    let direction = match ledger::Direction::try_from(request.direction) {
+        Ok(ledger::Direction::Forwards) => Direction::Forwards,
+        Ok(ledger::Direction::Backwards) => Direction::Backwards,
+        Err(_) => {
+            let message = format!("direction {} is none of 0, 1", request.direction);
+            return Err(refused(Code::InvalidArgument, message));
+        }
+    };
+    Ok(StreamOptions {
+        direction,
+        limit: request.limit.into(),
+        max_bytes: request.max_bytes,
+        key: key_filter(request.key)?,
+        consistency: consistency(request.consistency)?,
+        min_position: Position(request.min_position),
+        deadline: None,
+    })
+}
+
+pub(super) fn context_head(head: ContextHead) -> ledger::ContextHead {
+    let ContextHead { context_id, latest, lamport, chain } = head;
+    let (latest_sequence, lamport) = (latest.get(), lamport.get());
+    ledger::ContextHead { context_id, latest_sequence, lamport, chain: chain.to_vec().into() }
+}
+
+pub(super) fn ledger_head(head: &LedgerHead) -> ledger::LedgerHead {
+    ledger::LedgerHead {
+        position: head.position.get(),
+        applied_index: head.applied_index.get(),
+        term: head.term.get(),
+        digest: hex(&head.digest),
+        cluster_id: head.cluster_id.to_string(),
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) fn event(entry: Entry) -> Bytes {
     out.freeze()
 }
 
-/// An answer of a stream of appends, with its head.
+/// A message of a stream, with its head.
 pub(super) fn message(answer: &impl Message) -> Bytes {
     let message = answer.encoded_len();
     let mut out = BytesMut::with_capacity(HEAD_BYTES + message);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use converge_ledger_core::{Limits, Sequence};
+use converge_ledger_core::{Limits, Position, Sequence};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Extensions, Status};
 
@@ -76,15 +76,23 @@ pub(super) fn idempotency_key(metadata: &MetadataMap) -> Result<Option<String>, 
 
 /// `x-expected-sequence`; 0 expects an empty context.
 pub(super) fn expected_sequence(metadata: &MetadataMap) -> Result<Option<Sequence>, Status> {
-    const NAME: &str = names::EXPECTED_SEQUENCE;
-    let Some(value) = text(metadata, NAME)? else {
+    Ok(number(metadata, names::EXPECTED_SEQUENCE)?.map(Sequence))
+}
+
+/// `x-min-position`.
+pub(super) fn min_position(metadata: &MetadataMap) -> Result<Position, Status> {
+    Ok(Position(number(metadata, names::MIN_POSITION)?.unwrap_or_default()))
+}
+
+fn number(metadata: &MetadataMap, name: &'static str) -> Result<Option<u64>, Status> {
+    let Some(value) = text(metadata, name)? else {
         return Ok(None);
     };
     // `parse` alone would take a sign.
     let digits = value.bytes().all(|byte| byte.is_ascii_digit());
     match value.parse().ok().filter(|_| digits) {
-        Some(sequence) => Ok(Some(Sequence(sequence))),
-        None => Err(invalid(NAME, "is not a number from 0 to 2^64-1")),
+        Some(number) => Ok(Some(number)),
+        None => Err(invalid(name, "is not a number from 0 to 2^64-1")),
     }
 }
 

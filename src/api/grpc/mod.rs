@@ -33,6 +33,7 @@ mod frames;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod health;
+mod ledger;
 mod listener;
 mod metadata;
 mod places;
@@ -76,7 +77,7 @@ pub mod pb {
 /// The name that health checks know the context service by.
 pub const CONTEXT_SERVICE: &str = "converge.context.v1.ContextService";
 
-/// The service of appends over one call.
+/// The service of appends over one call, and of reads of the whole ledger.
 pub const LEDGER_SERVICE: &str = "converge.ledger.v1.LedgerService";
 
 /// The service by which an operator changes a cluster.
@@ -90,7 +91,9 @@ pub mod names {
     pub const EXPECTED_SEQUENCE: &str = "x-expected-sequence";
     /// Request: `linearizable`, `lease` or `stale`.
     pub const CONSISTENCY: &str = "x-consistency";
-    /// Answer: the entry's position over the whole ledger.
+    /// Request: a read is answered when the node has applied the entry at this position.
+    pub const MIN_POSITION: &str = "x-min-position";
+    /// Answer: to an append, the entry's position over the whole ledger; to a read, the position that the node had applied.
     pub const POSITION: &str = "x-ledger-position";
     /// Answer: the term that the answer belongs to.
     pub const TERM: &str = "x-ledger-term";
@@ -106,6 +109,8 @@ pub mod names {
     pub const ACTUAL_SEQUENCE: &str = "x-ledger-actual-sequence";
     /// The end of a watch: the last sequence that was sent, to watch again from.
     pub const LAST_SEQUENCE: &str = "x-ledger-last-sequence";
+    /// The end of a watch of the whole ledger: the last position that was sent, to watch again from.
+    pub const LAST_POSITION: &str = "x-ledger-last-position";
     /// The end of a stream of appends: so many of its entries are durable, the first ones.
     pub const ACKNOWLEDGED: &str = "x-ledger-acknowledged";
     /// The end of a stream of appends, where it is an error: which entry it is about, counted from 1.

@@ -29,10 +29,12 @@ use super::connection::{Connection, Watching};
 use super::connections::Tasks;
 use super::context::Context;
 use super::crowd::Rule;
+use super::ledger::LedgerCalls;
 use super::metadata::{Arrived, Begun, time_left};
 use super::pb::admin::admin_service_server::AdminServiceServer;
 use super::pb::context::context_service_server::ContextServiceServer;
 use super::pb::ledger::cluster_service_server::ClusterServiceServer;
+use super::pb::ledger::ledger_service_server::LedgerServiceServer;
 use super::places::{AllPlaces, Places, Pool, Seat};
 use super::reflection::{self, Index, QUESTION_BYTES_MAX};
 use super::status::{outcome, overloaded, refused};
@@ -58,6 +60,9 @@ const METADATA_BYTES_MAX: usize = 16 << 10;
 const HEADER_OVERHEAD_BYTES: usize = 32;
 /// When to come back after a shed call.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// What the paths of [`super::LEDGER_SERVICE`] begin with.
+const LEDGER_PATH: &str = "/converge.ledger.v1.LedgerService/";
 
 type AnswerFuture = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
 type ServiceFuture = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
@@ -209,6 +214,7 @@ pub(super) struct Stack {
     loads: ContextServiceServer<Context>,
     /// Get, Snapshot, Watch: names and numbers, also when they are unpacked.
     reads: ContextServiceServer<Context>,
+    ledger: LedgerServiceServer<LedgerCalls>,
     rest: Routes,
     admission: Admission,
     received: Received,
@@ -241,6 +247,10 @@ impl Stack {
             appends: service(CallKind::Append),
             loads: service(CallKind::Load),
             reads: service(CallKind::Read),
+            ledger: LedgerServiceServer::new(LedgerCalls::new(&context, ledger, settings, drain))
+                .accept_compressed(CompressionEncoding::Gzip)
+                .max_decoding_message_size(message_bytes_max(CallKind::Read, settings))
+                .max_encoding_message_size(usize::MAX),
             rest: with_reflection(rest).prepare(),
             admission: Admission { places: Arc::new(AllPlaces::new(settings)), ledger: ledger.clone() },
             received: Received::new(settings, ledger),
@@ -261,6 +271,9 @@ impl Stack {
         B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
+        if request.uri().path().starts_with(LEDGER_PATH) {
+            return Service::call(&mut self.ledger.clone(), request);
+        }
         match kind {
             CallKind::Append => Service::call(&mut self.appends.clone(), request),
             CallKind::Load => Service::call(&mut self.loads.clone(), request),

@@ -1,4 +1,4 @@
-//! A subscription as a gRPC stream: reads for a client that reads.
+//! A subscription, or a stream of what is there, as a gRPC stream: reads for a client that reads.
 //!
 //! A task of its own per watch. It holds nothing while it waits for entries or for room; what it read it hands over in
 //! small pieces, the next when the last one was taken. Where a client does not take it and others wait for the room, it
@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use converge_ledger_core::{Entry, Sequence};
+use converge_actors::storage::Ordinal;
+use converge_actors::watch::Taken;
+use converge_ledger_core::Entry;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,10 +21,11 @@ use tonic::{Code, Status};
 use super::body::Fed;
 use super::budget::{Budget, Held, PageRoom};
 use super::crowd::READ_MS;
+use super::pb::ledger::{ReadStreamResponse, WatchAllEvent};
 use super::status::{from_error, refused};
-use super::{encode, names};
-use crate::Watch;
+use super::{convert, encode, names};
 use crate::ledger::size;
+use crate::{Error, Stream, Watch};
 
 /// The largest piece: what a watch that nobody reads may hold.
 const PIECE_BYTES: usize = 16 << 10;
@@ -33,22 +36,87 @@ const PATIENCE_AGAIN: Duration = Duration::from_secs(1);
 /// Longer than this nobody holds room that others want, however slowly it is read.
 const HELD_MAX: Duration = Duration::from_millis(READ_MS);
 
-/// A subscription, and what ends it.
+/// What is sent.
+pub(super) enum Feeding {
+    /// A context, as it grows.
+    Context(Watch),
+    /// The ledger, as it grows.
+    All(Watch),
+    /// What is there when it begins.
+    Stream(Box<Stream>),
+}
+
+impl Feeding {
+    async fn page(&mut self, room: &PageRoom) -> Option<Result<Taken<PageRoom>, Error>> {
+        match self {
+            Feeding::Context(watch) | Feeding::All(watch) => watch.page(room).await,
+            Feeding::Stream(stream) => stream.taken(room).await,
+        }
+    }
+
+    fn rewind(&mut self, last: Ordinal) {
+        match self {
+            Feeding::Context(watch) | Feeding::All(watch) => watch.rewind(last),
+            Feeding::Stream(stream) => stream.rewind(last),
+        }
+    }
+
+    /// Where an entry is, and the message with it: always the same bytes for the same entry.
+    fn message(&self, entry: Entry) -> (Ordinal, Bytes) {
+        match self {
+            Feeding::Context(_) => (Ordinal(entry.sequence.get()), encode::event(entry)),
+            Feeding::All(_) => {
+                let at = Ordinal(entry.position.get());
+                (at, encode::message(&WatchAllEvent { entry: Some(convert::placed_entry(entry)) }))
+            }
+            Feeding::Stream(stream) => {
+                let at = stream.place_of(&entry);
+                let (entries, next) = (vec![convert::placed_entry(entry)], stream.behind(at));
+                (at, encode::message(&ReadStreamResponse { entries, next, ..ReadStreamResponse::default() }))
+            }
+        }
+    }
+
+    /// What comes before the first entry.
+    fn head(&self) -> Option<Bytes> {
+        let Feeding::Stream(stream) = self else { return None };
+        let (last, position, term) = (stream.last(), stream.position().get(), stream.term().get());
+        Some(encode::message(&ReadStreamResponse { last, position, term, ..ReadStreamResponse::default() }))
+    }
+
+    /// What comes after the last, which this one is.
+    fn end(&self, last: Ordinal) -> Option<Bytes> {
+        let Feeding::Stream(stream) = self else { return None };
+        let next = if stream.is_cut() { stream.behind(last) } else { 0 };
+        Some(encode::message(&ReadStreamResponse { next, end: true, ..ReadStreamResponse::default() }))
+    }
+
+    /// The trailer that says where to go on.
+    fn trailer(&self) -> Option<&'static str> {
+        match self {
+            Feeding::Context(_) => Some(names::LAST_SEQUENCE),
+            Feeding::All(_) => Some(names::LAST_POSITION),
+            Feeding::Stream(_) => None,
+        }
+    }
+}
+
+/// A subscription or a stream, and what ends it.
 pub(super) struct Feed {
-    watch: Watch,
+    feeding: Feeding,
     room: PageRoom,
     drain: CancellationToken,
     deadline: Option<Instant>,
     page: VecDeque<Entry>,
     /// The entry that is being sent, as the client gets it, and how much of it was.
-    current: Option<(Sequence, Bytes, usize)>,
+    current: Option<(Ordinal, Bytes, usize)>,
     /// For the page and for the current entry.
     held: Option<Held>,
     /// Since when.
     since: Instant,
     patience: Duration,
     /// The last entry that the client got all of, or where it began.
-    last: Sequence,
+    last: Ordinal,
     /// So much of the next entry was sent before it was let go.
     skip: usize,
 }
@@ -71,21 +139,23 @@ impl FeedSlot {
 enum FeedEnd {
     /// The client left.
     Gone,
+    /// All was sent.
+    Done,
     Status(Status),
 }
 
 impl Feed {
     /// Feeds until the client leaves, the deadline that it gave passes, or the node drains.
     pub(super) fn new(
-        watch: Watch,
-        from: Sequence,
+        feeding: Feeding,
+        from: Ordinal,
         budget: Budget,
         drain: CancellationToken,
         timeout: Option<Duration>,
     ) -> Feed {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         Feed {
-            watch,
+            feeding,
             room: PageRoom(budget),
             drain,
             deadline,
@@ -101,15 +171,42 @@ impl Feed {
 
     /// Runs it to its end.
     pub(super) async fn run(mut self, to: mpsc::Sender<Fed>) {
-        let end = loop {
-            if let Err(end) = self.step(&to).await {
-                break end;
+        let end = match self.feeding.head() {
+            Some(head) => self.hand_over(head, &to).await.err(),
+            None => None,
+        };
+        let end = match end {
+            Some(end) => end,
+            None => loop {
+                if let Err(end) = self.step(&to).await {
+                    break end;
+                }
+            },
+        };
+        let mut status = match end {
+            FeedEnd::Gone => return,
+            FeedEnd::Status(status) => status,
+            FeedEnd::Done => {
+                if let Some(end) = self.feeding.end(self.last)
+                    && self.hand_over(end, &to).await.is_err()
+                {
+                    return;
+                }
+                Status::new(Code::Ok, "")
             }
         };
-        if let FeedEnd::Status(mut status) = end {
-            status.metadata_mut().insert(names::LAST_SEQUENCE, self.last.get().into());
-            let _ = to.send(Fed::End(status)).await;
+        if let Some(trailer) = self.feeding.trailer() {
+            status.metadata_mut().insert(trailer, self.last.0.into());
         }
+        let _ = to.send(Fed::End(status)).await;
+    }
+
+    /// Hands over some bytes, and returns when they were taken.
+    async fn hand_over(&mut self, bytes: Bytes, to: &mpsc::Sender<Fed>) -> Result<(), FeedEnd> {
+        let (sender, taken) = oneshot::channel();
+        to.send(Fed::Bytes(bytes, sender)).await.map_err(|_| FeedEnd::Gone)?;
+        self.taken(taken).await;
+        Ok(())
     }
 
     /// Hands over the next piece, and returns when it was taken.
@@ -121,11 +218,7 @@ impl Feed {
             self.fill(to).await?;
         }
         let piece = self.piece();
-        let (sender, taken) = oneshot::channel();
-        let fed = Fed::Bytes(piece, sender);
-        to.send(fed).await.map_err(|_| FeedEnd::Gone)?;
-        self.taken(taken).await;
-        Ok(())
+        self.hand_over(piece, to).await
     }
 
     /// Between two entries: whether it is over.
@@ -152,9 +245,10 @@ impl Feed {
             () = self.drain.cancelled(), if between => return Err(FeedEnd::Status(stopping())),
             () = until(deadline) => return Err(FeedEnd::Status(too_late())),
             () = to.closed() => return Err(FeedEnd::Gone),
-            page = self.watch.page(&self.room) => match page {
+            page = self.feeding.page(&self.room) => match page {
                 Some(Ok(page)) => page,
                 Some(Err(error)) => return Err(FeedEnd::Status(from_error(&error))),
+                None if matches!(self.feeding, Feeding::Stream(_)) => return Err(FeedEnd::Done),
                 None => return Err(FeedEnd::Status(stopping())),
             },
         };
@@ -181,15 +275,15 @@ impl Feed {
         while out.len() < PIECE_BYTES {
             if self.current.is_none() {
                 let Some(entry) = self.page.pop_front() else { break };
-                let sequence = entry.sequence;
-                self.current = Some((sequence, encode::event(entry), std::mem::take(&mut self.skip)));
+                let (place, event) = self.feeding.message(entry);
+                self.current = Some((place, event, std::mem::take(&mut self.skip)));
             }
-            let Some((sequence, event, at)) = &mut self.current else { break };
+            let Some((place, event, at)) = &mut self.current else { break };
             let count = (PIECE_BYTES - out.len()).min(event.len() - *at);
             out.extend_from_slice(&event[*at..*at + count]);
             *at += count;
             if *at == event.len() {
-                self.last = *sequence;
+                self.last = *place;
                 self.current = None;
             }
         }
@@ -223,7 +317,7 @@ impl Feed {
             self.skip = at;
         }
         self.page.clear();
-        self.watch.rewind(self.last);
+        self.feeding.rewind(self.last);
         self.patience = PATIENCE_AGAIN;
     }
 }

@@ -211,7 +211,8 @@ impl<A: Api> Client<A> {
         };
         let few = if self.dice.one_in(3) { self.dice.below(10) } else { 0 };
         let limit = if few == 0 { self.mix.page } else { few } as u32;
-        let options = ReadOptions { after, limit, key: None, consistency, deadline: Some(self.deadline()) };
+        let deadline = Some(self.deadline());
+        let options = ReadOptions { after, limit, consistency, deadline, ..ReadOptions::default() };
         let start = self.api.now();
         let answer = self.api.read(place, &context, options).await;
         let end = self.api.now();

@@ -179,7 +179,7 @@ pub async fn whole(ledger: &Ledger, context: &str) -> Result<Vec<Seen>, Error> {
     loop {
         let after = all.last().map_or(Sequence(0), |seen| seen.sequence);
         let (limit, consistency, deadline) = (PAGE, Consistency::Stale, Some(PAGE_TIME));
-        let options = ReadOptions { after, limit, consistency, deadline, key: None };
+        let options = ReadOptions { after, limit, consistency, deadline, ..ReadOptions::default() };
         let (latest, entries) = ledger.read(context, options).await.map(shown)?;
         let is_last = entries.last().is_none_or(|seen| seen.sequence >= latest);
         all.extend(entries);

@@ -6,8 +6,9 @@ use std::task::{Context as Poller, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use converge_ledger_core::Sequence;
+use converge_actors::storage::Ordinal;
 use http_body::{Body, Frame};
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Response, Status};
@@ -20,11 +21,12 @@ use super::super::context::Context;
 use super::super::crowd::{Crowd, Rule};
 use super::super::pb::context::context_service_server::ContextService as _;
 use super::super::pb::context::{GetRequest, GetResponse, LoadRequest};
-use super::super::watch::Feed;
+use super::super::pb::ledger::ReadStreamResponse;
+use super::super::watch::{Feed, Feeding};
 use super::super::{Settings, names};
 use super::{PATIENCE, call, is_over, node, node_in, settings};
-use crate::WatchOptions;
 use crate::environment::Environment;
+use crate::{Direction, Position, StreamFrom, StreamOptions, WatchOptions};
 
 #[tokio::test]
 async fn a_budget_is_waited_for_in_line_and_by_nobody_who_holds_some() {
@@ -156,7 +158,7 @@ async fn a_watch_that_is_read_slowly_is_not_read_for_anew_with_each_piece() {
     put(&node, 1 << 20).await;
     let budget = Budget::new("a test", STEP_BYTES, Rule::Read, &node.ledger());
     let watch = node.ledger().watch("c", WatchOptions::default());
-    let feed = Feed::new(watch, Sequence(0), budget.clone(), Default::default(), None);
+    let feed = Feed::new(Feeding::Context(watch), Ordinal(0), budget.clone(), Default::default(), None);
     let (sender, mut fed) = mpsc::channel(1);
     let feed = tokio::spawn(feed.run(sender));
     let all_the_room = || tokio::time::timeout(PATIENCE, budget.wait(usize::MAX));
@@ -173,6 +175,54 @@ async fn a_watch_that_is_read_slowly_is_not_read_for_anew_with_each_piece() {
     node.stop(PATIENCE).await.unwrap();
 }
 
+/// What a stream let go of it reads again, and sends no entry twice, nor a part of one, nor more than were asked for.
+#[tokio::test]
+async fn a_stream_goes_on_where_it_let_go() {
+    const ENTRIES: u64 = 20;
+    let (node, _directory) = node().await;
+    for _ in 0..ENTRIES {
+        put(&node, 5_000).await;
+    }
+    let budget = Budget::new("a test", STEP_BYTES, Rule::Read, &node.ledger());
+    let options = StreamOptions { direction: Direction::Backwards, limit: ENTRIES - 2, ..StreamOptions::default() };
+    let stream = node.ledger().stream(StreamFrom::All(Position(0)), options).await.unwrap();
+    let (before, feeding) = (stream.before(), Feeding::Stream(Box::new(stream)));
+    let feed = Feed::new(feeding, before, budget.clone(), Default::default(), None);
+    let (sender, mut fed) = mpsc::channel(1);
+    let feed = tokio::spawn(feed.run(sender));
+    let mut bytes = Vec::new();
+    let status = loop {
+        match tokio::time::timeout(PATIENCE, fed.recv()).await.unwrap().expect("it says how it ends") {
+            Fed::Bytes(piece, taken) => {
+                bytes.extend_from_slice(&piece);
+                // Twice others take all the room while it waits.
+                if bytes.len() > 20_000 && bytes.len() < 60_000 {
+                    drop(tokio::time::timeout(PATIENCE, budget.wait(usize::MAX)).await.expect("it lets go"));
+                }
+                drop(taken);
+            }
+            Fed::End(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Ok);
+    let (mut rest, mut messages) = (&bytes[..], Vec::new());
+    while let Some((head, more)) = rest.split_first_chunk::<5>() {
+        let (message, behind) = more.split_at(u32::from_be_bytes(head[1..].try_into().unwrap()) as usize);
+        messages.push(ReadStreamResponse::decode(message).unwrap());
+        rest = behind;
+    }
+    let first = messages.remove(0);
+    assert_eq!((first.last, first.position, first.entries.len()), (ENTRIES, ENTRIES, 0));
+    let end = messages.pop().unwrap();
+    assert_eq!((end.end, end.next, end.entries.len()), (true, 2, 0));
+    let entries: Vec<_> = messages.iter().flat_map(|message| &message.entries).collect();
+    assert!(entries.iter().map(|entry| entry.position).eq((3..=ENTRIES).rev()));
+    assert!(entries.iter().all(|entry| entry.payload.len() == 5_000 && entry.context_id == "c"));
+    assert!(messages.iter().map(|message| message.next).eq((2..ENTRIES).rev()));
+    feed.await.unwrap();
+    node.stop(PATIENCE).await.unwrap();
+}
+
 /// A fenced node applies nothing: whoever watched it on would never be told of what other nodes commit.
 #[tokio::test]
 async fn a_watch_that_waits_is_told_when_storage_is_fenced() {
@@ -182,7 +232,7 @@ async fn a_watch_that_waits_is_told_when_storage_is_fenced() {
     let budget = Budget::new("a test", STEP_BYTES, Rule::Read, &ledger);
     let watch = ledger.watch("c", WatchOptions::default());
     let (sender, mut fed) = mpsc::channel(1);
-    let feed = Feed::new(watch, Sequence(0), budget, Default::default(), None);
+    let feed = Feed::new(Feeding::Context(watch), Ordinal(0), budget, Default::default(), None);
     let feed = tokio::spawn(feed.run(sender));
     drop(piece(&mut fed).await);
     ledger.inner.storage.fence("a test");
