@@ -1,13 +1,15 @@
-//! `get`: the entries of a context.
+//! `get`: the entries of a context. Those of all are `all`'s.
 
 use crate::api::grpc::names;
 use crate::api::grpc::pb::context::{Entry, GetRequest, GetResponse};
+use crate::api::grpc::pb::ledger;
 use clap::{Args, ValueEnum};
 use comfy_table::Table;
 use serde_json::Value;
 use tonic::Code;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
+use super::all::{self, Wanted};
 use super::client::{Call, Client};
 use super::lines::entry::entry_json;
 use super::retry::Patience;
@@ -24,9 +26,15 @@ const ENTRY_BYTES: usize = 100;
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The context to read.
-    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    context: String,
-    /// Only entries after this sequence.
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new(), required_unless_present = "all")]
+    context: Option<String>,
+    /// Read all contexts, in the order of positions.
+    #[arg(long, conflicts_with = "context")]
+    all: bool,
+    /// With --all: the newest entry first.
+    #[arg(long, requires = "all", conflicts_with = "context")]
+    reverse: bool,
+    /// Only entries after this sequence, or position with --all: what comes next in the direction of reading.
     #[arg(long, default_value_t = 0, value_parser = any_number, allow_negative_numbers = true)]
     after: u64,
     /// At most this many entries; 0 for all.
@@ -38,6 +46,9 @@ pub(crate) struct Arguments {
     /// What the read promises.
     #[arg(long, value_enum, default_value_t = Consistency::Linearizable)]
     consistency: Consistency,
+    /// Only of a node that has applied the entry at this position: with `--consistency stale` it asks no other node.
+    #[arg(long, default_value_t = 0, value_parser = any_number, allow_negative_numbers = true)]
+    min_position: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -58,13 +69,24 @@ impl Consistency {
             Consistency::Stale => "stale",
         }
     }
+
+    pub(super) fn number(self) -> i32 {
+        i32::from(match self {
+            Consistency::Linearizable => ledger::Consistency::Linearizable,
+            Consistency::Lease => ledger::Consistency::Lease,
+            Consistency::Stale => ledger::Consistency::Stale,
+        })
+    }
 }
 
 /// Prints page by page: a context may be larger than an answer, and than memory.
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+    let Some(context_id) = arguments.context.clone() else {
+        let Arguments { after, limit, key, reverse, consistency, min_position, .. } = arguments;
+        return all::get(global, Wanted { after, limit, key, reverse, consistency, min_position }).await;
+    };
     let client = global.client()?.slow();
-    let context_id = arguments.context.clone();
-    let mut pages = Pages::new(arguments);
+    let mut pages = Pages::new(context_id.clone(), arguments);
     let mut entries_shown = 0_u64;
     let mut table = output::table(&["sequence", "appended", "key", "payload", "metadata"]);
     while let Some(entries) = pages.next(&client).await? {
@@ -97,11 +119,13 @@ struct Pages {
 }
 
 impl Pages {
-    fn new(arguments: Arguments) -> Self {
+    fn new(context_id: String, arguments: Arguments) -> Self {
         let mut extra = MetadataMap::new();
         extra.insert(names::CONSISTENCY, MetadataValue::from_static(arguments.consistency.name()));
-        let request =
-            GetRequest { context_id: arguments.context, key: arguments.key, after_sequence: arguments.after, limit: 0 };
+        if arguments.min_position > 0 {
+            extra.insert(names::MIN_POSITION, arguments.min_position.into());
+        }
+        let request = GetRequest { context_id, key: arguments.key, after_sequence: arguments.after, limit: 0 };
         Pages { request, extra, limit: arguments.limit, entries: 0, page: PAGE_FIRST, latest: None, is_over: false }
     }
 

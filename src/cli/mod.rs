@@ -6,9 +6,11 @@
 //!
 //! Public for the test bench alone, which is a command of the same kind.
 
+mod all;
 mod append;
 mod bench;
 pub mod client;
+mod contexts;
 mod demo;
 pub mod failure;
 pub mod files;
@@ -110,10 +112,12 @@ enum Command {
     Start(start::Arguments),
     /// Append one entry, or the lines of a file.
     Append(append::Arguments),
-    /// Read the entries of a context.
+    /// Read the entries of a context, or of all.
     Get(get::Arguments),
-    /// Follow a context: what it holds, then what comes.
+    /// Follow a context, or all: what is there, then what comes.
     Watch(watch::Arguments),
+    /// List the contexts.
+    Contexts(contexts::Arguments),
     /// Copy a context into a file.
     Snapshot(snapshot::Arguments),
     /// Restore a context from a file.
@@ -182,6 +186,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Append(arguments) => append::run(&global, arguments).await,
         Command::Get(arguments) => get::run(&global, arguments).await,
         Command::Watch(arguments) => watch::run(&global, arguments).await,
+        Command::Contexts(arguments) => contexts::run(&global, arguments).await,
         Command::Snapshot(arguments) => snapshot::run(&global, arguments).await,
         Command::Load(arguments) => load::run(&global, arguments).await,
         Command::Status => status::run(&global).await,

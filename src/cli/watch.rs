@@ -14,14 +14,17 @@ use super::retry::Patience;
 use super::{Failure, Format, Global, any_number, number, output};
 
 /// A stream that was open for this long, or brought an entry, got on: one that a node takes and ends at once did not.
-const LIVED: Duration = Duration::from_millis(200);
+pub(super) const LIVED: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The context to follow.
-    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    context: String,
-    /// Only entries after this sequence; 0 begins with all history.
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new(), required_unless_present = "all")]
+    context: Option<String>,
+    /// Follow all contexts, in the order of positions.
+    #[arg(long, conflicts_with_all = ["context", "key"])]
+    all: bool,
+    /// Only entries after this sequence, or position with --all; 0 begins with all history.
     #[arg(long, default_value_t = 0, value_parser = any_number, allow_negative_numbers = true)]
     from: u64,
     /// Only entries with this key.
@@ -34,7 +37,12 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
     tokio::select! {
-        outcome = follow(global, arguments) => outcome,
+        outcome = async {
+            match arguments.context.clone() {
+                Some(context) => follow(global, context, arguments).await,
+                None => super::all::watch(global, arguments.from, arguments.count).await,
+            }
+        } => outcome,
         _ = tokio::signal::ctrl_c() => Ok(()),
         () = output::unread() => Ok(()),
     }
@@ -43,12 +51,12 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
 /// Watches until the count is reached; a lost stream goes on after the last
 /// entry that arrived, at another endpoint where there is one. It gives up
 /// `--timeout` after the end of the last stream that lived.
-async fn follow(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+async fn follow(global: &Global, context: String, arguments: Arguments) -> Result<(), Failure> {
     let client = global.client()?;
     let mut view = View {
         format: global.output,
         left: arguments.count,
-        request: WatchRequest { context_id: arguments.context, key: arguments.key, from_sequence: arguments.from },
+        request: WatchRequest { context_id: context, key: arguments.key, from_sequence: arguments.from },
     };
     let mut patience = Patience::new(client.timeout());
     loop {

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod client_all;
 mod client_commands;
 mod client_files;
 mod command_line;
