@@ -16,5 +16,6 @@ mod partition;
 mod poison;
 mod read_back;
 mod reads;
+mod remote;
 mod stops;
 mod threads;
