@@ -24,6 +24,7 @@ mod reached;
 mod snapshots;
 mod sockets;
 mod status;
+mod transactions;
 mod types;
 mod verdict;
 mod watch;
@@ -31,12 +32,15 @@ mod watch;
 pub use config::{Config, ConfigError};
 pub use converge_actors::replication::NotHandedOver;
 pub use converge_actors::storage::Outdated;
-pub use converge_ledger_core::{Entry, EntryId, NewEntry, NodeId, Position, Sequence, Term};
+pub use converge_ledger_core::{
+    Condition, Entry, EntryId, FenceEpoch, Lamport, NewEntry, NodeId, Position, Sequence, Term,
+};
 pub use converge_supervisors::{self as supervisors, Escalated, StopError};
 pub use error::{Error, Rejection, Unknown, Written};
 pub use ledger::{DEADLINE_DEFAULT, Ledger, Validator};
 pub use many::{ManyEntry, ManyFailed, Placed};
 pub use node::{Builder, Node, StartError};
 pub use status::{PeerStatus, Status};
+pub use transactions::{FenceDone, Transaction, TransactionDone, TransactionEntry, UnknownTransaction};
 pub use types::{AppendOptions, Appended, Consistency, Loaded, Page, ReadOptions, Snapshot, WatchOptions};
 pub use watch::Watch;

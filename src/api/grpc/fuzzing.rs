@@ -102,9 +102,17 @@ fn append(headers: &MetadataMap, message: context::AppendRequest) -> Result<(), 
     let checked = checked.and_then(|()| limits.check_idempotency_key(idempotency_key.as_deref().unwrap_or_default()));
     checked.map_err(|error| from_error(&Error::InvalidArgument(error.to_string())))?;
     assert!(!entry.context_id.is_empty() && entry.payload.len() <= limits.payload_bytes);
-    let (counter, id, appended_at_ns, received_lamport, follows) = (1, EntryId([7; 16]), 1, None, false);
-    let append =
-        Append { counter, id, appended_at_ns, idempotency_key, expected_sequence, received_lamport, follows, entry };
+    let append = Append {
+        counter: 1,
+        id: EntryId([7; 16]),
+        appended_at_ns: 1,
+        idempotency_key,
+        expected_sequence,
+        fence_epoch: None,
+        received_lamport: None,
+        follows: false,
+        entry,
+    };
     let batch = Batch {
         origin: NodeId(1),
         boot: Boot(1),

@@ -18,3 +18,4 @@ mod read_back;
 mod reads;
 mod stops;
 mod threads;
+mod transactions;
