@@ -7,10 +7,12 @@
 //! Public for the test bench alone, which is a command of the same kind.
 
 mod append;
+mod batch;
 mod bench;
 pub mod client;
 mod demo;
 pub mod failure;
+mod fence;
 pub mod files;
 mod get;
 mod inspect;
@@ -110,6 +112,10 @@ enum Command {
     Start(start::Arguments),
     /// Append one entry, or the lines of a file.
     Append(append::Arguments),
+    /// Append the lines of a file to their contexts, all or none.
+    Batch(batch::Arguments),
+    /// Fence a context: appends under an older epoch are refused.
+    Fence(fence::Arguments),
     /// Read the entries of a context.
     Get(get::Arguments),
     /// Follow a context: what it holds, then what comes.
@@ -180,6 +186,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Start(arguments) => start::run(&global, arguments).await,
         Command::Append(arguments) => append::run(&global, arguments).await,
+        Command::Batch(arguments) => batch::run(&global, arguments).await,
+        Command::Fence(arguments) => fence::run(&global, arguments).await,
         Command::Get(arguments) => get::run(&global, arguments).await,
         Command::Watch(arguments) => watch::run(&global, arguments).await,
         Command::Snapshot(arguments) => snapshot::run(&global, arguments).await,

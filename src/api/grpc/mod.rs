@@ -33,6 +33,7 @@ mod frames;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod health;
+mod ledger;
 mod listener;
 mod metadata;
 mod places;

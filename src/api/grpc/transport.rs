@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use converge_ledger_core::Limits;
 use http_body::Body;
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Request, Response};
@@ -29,17 +30,19 @@ use super::connection::{Connection, Watching};
 use super::connections::Tasks;
 use super::context::Context;
 use super::crowd::Rule;
+use super::ledger::LedgerCalls;
 use super::metadata::{Arrived, Begun, time_left};
 use super::pb::admin::admin_service_server::AdminServiceServer;
 use super::pb::context::context_service_server::ContextServiceServer;
 use super::pb::ledger::cluster_service_server::ClusterServiceServer;
+use super::pb::ledger::ledger_service_server::LedgerServiceServer;
 use super::places::{AllPlaces, Places, Pool, Seat};
 use super::reflection::{self, Index, QUESTION_BYTES_MAX};
 use super::status::{outcome, overloaded, refused};
 use super::watch::FeedSlot;
 use super::whole::PREFIX_BYTES;
 use super::windows::Windows;
-use super::{Settings, names};
+use super::{LEDGER_SERVICE, Settings, names};
 use crate::{Ledger, Written};
 
 /// What a message may take beside its payload: names, metadata, framing.
@@ -66,6 +69,8 @@ type ServiceFuture = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Bo
 pub(super) fn message_bytes_max(kind: CallKind, settings: &Settings) -> usize {
     match kind {
         CallKind::Append | CallKind::AppendStream => settings.payload_bytes + MESSAGE_OVERHEAD_BYTES,
+        // What is more for the ledger is refused by it: a message says the same with fewer bytes.
+        CallKind::Transact => settings.payload_bytes.max(Limits::CONTRACT.transaction_bytes) + MESSAGE_OVERHEAD_BYTES,
         CallKind::Load => settings.snapshot_bytes + MESSAGE_OVERHEAD_BYTES,
         CallKind::Snapshot | CallKind::Read | CallKind::Watch => MESSAGE_OVERHEAD_BYTES,
         CallKind::Admin | CallKind::Health | CallKind::HealthWatch => NAMES_BYTES_MAX,
@@ -91,7 +96,7 @@ impl Received {
         };
         let (appends, reads, streams) = (all / APPENDS_PART, all / READS_PART, all / STREAMS_PART);
         Received {
-            appends: budget("grpc.request_bytes (appends)", appends, CallKind::Append),
+            appends: budget("grpc.request_bytes (appends)", appends, CallKind::Transact),
             // Half of it backs their windows.
             streams: budget("grpc.request_bytes (streams of appends)", streams / 2, CallKind::AppendStream),
             loads: budget("grpc.request_bytes (loads)", all - appends - reads - streams, CallKind::Load),
@@ -102,7 +107,7 @@ impl Received {
     /// The messages of the other kinds are so small that their places bound them.
     pub(super) fn of(&self, kind: CallKind) -> Option<&Budget> {
         match kind {
-            CallKind::Append => Some(&self.appends),
+            CallKind::Append | CallKind::Transact => Some(&self.appends),
             CallKind::AppendStream => Some(&self.streams),
             CallKind::Load => Some(&self.loads),
             CallKind::Read | CallKind::Snapshot | CallKind::Watch => Some(&self.reads),
@@ -123,7 +128,9 @@ impl Admission {
     fn pool(&self, kind: CallKind) -> (&Arc<Pool>, &'static str, &'static str) {
         let places = &self.places;
         match kind {
-            CallKind::Append | CallKind::Load => (&places.appends, "grpc.requests (appends)", "appends"),
+            CallKind::Append | CallKind::Transact | CallKind::Load => {
+                (&places.appends, "grpc.requests (appends)", "appends")
+            }
             CallKind::AppendStream => (&places.append_streams, "streams of appends", "streams of appends"),
             CallKind::Read | CallKind::Snapshot => (&places.reads, "grpc.requests (reads)", "reads"),
             CallKind::Watch => (&places.watches, "grpc.watches", "watches"),
@@ -209,6 +216,8 @@ pub(super) struct Stack {
     loads: ContextServiceServer<Context>,
     /// Get, Snapshot, Watch: names and numbers, also when they are unpacked.
     reads: ContextServiceServer<Context>,
+    /// What the ledger service has besides its streams.
+    ledger: LedgerServiceServer<LedgerCalls>,
     rest: Routes,
     admission: Admission,
     received: Received,
@@ -234,6 +243,8 @@ impl Stack {
                 // What an answer may be is judged before it is made.
                 .max_encoding_message_size(usize::MAX)
         };
+        let ledger_calls = LedgerServiceServer::new(LedgerCalls(context.clone()))
+            .max_decoding_message_size(message_bytes_max(CallKind::Transact, settings));
         let rest = Routes::new(AdminServiceServer::new(Admin(ledger.clone())))
             .add_service(ClusterServiceServer::new(ClusterCalls { ledger: ledger.clone(), settings: settings.clone() }))
             .add_service(health);
@@ -241,6 +252,7 @@ impl Stack {
             appends: service(CallKind::Append),
             loads: service(CallKind::Load),
             reads: service(CallKind::Read),
+            ledger: ledger_calls,
             rest: with_reflection(rest).prepare(),
             admission: Admission { places: Arc::new(AllPlaces::new(settings)), ledger: ledger.clone() },
             received: Received::new(settings, ledger),
@@ -261,7 +273,10 @@ impl Stack {
         B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
+        let is_ledgers = request.uri().path().split('/').nth(1) == Some(LEDGER_SERVICE);
         match kind {
+            CallKind::Append if is_ledgers => Service::call(&mut self.ledger.clone(), request),
+            CallKind::Transact => Service::call(&mut self.ledger.clone(), request),
             CallKind::Append => Service::call(&mut self.appends.clone(), request),
             CallKind::Load => Service::call(&mut self.loads.clone(), request),
             CallKind::Read | CallKind::Snapshot | CallKind::Watch => Service::call(&mut self.reads.clone(), request),
