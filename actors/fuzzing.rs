@@ -18,6 +18,7 @@ use bytes::Bytes;
 use converge_ledger_core::testing::Memory;
 use converge_ledger_core::{Batch, BatchRow, Command, checksum::Checksum, decode_row, rows};
 
+pub use crate::distribution::calls::fuzzing::call_frame;
 pub use crate::distribution::fuzzing::handshake;
 pub use crate::replication::fuzzing::raft_step;
 use crate::replication::wire::Frame;

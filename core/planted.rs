@@ -1,8 +1,8 @@
 //! Bugs that are planted, so that it can be seen which tests find them.
 //!
 //! A check that cannot fail shows nothing. Each [`Bug`] is a mistake that somebody could make, at the place where it
-//! would be made, and the [`Level`]s of testing that have to find it; `tests/planted.rs` and `tests/lab/tests/planted_storage.rs`
-//! hold that they do.
+//! would be made, and the [`Level`]s of testing that have to find it; `tests/lab/tests/planted.rs`,
+//! `tests/lab/tests/planted_storage.rs` and `actors/tests/distribution/calls.rs` hold that they do.
 //!
 //! Behind the feature `planted`. Without it [`is`] is constantly false, and nothing of a bug is left in the program.
 //! With it there is none either, until one is planted: for this thread with `plant`, which is enough where all of a
@@ -58,6 +58,8 @@ pub enum Level {
     Syscalls,
     /// Real processes and clients under faults.
     Chaos,
+    /// Links between nodes, over real sockets that are cut.
+    Links,
 }
 
 bugs! {
@@ -119,6 +121,7 @@ bugs! {
     UncommittedSettled "uncommitted-settled" "entries that are not committed come into a segment" [Crash, Simulation]
     BlockClosedEarly "block-closed-early" "a block is closed by a commit, not by what is in it" [Crash, Simulation]
     BlockUnchecked "block-unchecked" "the checksum of a block is not compared" [Flips]
+    CallResent "call-resent" "a call whose connection was lost is sent again over the next one" [Links]
     RowUnchecked "row-unchecked" "the checksum of a row is not compared when it is read" [Flips]
 }
 

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use converge_actors::distribution::calls;
 use converge_actors::distribution::{self, Distribution, Identity, Inbound, Lane, LinkEvent, Sink, WeakDistribution};
 use converge_actors::entry::{self, Entries};
 use converge_actors::replication::{self, Replication, wire};
@@ -52,6 +53,7 @@ struct Actors {
     entries: Entries,
     watches: Watches,
     distribution: Distribution,
+    calls: Arc<calls::HostCalls>,
     verdict: Verdict,
 }
 
@@ -112,8 +114,10 @@ impl Actors {
     ) -> Result<Actors, StartError> {
         let (replication, watches) = (Replication::new(), Watches::new(environment.watch));
         let entries = Entries::new(identity.node_id, size(config.limits.inflight_bytes), environment.entry);
+        let calls = calls::HostCalls::new(identity.node_id, voters.keys().copied());
         let wires = Arc::new(Wires {
             replication: replication.clone(),
+            calls: calls.clone(),
             entries: entries.clone(),
             watches: watches.clone(),
             distribution: OnceLock::new(),
@@ -134,8 +138,9 @@ impl Actors {
             None => Distribution::new(links, identity, voters, peer_socket, wires.clone()),
             Some(network) => Distribution::elsewhere(network.join(identity, wires.clone())),
         };
+        calls.attach(distribution.downgrade());
         let _ = wires.distribution.set(distribution.downgrade());
-        Ok(Actors { storage, replication, entries, watches, distribution, verdict: Verdict::new() })
+        Ok(Actors { storage, replication, entries, watches, distribution, calls, verdict: Verdict::new() })
     }
 
     /// The handle of those who use it.
@@ -159,6 +164,7 @@ impl Actors {
                 entries: self.entries.clone(),
                 watches: self.watches.clone(),
                 distribution: self.distribution.clone(),
+                remote: self.calls.clone(),
                 validator,
                 clock: environment.clock.clone(),
                 random: environment.random.clone(),
@@ -226,6 +232,7 @@ struct Wires {
     replication: Replication,
     entries: Entries,
     watches: Watches,
+    calls: Arc<calls::HostCalls>,
     /// Set as soon as it is made, which needs this.
     distribution: OnceLock<WeakDistribution>,
     observer: Option<Observer>,
@@ -255,19 +262,23 @@ impl Sink for Wires {
     fn deliver(&self, inbound: Inbound) {
         let Inbound { from, lane, epoch, .. } = inbound;
         let result = match lane {
-            Lane::Forward => self.forwarded(inbound),
-            Lane::Control | Lane::Append => self.replication.deliver(inbound),
+            Lane::Forward => self.forwarded(inbound).map_err(|error| error.to_string()),
+            Lane::Control | Lane::Append => self.replication.deliver(inbound).map_err(|error| error.to_string()),
+            Lane::Call => self.calls.deliver(inbound).map_err(|error| error.to_string()),
         };
         if let (Err(error), Some(distribution)) = (result, self.distribution.get().and_then(WeakDistribution::upgrade))
         {
-            distribution.reject(from, lane, epoch, &error.to_string());
+            distribution.reject(from, lane, epoch, &error);
         }
     }
 
     fn event(&self, event: LinkEvent) {
         let (LinkEvent::Up { peer, lane, .. } | LinkEvent::Down { peer, lane, .. }) = event;
-        if lane == Lane::Forward {
-            self.entries.lost_link(peer);
+        match lane {
+            // The ledger does not hang on them.
+            Lane::Call => return self.calls.event(event),
+            Lane::Forward => self.entries.lost_link(peer),
+            Lane::Control | Lane::Append => {}
         }
         self.replication.link(event);
     }

@@ -37,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     target("peer_frame", converge_actors::fuzzing::peer_frame, 64 << 10, 512),
     target("raft_step", converge_actors::fuzzing::raft_step, 1 << 20, 4096),
     target("handshake", converge_actors::fuzzing::handshake, 64 << 10, 64),
+    target("call_frame", converge_actors::fuzzing::call_frame, 64 << 10, 64),
     target("batch", converge_actors::fuzzing::batch, 64 << 10, 512),
     target("apply", converge_actors::fuzzing::apply, 16 << 20, 4096),
     target("journal", converge_actors::fuzzing::journal, 4 << 20, 128),

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use converge_actors::distribution::Distribution;
+use converge_actors::distribution::calls;
 use converge_actors::entry::{self, Admission, Attempt, Done, Entries};
 use converge_actors::replication::{NotHandedOver, ReadError, Replication};
 use converge_actors::storage::{self, Random, Storage};
@@ -61,6 +62,8 @@ pub(crate) struct Inner {
     pub(crate) entries: Entries,
     pub(crate) watches: Watches,
     pub(crate) distribution: Distribution,
+    /// Calls between hosts.
+    pub(crate) remote: Arc<calls::HostCalls>,
     pub(crate) validator: Option<Validator>,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
@@ -93,6 +96,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.stopped.send_replace(true);
         self.watches.end();
+        self.remote.stop();
     }
 }
 
@@ -243,6 +247,7 @@ impl Ledger {
         self.inner.stopped.send_replace(true);
         self.inner.entries.end();
         self.inner.watches.end();
+        self.inner.remote.stop();
         self.inner.distribution.unbind();
     }
 

@@ -21,6 +21,7 @@ mod many;
 mod node;
 mod pages;
 mod reached;
+pub mod remote;
 mod snapshots;
 mod sockets;
 mod status;

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use crate::application::{self, Parts};
 use crate::environment::Environment;
 use crate::ledger::{Ledger, Validator};
+use crate::remote::RemoteCalls;
 use crate::sockets::Sockets;
 use crate::verdict::Verdict;
 use crate::{Config, Rejection};
@@ -195,6 +196,12 @@ impl Node {
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         self.running().ledger.clone()
+    }
+
+    /// Calls of actors of hosts, on every node of the cluster; see [`crate::remote`].
+    #[must_use]
+    pub fn remote(&self) -> RemoteCalls {
+        self.running().ledger.remote()
     }
 
     /// Where gRPC is served; `None` where it is off.

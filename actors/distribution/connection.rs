@@ -57,7 +57,7 @@ impl Reader {
         while filled < HEADER_BYTES {
             filled += arrival(silence_max, stream.read(&mut raw[filled..])).await?;
         }
-        let header = Header::parse(&raw, settings.frame_bytes_max)?;
+        let header = Header::parse(&raw, self.slot.frame_bytes_max)?;
         // Credit comes before the allocation: what waits for consumers is all that a link may hold.
         let permit = match header.kind {
             FrameKind::Data => {
@@ -139,8 +139,9 @@ impl Writer {
                     }
                 }
             }
-            let (frames, mut bytes) = (batch.len() as u64, 0);
-            for outgoing in &mut batch {
+            let (mut frames, mut bytes) = (0, 0);
+            for outgoing in batch.iter_mut().filter(|outgoing| outgoing.leaves()) {
+                frames += 1;
                 bytes += outgoing.bytes as u64;
                 gather.push(FrameKind::Data, std::mem::take(&mut outgoing.pieces));
             }

@@ -62,24 +62,24 @@ async fn look_up(slot: &LinkSlot, address: &str) -> io::Result<Vec<SocketAddr>> 
     look_up.await.map_err(io::Error::other)?
 }
 
-/// The dialer's half of the handshake.
+/// The dialer's half of the handshake: the connection, and which process of the peer is at its other end.
 pub(super) async fn greet(
     shared: &Shared,
     slot: &LinkSlot,
     mut stream: TcpStream,
     dial: u64,
-) -> Result<TcpStream, ConnectError> {
+) -> Result<(TcpStream, u64), ConnectError> {
     let exchange = async {
         stream.write_all(&shared.local.hello(slot.peer, slot.lane, dial)).await?;
         let (kind, payload) = read_greeting(&mut stream).await?;
         match shared.local.conclude(slot.peer, kind, &payload) {
-            Conclusion::Joined { .. } => Ok(()),
+            Conclusion::Joined { incarnation } => Ok(incarnation),
             Conclusion::Refused(reason) => Err(ConnectError::Refused(reason)),
             Conclusion::Close(malformed) => Err(malformed.into()),
         }
     };
     match timeout(shared.settings.handshake_timeout, exchange).await {
-        Ok(outcome) => outcome.map(|()| stream),
+        Ok(outcome) => outcome.map(|incarnation| (stream, incarnation)),
         Err(_) => Err(ConnectError::Unanswered),
     }
 }

@@ -14,8 +14,9 @@ use super::error::SendError;
 use super::lock::lock;
 use super::settings::Settings;
 use super::shared::Shared;
+use super::slot::LinkSlot;
 use super::status::{ListenerStatus, PeerStatus};
-use super::types::{Carrier, Identity, Lane, Sink};
+use super::types::{Carrier, Identity, Lane, Recall, Sink};
 use super::{link, listener};
 
 /// A link has only tasks to drop, so it stops at once; this is for a machine under load.
@@ -113,10 +114,42 @@ impl Distribution {
         match &self.carried {
             Carried::Links(shared) => {
                 let slot = shared.slots.get(&(peer, lane)).ok_or(SendError::Down)?;
-                slot.send(shared.settings.frame_bytes_max, payload)
+                slot.send(None, payload, None)
             }
             Carried::Elsewhere(carrier) => carrier.send(peer, lane, payload),
         }
+    }
+
+    /// As [`Distribution::send`], on the connection `epoch` and no other. Only links do.
+    pub(super) fn send_on(
+        &self,
+        peer: NodeId,
+        lane: Lane,
+        epoch: u64,
+        payload: Vec<Bytes>,
+        recall: Option<Recall>,
+    ) -> Result<(), SendError> {
+        self.slot(peer, lane).ok_or(SendError::Down)?.send(Some(epoch), payload, recall)
+    }
+
+    /// As [`Distribution::send`], on the connection `epoch` and no other, as soon as its queue has room. Only links do.
+    pub(super) async fn send_when_room(
+        &self,
+        peer: NodeId,
+        lane: Lane,
+        epoch: u64,
+        payload: Vec<Bytes>,
+    ) -> Result<(), SendError> {
+        self.slot(peer, lane).ok_or(SendError::Down)?.send_when_room(epoch, payload).await
+    }
+
+    /// The process of the peer at the other end of the connection that is up: a number that each process draws anew.
+    pub(super) fn incarnation(&self, peer: NodeId, lane: Lane) -> Option<u64> {
+        self.slot(peer, lane)?.incarnation()
+    }
+
+    fn slot(&self, peer: NodeId, lane: Lane) -> Option<&Arc<LinkSlot>> {
+        self.links()?.slots.get(&(peer, lane))
     }
 
     /// Closes the peer port for good: the node has ended, and another may listen there though handles of this one
@@ -137,7 +170,7 @@ impl Distribution {
 
     /// The epoch of the connection that is up, if one is.
     pub fn epoch(&self, peer: NodeId, lane: Lane) -> Option<u64> {
-        self.links()?.slots.get(&(peer, lane))?.epoch()
+        self.slot(peer, lane)?.epoch()
     }
 
     /// Closes the connection that brought a frame which its consumer cannot accept: the bytes are those

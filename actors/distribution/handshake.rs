@@ -24,7 +24,8 @@ use serde::{Deserialize, Serialize};
 use super::frame::{self, FrameKind, Malformed};
 use super::types::Lane;
 
-/// Oldest and newest protocol this build speaks.
+/// Oldest and newest protocol this build speaks. A lane that is new needs no other one: a build that does not have it
+/// refuses the connections of that lane, and takes those of the others.
 pub(super) const PROTOCOLS: (u16, u16) = (3, 3);
 /// The levels that this build knows.
 const LEVELS_KNOWN: (u32, u32) = (MIN_LEVEL, MAX_LEVEL);
@@ -352,7 +353,7 @@ mod tests {
         let wrong = Hello { cluster: ClusterId([2; 16]), ..hello(3, 2) };
         assert!(matches!(refusal(wrong), Refusal::Cluster { .. }));
         assert!(matches!(refusal(Hello { group: 7, ..hello(3, 2) }), Refusal::Group { .. }));
-        assert!(matches!(refusal(Hello { lane: 3, ..hello(3, 2) }), Refusal::Lane { .. }));
+        assert!(matches!(refusal(Hello { lane: 4, ..hello(3, 2) }), Refusal::Lane { .. }));
         let (oldest, newest) = PROTOCOLS;
         // A newer one, an older one, and one whose bounds are the wrong way round.
         for (protocol_min, protocol_max) in [(newest + 1, newest + 3), (1, oldest - 1), (oldest, oldest - 1)] {

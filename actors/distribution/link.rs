@@ -35,6 +35,7 @@ use super::message::{Accepted, Message, SendOnDrop};
 use super::shared::Shared;
 use super::slot::{ConnectionGuard, LinkSlot, Opened};
 use super::status::LinkPhase;
+use super::types::Lane;
 use super::{backoff, greeting};
 
 /// Makes the spec of the link of `slot`.
@@ -60,6 +61,12 @@ enum ConnectionPhase {
     Connecting { attempt: u32, dial: u64, _task: JoinSet<()> },
     Handshaking { attempt: u32, dial: u64, _task: JoinSet<()> },
     Up(Connection),
+}
+
+/// Who made a connection, and to or from which process of the peer.
+enum Dialed {
+    ByUs { attempt: u32, incarnation: u64 },
+    ByPeer { incarnation: u64, dial: u64 },
 }
 
 struct Connection {
@@ -167,13 +174,13 @@ impl State {
         self.enter(ConnectionPhase::Handshaking { attempt, dial: of, _task: task });
     }
 
-    fn greeted(&mut self, myself: &ActorRef<Message>, of: u64, outcome: Result<TcpStream, ConnectError>) {
+    fn greeted(&mut self, myself: &ActorRef<Message>, of: u64, outcome: Result<(TcpStream, u64), ConnectError>) {
         let attempt = match self.phase {
             ConnectionPhase::Handshaking { attempt, dial, .. } if dial == of => attempt,
             _ => return,
         };
         match outcome {
-            Ok(stream) => self.up(myself, stream, attempt, None),
+            Ok((stream, incarnation)) => self.up(myself, stream, Dialed::ByUs { attempt, incarnation }),
             Err(failure) => self.failed(myself, attempt, &failure),
         }
     }
@@ -187,11 +194,15 @@ impl State {
             // Two handshakes overtook each other; the peer has given this connection up already.
             return;
         }
-        self.up(myself, accepted.stream, 0, Some(origin));
+        self.up(myself, accepted.stream, Dialed::ByPeer { incarnation: origin.0, dial: origin.1 });
     }
 
-    fn up(&mut self, myself: &ActorRef<Message>, stream: TcpStream, attempt: u32, origin: Option<(u64, u64)>) {
-        let Opened { live, frames, end } = self.slot.open();
+    fn up(&mut self, myself: &ActorRef<Message>, stream: TcpStream, dialed: Dialed) {
+        let (incarnation, attempt, origin) = match dialed {
+            Dialed::ByUs { attempt, incarnation } => (incarnation, attempt, None),
+            Dialed::ByPeer { incarnation, dial } => (incarnation, 0, Some((incarnation, dial))),
+        };
+        let Opened { live, frames, end } = self.slot.open(incarnation);
         let epoch = live.epoch;
         let (pong_sender, pongs) = mpsc::channel(PONGS_MAX);
         let started = Instant::now();
@@ -228,7 +239,11 @@ impl State {
         shared.notices.unresolved(self.slot.peer, unresolved);
         self.trouble(&failure.to_string());
         let refused = if let ConnectError::Refused(reason) = failure {
-            shared.notices.refused(self.slot.peer, reason);
+            // A peer that is older than the lane of calls refuses it and serves the others; what is wrong with all lanes,
+            // the others tell.
+            if self.slot.lane != Lane::Call {
+                shared.notices.refused(self.slot.peer, reason);
+            }
             true
         } else {
             false

@@ -9,8 +9,8 @@ use super::error::{Cause, ConnectError};
 pub(super) enum Message {
     /// A dial ended.
     Dialed { dial: u64, outcome: Result<TcpStream, ConnectError> },
-    /// A handshake of ours ended.
-    Greeted { dial: u64, outcome: Result<TcpStream, ConnectError> },
+    /// A handshake of ours ended: with a connection to that process of the peer.
+    Greeted { dial: u64, outcome: Result<(TcpStream, u64), ConnectError> },
     /// The peer dialed and its handshake ended well.
     Accepted(Accepted),
     /// A task of a connection ended.

@@ -2,7 +2,7 @@
 //!
 //! **Job**: keep one TCP connection per (peer, [`Lane`]) alive, and move bounded frames over it.
 //! **Owns**: the peer port's listener, the sockets of all links, their queues and credits.
-//! **Does not do**: it reads no payload, routes nothing, retries nothing. A frame that was queued when
+//! **Does not do**: it reads no payload (but [`calls`] those of its lane), routes nothing, retries nothing. A frame that was queued when
 //! a connection ended is gone; whoever sent it learns of the end by [`LinkEvent::Down`]. Addresses are
 //! a static list; there is no discovery yet. Nothing is authenticated or encrypted: the peer port
 //! belongs on a private network.
@@ -31,6 +31,7 @@
 
 mod arrivals;
 mod backoff;
+pub mod calls;
 mod connection;
 mod error;
 mod frame;

@@ -7,6 +7,9 @@ use std::time::Duration;
 use converge_ledger_core::levels::MIN_LEVEL;
 use converge_supervisors::Intensity;
 
+use super::calls;
+use super::types::Lane;
+
 /// Lengths on the wire have 32 bits; no frame comes near.
 const FRAME_BYTES_CEILING: usize = 1 << 30;
 /// Charged per frame on top of its bytes, so that empty frames are not free.
@@ -72,6 +75,21 @@ impl Settings {
     /// How long a connection may be silent.
     pub(super) fn silence_max(&self) -> Duration {
         self.heartbeat.saturating_mul(self.heartbeats_missed_max.max(1))
+    }
+
+    /// The bounds of one lane: calls of hosts take none of the memory that the ledger's frames may have.
+    pub(super) fn of(&self, lane: Lane) -> Settings {
+        let settings = self.clone();
+        match lane {
+            Lane::Control | Lane::Append | Lane::Forward => settings,
+            Lane::Call => Settings {
+                frame_bytes_max: calls::FRAME_BYTES_MAX.min(settings.frame_bytes_max),
+                queue_bytes_max: calls::QUEUE_BYTES_MAX.min(settings.queue_bytes_max),
+                inbound_bytes_max: calls::QUEUE_BYTES_MAX.min(settings.inbound_bytes_max),
+                ..settings
+            }
+            .sane(),
+        }
     }
 
     /// Raises bounds that would stop a link for good to the least with which it works.

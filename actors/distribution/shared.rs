@@ -37,7 +37,7 @@ impl Shared {
         let settings = settings.sane();
         peers.remove(&identity.node_id);
         let notices = Arc::new(Notices::new(identity.node_id, sink));
-        let slot = |peer, lane| Arc::new(LinkSlot::new(peer, lane, &settings, Arc::clone(&notices)));
+        let slot = |peer, lane| Arc::new(LinkSlot::new(peer, lane, &settings.of(lane), Arc::clone(&notices)));
         let slots = peers
             .keys()
             .flat_map(|peer| Lane::ALL.map(|lane| (*peer, lane)))
@@ -69,7 +69,7 @@ impl Shared {
             PeerStatus {
                 id: *id,
                 address: address.clone(),
-                connected: lanes.values().all(|lane| lane.epoch.is_some()),
+                connected: Lane::OF_THE_LEDGER.iter().all(|lane| lanes[lane].epoch.is_some()),
                 rtt_us: lanes[&Lane::Control].rtt_us,
                 refused,
                 unresolved,

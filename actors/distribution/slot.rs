@@ -19,18 +19,28 @@ use super::message::Message;
 use super::notices::Notices;
 use super::settings::{FRAME_OVERHEAD_BYTES, Settings};
 use super::status::{LaneStatus, LinkPhase};
-use super::types::{Inbound, Lane, LinkEvent, Permit};
+use super::types::{Inbound, Lane, LinkEvent, Permit, Recall};
 
 /// A frame in the queue of a link; its permit counts it until it is written or dropped.
 pub(super) struct Outgoing {
     pub(super) pieces: Vec<Bytes>,
     pub(super) bytes: usize,
+    recall: Option<Recall>,
     _queued: OwnedSemaphorePermit,
+}
+
+impl Outgoing {
+    /// Whether it is to be written: asked by the writer, once. From here on nobody takes it back.
+    pub(super) fn leaves(&self) -> bool {
+        self.recall.as_ref().is_none_or(Recall::leaves)
+    }
 }
 
 /// The live connection, as senders see it.
 struct Outbound {
     epoch: u64,
+    /// The peer's process.
+    incarnation: u64,
     frames: mpsc::Sender<Outgoing>,
     end: CloseSignal,
 }
@@ -67,6 +77,8 @@ pub(super) struct LinkSlot {
     /// At most one name look-up runs, however often its waiting is given up.
     pub(super) lookup: Arc<Semaphore>,
     pub(super) counters: Counters,
+    /// Longest payload of a frame.
+    pub(super) frame_bytes_max: usize,
     queue_bytes: Arc<Semaphore>,
     queue_frames_max: usize,
     outbound: Mutex<Option<Outbound>>,
@@ -110,6 +122,7 @@ impl LinkSlot {
             inbound_bytes: credits(settings.inbound_bytes_max),
             lookup: Arc::new(Semaphore::new(1)),
             counters: Counters::default(),
+            frame_bytes_max: settings.frame_bytes_max,
             queue_bytes: credits(settings.queue_bytes_max),
             queue_frames_max: settings.queue_frames_max,
             outbound: Mutex::default(),
@@ -120,28 +133,53 @@ impl LinkSlot {
         }
     }
 
-    /// Queues a frame on the live connection.
-    pub(super) fn send(&self, frame_bytes_max: usize, pieces: Vec<Bytes>) -> Result<(), SendError> {
-        let bytes = pieces.iter().map(Bytes::len).sum::<usize>();
-        if bytes > frame_bytes_max {
-            return Err(SendError::TooLong);
-        }
+    /// Queues a frame on the live connection; if that is to be a certain one, on no other.
+    pub(super) fn send(&self, epoch: Option<u64>, pieces: Vec<Bytes>, recall: Option<Recall>) -> Result<(), SendError> {
+        let (bytes, cost) = self.weight(&pieces)?;
         let outbound = lock(&self.outbound);
-        let live = outbound.as_ref().ok_or(SendError::Down)?;
+        let live = outbound.as_ref().filter(|live| epoch.is_none_or(|epoch| live.epoch == epoch));
+        let live = live.ok_or(SendError::Down)?;
         let shed = || {
             self.counters.shed.fetch_add(1, Relaxed);
             SendError::Full
         };
-        let cost = u32::try_from(bytes + FRAME_OVERHEAD_BYTES).map_err(|_| SendError::TooLong)?;
         let queued = self.queue_bytes.clone().try_acquire_many_owned(cost).map_err(|_| shed())?;
-        live.frames.try_send(Outgoing { pieces, bytes, _queued: queued }).map_err(|e| match e {
+        live.frames.try_send(Outgoing { pieces, bytes, recall, _queued: queued }).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => shed(),
             mpsc::error::TrySendError::Closed(_) => SendError::Down,
         })
     }
 
+    /// Queues a frame on the connection `epoch` and no other, as soon as there is room.
+    pub(super) async fn send_when_room(&self, epoch: u64, pieces: Vec<Bytes>) -> Result<(), SendError> {
+        let (bytes, cost) = self.weight(&pieces)?;
+        let queued = self.queue_bytes.clone().acquire_many_owned(cost).await.map_err(|_| SendError::Down)?;
+        let frames = {
+            let outbound = lock(&self.outbound);
+            let live = outbound.as_ref().filter(|live| live.epoch == epoch).ok_or(SendError::Down)?;
+            live.frames.clone()
+        };
+        let outgoing = Outgoing { pieces, bytes, recall: None, _queued: queued };
+        frames.send(outgoing).await.map_err(|_| SendError::Down)
+    }
+
+    /// The bytes of a payload, and what they take of the queue.
+    fn weight(&self, pieces: &[Bytes]) -> Result<(usize, u32), SendError> {
+        let bytes = pieces.iter().map(Bytes::len).sum::<usize>();
+        if bytes > self.frame_bytes_max {
+            return Err(SendError::TooLong);
+        }
+        let cost = u32::try_from(bytes + FRAME_OVERHEAD_BYTES).map_err(|_| SendError::TooLong)?;
+        Ok((bytes, cost))
+    }
+
     pub(super) fn epoch(&self) -> Option<u64> {
         lock(&self.outbound).as_ref().map(|live| live.epoch)
+    }
+
+    /// The process of the peer at the other end.
+    pub(super) fn incarnation(&self) -> Option<u64> {
+        lock(&self.outbound).as_ref().map(|live| live.incarnation)
     }
 
     /// Ends the connection `epoch` if it is up. Takes no gate: a sink may call it while it is called.
@@ -160,8 +198,8 @@ impl LinkSlot {
         self.dials.fetch_add(1, Relaxed) + 1
     }
 
-    /// Makes a new connection the live one, ending an older one first.
-    pub(super) fn open(self: &Arc<Self>) -> Opened {
+    /// Makes a new connection, to that process of the peer, the live one, ending an older one first.
+    pub(super) fn open(self: &Arc<Self>, incarnation: u64) -> Opened {
         let end = CloseSignal::default();
         let (sender, frames) = mpsc::channel(self.queue_frames_max);
         let mut gate = lock(&self.gate);
@@ -169,7 +207,7 @@ impl LinkSlot {
             self.end(&old);
         }
         let epoch = self.notices.next_epoch();
-        *lock(&self.outbound) = Some(Outbound { epoch, frames: sender, end: end.clone() });
+        *lock(&self.outbound) = Some(Outbound { epoch, incarnation, frames: sender, end: end.clone() });
         *gate = Some(OpenConnection { epoch, end: end.clone() });
         self.counters.connections.fetch_add(1, Relaxed);
         self.notices.forget_refusal(self.peer);
@@ -318,8 +356,8 @@ mod tests {
     #[tokio::test]
     async fn a_replaced_connection_is_ended_and_delivers_nothing_more() {
         let (slot, sink) = slot();
-        let old = slot.open();
-        let new = slot.open();
+        let old = slot.open(1);
+        let new = slot.open(1);
         assert!(new.live.epoch > old.live.epoch);
         assert!(!deliver(&slot, old.live.epoch, b"late"));
         assert!(deliver(&slot, new.live.epoch, b"new"));
@@ -334,7 +372,7 @@ mod tests {
     #[test]
     fn nothing_is_delivered_after_the_end() {
         let (slot, sink) = slot();
-        let opened = slot.open();
+        let opened = slot.open(1);
         let epoch = opened.live.epoch;
         drop(opened);
         assert!(!deliver(&slot, epoch, b"late"));
@@ -344,15 +382,52 @@ mod tests {
     #[test]
     fn a_full_queue_sheds_and_a_dead_one_gives_its_credit_back() {
         let (slot, _) = slot();
-        let limit = Settings::default().frame_bytes_max;
         let free = slot.queue_bytes.available_permits();
-        let send = || slot.send(limit, vec![Bytes::from_static(b"x")]);
+        let send = || slot.send(None, vec![Bytes::from_static(b"x")], None);
         assert_eq!(send(), Err(SendError::Down));
-        let opened = slot.open();
+        let opened = slot.open(1);
         assert_eq!([send(), send(), send()], [Ok(()), Ok(()), Err(SendError::Full)]);
         assert_eq!(slot.status().shed, 1);
         drop(opened);
         assert_eq!(send(), Err(SendError::Down));
         assert_eq!(slot.queue_bytes.available_permits(), free);
+    }
+
+    #[test]
+    fn a_frame_leaves_or_is_taken_back_and_never_both() {
+        let (slot, _) = slot();
+        let mut opened = slot.open(1);
+        let epoch = opened.live.epoch;
+        let mut send = |recall: &Recall| {
+            slot.send(Some(epoch), vec![Bytes::from_static(b"x")], Some(recall.clone())).unwrap();
+            opened.frames.try_recv().unwrap()
+        };
+        let (kept, taken_back) = (Recall::default(), Recall::default());
+        assert!(send(&kept).leaves() && !kept.take_back());
+        let outgoing = send(&taken_back);
+        assert!(taken_back.take_back() && !outgoing.leaves());
+        assert_eq!(slot.send(Some(epoch + 1), vec![Bytes::new()], None), Err(SendError::Down), "another connection");
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_waits_for_room_comes_in_its_connection_or_not_at_all() {
+        let (slot, _) = slot();
+        let mut opened = slot.open(1);
+        let epoch = opened.live.epoch;
+        let send = || slot.send(None, vec![Bytes::from_static(b"x")], None);
+        assert_eq!([send(), send()], [Ok(()), Ok(())]);
+        let late = || {
+            let slot = Arc::clone(&slot);
+            tokio::spawn(async move { slot.send_when_room(epoch, vec![Bytes::from_static(b"late")]).await })
+        };
+        let waits = late();
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished());
+        opened.frames.recv().await.unwrap();
+        assert_eq!(waits.await.unwrap(), Ok(()));
+        let waits = late();
+        tokio::task::yield_now().await;
+        drop((opened.live, opened.frames));
+        assert_eq!(waits.await.unwrap(), Err(SendError::Down));
     }
 }

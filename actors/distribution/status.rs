@@ -40,7 +40,7 @@ pub struct PeerStatus {
     pub id: NodeId,
     /// The configured address.
     pub address: String,
-    /// Whether every lane is up.
+    /// Whether every lane of the ledger is up.
     pub connected: bool,
     /// Each lane.
     pub lanes: BTreeMap<Lane, LaneStatus>,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
 use converge_ledger_core::{ClusterId, NodeId};
@@ -20,11 +21,15 @@ pub enum Lane {
     Append,
     /// Requests that one node hands to another.
     Forward,
+    /// Calls of the host's actors. Peers of an older build do not have it: they refuse it alone.
+    Call,
 }
 
 impl Lane {
     /// All lanes.
-    pub const ALL: [Lane; 3] = [Lane::Control, Lane::Append, Lane::Forward];
+    pub const ALL: [Lane; 4] = [Lane::Control, Lane::Append, Lane::Forward, Lane::Call];
+    /// Those without which a node has no part in the ledger.
+    pub const OF_THE_LEDGER: [Lane; 3] = [Lane::Control, Lane::Append, Lane::Forward];
 
     /// The name in paths, logs and status.
     pub fn name(self) -> &'static str {
@@ -32,6 +37,7 @@ impl Lane {
             Lane::Control => "control",
             Lane::Append => "append",
             Lane::Forward => "forward",
+            Lane::Call => "call",
         }
     }
 
@@ -40,6 +46,7 @@ impl Lane {
             Lane::Control => 0,
             Lane::Append => 1,
             Lane::Forward => 2,
+            Lane::Call => 3,
         }
     }
 
@@ -103,6 +110,32 @@ impl Permit {
     /// A permit that holds no credit: for frames that came over no link.
     pub fn none() -> Permit {
         Permit(None)
+    }
+}
+
+/// Lets a sender take back a frame that has not left the queue of its link. Either the link takes it off, or the sender
+/// takes it back; never both.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Recall(Arc<AtomicU8>);
+
+/// What became of a frame that could be taken back.
+const QUEUED: u8 = 0;
+const LEFT: u8 = 1;
+const TAKEN_BACK: u8 = 2;
+
+impl Recall {
+    fn settle(&self, as_what: u8) -> bool {
+        self.0.compare_exchange(QUEUED, as_what, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// The link is about to write the frame; false when it was taken back.
+    pub(super) fn leaves(&self) -> bool {
+        self.settle(LEFT)
+    }
+
+    /// No byte of the frame will be written; false when it has left.
+    pub(super) fn take_back(&self) -> bool {
+        self.settle(TAKEN_BACK)
     }
 }
 

@@ -17,6 +17,7 @@ pub fn seeds() -> Vec<Seed> {
     seeds.extend(logs());
     seeds.extend(crate::replication::fuzzing::seeds());
     seeds.extend(crate::distribution::fuzzing::seeds());
+    seeds.extend(crate::distribution::calls::fuzzing::seeds());
     seeds.extend(crate::storage::fuzzing::seeds());
     seeds.extend(crate::storage::segments::fuzzing::seeds());
     seeds

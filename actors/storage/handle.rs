@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{Entry, Head, LogIndex, Lsn, Position, Sequence, Term};
-use converge_supervisors::{CallError, ChildSpec, Shutdown};
+use converge_supervisors::{ChildSpec, Shutdown};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::timeout;
 
 use super::actor::StorageActor;
 use super::error::{Cause, Error, Outdated};
@@ -74,11 +74,14 @@ impl Storage {
         self.call(|reply| Message::WriteGenesis(genesis, reply)).await
     }
 
+    /// Asks the actor that is there. Not the next one: a younger sibling asks in its start, and no other storage is started
+    /// before that has ended.
     async fn call<R>(&self, make: impl FnOnce(oneshot::Sender<Result<R, Error>>) -> Message) -> Result<R, Error> {
-        let deadline = Instant::now() + RECOVER_TIMEOUT;
-        match self.shared.service.call(make, deadline).await {
-            Ok(answer) => answer,
-            Err(CallError::NotSent | CallError::Unknown | CallError::Deadline) => Err(Error::Unavailable),
+        let (reply, answer) = oneshot::channel();
+        self.shared.service.try_cast(make(reply)).map_err(|_| Error::Unavailable)?;
+        match timeout(RECOVER_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(Error::Unavailable),
         }
     }
 
@@ -353,4 +356,17 @@ fn split(entries: &[LogEntry], hard_state: Option<HardState>, max: usize, done: 
     ops.extend(late.map(Op::HardState));
     writes.push(QueuedWrite { ops, weight, done: Some(done) });
     writes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where storage died while the others of its first start came up, its successor comes when they have given up.
+    #[tokio::test(start_paused = true)]
+    async fn a_sibling_that_starts_does_not_wait_for_the_next_storage() {
+        let storage = Storage::new(Settings::new("/nowhere"), Arc::new(|_| {}));
+        let asked = timeout(Duration::from_secs(1), storage.recover()).await;
+        assert!(matches!(asked, Ok(Err(Error::Unavailable))), "{asked:?}");
+    }
 }

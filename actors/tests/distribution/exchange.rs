@@ -20,7 +20,7 @@ async fn three_nodes_exchange_on_every_lane_in_order() {
         }
     }
     for node in &nodes {
-        let all = (FRAMES * 2 * 3) as usize;
+        let all = FRAMES as usize * 2 * Lane::ALL.len();
         let frames = |seen: &[Seen]| seen.iter().filter(|s| matches!(s, Seen::Frame { .. })).count();
         node.sink.until("all frames", |seen| frames(seen) == all).await;
         for peer in nodes.iter().filter(|peer| peer.id != node.id) {
@@ -87,7 +87,8 @@ async fn status_tells_what_happened() {
 
     let [one, two]: [PeerNode; 2] = nodes.try_into().ok().unwrap();
     two.stop().await;
-    one.sink.until("three downs", |seen| seen.iter().filter(|s| matches!(s, Seen::Down { .. })).count() == 3).await;
+    let downs = |seen: &[Seen]| seen.iter().filter(|s| matches!(s, Seen::Down { .. })).count();
+    one.sink.until("each lane down", |seen| downs(seen) == Lane::ALL.len()).await;
     assert_eq!(one.send(2, Lane::Forward, b"x"), Err(SendError::Down));
     let peer = &one.distribution.status()[0];
     assert!(!peer.connected && peer.lanes[&Lane::Forward].epoch.is_none());

@@ -149,7 +149,7 @@ async fn a_half_open_peer_is_noticed_on_both_sides_and_comes_back() {
     proxy.stall(true);
     for node in [&one, &two] {
         let downs = |seen: &[Seen]| seen.iter().filter(|s| matches!(s, Seen::Down { .. })).count();
-        node.sink.until("three downs", |seen| downs(seen) >= 3).await;
+        node.sink.until("each lane down", |seen| downs(seen) >= Lane::ALL.len()).await;
         let status = &node.distribution.status()[0];
         assert!(!status.connected);
     }

@@ -238,10 +238,11 @@ pub async fn cluster(count: u64, settings: Settings) -> Vec<PeerNode> {
     nodes
 }
 
-/// Forwards connections to `target`; can stop forwarding without closing anything.
+/// Forwards connections to `target`; can stop forwarding without closing anything, and close them.
 pub struct Proxy {
     pub address: String,
     stalled: watch::Sender<bool>,
+    pumps: Arc<Mutex<JoinSet<()>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -251,20 +252,26 @@ impl Proxy {
         let address = listener.local_addr().unwrap().to_string();
         let stalled = watch::Sender::new(false);
         let gate = stalled.subscribe();
-        let mut tasks = JoinSet::new();
+        let (mut tasks, pumps) = (JoinSet::new(), Arc::new(Mutex::new(JoinSet::new())));
+        let forwarding = Arc::clone(&pumps);
         tasks.spawn(async move {
-            let mut pumps = JoinSet::new();
             loop {
                 let (near, _) = listener.accept().await.unwrap();
                 let Ok(far) = TcpStream::connect(&target).await else {
                     continue;
                 };
                 let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+                let mut pumps = forwarding.lock().unwrap();
                 pumps.spawn(pump(near_in, far_out, gate.clone()));
                 pumps.spawn(pump(far_in, near_out, gate.clone()));
             }
         });
-        Proxy { address, stalled, _tasks: tasks }
+        Proxy { address, stalled, pumps, _tasks: tasks }
+    }
+
+    /// Closes every connection. What comes afterwards is forwarded again.
+    pub fn cut(&self) {
+        self.pumps.lock().unwrap().abort_all();
     }
 
     pub fn stall(&self, stalled: bool) {

@@ -121,7 +121,7 @@ impl SimNetwork {
         *inner.cuts.entry((from, to)).or_default() += 1;
         // It breaks when nobody hears anything for too long.
         let (a, b) = pair(from, to);
-        for lane in Lane::ALL {
+        for lane in Lane::OF_THE_LEDGER {
             inner.stall(a, b, lane);
         }
         drop(inner);
@@ -137,7 +137,7 @@ impl SimNetwork {
         }
         inner.cuts.remove(&(from, to));
         // What was sent meanwhile was sent again and again, and comes through now.
-        for lane in Lane::ALL {
+        for lane in Lane::OF_THE_LEDGER {
             inner.release(from, to, lane);
         }
         drop(inner);
@@ -148,7 +148,7 @@ impl SimNetwork {
     pub(super) fn reset(&self, a: NodeId, b: NodeId) {
         let (a, b) = pair(a, b);
         let mut inner = self.lock();
-        for lane in Lane::ALL {
+        for lane in Lane::OF_THE_LEDGER {
             inner.break_link(a, b, lane);
         }
         drop(inner);
@@ -212,7 +212,7 @@ impl Network for SimNetwork {
         let peers: Vec<NodeId> = inner.members.keys().copied().filter(|peer| *peer != id).collect();
         for peer in peers {
             let (a, b) = pair(id, peer);
-            for lane in Lane::ALL {
+            for lane in Lane::OF_THE_LEDGER {
                 inner.dial_later(a, b, lane);
             }
         }

@@ -16,6 +16,7 @@ mod partition;
 mod poison;
 mod read_back;
 mod reads;
+mod remote;
 mod stops;
 mod threads;
 mod transactions;

@@ -1,0 +1,3 @@
+#![no_main]
+
+converge_ledger_fuzz::target!("call_frame");
