@@ -16,7 +16,7 @@ mod snapshot;
 
 use bytes::Bytes;
 use converge_ledger_core::testing::Memory;
-use converge_ledger_core::{Batch, CodecError, checksum::Checksum, decode_row, rows};
+use converge_ledger_core::{Batch, BatchRow, Command, checksum::Checksum, decode_row, rows};
 
 pub use crate::distribution::calls::fuzzing::call_frame;
 pub use crate::distribution::fuzzing::handshake;
@@ -59,7 +59,7 @@ fn committed(data: &Bytes) -> bool {
     let decoded = Batch::decode(data);
     match &decoded {
         Ok(batch) => readable(batch, data),
-        Err(_) => assert!(rows(data).is_err() || !every_row_decodes(data), "rows are sound and their batch is not"),
+        Err(_) => assert!(rows(data).is_err() || !are_commands(data), "rows are sound and their batch is not"),
     }
     let taken = decoded.is_ok();
     let batch = decoded.ok();
@@ -84,14 +84,27 @@ fn readable(batch: &Batch, data: &Bytes) {
     if batch.commands.is_empty() {
         assert!(decode_row(0, &rows[0]).is_err(), "a command out of a batch without one");
     } else {
-        let commands: Result<Vec<_>, CodecError> = (0..).zip(&rows).map(|(n, row)| decode_row(n, row)).collect();
-        assert_eq!(commands.as_ref(), Ok(&batch.commands), "a row is not the command of its place");
+        let mut own = (0..).zip(&rows).map(|(n, row)| decode_row(n, row).expect("a row of a batch is sound"));
+        for command in &batch.commands {
+            match (command, own.next()) {
+                (Command::Transact(transact), Some(BatchRow::Transact(_, parts))) => {
+                    let parts = own.by_ref().take(parts as usize);
+                    let due = transact.entries.iter().cloned().map(BatchRow::Part);
+                    assert!(parts.eq(due), "rows are not the entries of their transaction");
+                }
+                (command, row) => {
+                    assert_eq!(row, Some(BatchRow::Command(command.clone())), "a row is not the command of its place");
+                }
+            }
+        }
+        assert!(own.next().is_none(), "a batch has more rows than its commands");
     }
 }
 
-fn every_row_decodes(data: &Bytes) -> bool {
+/// Every row decodes, each to a whole command.
+fn are_commands(data: &Bytes) -> bool {
     let Ok(rows) = rows(data) else { return false };
-    (0..).zip(&rows).all(|(n, row)| decode_row(n, row).is_ok())
+    (0..).zip(&rows).all(|(n, row)| matches!(decode_row(n, row), Ok(BatchRow::Command(_))))
 }
 
 /// Puts the checksum of each row right, as far as the bytes look like rows.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::entry::{Entry, NewEntry, chain_link, content_bytes, content_hash};
-use crate::ids::{AttemptId, Boot, EntryId, Lamport, NodeId, Position, Sequence};
+use crate::ids::{AttemptId, Boot, EntryId, FenceEpoch, Lamport, NodeId, Position, Sequence};
 
 /// Commands that were proposed together; one Raft entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,10 @@ pub enum Command {
     Stage(Stage),
     /// Make the staged entries of a load visible, all or none.
     Load(Load),
+    /// Append entries to many contexts, all or none.
+    Transact(Transact),
+    /// Raise the fence epoch of a context.
+    Fence(RaiseFence),
 }
 
 impl Command {
@@ -55,6 +59,17 @@ impl Command {
             Self::Append(append) => append.counter,
             Self::Stage(stage) => stage.counter,
             Self::Load(load) => load.counter,
+            Self::Transact(transact) => transact.counter,
+            Self::Fence(fence) => fence.counter,
+        }
+    }
+
+    /// How many rows it has in its batch: a transaction has one for each of its entries besides its own.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Transact(transact) => 1 + transact.entries.len(),
+            Self::Append(_) | Self::Stage(_) | Self::Load(_) | Self::Fence(_) => 1,
         }
     }
 
@@ -78,6 +93,8 @@ pub struct Append {
     pub idempotency_key: Option<String>,
     /// The context's latest sequence must be this before the append.
     pub expected_sequence: Option<Sequence>,
+    /// The context's fence epoch must be this.
+    pub fence_epoch: Option<FenceEpoch>,
     /// A Lamport time the client got from elsewhere.
     pub received_lamport: Option<Lamport>,
     /// It belongs behind the command before it in its batch: where that one did not append, this one is refused. So what
@@ -196,4 +213,87 @@ pub struct Load {
     pub count: u64,
     /// Refuse unless the context is empty.
     pub fail_if_exists: bool,
+}
+
+/// Append entries to as many contexts as it takes, all or none, and only where every condition holds. All of it is one
+/// command, so that no batch has a part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transact {
+    /// The attempt counter.
+    pub counter: u64,
+    /// The client's key for exactly-once: one for the whole ledger, apart from those of contexts.
+    pub idempotency_key: Option<String>,
+    /// What must hold before the first entry, in the order in which it is looked at.
+    pub conditions: Vec<Condition>,
+    /// What to append, in order.
+    pub entries: Vec<TransactEntry>,
+}
+
+impl Transact {
+    /// The contexts that it asks about, and those that it appends to.
+    pub fn contexts(&self) -> impl Iterator<Item = &str> {
+        let asked = self.conditions.iter().map(|condition| &condition.context_id);
+        asked.chain(self.entries.iter().map(|part| &part.entry.context_id)).map(String::as_str)
+    }
+
+    /// BLAKE3 over all that the client asked for, so that its key stands for one request.
+    #[must_use]
+    pub fn content_hash(&self) -> [u8; 32] {
+        fn optional(number: Option<u64>) -> [u8; 9] {
+            let mut bytes = [0; 9];
+            bytes[0] = u8::from(number.is_some());
+            bytes[1..].copy_from_slice(&number.unwrap_or(0).to_le_bytes());
+            bytes
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"converge-ledger transaction 1");
+        hasher.update(&(self.conditions.len() as u64).to_le_bytes());
+        for Condition { context_id, sequence, fence_epoch } in &self.conditions {
+            hasher.update(&(context_id.len() as u64).to_le_bytes());
+            hasher.update(context_id.as_bytes());
+            hasher.update(&optional(sequence.map(Sequence::get)));
+            hasher.update(&optional(fence_epoch.map(FenceEpoch::get)));
+        }
+        for entry in &self.entries {
+            hasher.update(&entry.entry.content_hash());
+            hasher.update(&optional(entry.received_lamport.map(Lamport::get)));
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
+/// What must hold of a context, whether it gets an entry or not. All that is there must.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// The context.
+    pub context_id: String,
+    /// Its latest sequence is this; 0: it has no entry.
+    pub sequence: Option<Sequence>,
+    /// Its fence epoch is this; 0: it was never fenced.
+    pub fence_epoch: Option<FenceEpoch>,
+}
+
+/// An entry of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransactEntry {
+    /// The entry's name, fixed at admission.
+    pub id: EntryId,
+    /// The entry's time, fixed at admission.
+    pub appended_at_ns: u64,
+    /// A Lamport time the client got from elsewhere.
+    pub received_lamport: Option<Lamport>,
+    /// What to append.
+    pub entry: NewEntry,
+}
+
+/// Raise the fence epoch of a context: who sends an older one with an append or a condition is refused from then on.
+/// Who sends none passes, so a writer that may be fenced always sends its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaiseFence {
+    /// The attempt counter.
+    pub counter: u64,
+    /// The context; one without entries can be fenced, too.
+    pub context_id: String,
+    /// The new epoch, above the current one; none: the next one.
+    pub epoch: Option<FenceEpoch>,
 }

@@ -65,6 +65,10 @@ number! {
     Lamport
 }
 number! {
+    /// How often a context was fenced, or the number that its fencer chose: it only rises. 0 in one that never was.
+    FenceEpoch
+}
+number! {
     /// The number under which a context is interned, 1, 2, 3 … in order of creation.
     ContextNo
 }

@@ -28,16 +28,16 @@ mod outcome;
 mod state;
 
 pub use apply::apply;
-pub use batch::{VERSION as BATCH_VERSION, decode_row, row_chunk, row_entry, rows};
+pub use batch::{BatchRow, VERSION as BATCH_VERSION, decode_row, row_chunk, row_entry, rows};
 pub use codec::CodecError;
-pub use command::{Append, Batch, Command, Load, Stage, StagedEntry};
+pub use command::{Append, Batch, Command, Condition, Load, RaiseFence, Stage, StagedEntry, Transact, TransactEntry};
 pub use entry::{EMPTY_CHAIN, Entry, NewEntry, chain_link, content_bytes, content_hash};
 pub use ids::{
-    AttemptId, Boot, ClusterId, ContextNo, EntryId, Lamport, LogIndex, Lsn, NodeId, ParseIdError, Position, Sequence,
-    StoreId, Term,
+    AttemptId, Boot, ClusterId, ContextNo, EntryId, FenceEpoch, Lamport, LogIndex, Lsn, NodeId, ParseIdError, Position,
+    Sequence, StoreId, Term,
 };
 pub use limits::{LimitError, Limits};
-pub use outcome::{Appended, Outcome, Refusal};
+pub use outcome::{Appended, Fenced, Outcome, Refusal, Transacted};
 pub use state::{
     Effects, Head, IndexChunk, IndexRow, Indexed, KEY_WINDOW_DEFAULT, KeyRow, Origin, Part, Staging, State, View,
 };

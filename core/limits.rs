@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::command::Condition;
 use crate::entry::{Entry, NewEntry};
 
 /// Upper bounds, all inclusive.
@@ -21,6 +22,12 @@ pub struct Limits {
     pub metadata_pairs: usize,
     /// Bytes of metadata, names and values together.
     pub metadata_bytes: usize,
+    /// Entries of a transaction.
+    pub transaction_entries: usize,
+    /// Conditions of a transaction.
+    pub transaction_conditions: usize,
+    /// Bytes of a transaction, all that is in it.
+    pub transaction_bytes: usize,
 }
 
 impl Limits {
@@ -32,6 +39,9 @@ impl Limits {
         idempotency_key_bytes: 1024,
         metadata_pairs: 64,
         metadata_bytes: 64 << 10,
+        transaction_entries: 1000,
+        transaction_conditions: 128,
+        transaction_bytes: 5 << 20,
     };
 }
 
@@ -96,6 +106,39 @@ pub enum LimitError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// A transaction without an entry.
+    #[error("a transaction has at least one entry: read a context to look at it")]
+    TransactionEmpty,
+    /// Too many entries in a transaction.
+    #[error("the transaction has {entries} entries, the limit is {limit}: split it")]
+    TooManyEntries {
+        /// Entries found.
+        entries: usize,
+        /// Entries allowed.
+        limit: usize,
+    },
+    /// Too many conditions of a transaction.
+    #[error("the transaction has {conditions} conditions, the limit is {limit}: split it")]
+    TooManyConditions {
+        /// Conditions found.
+        conditions: usize,
+        /// Conditions allowed.
+        limit: usize,
+    },
+    /// A condition that always holds.
+    #[error("condition {} names neither a sequence nor a fence epoch: name one", nth + 1)]
+    ConditionEmpty {
+        /// Which one, counted from 0.
+        nth: usize,
+    },
+    /// Too many bytes in a transaction.
+    #[error("the transaction is {bytes} bytes, the limit is {limit}: split it")]
+    TransactionTooLarge {
+        /// Bytes found.
+        bytes: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
 }
 
 impl Limits {
@@ -154,6 +197,31 @@ impl Limits {
         let (bytes, limit) = (key.len(), self.idempotency_key_bytes);
         if bytes > limit {
             return Err(LimitError::IdempotencyKeyTooLong { bytes, limit });
+        }
+        Ok(())
+    }
+
+    /// Checks what a transaction has besides its entries, of which there are so many and so many bytes.
+    pub fn check_transaction(&self, conditions: &[Condition], entries: usize, bytes: usize) -> Result<(), LimitError> {
+        let limit = self.transaction_entries;
+        match entries {
+            0 => return Err(LimitError::TransactionEmpty),
+            entries if entries > limit => return Err(LimitError::TooManyEntries { entries, limit }),
+            _ => {}
+        }
+        let limit = self.transaction_conditions;
+        if conditions.len() > limit {
+            return Err(LimitError::TooManyConditions { conditions: conditions.len(), limit });
+        }
+        for (nth, condition) in conditions.iter().enumerate() {
+            self.check_context_id(&condition.context_id)?;
+            if condition.sequence.is_none() && condition.fence_epoch.is_none() {
+                return Err(LimitError::ConditionEmpty { nth });
+            }
+        }
+        let limit = self.transaction_bytes;
+        if bytes > limit {
+            return Err(LimitError::TransactionTooLarge { bytes, limit });
         }
         Ok(())
     }

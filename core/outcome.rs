@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ContextNo, Lamport, Position, Sequence};
+use crate::ids::{ContextNo, FenceEpoch, Lamport, Position, Sequence};
 
 /// What became of one command; the same on every node, and the same when it is applied again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,10 @@ pub enum Outcome {
     },
     /// Nothing was written.
     Refused(Refusal),
+    /// All entries of the transaction are in the ledger.
+    Transacted(Transacted),
+    /// The context has a new fence epoch.
+    Fenced(Fenced),
 }
 
 /// Where an entry stands.
@@ -40,6 +44,30 @@ pub struct Appended {
     pub lamport: Lamport,
     /// It is an earlier entry with the same idempotency key and content.
     pub deduplicated: bool,
+}
+
+/// Where the entries of a transaction stand: one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transacted {
+    /// The place of the first one in the ledger.
+    pub first: Position,
+    /// How many there are.
+    pub count: u64,
+    /// They are those of an earlier transaction with the same idempotency key and content.
+    pub deduplicated: bool,
+}
+
+/// How a context was fenced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fenced {
+    /// The context.
+    pub context: ContextNo,
+    /// Its fence epoch from here on.
+    pub epoch: FenceEpoch,
+    /// Its latest sequence at that moment: who had an older epoch appends nothing behind it under that.
+    pub latest: Sequence,
+    /// The last position of the ledger at that moment.
+    pub position: Position,
 }
 
 /// Why nothing was written.
@@ -87,4 +115,28 @@ pub enum Refusal {
     /// The append follows another one in its batch, which did not append.
     #[error("an append before it was refused: nothing behind that was written")]
     NotReached,
+    /// A condition of the transaction does not hold.
+    #[error("condition {} does not hold: its context is at sequence {latest} with fence epoch {epoch}", u64::from(*nth) + 1)]
+    Condition {
+        /// Which one, counted from 0: the first that does not.
+        nth: u32,
+        /// The latest sequence of its context.
+        latest: Sequence,
+        /// The fence epoch of its context.
+        epoch: FenceEpoch,
+    },
+    /// The context has another fence epoch; or, to be fenced, one that is not below the given one.
+    #[error("the context's fence epoch is {current}: another writer has fenced it")]
+    StaleFence {
+        /// The context's fence epoch.
+        current: FenceEpoch,
+    },
+    /// The idempotency key stands for another transaction.
+    #[error(
+        "the idempotency key belongs to the transaction at position {first}, which has other content: use another key"
+    )]
+    TransactionMismatch {
+        /// The place of its first entry in the ledger.
+        first: Position,
+    },
 }

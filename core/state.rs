@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::{CodecError, decode_keyed, encode_keyed};
 use crate::entry::EMPTY_CHAIN;
-use crate::ids::{Boot, ContextNo, Lamport, LogIndex, NodeId, Position, Sequence};
+use crate::ids::{Boot, ContextNo, FenceEpoch, Lamport, LogIndex, NodeId, Position, Sequence};
 use crate::levels::MIN_LEVEL;
 use crate::outcome::Outcome;
 
@@ -116,14 +117,53 @@ pub struct Head {
     pub lamport: Lamport,
     /// Chain hash after its last entry, see [`crate::chain_link`].
     pub chain: [u8; 32],
+    /// Its fence epoch. Written down behind all else and only where it was fenced: see [`Head::encode`].
+    #[serde(skip)]
+    pub fence_epoch: FenceEpoch,
 }
 
 impl Head {
-    /// A context without entries. Never stored: a context comes to be with its first entry.
-    pub const EMPTY: Self = Self { number: ContextNo(0), latest: Sequence(0), lamport: Lamport(0), chain: EMPTY_CHAIN };
+    /// A context that is not there. Never stored: one comes to be with its first entry, or by being fenced.
+    pub const EMPTY: Self = Self {
+        number: ContextNo(0),
+        latest: Sequence(0),
+        lamport: Lamport(0),
+        chain: EMPTY_CHAIN,
+        fence_epoch: FenceEpoch(0),
+    };
+
+    /// The row of a context with this name. That of one that was never fenced has the bytes that it had before there were
+    /// fences.
+    #[must_use]
+    pub fn encode(&self, context_id: &str) -> Vec<u8> {
+        let key = context_id.as_bytes();
+        if self.fence_epoch == FenceEpoch(0) {
+            encode_keyed(key, self)
+        } else {
+            encode_keyed(key, &(self, self.fence_epoch))
+        }
+    }
+
+    /// Reads what [`Head::encode`] wrote under the same name.
+    ///
+    /// # Errors
+    /// Anything but exactly that.
+    pub fn decode(context_id: &str, data: &[u8]) -> Result<Self, CodecError> {
+        let key = context_id.as_bytes();
+        match decode_keyed::<Self>(key, data) {
+            Err(CodecError::Trailing { .. }) => {}
+            decoded => return decoded,
+        }
+        let (head, fence_epoch) = decode_keyed::<(Self, FenceEpoch)>(key, data)?;
+        if fence_epoch == FenceEpoch(0) {
+            return Err(CodecError::Malformed { what: "a record" });
+        }
+        Ok(Self { fence_epoch, ..head })
+    }
 }
 
-/// The entry that an idempotency key stands for.
+/// The entry that an idempotency key stands for. Keys of transactions are under [`ContextNo`] 0, which no context has: theirs
+/// is the first entry, with the number of entries for its sequence, no Lamport time, and the hash of the whole request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRow {
     /// The entry's place in its context.
@@ -197,7 +237,7 @@ pub trait View {
     /// Why a row could not be read. Apply passes it on and leaves the state as it was.
     type Error;
 
-    /// The end of a context; none for one without entries.
+    /// The end of a context; none for one that has no entry and was never fenced.
     fn head(&self, context_id: &str) -> Result<Option<Head>, Self::Error>;
 
     /// The entry that an idempotency key stands for.

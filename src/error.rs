@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use converge_actors::storage::Outdated;
-use converge_ledger_core::{AttemptId, NewEntry, Sequence};
+use converge_ledger_core::{AttemptId, FenceEpoch, NewEntry, Position, Sequence};
+
+use crate::transactions::UnknownTransaction;
 
 /// Why a call did not succeed, named by what the caller can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,31 @@ pub enum Error {
         /// The entry that the key belongs to.
         sequence: Sequence,
     },
+    /// A condition of the transaction does not hold. Nothing was written.
+    #[error("condition {} does not hold: its context is at sequence {latest} with fence epoch {fence_epoch}; read it and decide again", nth + 1)]
+    Condition {
+        /// Which one, counted from 0: the first that does not.
+        nth: usize,
+        /// The latest sequence of its context.
+        latest: Sequence,
+        /// The fence epoch of its context.
+        fence_epoch: FenceEpoch,
+    },
+    /// The context has another fence epoch than the given one; or, to be fenced, one that is not below it. Nothing was
+    /// written.
+    #[error("the context's fence epoch is {current}: another writer has fenced it")]
+    StaleFence {
+        /// The context's fence epoch.
+        current: FenceEpoch,
+    },
+    /// The idempotency key was used for another transaction. Nothing was written.
+    #[error(
+        "the idempotency key belongs to the transaction at position {first}, which has other content: use another key"
+    )]
+    TransactionMismatch {
+        /// The place of its first entry in the ledger.
+        first: Position,
+    },
     /// The context already has entries. Nothing was written.
     #[error("the context already has {latest} entries")]
     ContextExists {
@@ -88,6 +115,17 @@ pub enum Error {
     /// The deadline passed; the entry may have been written.
     #[error("the outcome is unknown: retry with the same idempotency key")]
     Unknown(Box<Unknown>),
+    /// The deadline passed; all of the transaction may have been written, or nothing.
+    #[error(
+        "the outcome of the transaction is unknown, it is in the ledger wholly or not at all: retry with the same idempotency key"
+    )]
+    TransactionUnknown(Box<UnknownTransaction>),
+    /// The deadline passed; the context may have been fenced.
+    #[error("the outcome of the fence is unknown: fence again, which at most raises the epoch once more")]
+    FenceUnknown {
+        /// The attempt whose outcome is not known.
+        attempt: AttemptId,
+    },
     /// The deadline of a load passed; it may have been done, wholly or not at all. Loading again is safe: what is
     /// there already changes nothing.
     #[error("the outcome of the load is unknown: load the same snapshot again, which changes nothing if it is done")]
@@ -127,6 +165,9 @@ impl Error {
             // own checks before it commits say the same: until then nothing of it is visible.
             Error::ExpectedSequence { .. }
             | Error::IdempotencyMismatch { .. }
+            | Error::Condition { .. }
+            | Error::StaleFence { .. }
+            | Error::TransactionMismatch { .. }
             | Error::ContextExists { .. }
             | Error::LoadDiverges { .. } => Written::Nothing,
             // A blob is unpacked and checked before anything of it is staged.
@@ -141,7 +182,9 @@ impl Error {
             // Found before anything was submitted; or the claim on a submission was given up before it was handed
             // over, after which it never is (`entry::Entries::submit`).
             Error::Unavailable { .. } | Error::Stopped => Written::Nothing,
-            Error::Unknown(_) | Error::LoadUnknown => Written::Perhaps,
+            Error::Unknown(_) | Error::TransactionUnknown(_) | Error::FenceUnknown { .. } | Error::LoadUnknown => {
+                Written::Perhaps
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use converge_actors::storage::{self, AppliedMark, ContextsQuery};
-use converge_ledger_core::{ClusterId, Head, Lamport, LogIndex, Position, Sequence, Term};
+use converge_ledger_core::{ClusterId, FenceEpoch, Head, Lamport, LogIndex, Position, Sequence, Term};
 use tokio::time::Instant;
 
 use crate::ledger::{deadline, limit};
@@ -39,6 +39,8 @@ pub struct ContextHead {
     pub latest: Sequence,
     /// The highest Lamport time in it.
     pub lamport: Lamport,
+    /// Its fence epoch; 0 where it was never fenced.
+    pub fence_epoch: FenceEpoch,
     /// Chain hash after its last entry: two contexts with equal ones hold the same entries.
     pub chain: [u8; 32],
 }
@@ -192,6 +194,6 @@ impl Ledger {
 }
 
 fn context_head(context_id: String, head: &Head) -> ContextHead {
-    let Head { latest, lamport, chain, .. } = *head;
-    ContextHead { context_id, latest, lamport, chain }
+    let Head { latest, lamport, fence_epoch, chain, .. } = *head;
+    ContextHead { context_id, latest, lamport, fence_epoch, chain }
 }

@@ -116,7 +116,8 @@ impl Ledger {
             appended_at_ns: (self.inner.clock)(),
             idempotency_key: options.idempotency_key,
             expected_sequence: options.expected_sequence,
-            received_lamport: None,
+            fence_epoch: options.fence_epoch,
+            received_lamport: options.received_lamport,
             follows: false,
             entry,
         };
@@ -307,7 +308,11 @@ impl Ledger {
         let done = self.inner.entries.submit(attempt, command, admission, deadline).await;
         let done = done.map_err(|error| self.failure(error))?;
         match done.outcome {
-            Outcome::Appended(_) | Outcome::Staged | Outcome::Loaded { .. } => Ok(done),
+            Outcome::Appended(_)
+            | Outcome::Staged
+            | Outcome::Loaded { .. }
+            | Outcome::Transacted(_)
+            | Outcome::Fenced(_) => Ok(done),
             Outcome::Refused(refusal) => Err(refused(refusal, || self.inner.entries.id_of(attempt))),
         }
     }
@@ -466,6 +471,9 @@ pub(crate) fn refused(refusal: Refusal, attempt: impl FnOnce() -> AttemptId) -> 
             Error::Unavailable { reason: "an append before it was refused; nothing of it was written".to_owned() }
         }
         Refusal::LoadMoved { .. } => return Failure::Moved,
+        Refusal::Condition { nth, latest, epoch } => Error::Condition { nth: nth as usize, latest, fence_epoch: epoch },
+        Refusal::StaleFence { current } => Error::StaleFence { current },
+        Refusal::TransactionMismatch { first } => Error::TransactionMismatch { first },
         // It is refused now; what was handed over before may have been applied, and its outcome forgotten.
         Refusal::Superseded => return Failure::Unknown(attempt()),
     })

@@ -27,6 +27,7 @@ mod snapshots;
 mod sockets;
 mod status;
 mod stream;
+mod transactions;
 mod types;
 mod verdict;
 mod watch;
@@ -35,7 +36,7 @@ pub use config::{Config, ConfigError};
 pub use converge_actors::replication::NotHandedOver;
 pub use converge_actors::storage::{Direction, Outdated};
 pub use converge_ledger_core::{
-    ClusterId, Entry, EntryId, Lamport, LogIndex, NewEntry, NodeId, Position, Sequence, Term,
+    ClusterId, Condition, Entry, EntryId, FenceEpoch, Lamport, LogIndex, NewEntry, NodeId, Position, Sequence, Term,
 };
 pub use converge_supervisors::{self as supervisors, Escalated, StopError};
 pub use error::{Error, Rejection, Unknown, Written};
@@ -45,5 +46,6 @@ pub use many::{ManyEntry, ManyFailed, Placed};
 pub use node::{Builder, Node, StartError};
 pub use status::{PeerStatus, Status};
 pub use stream::{Stream, StreamFrom, StreamOptions};
+pub use transactions::{FenceDone, Transaction, TransactionDone, TransactionEntry, UnknownTransaction};
 pub use types::{AppendOptions, Appended, Consistency, Loaded, Page, ReadOptions, Snapshot, WatchOptions};
 pub use watch::Watch;

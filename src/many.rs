@@ -155,6 +155,7 @@ impl Ledger {
             appended_at_ns: (self.inner.clock)(),
             idempotency_key: one.idempotency_key,
             expected_sequence: one.expected_sequence,
+            fence_epoch: None,
             received_lamport: None,
             follows: counter > attempt.counter(),
             entry: one.entry,

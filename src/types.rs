@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use converge_ledger_core::{Entry, Position, Sequence, Term};
+use converge_ledger_core::{Entry, FenceEpoch, Lamport, Position, Sequence, Term};
 
 /// Options of an append.
 #[derive(Default, Clone, Debug)]
@@ -12,6 +12,10 @@ pub struct AppendOptions {
     pub idempotency_key: Option<String>,
     /// The context's latest sequence before this append.
     pub expected_sequence: Option<Sequence>,
+    /// The context's fence epoch; another one refuses the append. A writer that may be fenced always gives its own.
+    pub fence_epoch: Option<FenceEpoch>,
+    /// A Lamport time from elsewhere: that of the entry is past it.
+    pub received_lamport: Option<Lamport>,
     /// 10 s where none is given.
     pub deadline: Option<Duration>,
 }

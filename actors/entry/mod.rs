@@ -19,7 +19,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use converge_ledger_core::planted::{self, Bug};
-use converge_ledger_core::{AttemptId, Boot, Command, NewEntry, NodeId, Outcome, Refusal, StagedEntry, Term};
+use converge_ledger_core::{
+    AttemptId, Boot, Command, Condition, NewEntry, NodeId, Outcome, Refusal, StagedEntry, Term, TransactEntry,
+};
 use converge_supervisors::ractor::ActorId;
 use converge_supervisors::{CallError, ChildSpec, Service, Shutdown};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
@@ -418,7 +420,17 @@ fn weight(command: &Command) -> usize {
         Command::Append(a) => append_weight(&a.entry, a.idempotency_key.as_deref()),
         Command::Stage(s) => 192 + s.context_id.len() + s.entries.iter().map(StagedEntry::bytes).sum::<usize>(),
         Command::Load(l) => l.context_id.len() + 128,
+        Command::Transact(t) => transaction_weight(&t.conditions, &t.entries, t.idempotency_key.as_deref()),
+        Command::Fence(f) => f.context_id.len() + 64,
     }
+}
+
+/// What a transaction weighs in a batch, and not less than its bytes there.
+#[must_use]
+pub fn transaction_weight(conditions: &[Condition], entries: &[TransactEntry], idempotency_key: Option<&str>) -> usize {
+    let conditions = conditions.iter().map(|condition| 32 + condition.context_id.len());
+    let entries = entries.iter().map(|part| append_weight(&part.entry, None));
+    64 + idempotency_key.map_or(0, str::len) + conditions.sum::<usize>() + entries.sum::<usize>()
 }
 
 #[cfg(test)]

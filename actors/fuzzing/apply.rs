@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use converge_ledger_core::testing::{Memory, Model};
 use converge_ledger_core::{
-    Append, Batch, Boot, Command, EMPTY_CHAIN, EntryId, Lamport, Load, NewEntry, NodeId, Sequence, Stage, StagedEntry,
+    Append, Batch, Boot, Command, Condition, EMPTY_CHAIN, EntryId, FenceEpoch, Lamport, Load, NewEntry, NodeId,
+    RaiseFence, Sequence, Stage, StagedEntry, Transact, TransactEntry,
 };
 
 use super::Input;
@@ -57,13 +58,46 @@ fn entry(input: &mut Input<'_>, log: &[Option<Batch>], model: &Model) -> Option<
 }
 
 fn command(input: &mut Input<'_>, model: &Model) -> Command {
-    let kind = input.below(4);
+    let kind = input.below(8);
     let counter = input.number();
     match kind {
-        0 | 1 => Command::Append(append(input, counter)),
+        0 | 1 | 4 => Command::Append(append(input, counter)),
         2 => Command::Stage(stage(input, counter, model)),
-        _ => Command::Load(load(input, counter, model)),
+        3 => Command::Load(load(input, counter, model)),
+        5 => Command::Fence(fence(input, counter)),
+        _ => Command::Transact(transact(input, counter, model)),
     }
+}
+
+fn context(input: &mut Input<'_>) -> String {
+    CONTEXTS[input.below(CONTEXTS.len())].to_owned()
+}
+
+fn fence(input: &mut Input<'_>, counter: u64) -> RaiseFence {
+    let context_id = context(input);
+    RaiseFence { counter, context_id, epoch: input.flag().then(|| FenceEpoch(input.number())) }
+}
+
+/// Mostly with conditions that hold.
+fn transact(input: &mut Input<'_>, counter: u64, model: &Model) -> Transact {
+    let condition = |input: &mut Input<'_>| {
+        let (what, context_id) = (input.byte(), context(input));
+        let known = model.contexts.get(&context_id);
+        let (latest, epoch) = known.map_or((0, 0), |known| (known.latest().get(), known.fence_epoch.get()));
+        let due = |input: &mut Input<'_>, of: u8, actual| if what & of == of { input.number() } else { actual };
+        let sequence = (what & 1 == 0).then(|| Sequence(due(input, 12, latest)));
+        let fence_epoch = (what & 2 == 0).then(|| FenceEpoch(due(input, 48, epoch)));
+        Condition { context_id, sequence, fence_epoch }
+    };
+    let idempotency_key = input.flag().then(|| KEYS[input.below(KEYS.len())].to_owned());
+    let conditions = (0..input.below(3)).map(|_| condition(input)).collect();
+    let count = input.below(4) as u128;
+    let part = |nth: u128| {
+        let Append { appended_at_ns, received_lamport, entry, .. } = append(input, counter);
+        let id = EntryId(((nth << 64) | u128::from(counter)).to_be_bytes());
+        TransactEntry { id, appended_at_ns, received_lamport, entry }
+    };
+    Transact { counter, idempotency_key, conditions, entries: (0..count).map(part).collect() }
 }
 
 fn append(input: &mut Input<'_>, counter: u64) -> Append {
@@ -75,10 +109,11 @@ fn append(input: &mut Input<'_>, counter: u64) -> Append {
         appended_at_ns: counter,
         idempotency_key: some(1).then(|| KEYS[input.below(KEYS.len())].to_owned()),
         expected_sequence: some(2).then(|| Sequence(input.number())),
+        fence_epoch: some(32).then(|| FenceEpoch(input.number() % 4)),
         received_lamport: some(4).then(|| Lamport(input.number())),
         follows: some(16),
         entry: NewEntry {
-            context_id: CONTEXTS[input.below(CONTEXTS.len())].to_owned(),
+            context_id: context(input),
             key: String::new(),
             payload: Bytes::copy_from_slice(input.slice(usize::from(what >> 6))),
             metadata: metadata(some(8)),
@@ -90,7 +125,7 @@ fn append(input: &mut Input<'_>, counter: u64) -> Append {
 fn stage(input: &mut Input<'_>, counter: u64, model: &Model) -> Stage {
     let what = input.byte();
     let load = input.number();
-    let context_id = CONTEXTS[input.below(CONTEXTS.len())].to_owned();
+    let context_id = context(input);
     let known = model.contexts.get(&context_id);
     let (latest, chain) = known.map_or((0, EMPTY_CHAIN), |context| (context.latest().get(), context.chain()));
     let entry = |n: u64| StagedEntry {
@@ -117,7 +152,7 @@ fn stage(input: &mut Input<'_>, counter: u64, model: &Model) -> Stage {
 /// Mostly one whose base is where the context is, for any other is refused at once.
 fn load(input: &mut Input<'_>, counter: u64, model: &Model) -> Load {
     let stage = input.number();
-    let context_id = CONTEXTS[input.below(CONTEXTS.len())].to_owned();
+    let context_id = context(input);
     let what = input.byte();
     let known = model.contexts.get(&context_id);
     let latest = known.map_or(0, |context| context.latest().get());

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use converge_ledger_core::{
-    Append, Batch, Boot, ClusterId, Command, EMPTY_CHAIN, Entry, EntryId, KEY_WINDOW_DEFAULT, Lamport, Load, NewEntry,
-    NodeId, Position, Sequence, Stage, StagedEntry, StoreId,
+    Append, Batch, Boot, ClusterId, Command, Condition, EMPTY_CHAIN, Entry, EntryId, FenceEpoch, KEY_WINDOW_DEFAULT,
+    Lamport, Load, NewEntry, NodeId, Position, RaiseFence, Sequence, Stage, StagedEntry, StoreId, Transact,
+    TransactEntry,
 };
 
 use crate::storage::Genesis;
@@ -35,7 +36,7 @@ pub(crate) fn genesis() -> Genesis {
     Genesis { cluster_id: ClusterId([1; 16]), group: 1, voters, key_window: KEY_WINDOW_DEFAULT }
 }
 
-/// Bytes of a log entry with commands of every kind.
+/// Bytes of a log entry with appends and a load.
 pub(crate) fn batch() -> Batch {
     let entry = NewEntry {
         context_id: "context".to_owned(),
@@ -50,6 +51,7 @@ pub(crate) fn batch() -> Batch {
             appended_at_ns: 1_700_000_000_000_000_000,
             idempotency_key: key.map(str::to_owned),
             expected_sequence: expected.map(Sequence),
+            fence_epoch: None,
             received_lamport: expected.map(Lamport),
             follows: false,
             entry: entry.clone(),
@@ -84,6 +86,35 @@ pub(crate) fn batch() -> Batch {
     };
     let commands =
         vec![append(1, Some("once"), None), append(2, None, Some(1)), stage(4, 1), stage(5, 2), Command::Load(load)];
+    Batch { origin: NodeId(1), boot: Boot(1), low_water: 1, low_staging: 1, commands }
+}
+
+/// Bytes of a log entry with a transaction, and with fences.
+pub(crate) fn units() -> Batch {
+    let part = |n: u64, context_id: &str| TransactEntry {
+        id: EntryId(u128::from(n).to_be_bytes()),
+        appended_at_ns: 1_700_000_000_000_000_000,
+        received_lamport: (n == 2).then_some(Lamport(300)),
+        entry: NewEntry {
+            context_id: context_id.to_owned(),
+            key: "key".to_owned(),
+            payload: Bytes::from_static(b"payload"),
+            metadata: BTreeMap::new(),
+        },
+    };
+    let transact = Transact {
+        counter: 2,
+        idempotency_key: Some("once".to_owned()),
+        conditions: vec![
+            Condition { context_id: "a".to_owned(), sequence: Some(Sequence(0)), fence_epoch: None },
+            Condition { context_id: "b".to_owned(), sequence: None, fence_epoch: Some(FenceEpoch(300)) },
+        ],
+        entries: vec![part(1, "a"), part(2, "b")],
+    };
+    let fence = |counter, epoch: Option<u64>| {
+        Command::Fence(RaiseFence { counter, context_id: "b".to_owned(), epoch: epoch.map(FenceEpoch) })
+    };
+    let commands = vec![fence(1, Some(300)), Command::Transact(transact), fence(3, None)];
     Batch { origin: NodeId(1), boot: Boot(1), low_water: 1, low_staging: 1, commands }
 }
 

@@ -5,7 +5,7 @@ use converge_ledger_core::snapshot::encode;
 use converge_ledger_core::{Batch, NodeId, StoreId};
 use raft::eraftpb::{self, Message, MessageType};
 
-use super::sample::{Seed, batch, genesis, history};
+use super::sample::{Seed, batch, genesis, history, units};
 use crate::replication::wire::{Frame, crosses_the_network};
 
 /// Of all targets of this crate.
@@ -78,6 +78,8 @@ fn batches() -> Vec<Seed> {
     vec![
         Seed::new("batch", "all_commands", &[&[0], &full]),
         Seed::new("batch", "all_commands_sealed", &[&[1], &full]),
+        Seed::new("batch", "units", &[&[0], &units().encode()]),
+        Seed::new("batch", "units_sealed", &[&[1], &units().encode()]),
         Seed::new("batch", "no_commands", &[&[0], &empty]),
         Seed::new("batch", "no_commands_sealed", &[&[1], &empty]),
     ]
@@ -102,7 +104,9 @@ fn logs() -> Vec<Seed> {
     let steps = |seed: u8| -> Vec<u8> { (0..=255u8).map(|n| n.wrapping_mul(seed).rotate_left(3) ^ seed).collect() };
     // Two entries are staged, then loaded into the first context.
     let load = [4, 0, 0, 3, 2, 1, 7, 1, 1, 2, 2, 7, 2, 1, 3, 5, 7, 0, 0, 2];
-    let mut seeds = vec![Seed::new("apply", "load", &[&load])];
+    // A fence, then a transaction of two entries whose first condition holds and whose second does not.
+    let units = [4, 0, 0, 2, 5, 1, 1, 0, 6, 2, 0, 2, 0, 1, 0, 1, 12, 5, 2, 0, 0, 0, 0];
+    let mut seeds = vec![Seed::new("apply", "load", &[&load]), Seed::new("apply", "units", &[&units])];
     seeds.extend([37, 91, 173].map(|n| Seed::new("apply", format!("mixed_{n}"), &[&steps(n)])));
     seeds
 }

@@ -233,6 +233,11 @@ impl<'a> Merged<'a> {
             Command::Append(append) => {
                 append.idempotency_key.is_none() && self.near_head(&append.entry.context_id).is_some()
             }
+            Command::Transact(transact) => {
+                transact.idempotency_key.is_none()
+                    && transact.contexts().all(|context_id| self.near_head(context_id).is_some())
+            }
+            Command::Fence(fence) => self.near_head(&fence.context_id).is_some(),
             Command::Stage(_) | Command::Load(_) => false,
         })
     }

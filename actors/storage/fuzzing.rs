@@ -6,7 +6,7 @@ use bytes::Bytes;
 use converge_ledger_core::checksum::Checksum;
 use converge_ledger_core::testing::Memory;
 use converge_ledger_core::{
-    Boot, ContextNo, Head, KeyRow, Lamport, LogIndex, Lsn, NodeId, Position, Sequence, StoreId, Term,
+    Boot, ContextNo, FenceEpoch, Head, KeyRow, Lamport, LogIndex, Lsn, NodeId, Position, Sequence, StoreId, Term,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -268,7 +268,9 @@ fn rows(entry: &LogEntry) -> Vec<Seed> {
     let each = run(tables::RunLayout::Each { lead: -1, checks: vec![[1, 2, 3, 4]; 3] });
     let chunk = run(tables::RunLayout::Chunk { count: 5, tag: [6; 8] });
     let span = |chunk| tables::Span { index: LogIndex(4), row: 0, count: 3, chunk };
-    let head = Head { number: no, latest: Sequence(3), lamport: Lamport(4), chain: [5; 32] };
+    let head =
+        Head { number: no, latest: Sequence(3), lamport: Lamport(4), chain: [5; 32], fence_epoch: FenceEpoch(0) };
+    let fenced = Head { fence_epoch: FenceEpoch(300), ..head };
     let content = [6; 32];
     let key = KeyRow { sequence: Sequence(3), position: Position(9), lamport: Lamport(4), content };
     let mut memory = Memory::new();
@@ -286,7 +288,7 @@ fn rows(entry: &LogEntry) -> Vec<Seed> {
         ("spans", tables::spans_value(first, &tables::Spans(vec![span(false), span(true)]))),
         ("names", buckets::bucket_value(&SCOPE, first, &[[7; names::NAME_BYTES], [8; names::NAME_BYTES]])),
     ];
-    let mut seeds = Vec::new();
+    let mut seeds = vec![Seed::new("table_row", "fenced_head", &[&[5, 0], &tables::head_value("name", &fenced)])];
     for (table, (name, value)) in (0u8..).zip(&values) {
         seeds.push(Seed::new("table_row", *name, &[&[table, 0], value]));
         let content = &value[1..value.len() - 4];

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use converge_ledger_core::planted::{self, Bug};
-use converge_ledger_core::{Entry, Head, LogIndex, Lsn, Sequence, Term};
+use converge_ledger_core::{Entry, Head, LogIndex, Lsn, Position, Sequence, Term};
 use converge_supervisors::{ChildSpec, Shutdown};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -255,12 +255,16 @@ impl Storage {
     /// # Errors
     /// As [`Storage::log_entries`].
     pub fn entry(&self, context: &str, sequence: Sequence) -> Result<Option<Entry>, Error> {
-        let Some(before) = sequence.get().checked_sub(1) else {
-            return Ok(None);
-        };
-        let query = ReadQuery { after: Sequence(before), limit: 1, key: None, max_bytes: usize::MAX };
-        let page = self.shared.read_page(context, &query)?;
-        Ok(page.entries.into_iter().next())
+        self.shared.entry(context, sequence)
+    }
+
+    /// Entries that are known to be in these contexts at these positions; on a thread that may wait for a file.
+    ///
+    /// # Errors
+    /// As [`Storage::log_entries`], and [`Error::Unavailable`] where one of them is not applied here yet.
+    pub async fn entries_at(&self, places: Vec<(String, Position)>) -> Result<Vec<Entry>, Error> {
+        let shared = Arc::clone(&self.shared);
+        self.offload().run(move || shared.read_entries_at(&places)).await
     }
 
     /// The end of a context; none if it has no entries.

@@ -112,7 +112,7 @@ pub struct AppliedBatch {
     pub origin: Option<(NodeId, Boot)>,
     /// Attempt counter and outcome of each command, in order.
     pub outcomes: Arc<Vec<(u64, Outcome)>>,
-    /// Each context that grew, and its latest sequence now.
+    /// Each context that grew or was fenced, and its latest sequence now.
     pub heads: Arc<Vec<(String, Sequence)>>,
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::changes::Changes;
 use crate::codec::put;
 use crate::command::Batch;
-use crate::ids::LogIndex;
+use crate::ids::{FenceEpoch, LogIndex};
 use crate::state::State;
 
 fn hash(before: &State, index: LogIndex, changes: &[u8]) -> [u8; 32] {
@@ -38,5 +38,11 @@ pub(super) fn with_commands(before: &State, index: LogIndex, batch: &Batch, chan
     field(&mut out, &(batch.origin, batch.boot, newer_boot, marks));
     field(&mut out, &(last_position, contexts, staged));
     field(&mut out, &(&effects.outcomes, &effects.heads, &effects.keys));
+    // Not in the heads, which are hashed as they were before there were fences; none at all where none was fenced.
+    let fenced = effects.heads.iter().filter(|(_, head)| head.fence_epoch > FenceEpoch(0));
+    let fenced: Vec<_> = fenced.map(|(context_id, head)| (context_id, head.fence_epoch)).collect();
+    if !fenced.is_empty() {
+        field(&mut out, &fenced);
+    }
     hash(before, index, &out)
 }

@@ -16,6 +16,10 @@
 //! An append that follows the command before it in its batch is refused where that did not append: of
 //! what one caller sent in a row, a beginning is in the ledger and nothing behind it.
 //!
+//! A transaction is one command: it has one attempt and one outcome, and its entries are appended all or none. What an append
+//! or a transaction meets next, in this order: its idempotency key, fences and conditions, and then it is appended. So a
+//! retry of what is in the ledger hears so, though the context was fenced or moved on meanwhile.
+//!
 //! Staged chunks are not attempts in that sense: their outcome is not kept, for staging one again
 //! changes nothing.
 //!
@@ -26,6 +30,7 @@ mod changes;
 mod digest;
 mod load;
 mod step;
+mod transact;
 
 use crate::command::{Batch, Command};
 use crate::ids::LogIndex;
@@ -57,9 +62,11 @@ pub fn apply<V: View>(
         return Ok(Effects::default());
     };
     let mut step = Step::new(state, view, index, batch);
-    for (row, command) in (0..).zip(&batch.commands) {
+    let mut row = 0;
+    for command in &batch.commands {
         let outcome = step.command(row, command)?;
         step.effects.outcomes.push(outcome);
+        row += u32::try_from(command.rows()).expect("a batch has a bound far below");
     }
     let changes = step.finish();
     let digest = digest::with_commands(state, index, batch, &changes);
@@ -85,6 +92,8 @@ impl<'a, V: View> Step<'a, V> {
             Command::Append(append) => self.append(row, append)?,
             Command::Stage(_) => unreachable!("a chunk was staged above"),
             Command::Load(load) => self.load(load)?,
+            Command::Transact(transact) => self.transact(row, transact)?,
+            Command::Fence(fence) => self.fence(fence)?,
         };
         self.outcomes.insert(counter, outcome);
         Ok(outcome)

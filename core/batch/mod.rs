@@ -11,6 +11,8 @@
 //! crc32c  = four bytes, little-endian; n goes in as four little-endian bytes
 //! ```
 //!
+//! A command has one row; a transaction has one more for each of its entries, right after its own.
+//!
 //! Every row checks on its own, and in its place: a row under another number fails. Rows lie one
 //! behind the other, so that splitting an entry copies nothing, and joining its rows gives back
 //! its bytes. Only the program that wrote a version decodes it: a node that skipped what it does
@@ -27,8 +29,8 @@ use bytes::Bytes;
 
 use crate::checksum::{self, Checksum};
 use crate::codec::{CodecError, put};
-use crate::command::{Batch, Command, Stage};
-use crate::entry::Entry;
+use crate::command::{Batch, Command, Stage, Transact, TransactEntry};
+use crate::entry::{Entry, NewEntry};
 use crate::ids::{Boot, Lamport, NodeId, Position, Sequence};
 use crate::planted::{self, Bug};
 use head::{ROW, Reader};
@@ -77,28 +79,41 @@ fn seal(out: &mut Vec<u8>, n: u32, start: usize) {
     out.extend_from_slice(&checksum);
 }
 
+/// What is in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BatchRow {
+    /// A whole command.
+    Command(Command),
+    /// A transaction without its entries: those are in so many rows after it.
+    Transact(Transact, u32),
+    /// An entry of the transaction before it.
+    Part(TransactEntry),
+}
+
 impl Batch {
     /// The bytes of a log entry.
     ///
     /// # Panics
-    /// With more than `u32::MAX` commands, which no batch bound allows.
+    /// With more than `u32::MAX` rows, which no batch bound allows.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let count = u32::try_from(self.commands.len()).expect("a batch has a bound far below");
+        let rows = self.commands.iter().map(Command::rows).sum::<usize>();
+        let count = u32::try_from(rows).expect("a batch has a bound far below");
         let Self { origin, boot, low_water, low_staging, .. } = *self;
         let mut out = Header { origin, boot, low_water, low_staging, count }.encode();
         let commands: usize = self.commands.iter().map(head::size_hint).sum();
         out.reserve(HEADER_BYTES_MAX + commands);
-        let (mut start, mut scratch) = (0, Vec::new());
         if count == 0 {
-            seal(&mut out, 0, start);
+            seal(&mut out, 0, 0);
         }
-        for (n, command) in (0..count).zip(&self.commands) {
-            (out, scratch) = put_body(out, scratch, command);
-            seal(&mut out, n, start);
-            start = out.len();
+        let mut writer = RowWriter { out, n: 0, start: 0, scratch: Vec::new() };
+        for command in &self.commands {
+            writer.row(|scratch| head::encode(scratch, command));
+            if let Command::Transact(transact) = command {
+                transact.entries.iter().for_each(|part| writer.row(|scratch| head::encode_part(scratch, part)));
+            }
         }
-        out.into()
+        writer.out.into()
     }
 
     /// Reads a log entry. Payloads are slices of it, not copies.
@@ -111,21 +126,58 @@ impl Batch {
         if count == 0 {
             verify(0, data)?;
         }
-        let commands =
-            (0..count).zip(ranges).map(|(n, range)| decode_row(n, &data.slice(range))).collect::<Result<_, _>>()?;
+        let mut rows = (0..count).zip(ranges).map(|(n, range)| decode_row(n, &data.slice(range)));
+        let mut commands = Vec::new();
+        while let Some(row) = rows.next() {
+            commands.push(match row? {
+                BatchRow::Command(command) => command,
+                BatchRow::Transact(transact, parts) => {
+                    let entries = rows.by_ref().take(parts as usize).map(part).collect::<Result<Vec<_>, _>>()?;
+                    if entries.len() != parts as usize {
+                        return Err(CodecError::Truncated { what: BATCH });
+                    }
+                    Command::Transact(Transact { entries, ..transact })
+                }
+                BatchRow::Part(_) => return Err(CodecError::Malformed { what: BATCH }),
+            });
+        }
         Ok(Self { origin, boot, low_water, low_staging, commands })
     }
 }
 
-/// Appends tag, length, head and payload. The scratch buffer is for reuse.
-fn put_body(mut out: Vec<u8>, mut scratch: Vec<u8>, command: &Command) -> (Vec<u8>, Vec<u8>) {
-    scratch.clear();
-    let (kind, head, payload) = head::encode(scratch, command);
-    out.push(VERSION << 4 | kind);
-    let mut out = put(out, &(head.len() + payload.len()));
-    out.extend_from_slice(&head);
-    out.extend_from_slice(payload);
-    (out, head)
+/// The row has to be an entry of the transaction before it.
+fn part(row: Result<BatchRow, CodecError>) -> Result<TransactEntry, CodecError> {
+    match row? {
+        BatchRow::Part(entry) => Ok(entry),
+        BatchRow::Command(_) | BatchRow::Transact(..) => Err(CodecError::Malformed { what: BATCH }),
+    }
+}
+
+/// Writes row after row.
+struct RowWriter {
+    out: Vec<u8>,
+    /// The number of the next row.
+    n: u32,
+    /// Where it starts.
+    start: usize,
+    /// For heads: each uses it again.
+    scratch: Vec<u8>,
+}
+
+impl RowWriter {
+    /// Appends tag, length, head and payload, and seals them.
+    fn row<'a>(&mut self, encode: impl FnOnce(Vec<u8>) -> (u8, Vec<u8>, &'a [u8])) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let (kind, head, payload) = encode(scratch);
+        self.out.push(VERSION << 4 | kind);
+        self.out = put(std::mem::take(&mut self.out), &(head.len() + payload.len()));
+        self.out.extend_from_slice(&head);
+        self.out.extend_from_slice(payload);
+        self.scratch = head;
+        seal(&mut self.out, self.n, self.start);
+        (self.n, self.start) = (self.n + 1, self.out.len());
+    }
 }
 
 /// The tag of a body, and where its content lies, relative to the body.
@@ -183,7 +235,7 @@ fn verify(n: u32, row: &[u8]) -> Result<&[u8], CodecError> {
 }
 
 /// Splits a log entry into its rows without copying, and checks each: row 0 is the batch's header
-/// with the first command, if there is one; row n is command n. Joined, they are the entry.
+/// with the first row of the first command, if there is one. Joined, they are the entry.
 ///
 /// # Errors
 /// The bytes are not a whole, sound batch.
@@ -199,11 +251,11 @@ pub fn rows(data: &Bytes) -> Result<Vec<Bytes>, CodecError> {
         .collect()
 }
 
-/// The command in row `n`. Its payload is a slice of the row, not a copy.
+/// What is in row `n`. Its payload is a slice of the row, not a copy.
 ///
 /// # Errors
 /// Damage, a row of another number, or a row 0 without a command.
-pub fn decode_row(n: u32, row: &Bytes) -> Result<Command, CodecError> {
+pub fn decode_row(n: u32, row: &Bytes) -> Result<BatchRow, CodecError> {
     let content = verify(n, row)?;
     let start = if n == 0 { Header::decode(content)?.1 } else { 0 };
     let (kind, range) = locate_body(&content[start..])?;
@@ -227,20 +279,16 @@ pub fn row_entry(
     position: Position,
     lamport: Lamport,
 ) -> Result<Entry, CodecError> {
-    match decode_row(n, row)? {
-        Command::Append(append) if append.entry.context_id == context_id => Ok(Entry {
-            context_id: append.entry.context_id,
-            key: append.entry.key,
-            payload: append.entry.payload,
-            metadata: append.entry.metadata,
-            id: append.id,
-            sequence,
-            position,
-            appended_at_ns: append.appended_at_ns,
-            lamport,
-        }),
-        _ => Err(CodecError::Mismatch { what: ROW }),
+    let (entry, id, appended_at_ns) = match decode_row(n, row)? {
+        BatchRow::Command(Command::Append(append)) => (append.entry, append.id, append.appended_at_ns),
+        BatchRow::Part(part) => (part.entry, part.id, part.appended_at_ns),
+        _ => return Err(CodecError::Mismatch { what: ROW }),
+    };
+    if entry.context_id != context_id {
+        return Err(CodecError::Mismatch { what: ROW });
     }
+    let NewEntry { context_id, key, payload, metadata } = entry;
+    Ok(Entry { context_id, key, payload, metadata, id, sequence, position, appended_at_ns, lamport })
 }
 
 /// The chunk in row `n`, given what its index says of it.
@@ -249,7 +297,7 @@ pub fn row_entry(
 /// As [`decode_row`], and [`CodecError::Mismatch`] when the row holds no chunk, or another one.
 pub fn row_chunk(n: u32, row: &Bytes, context_id: &str, first: Sequence, count: u32) -> Result<Stage, CodecError> {
     match decode_row(n, row)? {
-        Command::Stage(stage)
+        BatchRow::Command(Command::Stage(stage))
             if stage.context_id == context_id && stage.first == first && stage.entries.len() == count as usize =>
         {
             Ok(stage)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use crate::apply::apply;
-use crate::batch::{row_chunk, row_entry, rows};
+use crate::batch::{BatchRow, decode_row, row_chunk, row_entry, rows};
 use crate::command::{Batch, Command};
 use crate::entry::Entry;
 use crate::ids::{ContextNo, Lamport, LogIndex, Position, Sequence};
@@ -108,7 +108,7 @@ impl Memory {
         let batch = self.rows.log[&at.index].as_ref().expect("an entry's log entry is a batch");
         let rows = rows(&batch.encode()).expect("an encoded batch has rows");
         let row = &rows[at.row as usize];
-        if let Command::Stage(stage) = &batch.commands[at.row as usize] {
+        if let Ok(BatchRow::Command(Command::Stage(stage))) = decode_row(at.row, row) {
             let count = u32::try_from(stage.entries.len()).expect("a chunk is bounded");
             let chunk = row_chunk(at.row, row, context_id, stage.first, count).expect("the index names the chunk");
             return chunk.entry(at.sequence, at.position).expect("the chunk has the entry");

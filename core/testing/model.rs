@@ -6,15 +6,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::command::{Append, Batch, Command, Load, Stage};
-use crate::entry::{EMPTY_CHAIN, Entry};
-use crate::ids::{AttemptId, Boot, ContextNo, Lamport, NodeId, Position, Sequence};
-use crate::outcome::{Appended, Outcome, Refusal};
+use crate::command::{Append, Batch, Command, Condition, Load, RaiseFence, Stage, Transact};
+use crate::entry::{EMPTY_CHAIN, Entry, NewEntry};
+use crate::ids::{AttemptId, Boot, ContextNo, EntryId, FenceEpoch, Lamport, NodeId, Position, Sequence};
+use crate::outcome::{Appended, Fenced, Outcome, Refusal, Transacted};
 
 /// The whole ledger.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// The contexts with entries.
+    /// The contexts with entries, or with a fence.
     pub contexts: BTreeMap<String, Context>,
     /// The first outcome of every attempt that was looked at.
     pub outcomes: BTreeMap<AttemptId, Outcome>,
@@ -22,6 +22,8 @@ pub struct Model {
     pub positions: u64,
     /// For so many positions a key is known; none: for ever.
     pub key_window: Option<u64>,
+    /// The transactions that have a key.
+    pub transactions: BTreeMap<String, (Transact, Position)>,
     origins: BTreeMap<NodeId, Origin>,
 }
 
@@ -34,6 +36,8 @@ pub struct Context {
     pub entries: Vec<Entry>,
     /// Idempotency key to place in `entries`.
     pub keys: BTreeMap<String, usize>,
+    /// Raised by every fence.
+    pub fence_epoch: FenceEpoch,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -103,6 +107,8 @@ impl Model {
                 Command::Append(append) => self.append(append),
                 Command::Stage(_) => unreachable!(),
                 Command::Load(load) => self.load(batch.origin, load),
+                Command::Transact(transact) => self.transact(transact),
+                Command::Fence(fence) => self.fence(fence),
             };
             self.outcomes.insert(attempt, outcome);
             outcome
@@ -141,31 +147,85 @@ impl Model {
                 Outcome::Refused(Refusal::IdempotencyMismatch { sequence: first.sequence })
             };
         }
+        let current = context.fence_epoch;
+        if append.fence_epoch.is_some_and(|epoch| epoch != current) {
+            return Outcome::Refused(Refusal::StaleFence { current });
+        }
         let actual = context.latest();
         if append.expected_sequence.is_some_and(|expected| expected != actual) {
             return Outcome::Refused(Refusal::ExpectedSequence { actual });
         }
-        let local = context.entries.iter().map(|entry| entry.lamport).max().unwrap_or_default();
-        let received = append.received_lamport.unwrap_or_default();
-        self.positions += 1;
-        let entry = Entry {
-            context_id: content.context_id.clone(),
-            key: content.key.clone(),
-            payload: content.payload.clone(),
-            metadata: content.metadata.clone(),
-            id: append.id,
-            sequence: Sequence(actual.get() + 1),
-            position: Position(self.positions),
-            appended_at_ns: append.appended_at_ns,
-            lamport: Lamport(local.max(received).get().saturating_add(1)),
-        };
+        let at = self.push(content, append.id, append.appended_at_ns, append.received_lamport);
         let context = self.context(&content.context_id);
-        let at = context.entries.len();
-        context.entries.push(entry);
         if let Some(key) = key {
             context.keys.insert(key.clone(), at);
         }
         context.appended(at, false)
+    }
+
+    /// Appends whatever happens; says where in its context it is.
+    fn push(&mut self, content: &NewEntry, id: EntryId, appended_at_ns: u64, received: Option<Lamport>) -> usize {
+        self.positions += 1;
+        let position = Position(self.positions);
+        let context = self.context(&content.context_id);
+        let local = context.entries.iter().map(|entry| entry.lamport).max().unwrap_or_default();
+        context.entries.push(Entry {
+            context_id: content.context_id.clone(),
+            key: content.key.clone(),
+            payload: content.payload.clone(),
+            metadata: content.metadata.clone(),
+            id,
+            sequence: Sequence(context.latest().get() + 1),
+            position,
+            appended_at_ns,
+            lamport: Lamport(local.max(received.unwrap_or_default()).get().saturating_add(1)),
+        });
+        context.entries.len() - 1
+    }
+
+    fn transact(&mut self, transact: &Transact) -> Outcome {
+        let known = transact.idempotency_key.as_ref().and_then(|key| self.transactions.get(key));
+        let known = known.filter(|(_, first)| {
+            let later = self.positions - first.get();
+            self.key_window.is_none_or(|window| later < window)
+        });
+        if let Some((before, first)) = known {
+            let first = *first;
+            return if asked(before) == asked(transact) {
+                Outcome::Transacted(Transacted { first, count: before.entries.len() as u64, deduplicated: true })
+            } else {
+                Outcome::Refused(Refusal::TransactionMismatch { first })
+            };
+        }
+        for (nth, Condition { context_id, sequence, fence_epoch }) in (0..).zip(&transact.conditions) {
+            let context = self.contexts.get(context_id);
+            let latest = context.map_or(Sequence(0), Context::latest);
+            let epoch = context.map_or(FenceEpoch(0), |context| context.fence_epoch);
+            if sequence.unwrap_or(latest) != latest || fence_epoch.unwrap_or(epoch) != epoch {
+                return Outcome::Refused(Refusal::Condition { nth, latest, epoch });
+            }
+        }
+        let first = Position(self.positions + 1);
+        for part in &transact.entries {
+            self.push(&part.entry, part.id, part.appended_at_ns, part.received_lamport);
+        }
+        if let Some(key) = transact.idempotency_key.clone().filter(|_| !transact.entries.is_empty()) {
+            self.transactions.insert(key, (transact.clone(), first));
+        }
+        Outcome::Transacted(Transacted { first, count: transact.entries.len() as u64, deduplicated: false })
+    }
+
+    fn fence(&mut self, fence: &RaiseFence) -> Outcome {
+        let current = self.contexts.get(&fence.context_id).map_or(FenceEpoch(0), |context| context.fence_epoch);
+        let next = FenceEpoch(current.get().saturating_add(1));
+        let epoch = fence.epoch.unwrap_or(next);
+        if epoch <= current {
+            return Outcome::Refused(Refusal::StaleFence { current });
+        }
+        let position = Position(self.positions);
+        let context = self.context(&fence.context_id);
+        context.fence_epoch = epoch;
+        Outcome::Fenced(Fenced { context: context.number, epoch, latest: context.latest(), position })
     }
 
     fn stage(&mut self, origin: NodeId, stage: &Stage) -> Outcome {
@@ -218,6 +278,12 @@ impl Model {
         let latest = context.latest();
         Outcome::Loaded { context: context.number, restored: load.count, latest }
     }
+}
+
+/// What the client said, without what its node added.
+fn asked(transact: &Transact) -> (Vec<Condition>, Vec<(NewEntry, Option<Lamport>)>) {
+    let entries = transact.entries.iter().map(|part| (part.entry.clone(), part.received_lamport));
+    (transact.conditions.clone(), entries.collect())
 }
 
 /// The entries of a chunk, if it is what it says of itself.

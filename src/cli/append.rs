@@ -82,7 +82,7 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-fn parse_key(text: &str) -> Result<String, String> {
+pub(super) fn parse_key(text: &str) -> Result<String, String> {
     match text.len() {
         1..=1024 if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) => Ok(text.to_owned()),
         _ => Err("a key is 1 to 1024 printable ASCII characters".into()),
@@ -157,7 +157,7 @@ async fn append_one(format: Format, client: &Client, given: Arguments) -> Result
     }
 }
 
-fn random_key() -> String {
+pub(super) fn random_key() -> String {
     format!("cli-{:032x}", rand::random::<u128>())
 }
 

@@ -236,7 +236,7 @@ pub fn said_by_node(status: &Status) -> bool {
 /// Whether a write may have been carried out that ended like this: it was neither refused nor without a connection.
 pub fn may_be_done(status: &Status) -> bool {
     match status.metadata().get(names::OUTCOME) {
-        Some(outcome) => outcome != names::REFUSED,
+        Some(outcome) => !names::is_refusal(outcome.as_encoded_bytes()),
         None => !is_unreached(status),
     }
 }

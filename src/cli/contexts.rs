@@ -81,10 +81,11 @@ fn print_json(shown: u64, contexts: &[ContextHead]) -> Result<(), Failure> {
         if number > 0 {
             text.push(',');
         }
-        let ContextHead { context_id, latest_sequence, lamport, chain } = head;
+        let ContextHead { context_id, latest_sequence, lamport, fence_epoch, chain } = head;
         let chain = hex(chain);
         let value: Value = json!({
-            "context_id": context_id, "latest_sequence": latest_sequence, "lamport": lamport, "chain": chain,
+            "context_id": context_id, "latest_sequence": latest_sequence, "lamport": lamport, "fence_epoch": fence_epoch,
+            "chain": chain,
         });
         text += &value.to_string();
     }

@@ -8,11 +8,13 @@
 
 mod all;
 mod append;
+mod batch;
 mod bench;
 pub mod client;
 mod contexts;
 mod demo;
 pub mod failure;
+mod fence;
 pub mod files;
 mod get;
 mod inspect;
@@ -112,6 +114,10 @@ enum Command {
     Start(start::Arguments),
     /// Append one entry, or the lines of a file.
     Append(append::Arguments),
+    /// Append the lines of a file to their contexts, all or none.
+    Batch(batch::Arguments),
+    /// Fence a context: appends under an older epoch are refused.
+    Fence(fence::Arguments),
     /// Read the entries of a context, or of all.
     Get(get::Arguments),
     /// Follow a context, or all: what is there, then what comes.
@@ -184,6 +190,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Start(arguments) => start::run(&global, arguments).await,
         Command::Append(arguments) => append::run(&global, arguments).await,
+        Command::Batch(arguments) => batch::run(&global, arguments).await,
+        Command::Fence(arguments) => fence::run(&global, arguments).await,
         Command::Get(arguments) => get::run(&global, arguments).await,
         Command::Watch(arguments) => watch::run(&global, arguments).await,
         Command::Contexts(arguments) => contexts::run(&global, arguments).await,

@@ -57,6 +57,7 @@ impl RunningStorage {
                 appended_at_ns: 1_700_000_000_000_000_000 + counter,
                 idempotency_key: None,
                 expected_sequence: None,
+                fence_epoch: None,
                 received_lamport: None,
                 follows: false,
                 entry: NewEntry {

@@ -88,6 +88,7 @@ fn push_as(batcher: &mut Batcher, counter: u64, bytes: u64, follows: bool) {
         appended_at_ns: 0,
         idempotency_key: None,
         expected_sequence: None,
+        fence_epoch: None,
         received_lamport: None,
         follows,
         entry,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use converge_ledger_core::planted::{self, Bug};
 use converge_ledger_core::{
-    Command, Entry, Head, LogIndex, Position, Sequence, Stage, decode_row, row_chunk, row_entry,
+    BatchRow, Command, Entry, Head, LogIndex, Position, Sequence, Stage, decode_row, row_chunk, row_entry,
 };
 use redb::ReadTransaction;
 
@@ -39,9 +39,12 @@ impl<'a> RowReader<'a> {
     pub(crate) fn context_of(&mut self, index: LogIndex, row: u32) -> Result<String, Trouble> {
         let bytes = self.row(index, row)?;
         match decode_row(row, &bytes) {
-            Ok(Command::Append(append)) => Ok(append.entry.context_id),
-            Ok(Command::Stage(stage)) => Ok(stage.context_id),
-            Ok(Command::Load(_)) => Err(Trouble::DataLoss(format!("log row {index}/{row} has no entries"))),
+            Ok(BatchRow::Command(Command::Append(append))) => Ok(append.entry.context_id),
+            Ok(BatchRow::Command(Command::Stage(stage))) => Ok(stage.context_id),
+            Ok(BatchRow::Part(part)) => Ok(part.entry.context_id),
+            Ok(BatchRow::Command(_) | BatchRow::Transact(..)) => {
+                Err(Trouble::DataLoss(format!("log row {index}/{row} has no entries")))
+            }
             Err(error) => Err(Trouble::DataLoss(format!("log row {index}/{row}: {error}"))),
         }
     }

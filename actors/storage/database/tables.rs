@@ -212,11 +212,11 @@ pub(crate) fn meta_row<T: DeserializeOwned>(
 }
 
 pub(crate) fn head_value(context: &str, head: &Head) -> Vec<u8> {
-    encode_keyed(context.as_bytes(), head)
+    head.encode(context)
 }
 
 pub(crate) fn head_from(context: &str, data: &[u8]) -> Result<Head, String> {
-    decode_keyed(context.as_bytes(), data).map_err(|error| format!("head of {context:?}: {error}"))
+    Head::decode(context, data).map_err(|error| format!("head of {context:?}: {error}"))
 }
 
 fn block_key(context: u64, first: u64) -> [u8; 16] {

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use converge_ledger_core::{
-    Batch, Boot, CodecError, Command, Entry, Lamport, NodeId, Position, Sequence, decode_row, row_chunk, row_entry,
-    rows,
+    Batch, BatchRow, Boot, CodecError, Command, Entry, Lamport, NodeId, Position, Sequence, Transact, TransactEntry,
+    decode_row, row_chunk, row_entry, rows,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -13,6 +13,25 @@ use crate::sample::{any_batch, append, batch, history, stage};
 
 fn sample() -> Batch {
     batch(7, (1..4).map(|n| Command::Append(append(n, "orders", "a payload"))))
+}
+
+/// What must be in the rows of a command.
+fn rows_of(command: &Command) -> Vec<BatchRow> {
+    let Command::Transact(transact) = command else { return vec![BatchRow::Command(command.clone())] };
+    let head = BatchRow::Transact(Transact { entries: Vec::new(), ..transact.clone() }, transact.entries.len() as u32);
+    let parts = transact.entries.iter().cloned().map(BatchRow::Part);
+    [head].into_iter().chain(parts).collect()
+}
+
+/// A transaction of two entries, and an append after it.
+fn with_transaction() -> Batch {
+    let part = |n| {
+        let append = append(n, "orders", "a payload");
+        TransactEntry { id: append.id, appended_at_ns: n, received_lamport: None, entry: append.entry }
+    };
+    let transact =
+        Transact { counter: 1, idempotency_key: None, conditions: Vec::new(), entries: vec![part(1), part(2)] };
+    batch(0, [Command::Transact(transact), Command::Append(append(2, "orders", "alone"))])
 }
 
 /// Everything that reads a batch, on any bytes: no panic, and what decodes can be split.
@@ -36,10 +55,11 @@ proptest! {
     fn rows_stand_on_their_own_and_join_to_the_entry(batch in any_batch()) {
         let data = batch.encode();
         let rows = rows(&data).unwrap();
-        prop_assert_eq!(rows.len(), batch.commands.len().max(1));
+        let own: Vec<BatchRow> = batch.commands.iter().flat_map(rows_of).collect();
+        prop_assert_eq!(rows.len(), own.len().max(1));
         prop_assert_eq!(Bytes::from(rows.concat()), data);
-        for (n, command) in (0..).zip(&batch.commands) {
-            prop_assert_eq!(&decode_row(n, &rows[n as usize]).unwrap(), command);
+        for (n, row) in (0..).zip(&own) {
+            prop_assert_eq!(&decode_row(n, &rows[n as usize]).unwrap(), row);
         }
     }
 
@@ -87,17 +107,17 @@ proptest! {
     #[test]
     fn sealed_garbage_does_no_harm(
         header in vec(any::<u8>(), 0..12),
-        kind in 0x10u8..0x15,
+        kind in 0x20u8..0x28,
         content in vec(any::<u8>(), 0..120),
     ) {
         let body = [vec![kind, content.len() as u8], content].concat();
-        let row = [&[1, 1, 1, 0, 1][..], &body].concat();
+        let row = [&[2, 1, 1, 0, 0, 1][..], &body].concat();
         let sealed = |n: u32, row: &[u8]| {
             let checksum = crc32c::crc32c(&[&n.to_le_bytes(), row].concat());
             Bytes::from([row, &checksum.to_le_bytes()].concat())
         };
         read_all(&sealed(0, &row));
-        read_all(&sealed(0, &[vec![1], header].concat()));
+        read_all(&sealed(0, &[vec![2], header].concat()));
         read_all(&sealed(1, &body));
     }
 }
@@ -146,7 +166,7 @@ fn what_a_newer_program_wrote_is_told_from_what_none_ever_did() {
         Batch::decode(&data.into())
     };
     assert_eq!(changed(TAG, own[TAG]).unwrap().encode(), own);
-    for (at, byte) in [(0, 3), (TAG, 3 << 4 | 1), (TAG, 2 << 4 | 4), (TAG + 2, 1 << 5)] {
+    for (at, byte) in [(0, 3), (TAG, 3 << 4 | 1), (TAG, 2 << 4 | 12), (TAG + 2, 1 << 6)] {
         let newer = changed(at, byte).unwrap_err();
         assert!(newer.is_newer(), "{byte} at {at}: {newer}");
     }
@@ -157,6 +177,36 @@ fn what_a_newer_program_wrote_is_told_from_what_none_ever_did() {
     }
     let damaged = CodecError::Checksum { what: "a log row" };
     assert!(!damaged.is_newer());
+}
+
+#[test]
+fn entries_of_a_transaction_are_in_its_rows_and_nowhere_else() {
+    let whole = with_transaction();
+    let rows = rows(&whole.encode()).unwrap();
+    assert_eq!(rows.len(), 4);
+    let second = row_entry(2, &rows[2], "orders", Sequence(8), Position(9), Lamport(10)).unwrap();
+    let Command::Transact(transact) = &whole.commands[0] else { unreachable!() };
+    assert_eq!((second.id, second.sequence, second.position), (transact.entries[1].id, Sequence(8), Position(9)));
+    // These rows, one behind the other, each sealed in its place.
+    const COUNT: usize = 5;
+    let of = |order: &[usize]| {
+        let mut all = Vec::new();
+        for (n, &of) in (0u32..).zip(order) {
+            let mut row = rows[of][..rows[of].len() - 4].to_vec();
+            if n == 0 {
+                row[COUNT] = order.len() as u8;
+            }
+            row.extend_from_slice(&crc32c::crc32c(&[&n.to_le_bytes(), &row[..]].concat()).to_le_bytes());
+            all.extend(row);
+        }
+        Batch::decode(&all.into())
+    };
+    assert_eq!(of(&[0, 1, 2, 3]).unwrap(), whole);
+    // An append where an entry is due, an entry without a transaction, and one that is not there.
+    for order in [&[0, 1, 3, 2][..], &[0, 1, 2, 2], &[0, 1]] {
+        let misplaced = of(order).unwrap_err();
+        assert!(!misplaced.is_newer(), "{misplaced}");
+    }
 }
 
 #[test]

@@ -6,7 +6,10 @@ use std::fmt::Write;
 
 use converge_ledger_core::codec::encode_keyed;
 use converge_ledger_core::testing::Memory;
-use converge_ledger_core::{Append, Batch, Boot, Command, ContextNo, Head, Lamport, Load, NodeId, Sequence, snapshot};
+use converge_ledger_core::{
+    Append, Batch, Boot, Command, Condition, ContextNo, FenceEpoch, Head, Lamport, Load, NodeId, RaiseFence, Sequence,
+    Transact, TransactEntry, snapshot,
+};
 
 use crate::sample::{append, history, stage};
 
@@ -74,9 +77,66 @@ fn a_group() {
     );
 }
 
+fn units() -> Batch {
+    let part = |n: u64, received: Option<u64>| {
+        let Append { id, appended_at_ns, entry, .. } = append(n, "a", "x");
+        TransactEntry { id, appended_at_ns, received_lamport: received.map(Lamport), entry }
+    };
+    let condition = |sequence: Option<u64>, epoch: Option<u64>| Condition {
+        context_id: "a".to_owned(),
+        sequence: sequence.map(Sequence),
+        fence_epoch: epoch.map(FenceEpoch),
+    };
+    let transact = Transact {
+        counter: 2,
+        idempotency_key: Some("once".to_owned()),
+        conditions: vec![condition(Some(0), None), condition(None, Some(300))],
+        entries: vec![part(1, None), part(2, Some(300))],
+    };
+    let fence = |counter, epoch: Option<u64>| {
+        Command::Fence(RaiseFence { counter, context_id: "a".to_owned(), epoch: epoch.map(FenceEpoch) })
+    };
+    let fenced = Append { fence_epoch: Some(FenceEpoch(301)), ..append(4, "a", "x") };
+    Batch {
+        origin: NodeId(3),
+        boot: Boot(2),
+        low_water: 1,
+        low_staging: 1,
+        commands: vec![fence(1, Some(300)), Command::Transact(transact), fence(3, None), Command::Append(fenced)],
+    }
+}
+
+#[test]
+fn a_transaction_and_fences() {
+    assert_eq!(
+        hex(units().encode()),
+        "020302010106260620010161ac02e86369a324120102046f6e63650202016100200161ac02027fd1\
+35b92522000000000000000000000000000000000101002a36fe9c971701610566616374737819fe\
+ea472524040000000000000000000000000000000202002a36fe9c9717ac02016105666163747378\
+1d298c0526040003016100f259a6212520040000000000000000000000000000000404002a36fe9c\
+9717ad020161056661637473781eca805e"
+    );
+    let mut memory = Memory::new();
+    let effects = memory.apply(Some(units()));
+    let found =
+        [hex(memory.state.digest), hex(encode_keyed(b"", &effects.outcomes)), hex(memory.rows.heads["a"].encode("a"))];
+    let due = [
+        "8fc78c04267ad7b7d74a0d7393fdd3b660189d665f68d673d22b0afed8b92044",
+        "01040501ac020000040102000501ad02020200010303ae02000361e91c",
+        "010103ae0227a9da3a2f3f21a4ea8932d3def204c095471a7af3310f00b86be0d0d34cbecdad02d4a72a86",
+    ];
+    assert_eq!(found, due);
+}
+
 #[test]
 fn records() {
-    let head = Head { number: ContextNo(3), latest: Sequence(9), lamport: Lamport(12), chain: [7; 32] };
+    let head = Head {
+        number: ContextNo(3),
+        latest: Sequence(9),
+        lamport: Lamport(12),
+        chain: [7; 32],
+        fence_epoch: FenceEpoch(0),
+    };
     assert_eq!(
         hex(encode_keyed(b"", &head)),
         "0103090c07070707070707070707070707070707070707070707070707070707070707070d6728c7"

@@ -11,3 +11,4 @@ mod model;
 mod records;
 mod sample;
 mod snapshot;
+mod transact;

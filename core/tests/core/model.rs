@@ -7,8 +7,8 @@ use bytes::Bytes;
 use converge_ledger_core::codec::{decode_keyed, encode_keyed};
 use converge_ledger_core::testing::{Memory, Model};
 use converge_ledger_core::{
-    Append, Batch, Boot, Command, EntryId, Lamport, Load, LogIndex, NewEntry, NodeId, Outcome, Position, Refusal,
-    Sequence,
+    Append, Batch, Boot, Command, Condition, EntryId, FenceEpoch, Head, Lamport, Load, LogIndex, NewEntry, NodeId,
+    Outcome, Position, RaiseFence, Refusal, Sequence, Transact, TransactEntry,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::sample::{any_append, any_load, any_stage, history, stage};
+use crate::sample::{any_append, any_fence, any_load, any_stage, any_transact, history, stage};
 
 /// Steps after which every node boots again.
 const STEPS_PER_BOOT: usize = 15;
@@ -30,12 +30,23 @@ enum EntryPlan {
     Empty,
     /// New calls, or some with counters that were there before.
     Appends { origin: u64, older_boot: bool, low_water: u64, low_staging: u64, appends: Vec<Append> },
+    /// Transactions of such entries, and fences.
+    Units { origin: u64, units: Vec<Unit> },
+    /// The transactions of an earlier log entry, as new attempts.
+    Retry { which: Index },
     /// An earlier log entry again, with its commands turned around or as they were.
     Again { which: Index, reversed: bool },
     /// The parts of a load that adds so many entries to a context.
     Stages { origin: u64, context: &'static str, more: u64, split: bool },
     /// One of the loads whose parts were staged.
     Load { which: Index, flaw: Flaw },
+}
+
+/// A transaction or a fence.
+#[derive(Clone, Debug)]
+enum Unit {
+    Transact { counter: u64, key: Option<String>, conditions: Vec<Condition>, entries: Vec<Append> },
+    Fence(RaiseFence),
 }
 
 /// What is wrong with a load.
@@ -50,6 +61,28 @@ enum Flaw {
     Exists,
 }
 
+/// No two attempts give an entry the same.
+fn entry_id(origin: NodeId, boot: Boot, counter: u64, nth: u8) -> EntryId {
+    let mut id = [0; 16];
+    id[..4].copy_from_slice(&[origin.get() as u8, boot.get() as u8, counter as u8, nth]);
+    EntryId(id)
+}
+
+fn command(origin: NodeId, boot: Boot, unit: Unit) -> Command {
+    let (counter, key, conditions, entries) = match unit {
+        Unit::Transact { counter, key, conditions, entries } => (counter, key, conditions, entries),
+        Unit::Fence(fence) => return Command::Fence(fence),
+    };
+    let part = |(nth, append): (u8, Append)| TransactEntry {
+        id: entry_id(origin, boot, counter, nth),
+        appended_at_ns: append.appended_at_ns,
+        received_lamport: append.received_lamport,
+        entry: append.entry,
+    };
+    let entries = (0..).zip(entries).map(part).collect();
+    Command::Transact(Transact { counter, idempotency_key: key, conditions, entries })
+}
+
 fn any_context() -> impl Strategy<Value = &'static str> {
     prop_oneof![Just("a"), Just("b"), Just("c")]
 }
@@ -59,6 +92,7 @@ prop_compose! {
         counter in 0u64..24,
         idempotency_key in option::of("[kl]"),
         expected in option::weighted(0.3, 0u64..5),
+        epoch in option::weighted(0.2, 0u64..3),
         follows in prop::bool::weighted(0.4),
         received in option::of(prop_oneof![0u64..30, Just(u64::MAX)]),
         context_id in any_context(),
@@ -70,6 +104,7 @@ prop_compose! {
             appended_at_ns: counter,
             idempotency_key,
             expected_sequence: expected.map(Sequence),
+            fence_epoch: epoch.map(FenceEpoch),
             received_lamport: received.map(Lamport),
             follows,
             entry: NewEntry {
@@ -80,6 +115,29 @@ prop_compose! {
             },
         }
     }
+}
+
+fn few_conditions() -> impl Strategy<Value = Vec<Condition>> {
+    let one = (any_context(), option::weighted(0.7, 0u64..6), option::weighted(0.3, 0u64..3)).prop_map(
+        |(context_id, sequence, epoch)| Condition {
+            context_id: context_id.to_owned(),
+            sequence: sequence.map(Sequence),
+            fence_epoch: epoch.map(FenceEpoch),
+        },
+    );
+    vec(one, 0..3)
+}
+
+fn any_unit() -> impl Strategy<Value = Unit> {
+    let transact = (0u64..24, option::of("[kl]"), few_conditions(), vec(few_appends(), 0..4))
+        .prop_map(|(counter, key, conditions, entries)| Unit::Transact { counter, key, conditions, entries });
+    let fence = (0u64..24, any_context(), option::of(prop_oneof![0u64..4, Just(u64::MAX)])).prop_map(
+        |(counter, context_id, epoch)| {
+            let (context_id, epoch) = (context_id.to_owned(), epoch.map(FenceEpoch));
+            Unit::Fence(RaiseFence { counter, context_id, epoch })
+        },
+    );
+    prop_oneof![4 => transact, 1 => fence]
 }
 
 fn any_step() -> impl Strategy<Value = EntryPlan> {
@@ -98,6 +156,8 @@ fn any_step() -> impl Strategy<Value = EntryPlan> {
                 EntryPlan::Appends { origin, older_boot, low_water, low_staging, appends }
             }
         ),
+        3 => (1u64..3, vec(any_unit(), 0..4)).prop_map(|(origin, units)| EntryPlan::Units { origin, units }),
+        2 => any::<Index>().prop_map(|which| EntryPlan::Retry { which }),
         2 => any::<(Index, bool)>().prop_map(|(which, reversed)| EntryPlan::Again { which, reversed }),
         2 => (1u64..3, any_context(), 0u64..4, any::<bool>()).prop_map(
             |(origin, context, more, split)| EntryPlan::Stages { origin, context, more, split }
@@ -126,6 +186,12 @@ impl Comparison {
                 let boot = if older_boot { Boot(boot.get() - 1) } else { boot };
                 self.appends(NodeId(origin), boot, (low_water, low_staging), appends);
             }
+            EntryPlan::Units { origin, units } => {
+                let origin = NodeId(origin);
+                let commands = units.into_iter().map(|unit| command(origin, boot, unit)).collect();
+                self.apply(Batch { origin, boot, low_water: 0, low_staging: 0, commands });
+            }
+            EntryPlan::Retry { which } => self.retry(which, boot),
             EntryPlan::Again { which, reversed } => self.again(which, reversed),
             EntryPlan::Stages { origin, context, more, split } => {
                 self.stages(NodeId(origin), boot, context, more, split);
@@ -137,14 +203,38 @@ impl Comparison {
 
     fn appends(&mut self, origin: NodeId, boot: Boot, marks: (u64, u64), appends: Vec<Append>) {
         let named = |append: Append| {
-            let attempt = [origin.get() as u8, boot.get() as u8, append.counter as u8];
-            let mut id = [0; 16];
-            id[..3].copy_from_slice(&attempt);
-            Command::Append(Append { id: EntryId(id), ..append })
+            let id = entry_id(origin, boot, append.counter, 0);
+            Command::Append(Append { id, ..append })
         };
         let commands = appends.into_iter().map(named).collect();
         let (low_water, low_staging) = marks;
         self.apply(Batch { origin, boot, low_water, low_staging, commands });
+    }
+
+    fn retry(&mut self, which: Index, boot: Boot) {
+        let log: Vec<_> = self.memory.rows.log.values().flatten().cloned().collect();
+        if log.is_empty() {
+            return;
+        }
+        let Batch { origin, commands, .. } = which.get(&log).clone();
+        let transacts = commands.into_iter().filter_map(|command| match command {
+            Command::Transact(transact) => Some(transact),
+            _ => None,
+        });
+        let again = |(nth, transact): (u64, Transact)| {
+            let counter = self.counter + LOAD_COUNTERS + 1 + nth;
+            let named = |(nth, part): (u8, TransactEntry)| {
+                // As a node names them that takes the call a second time.
+                let mut id = entry_id(origin, boot, counter, nth);
+                id.0[4..12].copy_from_slice(&counter.to_be_bytes());
+                TransactEntry { id, ..part }
+            };
+            let entries = (0..).zip(transact.entries).map(named).collect();
+            Command::Transact(Transact { counter, entries, ..transact })
+        };
+        let commands: Vec<_> = (0..).zip(transacts).map(again).collect();
+        self.counter += commands.len() as u64;
+        self.apply(Batch { origin, boot, low_water: 0, low_staging: 0, commands });
     }
 
     fn again(&mut self, which: Index, reversed: bool) {
@@ -227,6 +317,8 @@ impl Comparison {
             assert_eq!(self.memory.entries(name), context.entries);
             let head = self.memory.rows.heads[name];
             assert_eq!((head.number, head.latest), (context.number, context.latest()));
+            assert_eq!(head.fence_epoch, context.fence_epoch);
+            assert_eq!(Head::decode(name, &head.encode(name)), Ok(head));
             assert_eq!(head.chain, context.chain());
             let sequences = context.entries.iter().map(|entry| entry.sequence.get());
             assert!(sequences.eq(1..=context.entries.len() as u64));
@@ -270,10 +362,16 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Refused(Refusal::Superseded) => "superseded",
         Outcome::Refused(Refusal::ChunkInvalid) => "chunk invalid",
         Outcome::Refused(Refusal::NotReached) => "not reached",
+        Outcome::Transacted(done) if done.deduplicated => "transacted before",
+        Outcome::Transacted(_) => "transacted",
+        Outcome::Fenced(_) => "fenced",
+        Outcome::Refused(Refusal::Condition { .. }) => "condition",
+        Outcome::Refused(Refusal::StaleFence { .. }) => "stale fence",
+        Outcome::Refused(Refusal::TransactionMismatch { .. }) => "transaction mismatch",
     }
 }
 
-const OUTCOMES: usize = 13;
+const OUTCOMES: usize = 19;
 
 #[test]
 fn apply_does_what_the_model_does() {
@@ -305,7 +403,9 @@ fn extreme() -> impl Strategy<Value = u64> {
 
 prop_compose! {
     fn extreme_command()(
-        kind in 0..3,
+        kind in 0..5,
+        mut transact in any_transact(),
+        mut fence in any_fence(),
         mut append in any_append(),
         mut stage in any_stage(),
         mut load in any_load(),
@@ -315,6 +415,10 @@ prop_compose! {
         context in any_context(),
     ) -> Command {
         append.counter = counter;
+        transact.counter = counter;
+        transact.conditions.iter_mut().for_each(|condition| condition.context_id = context.to_owned());
+        transact.entries.iter_mut().for_each(|part| part.entry.context_id = context.to_owned());
+        (fence.counter, fence.context_id) = (counter, context.to_owned());
         append.entry.context_id = context.to_owned();
         append.expected_sequence = append.expected_sequence.map(|_| Sequence(base));
         (stage.counter, stage.load, stage.first) = (counter, staging, Sequence(sequence));
@@ -332,7 +436,9 @@ prop_compose! {
         match kind {
             0 => Command::Append(append),
             1 => Command::Stage(stage),
-            _ => Command::Load(load),
+            2 => Command::Load(load),
+            3 => Command::Transact(transact),
+            _ => Command::Fence(fence),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use converge_ledger_core::codec::{decode_keyed, encode_keyed};
 use converge_ledger_core::{
-    AttemptId, Boot, ClusterId, CodecError, ContextNo, EntryId, Head, KeyRow, Lamport, LogIndex, NodeId, Origin,
-    Outcome, ParseIdError, Part, Position, Refusal, Sequence, Staging, State,
+    AttemptId, Boot, ClusterId, CodecError, ContextNo, EntryId, FenceEpoch, Head, KeyRow, Lamport, LogIndex, NodeId,
+    Origin, Outcome, ParseIdError, Part, Position, Refusal, Sequence, Staging, State,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -13,7 +13,13 @@ use proptest::sample::Index;
 
 /// The checksum of a record under it covers the record alone.
 const NO_KEY: &[u8] = b"";
-const HEAD: Head = Head { number: ContextNo(3), latest: Sequence(9), lamport: Lamport(12), chain: [7; 32] };
+const HEAD: Head = Head {
+    number: ContextNo(3),
+    latest: Sequence(9),
+    lamport: Lamport(12),
+    chain: [7; 32],
+    fence_epoch: FenceEpoch(0),
+};
 
 fn state() -> State {
     let (base_chain, chain) = ([1; 32], [2; 32]);
@@ -68,6 +74,24 @@ proptest! {
 fn records_come_back() {
     assert_eq!(decode_keyed::<Head>(NO_KEY, &encode_keyed(NO_KEY, &HEAD)), Ok(HEAD));
     assert_eq!(decode_keyed::<State>(NO_KEY, &encode_keyed(NO_KEY, &state())), Ok(state()));
+}
+
+#[test]
+fn a_head_has_a_fence_epoch_only_where_it_was_fenced() {
+    let fenced = Head { fence_epoch: FenceEpoch(300), ..HEAD };
+    assert_eq!(
+        HEAD.encode("orders"),
+        encode_keyed(b"orders", &HEAD),
+        "its row is what it was before there were fences"
+    );
+    for head in [HEAD, fenced] {
+        assert_eq!(Head::decode("orders", &head.encode("orders")), Ok(head));
+        assert!(Head::decode("other", &head.encode("orders")).is_err());
+    }
+    let zero = encode_keyed(b"orders", &(HEAD, FenceEpoch(0)));
+    assert_eq!(Head::decode("orders", &zero), Err(CodecError::Malformed { what: "a record" }));
+    let more = encode_keyed(b"orders", &(HEAD, FenceEpoch(1), 1_u8));
+    assert_eq!(Head::decode("orders", &more), Err(CodecError::Trailing { what: "a record" }));
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use converge_ledger_core::{
-    Append, Batch, Boot, Command, EMPTY_CHAIN, Entry, EntryId, Lamport, Load, NewEntry, NodeId, Position, Sequence,
-    Stage, StagedEntry, snapshot,
+    Append, Batch, Boot, Command, Condition, EMPTY_CHAIN, Entry, EntryId, FenceEpoch, Lamport, Load, NewEntry, NodeId,
+    Position, RaiseFence, Sequence, Stage, StagedEntry, Transact, TransactEntry, snapshot,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -27,6 +27,7 @@ pub(crate) fn append(counter: u64, context_id: &str, payload: &str) -> Append {
         appended_at_ns: 1_700_000_000_000_000_000 + counter,
         idempotency_key: None,
         expected_sequence: None,
+        fence_epoch: None,
         received_lamport: None,
         follows: false,
         entry: entry(context_id, payload),
@@ -67,6 +68,7 @@ prop_compose! {
         (counter, id, appended_at_ns) in any::<(u64, [u8; 16], u64)>(),
         idempotency_key in option::of(".{0,8}"),
         expected in any::<Option<u64>>(),
+        epoch in any::<Option<u64>>(),
         received in any::<Option<u64>>(),
         follows in any::<bool>(),
         context_id in ".{0,12}",
@@ -80,6 +82,7 @@ prop_compose! {
             appended_at_ns,
             idempotency_key,
             expected_sequence: expected.map(Sequence),
+            fence_epoch: epoch.map(FenceEpoch),
             received_lamport: received.map(Lamport),
             follows,
             entry: NewEntry { context_id, key, payload, metadata },
@@ -139,11 +142,48 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn any_condition()(
+        context_id in ".{0,12}",
+        sequence in any::<Option<u64>>(),
+        epoch in any::<Option<u64>>(),
+    ) -> Condition {
+        Condition { context_id, sequence: sequence.map(Sequence), fence_epoch: epoch.map(FenceEpoch) }
+    }
+}
+
+prop_compose! {
+    pub(crate) fn any_transact()(
+        counter in any::<u64>(),
+        idempotency_key in option::of(".{0,8}"),
+        conditions in vec(any_condition(), 0..3),
+        appends in vec(any_append(), 0..4),
+    ) -> Transact {
+        let part = |append: Append| {
+            let Append { id, appended_at_ns, received_lamport, entry, .. } = append;
+            TransactEntry { id, appended_at_ns, received_lamport, entry }
+        };
+        Transact { counter, idempotency_key, conditions, entries: appends.into_iter().map(part).collect() }
+    }
+}
+
+prop_compose! {
+    pub(crate) fn any_fence()(
+        counter in any::<u64>(),
+        context_id in ".{0,12}",
+        epoch in any::<Option<u64>>(),
+    ) -> RaiseFence {
+        RaiseFence { counter, context_id, epoch: epoch.map(FenceEpoch) }
+    }
+}
+
 pub(crate) fn any_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         any_append().prop_map(Command::Append),
         any_stage().prop_map(Command::Stage),
         any_load().prop_map(Command::Load),
+        any_transact().prop_map(Command::Transact),
+        any_fence().prop_map(Command::Fence),
     ]
 }
 

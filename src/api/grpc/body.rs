@@ -27,6 +27,7 @@ use super::call::{Call, CallKind, STALLED};
 use super::crowd::Entered;
 use super::places::Places;
 use super::status::{overloaded, refused};
+use super::transaction_fits::transaction_fits;
 use super::whole::{Misfit, Whole};
 
 /// When to come back after a shed request.
@@ -236,6 +237,12 @@ where
         let this = self.get_mut();
         loop {
             if this.ended.is_some() || this.is_conversation() {
+                if this.call.kind == CallKind::Transact && this.admit.is_some() {
+                    // As one piece, so that it is looked through before a decoder makes much of it.
+                    if let Err(status) = transaction_fits(this.whole.join()) {
+                        return Poll::Ready(Some(Err(status.into())));
+                    }
+                }
                 if let Some(piece) = this.whole.pop() {
                     if let Some(Err(status)) = this.admit.take().map(|admit| admit()) {
                         return Poll::Ready(Some(Err(status.into())));

@@ -28,6 +28,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CallKind {
     Append,
+    /// Many entries, all or none.
+    Transact,
     /// Appends, one after another.
     AppendStream,
     /// A whole context in, or out.
@@ -59,6 +61,8 @@ impl CallKind {
             (super::LEDGER_SERVICE, "AppendStream") => CallKind::AppendStream,
             (super::LEDGER_SERVICE, "ReadStream" | "WatchAll") => CallKind::Watch,
             (super::LEDGER_SERVICE, "ListContexts" | "GetHead") => CallKind::Read,
+            (super::LEDGER_SERVICE, "AppendBatch") => CallKind::Transact,
+            (super::LEDGER_SERVICE, "AppendWithReceivedTime" | "Fence") => CallKind::Append,
             ("converge.admin.v1.AdminService", _) | (super::CLUSTER_SERVICE, _) => CallKind::Admin,
             ("grpc.health.v1.Health", "Watch") => CallKind::HealthWatch,
             ("grpc.health.v1.Health", _) => CallKind::Health,
@@ -71,6 +75,7 @@ impl CallKind {
         matches!(
             self,
             CallKind::Append
+                | CallKind::Transact
                 | CallKind::AppendStream
                 | CallKind::Load
                 | CallKind::Snapshot
@@ -338,7 +343,8 @@ impl Call {
             _ => None,
         };
         // An append's answer is sent when it is there; until then the append is bounded by itself.
-        let until = self.until.filter(|_| unread.is_some() || self.kind != CallKind::Append);
+        let until =
+            self.until.filter(|_| unread.is_some() || !matches!(self.kind, CallKind::Append | CallKind::Transact));
         stalled.into_iter().chain(until).min()
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use converge_actors::storage::Ordinal;
-use converge_ledger_core::{NewEntry, Position, Sequence};
+use converge_ledger_core::{Position, Sequence};
 use tokio::time::Instant;
 use tokio_stream::Empty;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,7 @@ const WATCHES_PART: usize = 3;
 const APPEND_FACTOR: usize = 2;
 
 pub(super) struct Context {
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     settings: Settings,
     drain: CancellationToken,
     appends: Budget,
@@ -72,13 +72,13 @@ impl Context {
         }
     }
 
-    fn time_left(&self, metadata: &MetadataMap, of: &Extensions) -> Result<Duration, Status> {
+    pub(super) fn time_left(&self, metadata: &MetadataMap, of: &Extensions) -> Result<Duration, Status> {
         time_left(metadata, of.get::<Arrived>().copied(), &self.settings)
     }
 
-    /// Room for the answer to an append, before anything is proposed.
-    fn room_for(&self, entry: &NewEntry) -> Result<Held, Status> {
-        self.appends.hold(APPEND_FACTOR * entry.content_bytes()).ok_or_else(|| {
+    /// Room for the answer to an append of so many bytes, before anything is proposed.
+    pub(super) fn room_for(&self, bytes: usize) -> Result<Held, Status> {
+        self.appends.hold(APPEND_FACTOR * bytes).ok_or_else(|| {
             let message = "too many answers to appends are being sent: try again";
             overloaded(message, RETRY_AFTER)
         })
@@ -183,9 +183,10 @@ impl ContextService for Context {
             idempotency_key: idempotency_key(&metadata)?,
             expected_sequence: expected_sequence(&metadata)?,
             deadline: Some(self.time_left(&metadata, &extensions)?),
+            ..AppendOptions::default()
         };
         let entry = convert::new_entry(message);
-        let held = self.room_for(&entry)?;
+        let held = self.room_for(entry.content_bytes())?;
         Begun::set(&extensions);
         let appended = self.ledger.append(entry, options).await.map_err(|error| from_error(&error))?;
         let position = position_value(appended.entry.position);

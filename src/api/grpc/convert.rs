@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use converge_ledger_core::{Entry, NewEntry, Position, Sequence};
+use converge_ledger_core::{Condition, Entry, FenceEpoch, Lamport, NewEntry, Position, Sequence};
 use tonic::{Code, Status};
 
 use super::pb::{admin, context, ledger};
 use super::status::refused;
 use crate::status::hex;
 use crate::{
-    Consistency, ContextHead, Direction, LedgerHead, ManyEntry, PeerStatus, StreamFrom, StreamOptions, WatchOptions,
+    Consistency, ContextHead, Direction, LedgerHead, ManyEntry, PeerStatus, StreamFrom, StreamOptions, Transaction,
+    TransactionEntry, WatchOptions,
 };
 
 /// The longest context id.
@@ -45,8 +46,57 @@ pub(super) fn streamed_entry(request: ledger::AppendStreamRequest) -> ManyEntry 
         request;
     ManyEntry {
         entry: NewEntry { context_id, key, payload, metadata },
-        idempotency_key: (!idempotency_key.is_empty()).then_some(idempotency_key),
+        idempotency_key: given(idempotency_key),
         expected_sequence: expected_sequence.map(Sequence),
+    }
+}
+
+pub(super) fn transaction(request: ledger::AppendBatchRequest) -> Transaction {
+    let ledger::AppendBatchRequest { entries, conditions, idempotency_key } = request;
+    Transaction {
+        entries: entries.into_iter().map(received_entry).collect(),
+        conditions: conditions.into_iter().map(condition).collect(),
+        idempotency_key: given(idempotency_key),
+    }
+}
+
+pub(super) fn received_entry(entry: ledger::NewEntry) -> TransactionEntry {
+    let ledger::NewEntry { context_id, key, payload, metadata, received_lamport } = entry;
+    let entry = NewEntry { context_id, key, payload, metadata };
+    TransactionEntry { entry, received_lamport: received_lamport.map(Lamport) }
+}
+
+fn condition(condition: ledger::Condition) -> Condition {
+    let ledger::Condition { context_id, sequence, fence_epoch } = condition;
+    Condition { context_id, sequence: sequence.map(Sequence), fence_epoch: fence_epoch.map(FenceEpoch) }
+}
+
+/// A text that is not `""`.
+pub(super) fn given(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+pub(super) fn placed(entry: Entry) -> ledger::PlacedEntry {
+    ledger::PlacedEntry {
+        context_id: entry.context_id,
+        sequence: entry.sequence.get(),
+        position: entry.position.get(),
+        lamport: entry.lamport.get(),
+        id: entry.id.to_string(),
+    }
+}
+
+pub(super) fn ledger_entry(entry: Entry) -> ledger::Entry {
+    ledger::Entry {
+        context_id: entry.context_id,
+        key: entry.key,
+        payload: entry.payload,
+        metadata: entry.metadata,
+        id: entry.id.to_string(),
+        sequence: entry.sequence.get(),
+        position: entry.position.get(),
+        appended_at_ns: entry.appended_at_ns,
+        lamport: entry.lamport.get(),
     }
 }
 
@@ -118,9 +168,9 @@ pub(super) fn stream_options(request: ledger::ReadStreamRequest) -> Result<Strea
 }
 
 pub(super) fn context_head(head: ContextHead) -> ledger::ContextHead {
-    let ContextHead { context_id, latest, lamport, chain } = head;
-    let (latest_sequence, lamport) = (latest.get(), lamport.get());
-    ledger::ContextHead { context_id, latest_sequence, lamport, chain: chain.to_vec().into() }
+    let ContextHead { context_id, latest, lamport, fence_epoch, chain } = head;
+    let (latest_sequence, lamport, fence_epoch) = (latest.get(), lamport.get(), fence_epoch.get());
+    ledger::ContextHead { context_id, latest_sequence, lamport, fence_epoch, chain: chain.to_vec().into() }
 }
 
 pub(super) fn ledger_head(head: &LedgerHead) -> ledger::LedgerHead {

@@ -13,9 +13,11 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code, Status};
 
 use super::metadata::{Arrived, consistency, expected_sequence, idempotency_key, time_left};
-use super::pb::{admin, context};
+use super::pb::{admin, context, ledger};
 use super::reflection::{Index, v1, v1alpha};
 use super::status::from_error;
+use super::transaction_fits::transaction_fits;
+use super::whole::PREFIX_BYTES;
 use super::{Settings, convert, names};
 use crate::{Config, Error};
 
@@ -28,7 +30,7 @@ const BATCH_OVERHEAD_BYTES: usize = 128 << 10;
 /// A request: its headers, and a message of one of the port's methods.
 pub(crate) fn request(data: &[u8]) -> bool {
     let mut input = Input::new(data);
-    let method = input.below(10);
+    let method = input.below(11);
     let headers = headers(&mut input);
     let body = Bytes::copy_from_slice(input.rest());
     match method {
@@ -53,6 +55,7 @@ pub(crate) fn request(data: &[u8]) -> bool {
         6 => decoded::<admin::TreeRequest>(body).is_some(),
         7 => decoded::<tonic_health::pb::HealthCheckRequest>(body).is_some(),
         8 => decoded(body).is_some_and(|asked| v1::answer(index(), asked).message_response.is_some()),
+        10 => transaction(body),
         _ => decoded(body).is_some_and(|asked| v1alpha::answer(index(), asked).message_response.is_some()),
     }
 }
@@ -102,9 +105,17 @@ fn append(headers: &MetadataMap, message: context::AppendRequest) -> Result<(), 
     let checked = checked.and_then(|()| limits.check_idempotency_key(idempotency_key.as_deref().unwrap_or_default()));
     checked.map_err(|error| from_error(&Error::InvalidArgument(error.to_string())))?;
     assert!(!entry.context_id.is_empty() && entry.payload.len() <= limits.payload_bytes);
-    let (counter, id, appended_at_ns, received_lamport, follows) = (1, EntryId([7; 16]), 1, None, false);
-    let append =
-        Append { counter, id, appended_at_ns, idempotency_key, expected_sequence, received_lamport, follows, entry };
+    let append = Append {
+        counter: 1,
+        id: EntryId([7; 16]),
+        appended_at_ns: 1,
+        idempotency_key,
+        expected_sequence,
+        fence_epoch: None,
+        received_lamport: None,
+        follows: false,
+        entry,
+    };
     let batch = Batch {
         origin: NodeId(1),
         boot: Boot(1),
@@ -116,6 +127,22 @@ fn append(headers: &MetadataMap, message: context::AppendRequest) -> Result<(), 
     assert!(bytes.len() <= limits.payload_bytes + BATCH_OVERHEAD_BYTES, "an entry within its limits outgrows a batch");
     assert_eq!(Batch::decode(&bytes), Ok(batch), "what was let in cannot be read back");
     Ok(())
+}
+
+/// All that a transaction passes through up to the ledger.
+fn transaction(body: Bytes) -> bool {
+    let fits = transaction_fits(&[&[0; PREFIX_BYTES], &body[..]].concat());
+    if fits.is_err() {
+        return refusal(fits);
+    }
+    decoded(body).is_some_and(|message: ledger::AppendBatchRequest| {
+        let (transaction, limits) = (convert::transaction(message), Limits::default());
+        let (entries, conditions) = (transaction.entries.len(), &transaction.conditions);
+        let counts = [entries <= limits.transaction_entries, conditions.len() <= limits.transaction_conditions];
+        assert_eq!(counts, [true; 2], "more is decoded than a transaction may have");
+        let checked = limits.check_transaction(conditions, entries, 0);
+        refusal(checked.map_err(|error| from_error(&Error::InvalidArgument(error.to_string()))))
+    })
 }
 
 /// Whether the request was taken. A refusal says that nothing was written, and is the client's to mend.
@@ -133,6 +160,11 @@ pub(crate) fn seeds() -> Vec<Seed> {
     let metadata = [("name".to_owned(), "value".to_owned())].into();
     let append =
         context::AppendRequest { context_id: context_id(), key: "key".into(), payload: "payload".into(), metadata };
+    let batch = ledger::AppendBatchRequest {
+        entries: vec![ledger::NewEntry { context_id: context_id(), ..ledger::NewEntry::default() }; 2],
+        conditions: vec![ledger::Condition { context_id: context_id(), sequence: Some(3), fence_epoch: Some(1) }],
+        idempotency_key: "once".to_owned(),
+    };
     let get = context::GetRequest { context_id: context_id(), key: "key".into(), after_sequence: 3, limit: 100 };
     let entries = converge_ledger_core::snapshot::encode("context", &[], 1);
     let load = context::LoadRequest { context_id: context_id(), snapshot: entries.into(), fail_if_exists: true };
@@ -168,6 +200,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
         seed("health", 7, &[0], health.encode_to_vec()),
         seed("reflection_v1", 8, &[0], first.encode_to_vec()),
         seed("reflection_v1alpha", 9, &[0], second.encode_to_vec()),
+        seed("transaction", 10, &[0], batch.encode_to_vec()),
     ];
     seeds.extend(append_stream::seeds());
     seeds

@@ -1,35 +1,38 @@
-//! `LedgerService`: reads of the whole ledger. Its streams of appends are served before they come here (`append_stream`).
+//! `LedgerService`: transactions, fences, and reads of the whole ledger. Its streams of appends are served before they come here
+//! (`append_stream`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use converge_actors::storage::Ordinal;
-use converge_ledger_core::Position;
+use converge_ledger_core::{FenceEpoch, Position, Sequence};
 use prost::Message as _;
 use tokio::time::Instant;
 use tokio_stream::Empty;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
-use tonic::{Extensions, Request, Response, Status, Streaming};
+use tonic::{Code, Extensions, Request, Response, Status, Streaming};
 
 use super::body::Charged;
 use super::budget::Budget;
 use super::context::{Context, within};
-use super::metadata::{Arrived, time_left};
+use super::metadata::{Arrived, Begun, time_left};
 use super::pb::ledger::ledger_service_server::LedgerService;
 use super::pb::ledger::{
-    AppendStreamRequest, AppendStreamResponse, GetHeadRequest, GetHeadResponse, ListContextsRequest,
+    AppendBatchRequest, AppendBatchResponse, AppendStreamRequest, AppendStreamResponse, AppendWithReceivedTimeRequest,
+    AppendWithReceivedTimeResponse, FenceRequest, FenceResponse, GetHeadRequest, GetHeadResponse, ListContextsRequest,
     ListContextsResponse, ReadStreamRequest, ReadStreamResponse, WatchAllEvent, WatchAllRequest,
 };
-use super::status::from_error;
+use super::status::{from_error, refused};
 use super::watch::{Feed, FeedSlot, Feeding};
 use super::{Settings, convert};
-use crate::{Ledger, ReadAt, StreamOptions};
+use crate::{AppendOptions, Ledger, ReadAt, StreamOptions, TransactionEntry};
 
 /// A list while it is read, once in memory and once encoded.
 const LIST_BYTES: usize = 4 << 20;
 
 pub(super) struct LedgerCalls {
+    context: Arc<Context>,
     ledger: Ledger,
     settings: Settings,
     drain: CancellationToken,
@@ -39,9 +42,16 @@ pub(super) struct LedgerCalls {
 
 impl LedgerCalls {
     /// With the budgets of the contract's watches and reads.
-    pub(super) fn new(context: &Context, ledger: &Ledger, settings: &Settings, drain: &CancellationToken) -> Self {
+    pub(super) fn new(context: &Arc<Context>, ledger: &Ledger, settings: &Settings, drain: &CancellationToken) -> Self {
         let (watches, reads) = context.budgets();
-        LedgerCalls { ledger: ledger.clone(), settings: settings.clone(), drain: drain.clone(), watches, reads }
+        LedgerCalls {
+            context: Arc::clone(context),
+            ledger: ledger.clone(),
+            settings: settings.clone(),
+            drain: drain.clone(),
+            watches,
+            reads,
+        }
     }
 
     fn time_left(&self, metadata: &MetadataMap, of: &Extensions) -> Result<Duration, Status> {
@@ -76,6 +86,70 @@ impl LedgerService for LedgerCalls {
         _: Request<Streaming<AppendStreamRequest>>,
     ) -> Result<Response<Self::AppendStreamStream>, Status> {
         Err(Status::unimplemented("a stream of appends is served elsewhere"))
+    }
+
+    async fn append_batch(
+        &self,
+        request: Request<AppendBatchRequest>,
+    ) -> Result<Response<AppendBatchResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let left = self.context.time_left(&metadata, &extensions)?;
+        let transaction = convert::transaction(message);
+        let bytes = transaction.entries.iter().map(|one| one.entry.content_bytes()).sum();
+        let held = self.context.room_for(bytes)?;
+        Begun::set(&extensions);
+        let done = self.context.ledger.transact(transaction, Some(left)).await.map_err(|error| from_error(&error))?;
+        let placed = done.entries.into_iter().map(convert::placed).collect();
+        let answer = AppendBatchResponse { placed, deduplicated: done.deduplicated, term: done.term.get() };
+        let mut response = Response::new(answer);
+        response.extensions_mut().insert(Charged(Arc::new(held)));
+        Ok(response)
+    }
+
+    async fn append_with_received_time(
+        &self,
+        request: Request<AppendWithReceivedTimeRequest>,
+    ) -> Result<Response<AppendWithReceivedTimeResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let AppendWithReceivedTimeRequest { entry, expected_sequence, fence_epoch, idempotency_key } = message;
+        let TransactionEntry { entry, received_lamport } = convert::received_entry(entry.unwrap_or_default());
+        convert::context_id(&entry.context_id)?;
+        if received_lamport.is_none() {
+            let why = "received_lamport is not given: give it, or use converge.context.v1";
+            return Err(refused(Code::InvalidArgument, why));
+        }
+        let options = AppendOptions {
+            idempotency_key: convert::given(idempotency_key),
+            expected_sequence: expected_sequence.map(Sequence),
+            fence_epoch: fence_epoch.map(FenceEpoch),
+            received_lamport,
+            deadline: Some(self.context.time_left(&metadata, &extensions)?),
+        };
+        let held = self.context.room_for(entry.content_bytes())?;
+        Begun::set(&extensions);
+        let done = self.context.ledger.append(entry, options).await.map_err(|error| from_error(&error))?;
+        let mut response = Response::new(AppendWithReceivedTimeResponse {
+            entry: Some(convert::ledger_entry(done.entry)),
+            deduplicated: done.deduplicated,
+            term: done.term.get(),
+        });
+        response.extensions_mut().insert(Charged(Arc::new(held)));
+        Ok(response)
+    }
+
+    async fn fence(&self, request: Request<FenceRequest>) -> Result<Response<FenceResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        convert::context_id(&message.context_id)?;
+        let left = self.context.time_left(&metadata, &extensions)?;
+        Begun::set(&extensions);
+        let fenced = self.context.ledger.fence(&message.context_id, message.epoch.map(FenceEpoch), Some(left)).await;
+        let fenced = fenced.map_err(|error| from_error(&error))?;
+        Ok(Response::new(FenceResponse {
+            epoch: fenced.epoch.get(),
+            latest_sequence: fenced.latest.get(),
+            position: fenced.position.get(),
+            term: fenced.term.get(),
+        }))
     }
 
     async fn read_stream(

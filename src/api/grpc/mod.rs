@@ -42,6 +42,7 @@ mod status;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod transaction_fits;
 mod transport;
 mod watch;
 mod whole;
@@ -62,7 +63,7 @@ pub mod pb {
     pub mod context {
         tonic::include_proto!("converge.context.v1");
     }
-    /// Many appends over one call, and what an operator has a cluster do.
+    /// Many appends over one call, transactions, and what an operator has a cluster do.
     pub mod ledger {
         tonic::include_proto!("converge.ledger.v1");
     }
@@ -77,7 +78,7 @@ pub mod pb {
 /// The name that health checks know the context service by.
 pub const CONTEXT_SERVICE: &str = "converge.context.v1.ContextService";
 
-/// The service of appends over one call, and of reads of the whole ledger.
+/// The service of many appends over one call, of transactions and fences, and of reads of the whole ledger.
 pub const LEDGER_SERVICE: &str = "converge.ledger.v1.LedgerService";
 
 /// The service by which an operator changes a cluster.
@@ -99,12 +100,26 @@ pub mod names {
     pub const TERM: &str = "x-ledger-term";
     /// Answer: `true` when the entry stood there before the call.
     pub const DEDUPLICATED: &str = "x-ledger-deduplicated";
-    /// Error: `refused` when nothing was written, `unknown` when it may have been.
+    /// Error: `refused`, `condition` or `fence` when nothing was written, `unknown` when it may have been.
     pub const OUTCOME: &str = "x-ledger-outcome";
     /// The value of [`OUTCOME`] on every refusal.
     pub const REFUSED: &str = "refused";
     /// The value of [`OUTCOME`] when the entry may have been written.
     pub const UNKNOWN: &str = "unknown";
+    /// The value of [`OUTCOME`] when nothing was written, for a condition did not hold.
+    pub const CONDITION_FAILED: &str = "condition";
+    /// The value of [`OUTCOME`] when nothing was written, for the context has another fence epoch.
+    pub const FENCED: &str = "fence";
+    /// Error: which condition did not hold, counted from 1.
+    pub const CONDITION: &str = "x-ledger-condition";
+    /// Error: the context's fence epoch, where another was expected.
+    pub const FENCE_EPOCH: &str = "x-ledger-fence-epoch";
+
+    /// Whether this value of [`OUTCOME`] says that nothing was written.
+    #[must_use]
+    pub fn is_refusal(outcome: &[u8]) -> bool {
+        [REFUSED, CONDITION_FAILED, FENCED].iter().any(|refusal| refusal.as_bytes() == outcome)
+    }
     /// Error: the context's latest sequence, where another was expected.
     pub const ACTUAL_SEQUENCE: &str = "x-ledger-actual-sequence";
     /// The end of a watch: the last sequence that was sent, to watch again from.

@@ -38,6 +38,11 @@ fn retry_later(status: &mut Status, after: Duration) {
     insert(status, names::RETRY_AFTER_MS, u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
 }
 
+/// Why it is a refusal, in the outcome's own word.
+fn says(status: &mut Status, refusal: &'static str) {
+    status.metadata_mut().insert(names::OUTCOME, MetadataValue::from_static(refusal));
+}
+
 fn insert(status: &mut Status, name: &'static str, value: u64) {
     status.metadata_mut().insert(name, value.into());
 }
@@ -51,6 +56,16 @@ pub(super) fn from_error(error: &Error) -> Status {
             retry_later(&mut status, *retry_after);
         }
         Error::ExpectedSequence { actual } => insert(&mut status, names::ACTUAL_SEQUENCE, actual.get()),
+        Error::Condition { nth, latest, fence_epoch } => {
+            says(&mut status, names::CONDITION_FAILED);
+            insert(&mut status, names::CONDITION, *nth as u64 + 1);
+            insert(&mut status, names::ACTUAL_SEQUENCE, latest.get());
+            insert(&mut status, names::FENCE_EPOCH, fence_epoch.get());
+        }
+        Error::StaleFence { current } => {
+            says(&mut status, names::FENCED);
+            insert(&mut status, names::FENCE_EPOCH, current.get());
+        }
         _ => {}
     }
     status
@@ -64,10 +79,19 @@ fn code(error: &Error) -> Code {
         | Error::ResponseTooLarge { .. }
         | Error::SnapshotTooLarge { .. } => Code::ResourceExhausted,
         Error::InvalidArgument(_) | Error::Rejected(_) | Error::InvalidSnapshot(_) => Code::InvalidArgument,
-        Error::ExpectedSequence { .. } | Error::LoadDiverges { .. } => Code::FailedPrecondition,
-        Error::IdempotencyMismatch { .. } | Error::ContextExists { .. } => Code::AlreadyExists,
+        Error::ExpectedSequence { .. }
+        | Error::Condition { .. }
+        | Error::StaleFence { .. }
+        | Error::LoadDiverges { .. } => Code::FailedPrecondition,
+        Error::IdempotencyMismatch { .. } | Error::TransactionMismatch { .. } | Error::ContextExists { .. } => {
+            Code::AlreadyExists
+        }
         Error::Unavailable { .. } | Error::Outdated(_) | Error::Stopped => Code::Unavailable,
-        Error::Unknown(_) | Error::LoadUnknown | Error::ReadTimeout => Code::DeadlineExceeded,
+        Error::Unknown(_)
+        | Error::TransactionUnknown(_)
+        | Error::FenceUnknown { .. }
+        | Error::LoadUnknown
+        | Error::ReadTimeout => Code::DeadlineExceeded,
         Error::DataLoss(_) => Code::DataLoss,
     }
 }

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use converge_ledger_core::Limits;
 use http_body::Body;
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Request, Response};
@@ -71,6 +72,8 @@ type ServiceFuture = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Bo
 pub(super) fn message_bytes_max(kind: CallKind, settings: &Settings) -> usize {
     match kind {
         CallKind::Append | CallKind::AppendStream => settings.payload_bytes + MESSAGE_OVERHEAD_BYTES,
+        // What is more for the ledger is refused by it: a message says the same with fewer bytes.
+        CallKind::Transact => settings.payload_bytes.max(Limits::CONTRACT.transaction_bytes) + MESSAGE_OVERHEAD_BYTES,
         CallKind::Load => settings.snapshot_bytes + MESSAGE_OVERHEAD_BYTES,
         CallKind::Snapshot | CallKind::Read | CallKind::Watch => MESSAGE_OVERHEAD_BYTES,
         CallKind::Admin | CallKind::Health | CallKind::HealthWatch => NAMES_BYTES_MAX,
@@ -96,7 +99,7 @@ impl Received {
         };
         let (appends, reads, streams) = (all / APPENDS_PART, all / READS_PART, all / STREAMS_PART);
         Received {
-            appends: budget("grpc.request_bytes (appends)", appends, CallKind::Append),
+            appends: budget("grpc.request_bytes (appends)", appends, CallKind::Transact),
             // Half of it backs their windows.
             streams: budget("grpc.request_bytes (streams of appends)", streams / 2, CallKind::AppendStream),
             loads: budget("grpc.request_bytes (loads)", all - appends - reads - streams, CallKind::Load),
@@ -107,7 +110,7 @@ impl Received {
     /// The messages of the other kinds are so small that their places bound them.
     pub(super) fn of(&self, kind: CallKind) -> Option<&Budget> {
         match kind {
-            CallKind::Append => Some(&self.appends),
+            CallKind::Append | CallKind::Transact => Some(&self.appends),
             CallKind::AppendStream => Some(&self.streams),
             CallKind::Load => Some(&self.loads),
             CallKind::Read | CallKind::Snapshot | CallKind::Watch => Some(&self.reads),
@@ -128,7 +131,9 @@ impl Admission {
     fn pool(&self, kind: CallKind) -> (&Arc<Pool>, &'static str, &'static str) {
         let places = &self.places;
         match kind {
-            CallKind::Append | CallKind::Load => (&places.appends, "grpc.requests (appends)", "appends"),
+            CallKind::Append | CallKind::Transact | CallKind::Load => {
+                (&places.appends, "grpc.requests (appends)", "appends")
+            }
             CallKind::AppendStream => (&places.append_streams, "streams of appends", "streams of appends"),
             CallKind::Read | CallKind::Snapshot => (&places.reads, "grpc.requests (reads)", "reads"),
             CallKind::Watch => (&places.watches, "grpc.watches", "watches"),
@@ -214,6 +219,7 @@ pub(super) struct Stack {
     loads: ContextServiceServer<Context>,
     /// Get, Snapshot, Watch: names and numbers, also when they are unpacked.
     reads: ContextServiceServer<Context>,
+    /// What the ledger service has besides its streams of appends.
     ledger: LedgerServiceServer<LedgerCalls>,
     rest: Routes,
     admission: Admission,
@@ -249,7 +255,7 @@ impl Stack {
             reads: service(CallKind::Read),
             ledger: LedgerServiceServer::new(LedgerCalls::new(&context, ledger, settings, drain))
                 .accept_compressed(CompressionEncoding::Gzip)
-                .max_decoding_message_size(message_bytes_max(CallKind::Read, settings))
+                .max_decoding_message_size(message_bytes_max(CallKind::Transact, settings))
                 .max_encoding_message_size(usize::MAX),
             rest: with_reflection(rest).prepare(),
             admission: Admission { places: Arc::new(AllPlaces::new(settings)), ledger: ledger.clone() },
@@ -278,7 +284,13 @@ impl Stack {
             CallKind::Append => Service::call(&mut self.appends.clone(), request),
             CallKind::Load => Service::call(&mut self.loads.clone(), request),
             CallKind::Read | CallKind::Snapshot | CallKind::Watch => Service::call(&mut self.reads.clone(), request),
-            CallKind::AppendStream | CallKind::Admin | CallKind::Health | CallKind::HealthWatch | CallKind::Other => {
+            // Those of the ledger service went their way above.
+            CallKind::AppendStream
+            | CallKind::Transact
+            | CallKind::Admin
+            | CallKind::Health
+            | CallKind::HealthWatch
+            | CallKind::Other => {
                 let answer = Service::call(&mut self.rest.clone(), request);
                 Box::pin(answer)
             }

@@ -96,6 +96,15 @@ impl Whole {
         self.ready.pop_front()
     }
 
+    /// All that is there as a whole, put together.
+    pub(super) fn join(&mut self) -> &[u8] {
+        if self.ready.len() > 1 {
+            let all = self.ready.make_contiguous().concat();
+            self.ready = [Bytes::from(all)].into();
+        }
+        self.ready.front().map_or(&[], |piece| &piece[..])
+    }
+
     /// Whether a message that is there as a whole waits.
     pub(super) fn is_ready(&self) -> bool {
         !self.ready.is_empty()

@@ -142,13 +142,13 @@ fn pairs<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>,
 
 /// Why some text is no entry, and up to which of its bytes it could have been one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Bad {
-    pub(super) byte: usize,
-    pub(super) why: String,
+pub(in crate::cli) struct Bad {
+    pub(in crate::cli) byte: usize,
+    pub(in crate::cli) why: String,
 }
 
 /// The message that appends the entry.
-pub(super) fn parse(text: &[u8], context_id: &str) -> Result<AppendRequest, Bad> {
+pub(in crate::cli) fn parse(text: &[u8], context_id: &str) -> Result<AppendRequest, Bad> {
     let fields: Fields = object(text)?;
     let bad = |why: &str| Bad { byte: text.len(), why: why.to_owned() };
     let payload = match (fields.payload, fields.payload_base64) {
@@ -174,7 +174,8 @@ pub(super) fn check_page(text: &[u8]) -> Result<(), Bad> {
     object::<PageFields>(text).map(drop)
 }
 
-fn object<'t, T: Deserialize<'t>>(text: &'t [u8]) -> Result<T, Bad> {
+/// A JSON object, and nothing else.
+pub(in crate::cli) fn object<'t, T: Deserialize<'t>>(text: &'t [u8]) -> Result<T, Bad> {
     if [[0xff, 0xfe], [0xfe, 0xff]].iter().any(|mark| text.starts_with(mark)) {
         let why = "the text is UTF-16: convert it to UTF-8, as `iconv -f UTF-16 -t UTF-8` does";
         return Err(Bad { byte: 1, why: why.to_owned() });

@@ -152,6 +152,7 @@ impl<A: Api> Client<A> {
             idempotency_key: wish.key.clone(),
             expected_sequence: wish.expected,
             deadline: Some(self.deadline()),
+            ..AppendOptions::default()
         };
         let start = self.api.now();
         let answer = self.api.append(place, entry(&wish.context, &wish.value, wish.padding), options).await;

@@ -216,7 +216,7 @@ fn with_deadline<M>(message: M, deadline: Option<Duration>) -> Request<M> {
 /// What a client knows after a call that was not acknowledged: nothing, but where the node itself says that it refused.
 pub(super) fn outcome(status: &Status) -> Outcome {
     let said = status.metadata().get(names::OUTCOME);
-    match said.is_some_and(|said| said == names::REFUSED) {
+    match said.is_some_and(|said| names::is_refusal(said.as_encoded_bytes())) {
         true => Outcome::Refused(Refused {
             reason: format!("{:?}: {}", status.code(), status.message()),
             actual: number(status.metadata(), names::ACTUAL_SEQUENCE).map(Sequence),

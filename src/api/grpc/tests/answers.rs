@@ -249,6 +249,7 @@ async fn a_watch_that_waits_is_told_when_storage_is_fenced() {
 fn an_answer_that_is_there_is_not_replaced_by_a_refusal() {
     for kind in [
         CallKind::Append,
+        CallKind::Transact,
         CallKind::Read,
         CallKind::Snapshot,
         CallKind::Load,

@@ -19,4 +19,5 @@ mod reads;
 mod remote;
 mod stops;
 mod threads;
+mod transactions;
 mod whole_ledger;

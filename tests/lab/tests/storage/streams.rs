@@ -46,6 +46,7 @@ impl Written {
             // Some are refused: positions have no gap there, rows have.
             expected_sequence: dice.one_in(8).then_some(Sequence(1)),
             received_lamport: None,
+            fence_epoch: None,
             follows: false,
             entry,
         })

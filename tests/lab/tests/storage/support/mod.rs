@@ -219,6 +219,7 @@ impl Leader {
                 appended_at_ns: 1_700_000_000_000_000_000 + self.counter,
                 idempotency_key: None,
                 expected_sequence: None,
+                fence_epoch: None,
                 received_lamport: None,
                 follows: false,
                 entry: NewEntry {

@@ -12,8 +12,8 @@ use converge_lab::disk::SimDisk;
 use converge_ledger_core::chance::Dice;
 use converge_ledger_core::testing::Memory;
 use converge_ledger_core::{
-    Append, Batch, Boot, ClusterId, Command, EMPTY_CHAIN, Entry, EntryId, KEY_WINDOW_DEFAULT, Lamport, Load, LogIndex,
-    NewEntry, NodeId, Sequence, Stage, StagedEntry, Term,
+    Append, Batch, Boot, ClusterId, Command, Condition, EMPTY_CHAIN, Entry, EntryId, KEY_WINDOW_DEFAULT, Lamport, Load,
+    LogIndex, NewEntry, NodeId, RaiseFence, Sequence, Stage, StagedEntry, Term, Transact, TransactEntry,
 };
 
 use super::RunningStorage;
@@ -137,12 +137,17 @@ impl History {
     /// All commands so far that have an idempotency key, as new attempts.
     pub fn retries(&self, commit: u64) -> Batch {
         let log = self.memory[commit as usize].rows.log.values().flatten();
-        let keyed = log.flat_map(|batch| &batch.commands).filter_map(|command| match command {
-            Command::Append(append) if append.idempotency_key.is_some() => Some(append.clone()),
-            _ => None,
-        });
         let counters = self.client.counter + 1..;
-        let commands = keyed.zip(counters).map(|(append, counter)| Command::Append(Append { counter, ..append }));
+        let keyed = log.flat_map(|batch| &batch.commands).filter(|command| match command {
+            Command::Append(append) => append.idempotency_key.is_some(),
+            Command::Transact(transact) => transact.idempotency_key.is_some(),
+            _ => false,
+        });
+        let commands = keyed.cloned().zip(counters).map(|(command, counter)| match command {
+            Command::Append(append) => Command::Append(Append { counter, ..append }),
+            Command::Transact(transact) => Command::Transact(Transact { counter, ..transact }),
+            other => other,
+        });
         let low_water = self.client.counter + 1;
         let (low_staging, commands) = (self.client.low_staging(), commands.take(4).collect());
         Batch { origin: NodeId(1), boot: Boot(1), low_water, low_staging, commands }
@@ -294,7 +299,7 @@ impl Caller {
                 Command::Load(Load { counter, stage, context_id, base, base_chain, count, fail_if_exists })
             }
             (0..3, _) => self.stage(dice),
-            _ => self.client_append(dice),
+            _ => unit(self.client_append(dice)),
         }
     }
 
@@ -329,7 +334,7 @@ impl Caller {
         Command::Stage(Stage { counter, first: Sequence(known + 1), base_chain, entries, ..all.clone() })
     }
 
-    fn client_append(&mut self, dice: &mut Dice) -> Command {
+    fn client_append(&mut self, dice: &mut Dice) -> Append {
         let counter = self.next();
         let length = if self.large || dice.one_in(12) { 2500 } else { dice.below(500) as usize };
         // Some come again, and then mostly with another content, which is refused.
@@ -338,12 +343,13 @@ impl Caller {
             format!("key {}", if dice.one_in(4) { dice.below(self.keys) } else { self.keys })
         });
         let metadata = if dice.one_in(5) { [("who".to_owned(), "me".to_owned())].into() } else { BTreeMap::new() };
-        Command::Append(Append {
+        Append {
             counter,
             id: EntryId(u128::from(counter).to_be_bytes()),
             appended_at_ns: 1_700_000_000_000_000_000 + counter,
             idempotency_key,
             expected_sequence: dice.one_in(10).then(|| Sequence(dice.below(6))),
+            fence_epoch: None,
             received_lamport: dice.one_in(10).then(|| Lamport(dice.below(1000))),
             follows: false,
             entry: NewEntry {
@@ -352,6 +358,34 @@ impl Caller {
                 payload: Bytes::from(dice.bytes(length)),
                 metadata,
             },
-        })
+        }
+    }
+}
+
+/// An append; now and then a transaction of two entries in its place, or a fence of its context or of one without entries.
+fn unit(append: Append) -> Command {
+    let counter = append.counter;
+    let fence = |context_id: String| Command::Fence(RaiseFence { counter, context_id, epoch: None });
+    match counter % 16 {
+        3 | 10 => {
+            let Append { id, appended_at_ns, idempotency_key, expected_sequence, received_lamport, entry, .. } = append;
+            let condition = |sequence| Condition {
+                context_id: entry.context_id.clone(),
+                sequence: Some(sequence),
+                fence_epoch: None,
+            };
+            let conditions = expected_sequence.map(condition).into_iter().collect();
+            let beside = TransactEntry {
+                id: EntryId((u128::from(counter) << 64).to_be_bytes()),
+                appended_at_ns,
+                received_lamport: None,
+                entry: NewEntry { context_id: "context beside".to_owned(), ..entry.clone() },
+            };
+            let entries = vec![TransactEntry { id, appended_at_ns, received_lamport, entry }, beside];
+            Command::Transact(Transact { counter, idempotency_key, conditions, entries })
+        }
+        7 => fence(append.entry.context_id),
+        14 => fence(format!("fenced {}", counter % 3)),
+        _ => Command::Append(append),
     }
 }
