@@ -219,9 +219,11 @@ impl HostCalls {
         ended
     }
 
-    /// The nodes of the cluster, this one included.
+    /// The nodes of the cluster, this one included, in order of their ids.
     pub fn all(&self) -> impl Iterator<Item = NodeId> {
-        self.asking.keys().copied().chain([self.node])
+        let mut all: Vec<NodeId> = self.asking.keys().copied().chain([self.node]).collect();
+        all.sort_unstable();
+        all.into_iter()
     }
 
     /// The other nodes that can be called now.
