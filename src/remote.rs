@@ -112,7 +112,7 @@ impl RemoteCalls {
         let untyped = move |context, body: Bytes| {
             let handler = Arc::clone(&handler);
             let answering = async move {
-                let Ok(message) = postcard::from_bytes::<M>(&body) else { return CallAnswer::WrongType };
+                let Some(message) = read::<M>(&body) else { return CallAnswer::WrongType };
                 drop(body);
                 let ran = handler(context, message).await.map_err(|error| error.to_string());
                 ran.map_or_else(CallAnswer::Failed, |reply| answer(&reply))
@@ -139,7 +139,7 @@ impl RemoteCalls {
             let shared = Arc::clone(&shared);
             let answering = async move {
                 let (actor, message) = &*shared;
-                let Ok(asked) = postcard::from_bytes::<M>(&body) else { return CallAnswer::WrongType };
+                let Some(asked) = read::<M>(&body) else { return CallAnswer::WrongType };
                 let (port, reply) = oneshot();
                 // What comes back with the error holds the port.
                 if actor.cast(message(asked, port.into())).is_err() {
@@ -220,8 +220,13 @@ fn answer(reply: &impl Serialize) -> CallAnswer {
 }
 
 fn reply<M: Remote>(ended: Result<Bytes, RemoteError>) -> Result<M::Reply, RemoteError> {
-    let unreadable = |error| RemoteError::Failed(format!("the answer is of another type: {error}"));
-    postcard::from_bytes(&ended?).map_err(unreadable)
+    read(&ended?).ok_or_else(|| RemoteError::Failed("the answer is of another type".to_owned()))
+}
+
+/// A value that is all of these bytes: what has more of them was written as another type.
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let (value, rest) = postcard::take_from_bytes(bytes).ok()?;
+    rest.is_empty().then_some(value)
 }
 
 fn until(deadline: Duration) -> Instant {

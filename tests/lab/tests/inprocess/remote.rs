@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::inprocess::{EmbeddedCluster, PATIENCE, eventually, load, verify};
+use crate::inprocess::{EmbeddedCluster, PATIENCE, eventually, load, strike, verify};
 use converge_ledger::remote::{
     CallContext, MayHaveRun, NodeEvent, NotSent, RegisterError, Registration, Remote, RemoteCalls, RemoteError,
 };
@@ -36,6 +36,18 @@ struct NewerDeposit {
 
 impl Remote for NewerDeposit {
     const TAG: &'static str = "bank.Deposit.2";
+    type Reply = u64;
+}
+
+/// A program that changed the message and kept its tag.
+#[derive(Serialize, Deserialize)]
+struct LongerDeposit {
+    number: u64,
+    currency: String,
+}
+
+impl Remote for LongerDeposit {
+    const TAG: &'static str = Deposit::TAG;
     type Reply = u64;
 }
 
@@ -110,9 +122,8 @@ async fn whatever_dies_no_call_runs_twice_and_what_callers_are_told_is_true() {
     }
     for round in 0..3 {
         for path in ["links/2-call", "links/3-call", "links", "listener"] {
-            let path = format!("root/distribution/{path}");
-            let _ =
-                cluster.nodes[0].tree().inject(&path, if round % 2 == 0 { Fault::Kill } else { Fault::Panic }).await;
+            let fault = if round % 2 == 0 { Fault::Kill } else { Fault::Panic };
+            strike(&cluster.nodes[0], &format!("root/distribution/{path}"), fault).await;
             appends.progress(1).await;
         }
     }
@@ -207,7 +218,8 @@ impl Actor for Cashier {
 }
 
 async fn asked(from: &Node, name: &str) -> Result<u64, RemoteError> {
-    from.remote().call(NodeId(2), name, Deposit { number: 5 }, Duration::from_millis(500)).await
+    let patience = if name == "never" { Duration::from_millis(500) } else { PATIENCE };
+    from.remote().call(NodeId(2), name, Deposit { number: 5 }, patience).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -230,6 +242,9 @@ async fn an_actor_of_the_host_is_called_from_another_node() {
     let other = NewerDeposit { number: 1, currency: "EUR".into() };
     let other = one.remote().call(NodeId(2), "sum", other, PATIENCE).await;
     assert_eq!(other, Err(NotSent::WrongType.into()));
+    let longer = LongerDeposit { number: 1, currency: "EUR".into() };
+    let longer = one.remote().call(NodeId(2), "sum", longer, PATIENCE).await;
+    assert_eq!(longer, Err(NotSent::WrongType.into()), "what is behind the message was passed over");
     assert_eq!(asked(one, "never").await, Err(RemoteError::Unknown(MayHaveRun::Deadline)));
     assert!(matches!(asked(one, "drop").await, Err(RemoteError::Failed(why)) if why.contains("dropped")));
     teller.stop(None);
