@@ -146,8 +146,8 @@ impl RemoteCalls {
                     return CallAnswer::NoSuchName;
                 }
                 drop(shared);
-                let dropped = || CallAnswer::Failed("the actor ended, or dropped the call".into());
-                reply.await.map_or_else(|_| dropped(), |reply| answer(&reply))
+                // The actor ended with the call in its mailbox, or took it and dropped it: nobody can tell.
+                reply.await.map_or(CallAnswer::NoAnswer, |reply| answer(&reply))
             };
             Box::pin(answering) as _
         };
@@ -213,14 +213,12 @@ fn encoded(message: impl Serialize) -> Result<Bytes, NotSent> {
 }
 
 fn answer(reply: &impl Serialize) -> CallAnswer {
-    match postcard::to_stdvec(reply) {
-        Ok(bytes) => CallAnswer::Done(bytes.into()),
-        Err(error) => CallAnswer::Failed(format!("the answer cannot be written: {error}")),
-    }
+    // What the handler did is done, also where its answer cannot be written.
+    postcard::to_stdvec(reply).map_or(CallAnswer::NoAnswer, |bytes| CallAnswer::Done(bytes.into()))
 }
 
 fn reply<M: Remote>(ended: Result<Bytes, RemoteError>) -> Result<M::Reply, RemoteError> {
-    read(&ended?).ok_or_else(|| RemoteError::Failed("the answer is of another type".to_owned()))
+    read(&ended?).ok_or_else(|| RemoteError::Unknown(MayHaveRun::Unreadable))
 }
 
 /// A value that is all of these bytes: what has more of them was written as another type.

@@ -276,7 +276,7 @@ impl HostCalls {
         });
         match timeout_at(deadline, &mut answer).await {
             Ok(Ok(answer)) => answer.ended(),
-            Ok(Err(_)) if Instant::now() < deadline => Err(RemoteError::Failed("the handler was ended".into())),
+            Ok(Err(_)) if Instant::now() < deadline => Err(RemoteError::Unknown(MayHaveRun::NoAnswer)),
             Ok(Err(_)) | Err(_) => Err(RemoteError::Unknown(MayHaveRun::Deadline)),
         }
     }

@@ -102,9 +102,7 @@ impl CallPlace {
         let in_time = timeout_at(context.deadline, caught(handler, context, body));
         let answer = self.given_up.run_until_cancelled(in_time).await?.ok()?;
         match answer {
-            CallAnswer::Done(reply) if reply.len() > MESSAGE_BYTES_MAX => {
-                Some(CallAnswer::Failed(format!("the answer has {} bytes, more than a message may have", reply.len())))
-            }
+            CallAnswer::Done(reply) if reply.len() > MESSAGE_BYTES_MAX => Some(CallAnswer::NoAnswer),
             answer => Some(answer),
         }
     }

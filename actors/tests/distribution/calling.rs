@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::support::*;
 use bytes::Bytes;
 use converge_actors::distribution::calls::{
-    CallAnswer, CallContext, Handler, HostCalls, MayHaveRun, NodeEvent, NodeEvents, Registration, RemoteError,
+    CallAnswer, CallContext, Handler, HostCalls, MESSAGE_BYTES_MAX, MayHaveRun, NodeEvent, NodeEvents, Registration,
+    RemoteError,
 };
 use converge_actors::distribution::{
     Distribution, Identity, Inbound, Lane, LinkEvent, Settings, Sink, WeakDistribution,
@@ -159,7 +160,8 @@ impl Drop for Ends {
 }
 
 impl Shop {
-    /// Answers with what it is told. `wait …` waits until the shop is open, `fail …` fails, `panic …` panics.
+    /// Answers with what it is told. `wait …` waits until the shop is open, `fail …` fails, `panic …` panics, `long …`
+    /// answers more than there may be.
     pub fn open_at(&self, node: &CallNode) -> Registration {
         let shop = self.clone();
         let handler: Handler = Arc::new(move |_: CallContext, body: Bytes| {
@@ -170,6 +172,7 @@ impl Shop {
                 let _ends = Ends(shop.clone(), text.clone());
                 match text.split(' ').next() {
                     Some("fail") => return CallAnswer::Failed("as it was told".into()),
+                    Some("long") => return CallAnswer::Done(vec![0; MESSAGE_BYTES_MAX + 1].into()),
                     Some("panic") => panic!("as it was told"),
                     Some("wait") => _ = shop.open.subscribe().wait_for(|open| *open).await,
                     _ => {}

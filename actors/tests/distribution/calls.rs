@@ -37,6 +37,7 @@ async fn a_call_ends_in_its_answer_or_says_why_there_is_none() {
         assert_eq!(call("shop", "fail").await, Err(RemoteError::Failed("as it was told".into())));
         let panicked = "the handler panicked: as it was told";
         assert_eq!(call("shop", "panic").await, Err(RemoteError::Failed(panicked.into())));
+        assert_eq!(call("shop", "long").await, Err(RemoteError::Unknown(MayHaveRun::NoAnswer)));
         assert_eq!(call("bar", "hello").await, not_sent(NotSent::NoSuchName));
         assert_eq!(call(&"n".repeat(NAME_BYTES_MAX + 1), "hello").await, not_sent(NotSent::NoSuchName));
         assert_eq!(node.call(9, "shop", "hello", PATIENCE).await, not_sent(NotSent::UnknownNode));

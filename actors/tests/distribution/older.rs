@@ -3,8 +3,8 @@
 
 use crate::calling::*;
 use crate::support::*;
-use converge_actors::distribution::{Lane, PeerStatus, Settings};
 use converge_actors::distribution::calls::{NotSent, RemoteError};
+use converge_actors::distribution::{Lane, PeerStatus, Settings};
 use converge_ledger_core::{ClusterId, NodeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
