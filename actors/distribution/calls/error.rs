@@ -60,7 +60,7 @@ pub enum MayHaveRun {
     #[error("its answer found no room: poll the calls whose answers came before it")]
     AnswerDropped,
     /// The called node has no answer: an actor ended or dropped the call, the node stopped, or the answer is longer than
-    /// [`MESSAGE_BYTES_MAX`](super::MESSAGE_BYTES_MAX) or cannot be written.
+    /// [`MESSAGE_BYTES_MAX`](super::MESSAGE_BYTES_MAX), cannot be written, or found no room there among those that wait.
     #[error("the called node has no answer of it that could be sent")]
     NoAnswer,
     /// The answer came, and is of another type than the caller asked for.

@@ -148,7 +148,7 @@ impl CallFrame {
 }
 
 /// As much of a text as travels.
-fn cut(text: &str) -> &str {
+pub(super) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
 }
 
