@@ -101,12 +101,21 @@ pub struct Pair {
 
 impl Pair {
     pub async fn start() -> Pair {
+        Pair::of(settings()).await
+    }
+
+    /// Two nodes that take no silence for an end.
+    pub async fn patient() -> Pair {
+        Pair::of(Settings { heartbeats_missed_max: 1000, ..settings() }).await
+    }
+
+    async fn of(settings: Settings) -> Pair {
         let (socket, address) = bind();
         let proxy = Proxy::start(address).await;
         let peers = [(1, proxy.address.clone()), (2, "unused.invalid:1".to_owned())];
         // Links are cut often here: they come back soon.
         let quick =
-            Settings { backoff_first: Duration::from_millis(2), backoff_max: Duration::from_millis(20), ..settings() };
+            Settings { backoff_first: Duration::from_millis(2), backoff_max: Duration::from_millis(20), ..settings };
         let one = CallNode::start(1, quick.clone(), Some(socket), &peers).await;
         let two = CallNode::start(2, quick, None, &peers).await;
         let pair = Pair { one, two, proxy };
