@@ -1,6 +1,6 @@
 //! The calls that this node works at.
 //!
-//! Each runs in a task of its own, on the runtime on which its name was registered, so that none takes a turn of the
+//! Each runs in a task of its own, on the runtime on which its name was registered, which the host may keep apart from the
 //! ledger's. What one node may have running here is bounded by number and by bytes, and so are the answers that wait for it; the reader of a link never waits for
 //! a handler, and a call beyond the bound is turned away with a word.
 
