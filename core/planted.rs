@@ -122,6 +122,7 @@ bugs! {
     BlockClosedEarly "block-closed-early" "a block is closed by a commit, not by what is in it" [Crash, Simulation]
     BlockUnchecked "block-unchecked" "the checksum of a block is not compared" [Flips]
     CallResent "call-resent" "a call whose connection was lost is sent again over the next one" [Links]
+    RecallIgnored "recall-ignored" "a frame that was taken back is written all the same" [Links]
     RowUnchecked "row-unchecked" "the checksum of a row is not compared when it is read" [Flips]
 }
 

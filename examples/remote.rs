@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use converge_ledger::remote::{CallContext, NodeEvent, NodeEvents, Remote};
@@ -19,6 +20,7 @@ use converge_ledger::{Config, Node, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
+use tokio::sync::Notify;
 
 const WAREHOUSE: NodeId = NodeId(1);
 const SHOP: NodeId = NodeId(2);
@@ -51,6 +53,15 @@ struct Count {
 impl Remote for Count {
     const TAG: &'static str = "shop.Count";
     type Reply = u32;
+}
+
+/// What the warehouse casts back when it begins to count.
+#[derive(Serialize, Deserialize)]
+struct Counting;
+
+impl Remote for Counting {
+    const TAG: &'static str = "shop.Counting";
+    type Reply = ();
 }
 
 /// The warehouse's actor. It knows nothing of nodes.
@@ -100,9 +111,14 @@ async fn warehouse(dir: &Path, peers: &str) -> anyhow::Result<()> {
     let (stock, _) = Actor::spawn(None, Stock, ()).await?;
     let remote = node.remote();
     let _stock = remote.register_actor("stock", stock, Take)?;
-    let _count = remote.register("count", |_: CallContext, count: Count| async move {
-        tokio::time::sleep(count.takes).await;
-        Ok::<_, String>(3)
+    let back = remote.clone();
+    let _count = remote.register("count", move |call: CallContext, count: Count| {
+        let told = back.cast(call.from, "counting", Counting);
+        async move {
+            told.map_err(|error| error.to_string())?;
+            tokio::time::sleep(count.takes).await;
+            Ok::<_, String>(3)
+        }
     })?;
     // Its input ends with the shop.
     tokio::io::stdin().read(&mut [0]).await?;
@@ -154,10 +170,16 @@ async fn shop(dir: &Path) -> anyhow::Result<()> {
     let nobody = remote.call(WAREHOUSE, "cellar", Count { takes: PATIENCE }, PATIENCE).await;
     println!("a name that nobody has: {}", nobody.unwrap_err());
 
+    let counts = Arc::new(Notify::new());
+    let heard = Arc::clone(&counts);
+    let _counting = remote.register("counting", move |_: CallContext, _: Counting| {
+        heard.notify_one();
+        async { Ok::<_, String>(()) }
+    })?;
     let long = remote.call(WAREHOUSE, "count", Count { takes: PATIENCE }, PATIENCE);
     let killed = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        process.kill().await
+        tokio::time::timeout(PATIENCE, counts.notified()).await?;
+        anyhow::Ok(process.kill().await?)
     };
     let (unanswered, killed) = tokio::join!(long, killed);
     killed?;

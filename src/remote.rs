@@ -72,15 +72,15 @@ pub trait Remote: Serialize + DeserializeOwned + Send + 'static {
 }
 
 /// Calls of a node to others, and of others to it. Cheap to clone; valid before the node starts and across restarts of
-/// every actor.
+/// every actor. It holds on to what the node's [`Ledger`] holds on to, so that calls go on where only this is left.
 #[derive(Clone)]
 pub struct RemoteCalls {
-    calls: Arc<HostCalls>,
+    ledger: Ledger,
 }
 
 impl fmt::Debug for RemoteCalls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.calls.fmt(f)
+        self.calls().fmt(f)
     }
 }
 
@@ -88,11 +88,15 @@ impl Ledger {
     /// Calls of actors of hosts, on every node of the cluster; see [`crate::remote`].
     #[must_use]
     pub fn remote(&self) -> RemoteCalls {
-        RemoteCalls { calls: Arc::clone(&self.inner.remote) }
+        RemoteCalls { ledger: self.clone() }
     }
 }
 
 impl RemoteCalls {
+    fn calls(&self) -> &Arc<HostCalls> {
+        &self.ledger.inner.remote
+    }
+
     /// Registers a function of this node's host. It runs, in a task for each call, on the tokio runtime on which this is
     /// called. What it returns as an error is the caller's [`RemoteError::Failed`].
     ///
@@ -112,14 +116,14 @@ impl RemoteCalls {
         let untyped = move |context, body: Bytes| {
             let handler = Arc::clone(&handler);
             let answering = async move {
-                let Ok(message) = postcard::from_bytes::<M>(&body) else { return CallAnswer::WrongType };
+                let Some(message) = read::<M>(&body) else { return CallAnswer::WrongType };
                 drop(body);
                 let ran = handler(context, message).await.map_err(|error| error.to_string());
                 ran.map_or_else(CallAnswer::Failed, |reply| answer(&reply))
             };
             Box::pin(answering) as _
         };
-        self.calls.register(name, M::TAG, Arc::new(untyped))
+        self.calls().register(name, M::TAG, Arc::new(untyped))
     }
 
     /// Registers an actor of this node's host: `message` makes of each call what the actor takes. The actor works at it
@@ -139,19 +143,19 @@ impl RemoteCalls {
             let shared = Arc::clone(&shared);
             let answering = async move {
                 let (actor, message) = &*shared;
-                let Ok(asked) = postcard::from_bytes::<M>(&body) else { return CallAnswer::WrongType };
+                let Some(asked) = read::<M>(&body) else { return CallAnswer::WrongType };
                 let (port, reply) = oneshot();
                 // What comes back with the error holds the port.
                 if actor.cast(message(asked, port.into())).is_err() {
                     return CallAnswer::NoSuchName;
                 }
                 drop(shared);
-                let dropped = || CallAnswer::Failed("the actor ended, or dropped the call".into());
-                reply.await.map_or_else(|_| dropped(), |reply| answer(&reply))
+                // The actor ended with the call in its mailbox, or took it and dropped it: nobody can tell.
+                reply.await.map_or(CallAnswer::NoAnswer, |reply| answer(&reply))
             };
             Box::pin(answering) as _
         };
-        self.calls.register(name, M::TAG, Arc::new(untyped))
+        self.calls().register(name, M::TAG, Arc::new(untyped))
     }
 
     /// Calls whoever is registered under that name on that node, which may be this one, and waits for the answer, for
@@ -167,7 +171,7 @@ impl RemoteCalls {
         deadline: Duration,
     ) -> Result<M::Reply, RemoteError> {
         let body = encoded(message)?;
-        let ended = self.calls.call(node, name, M::TAG, body, until(deadline)).await;
+        let ended = self.calls().call(node, name, M::TAG, body, until(deadline)).await;
         reply::<M>(ended)
     }
 
@@ -177,7 +181,7 @@ impl RemoteCalls {
     /// # Errors
     /// [`NotSent`]: the handler does not run.
     pub fn cast<M: Remote>(&self, node: NodeId, name: &str, message: M) -> Result<(), NotSent> {
-        self.calls.cast(node, name, M::TAG, encoded(message)?)
+        self.calls().cast(node, name, M::TAG, encoded(message)?)
     }
 
     /// Calls that name on every node of the cluster, this one included, all at once. In order of their ids.
@@ -188,8 +192,8 @@ impl RemoteCalls {
         deadline: Duration,
     ) -> Vec<(NodeId, Result<M::Reply, RemoteError>)> {
         let of_all = match encoded(message) {
-            Ok(body) => self.calls.call_all(name, M::TAG, body, until(deadline)).await,
-            Err(reason) => self.calls.all().map(|node| (node, Err(reason.into()))).collect(),
+            Ok(body) => self.calls().call_all(name, M::TAG, body, until(deadline)).await,
+            Err(reason) => self.calls().all().map(|node| (node, Err(reason.into()))).collect(),
         };
         of_all.into_iter().map(|(node, ended)| (node, reply::<M>(ended))).collect()
     }
@@ -197,13 +201,17 @@ impl RemoteCalls {
     /// The other nodes that can be called now.
     #[must_use]
     pub fn nodes(&self) -> Vec<RemoteNode> {
-        self.calls.nodes()
+        self.calls().nodes()
     }
 
     /// Which nodes come and go from now on. Look at [`RemoteCalls::nodes`] after this, and nothing is missed.
+    ///
+    /// They end with the node. One under a supervisor of the host's ([`Node::child`](crate::Node::child)) may be started
+    /// again at any time: there they end when its last [`Ledger`] and [`RemoteCalls`] is dropped. A handler that owns one
+    /// of these keeps it for as long as its name is registered.
     #[must_use]
     pub fn events(&self) -> NodeEvents {
-        self.calls.events()
+        self.calls().events()
     }
 }
 
@@ -213,15 +221,18 @@ fn encoded(message: impl Serialize) -> Result<Bytes, NotSent> {
 }
 
 fn answer(reply: &impl Serialize) -> CallAnswer {
-    match postcard::to_stdvec(reply) {
-        Ok(bytes) => CallAnswer::Done(bytes.into()),
-        Err(error) => CallAnswer::Failed(format!("the answer cannot be written: {error}")),
-    }
+    // What the handler did is done, also where its answer cannot be written.
+    postcard::to_stdvec(reply).map_or(CallAnswer::NoAnswer, |bytes| CallAnswer::Done(bytes.into()))
 }
 
 fn reply<M: Remote>(ended: Result<Bytes, RemoteError>) -> Result<M::Reply, RemoteError> {
-    let unreadable = |error| RemoteError::Failed(format!("the answer is of another type: {error}"));
-    postcard::from_bytes(&ended?).map_err(unreadable)
+    read(&ended?).ok_or_else(|| RemoteError::Unknown(MayHaveRun::Unreadable))
+}
+
+/// A value that is all of these bytes: what has more of them was written as another type.
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let (value, rest) = postcard::take_from_bytes(bytes).ok()?;
+    rest.is_empty().then_some(value)
 }
 
 fn until(deadline: Duration) -> Instant {

@@ -153,12 +153,15 @@ impl LinkSlot {
     /// Queues a frame on the connection `epoch` and no other, as soon as there is room.
     pub(super) async fn send_when_room(&self, epoch: u64, pieces: Vec<Bytes>) -> Result<(), SendError> {
         let (bytes, cost) = self.weight(&pieces)?;
-        let queued = self.queue_bytes.clone().acquire_many_owned(cost).await.map_err(|_| SendError::Down)?;
-        let frames = {
+        let frames = || {
             let outbound = lock(&self.outbound);
             let live = outbound.as_ref().filter(|live| live.epoch == epoch).ok_or(SendError::Down)?;
-            live.frames.clone()
+            Ok(live.frames.clone())
         };
+        // One whose connection is no more takes no turn of those that wait for room.
+        frames()?;
+        let queued = self.queue_bytes.clone().acquire_many_owned(cost).await.map_err(|_| SendError::Down)?;
+        let frames = frames()?;
         let outgoing = Outgoing { pieces, bytes, recall: None, _queued: queued };
         frames.send(outgoing).await.map_err(|_| SendError::Down)
     }
@@ -323,8 +326,11 @@ impl Drop for ConnectionGuard {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::distribution::Sink;
+    use tokio::time::timeout;
 
     /// Remembers events and payloads in order.
     #[derive(Default)]
@@ -429,5 +435,9 @@ mod tests {
         tokio::task::yield_now().await;
         drop((opened.live, opened.frames));
         assert_eq!(waits.await.unwrap(), Err(SendError::Down));
+        let all = u32::try_from(slot.queue_bytes.available_permits()).unwrap();
+        let _full = slot.queue_bytes.clone().try_acquire_many_owned(all).unwrap();
+        let late = timeout(Duration::from_secs(10), slot.send_when_room(epoch, vec![Bytes::new()])).await;
+        assert_eq!(late.unwrap(), Err(SendError::Down), "it waits for no room");
     }
 }

@@ -1,6 +1,7 @@
 //! What the process may take from the machine. Only for the command: the limits of an embedding host are its own.
 
 use crate::Config;
+use converge_actors::distribution::Lane;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -8,8 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 const FILES_RESERVED: u64 = 64;
 /// Descriptors for handshakes at the peer port.
 const HANDSHAKES_RESERVED: u64 = 64;
-/// Descriptors for one peer: three lanes, each way.
-const PEER_RESERVED: u64 = 6;
+/// Descriptors for one peer: a connection of each lane, each way.
+const PEER_RESERVED: u64 = 2 * Lane::ALL.len() as u64;
 
 /// Raises the limit of open files to what is allowed, and cuts the connections of clients to what that leaves. Says
 /// what was cut.
@@ -63,7 +64,7 @@ mod tests {
     fn connections_leave_files_for_the_rest() {
         assert_eq!(connections(1024, 0, 512), 512);
         assert_eq!(connections(256, 0, 512), 192);
-        assert_eq!(connections(256, 3, 512), 116);
+        assert_eq!(connections(256, 3, 512), 112);
         assert_eq!(connections(20, 3, 512), 1);
     }
 }

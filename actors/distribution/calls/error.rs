@@ -12,7 +12,7 @@ pub enum RemoteError {
     /// The handler may have run, or may be running.
     #[error("the call may have been carried out: {0}")]
     Unknown(MayHaveRun),
-    /// The handler ran, and failed; in its own words.
+    /// The handler ran, and said so itself, or panicked; in its own words. What it did before may stand.
     #[error("the call failed: {0}")]
     Failed(String),
 }
@@ -59,6 +59,13 @@ pub enum MayHaveRun {
     /// The answer came and was dropped, for as many bytes of answers wait for callers that do not look as may.
     #[error("its answer found no room: poll the calls whose answers came before it")]
     AnswerDropped,
+    /// The called node has no answer: an actor ended or dropped the call, the node stopped, or the answer is longer than
+    /// [`MESSAGE_BYTES_MAX`](super::MESSAGE_BYTES_MAX), cannot be written, or found no room there among those that wait.
+    #[error("the called node has no answer of it that could be sent")]
+    NoAnswer,
+    /// The answer came, and is of another type than the caller asked for.
+    #[error("its answer is of another type")]
+    Unreadable,
 }
 
 impl From<NotSent> for RemoteError {
@@ -86,6 +93,7 @@ impl CallAnswer {
             CallAnswer::WrongType => Err(NotSent::WrongType.into()),
             CallAnswer::Overloaded => Err(NotSent::Overloaded.into()),
             CallAnswer::Failed(text) => Err(RemoteError::Failed(text)),
+            CallAnswer::NoAnswer => Err(RemoteError::Unknown(MayHaveRun::NoAnswer)),
         }
     }
 }

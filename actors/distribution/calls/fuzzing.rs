@@ -27,6 +27,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
         ("wrong_type", reply(CallAnswer::WrongType)),
         ("overloaded", reply(CallAnswer::Overloaded)),
         ("failed", reply(CallAnswer::Failed("no stock".into()))),
+        ("no_answer", reply(CallAnswer::NoAnswer)),
         ("cancel", CallFrame::Cancel { id: 300 }),
     ];
     let sound = frames.map(|(name, frame)| Seed::new("call_frame", name, &[&frame.encode().concat()]));

@@ -68,7 +68,7 @@ pub const NAMES_MAX: usize = 1024;
 pub const OPEN_MAX: usize = 1024;
 /// Bytes of messages that a node works at for one caller.
 pub const HANDLED_BYTES_MAX: usize = 16 << 20;
-/// Bytes of answers of one node that wait until their callers look.
+/// Bytes of answers of one node that wait until their callers look, and of answers to one node that wait for the link.
 pub const ANSWERS_BYTES_MAX: usize = 16 << 20;
 /// No call is waited for longer, and no handler of a message without an answer runs longer.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(300);
@@ -192,7 +192,7 @@ impl HostCalls {
         if node == self.node {
             let registered = self.registry.find(name, tag)?;
             let place = self.serving.admit(node, None, body.len()).ok_or(NotSent::Overloaded)?;
-            self.run(registered, place, self.context(node, DEADLINE_MAX), body, |_| async {});
+            self.run(registered, place, self.context(node, DEADLINE_MAX), body, |_, _| async {});
             return Ok(());
         }
         let link = self.asking.get(&node).ok_or(NotSent::UnknownNode)?.link().ok_or(NotSent::Down)?;
@@ -219,9 +219,11 @@ impl HostCalls {
         ended
     }
 
-    /// The nodes of the cluster, this one included.
+    /// The nodes of the cluster, this one included, in order of their ids.
     pub fn all(&self) -> impl Iterator<Item = NodeId> {
-        self.asking.keys().copied().chain([self.node])
+        let mut all: Vec<NodeId> = self.asking.keys().copied().chain([self.node]).collect();
+        all.sort_unstable();
+        all.into_iter()
     }
 
     /// The other nodes that can be called now.
@@ -269,12 +271,13 @@ impl HostCalls {
         let _given_up = place.given_up.clone().drop_guard();
         let (sender, mut answer) = oneshot::channel();
         let context = CallContext { from: self.node, deadline };
-        self.run(registered, place, context, body, |answer| async move {
-            let _ = sender.send(answer);
+        // The place goes with the answer: what its caller has not looked at counts.
+        self.run(registered, place, context, body, |answer, place| async move {
+            let _ = sender.send((answer, place));
         });
         match timeout_at(deadline, &mut answer).await {
-            Ok(Ok(answer)) => answer.ended(),
-            Ok(Err(_)) if Instant::now() < deadline => Err(RemoteError::Failed("the handler was ended".into())),
+            Ok(Ok((answer, _place))) => answer.ended(),
+            Ok(Err(_)) if Instant::now() < deadline => Err(RemoteError::Unknown(MayHaveRun::NoAnswer)),
             Ok(Err(_)) | Err(_) => Err(RemoteError::Unknown(MayHaveRun::Deadline)),
         }
     }
@@ -283,16 +286,15 @@ impl HostCalls {
     fn run<Told: Future<Output = ()> + Send + 'static>(
         &self,
         registered: Registered,
-        place: CallPlace,
+        mut place: CallPlace,
         context: CallContext,
         body: Bytes,
-        tell: impl FnOnce(CallAnswer) -> Told + Send + 'static,
+        tell: impl FnOnce(CallAnswer, CallPlace) -> Told + Send + 'static,
     ) {
         let Registered { handler, runtime, .. } = registered;
         runtime.spawn(async move {
             if let Some(answer) = place.run(&handler, context, body).await {
-                // The place is kept until then: answers that wait for the link count.
-                let _ = timeout_at(context.deadline, tell(answer)).await;
+                let _ = timeout_at(context.deadline, tell(answer, place)).await;
             }
         });
     }
@@ -316,7 +318,7 @@ impl HostCalls {
                 if let Ok(registered) = self.registry.find(&name, &tag)
                     && let Some(place) = self.serving.admit(from, None, body.len())
                 {
-                    self.run(registered, place, self.context(from, DEADLINE_MAX), body, |_| async {});
+                    self.run(registered, place, self.context(from, DEADLINE_MAX), body, |_, _| async {});
                 }
             }
             CallFrame::Reply { id, answer } => {
@@ -355,7 +357,9 @@ impl HostCalls {
         let place = self.serving.admit(from, Some(key), body.len()).ok_or(CallAnswer::Overloaded)?;
         let (links, (epoch, id)) = (self.links.get().cloned(), key);
         let context = self.context(from, Duration::from_millis(left_ms.into()));
-        self.run(registered, place, context, body, move |answer| async move {
+        self.run(registered, place, context, body, move |answer, place| async move {
+            // Kept until the link has the answer: answers that wait for it count.
+            let _place = place;
             let frame = CallFrame::Reply { id, answer }.encode();
             if let Some(links) = links.as_ref().and_then(WeakDistribution::upgrade) {
                 let _ = links.send_when_room(from, Lane::Call, epoch, frame).await;

@@ -1,7 +1,7 @@
 //! The calls that this node works at.
 //!
-//! Each runs in a task of its own, on the runtime on which its name was registered, so that none takes a turn of the
-//! ledger's. What one node may have running here is bounded by number and by bytes; the reader of a link never waits for
+//! Each runs in a task of its own, on the runtime on which its name was registered, which the host may keep apart from the
+//! ledger's. What one node may have running here is bounded by number and by bytes, and so are the answers that wait for it; the reader of a link never waits for
 //! a handler, and a call beyond the bound is turned away with a word.
 
 use std::any::Any;
@@ -17,8 +17,8 @@ use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use super::registry::{CallContext, Handler};
-use super::wire::CallAnswer;
-use super::{HANDLED_BYTES_MAX, MESSAGE_BYTES_MAX, OPEN_MAX};
+use super::wire::{CallAnswer, cut};
+use super::{ANSWERS_BYTES_MAX, HANDLED_BYTES_MAX, MESSAGE_BYTES_MAX, OPEN_MAX};
 use crate::distribution::lock::lock;
 
 /// Which call of its connection: the epoch, and the caller's number.
@@ -35,6 +35,8 @@ pub(super) struct Serving {
 struct OfCaller {
     running: usize,
     bytes: usize,
+    /// Bytes of answers that wait: for the link, or here until their caller looks.
+    answers: usize,
     /// Those that their caller may give up.
     cancels: BTreeMap<CallKey, CancellationToken>,
 }
@@ -52,7 +54,7 @@ impl Serving {
         if let Some(key) = key {
             of.cancels.insert(key, given_up.clone());
         }
-        Some(CallPlace { serving: Arc::clone(self), from, key, bytes, given_up })
+        Some(CallPlace { serving: Arc::clone(self), from, key, bytes, answer: 0, given_up })
     }
 
     /// Nobody waits for that call any more.
@@ -79,6 +81,7 @@ pub(super) struct CallPlace {
     from: NodeId,
     key: Option<CallKey>,
     bytes: usize,
+    answer: usize,
     pub(super) given_up: CancellationToken,
 }
 
@@ -86,7 +89,7 @@ impl Drop for CallPlace {
     fn drop(&mut self) {
         let mut callers = lock(&self.serving.callers);
         let of = callers.get_mut(&self.from).expect("a place is one of its caller's");
-        (of.running, of.bytes) = (of.running - 1, of.bytes - self.bytes);
+        (of.running, of.bytes, of.answers) = (of.running - 1, of.bytes - self.bytes, of.answers - self.answer);
         if let Some(key) = self.key {
             of.cancels.remove(&key);
         }
@@ -98,15 +101,27 @@ impl Drop for CallPlace {
 
 impl CallPlace {
     /// Runs the handler; `None` where nobody waits for the answer any more.
-    pub(super) async fn run(&self, handler: &Handler, context: CallContext, body: Bytes) -> Option<CallAnswer> {
+    pub(super) async fn run(&mut self, handler: &Handler, context: CallContext, body: Bytes) -> Option<CallAnswer> {
         let in_time = timeout_at(context.deadline, caught(handler, context, body));
         let answer = self.given_up.run_until_cancelled(in_time).await?.ok()?;
-        match answer {
-            CallAnswer::Done(reply) if reply.len() > MESSAGE_BYTES_MAX => {
-                Some(CallAnswer::Failed(format!("the answer has {} bytes, more than a message may have", reply.len())))
-            }
-            answer => Some(answer),
+        Some(self.keep(answer))
+    }
+
+    /// Takes room for an answer that is to wait, until the place is given back. Where its caller has no more of it, there
+    /// is no answer.
+    fn keep(&mut self, answer: CallAnswer) -> CallAnswer {
+        let bytes = match &answer {
+            CallAnswer::Done(reply) => reply.len(),
+            CallAnswer::Failed(text) => return CallAnswer::Failed(cut(text).to_owned()),
+            _ => return answer,
+        };
+        let mut callers = lock(&self.serving.callers);
+        let of = callers.get_mut(&self.from).expect("a place is one of its caller's");
+        if bytes > MESSAGE_BYTES_MAX || of.answers + bytes > ANSWERS_BYTES_MAX {
+            return CallAnswer::NoAnswer;
         }
+        (of.answers, self.answer) = (of.answers + bytes, bytes);
+        answer
     }
 }
 
@@ -144,6 +159,25 @@ mod tests {
         assert!(serving.admit(caller, None, 1).is_none());
         drop(whole);
         assert!(lock(&serving.callers).is_empty(), "nothing is left of who calls no more");
+    }
+
+    #[test]
+    fn answers_that_wait_for_a_caller_hold_so_many_bytes_and_no_more() {
+        let (serving, caller) = (Arc::<Serving>::default(), NodeId(2));
+        let long = CallAnswer::Done(vec![0; MESSAGE_BYTES_MAX].into());
+        let place = |from| serving.admit(from, None, 0).unwrap();
+        let mut waiting = Vec::new();
+        for _ in 0..ANSWERS_BYTES_MAX / MESSAGE_BYTES_MAX {
+            waiting.push(place(caller));
+            assert_eq!(waiting.last_mut().unwrap().keep(long.clone()), long);
+        }
+        let mut beyond = place(caller);
+        assert_eq!(beyond.keep(long.clone()), CallAnswer::NoAnswer);
+        assert_eq!(beyond.keep(CallAnswer::Done(Bytes::new())), CallAnswer::Done(Bytes::new()));
+        assert_eq!(place(NodeId(3)).keep(long.clone()), long, "another one has its own");
+        waiting.pop();
+        assert_eq!(place(caller).keep(long.clone()), long, "what was sent makes room");
+        assert_eq!(place(caller).keep(CallAnswer::Done(vec![0; MESSAGE_BYTES_MAX + 1].into())), CallAnswer::NoAnswer);
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub enum CallAnswer {
     Overloaded,
     /// The handler ran, and failed.
     Failed(String),
+    /// The handler may have run, and there is no answer of it.
+    NoAnswer,
 }
 
 /// One message between two nodes.
@@ -77,6 +79,9 @@ enum CallHeader<'a> {
     Cancel {
         id: u64,
     },
+    NoAnswer {
+        id: u64,
+    },
 }
 
 impl CallFrame {
@@ -94,6 +99,7 @@ impl CallFrame {
                 CallAnswer::WrongType => (CallHeader::WrongType { id: *id }, &none),
                 CallAnswer::Overloaded => (CallHeader::Overloaded { id: *id }, &none),
                 CallAnswer::Failed(text) => (CallHeader::Failed { id: *id, text: cut(text) }, &none),
+                CallAnswer::NoAnswer => (CallHeader::NoAnswer { id: *id }, &none),
             },
             CallFrame::Cancel { id } => (CallHeader::Cancel { id: *id }, &none),
         };
@@ -135,13 +141,14 @@ impl CallFrame {
             CallHeader::WrongType { id } => reply(id, CallAnswer::WrongType),
             CallHeader::Overloaded { id } => reply(id, CallAnswer::Overloaded),
             CallHeader::Failed { id, text } => reply(id, CallAnswer::Failed(cut(text).to_owned())),
+            CallHeader::NoAnswer { id } => reply(id, CallAnswer::NoAnswer),
             CallHeader::Cancel { id } => Ok(CallFrame::Cancel { id }),
         }
     }
 }
 
 /// As much of a text as travels.
-fn cut(text: &str) -> &str {
+pub(super) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
 }
 
@@ -161,6 +168,7 @@ mod tests {
             Just(CallAnswer::WrongType),
             Just(CallAnswer::Overloaded),
             ".{0,20}".prop_map(CallAnswer::Failed),
+            Just(CallAnswer::NoAnswer),
         ];
         prop_oneof![
             (any::<u64>(), ".{0,9}", ".{0,9}", any::<u32>(), body())
@@ -183,6 +191,8 @@ mod tests {
         let failed = CallFrame::Reply { id: 7, answer: CallAnswer::Failed("no".into()) };
         assert_eq!(failed.encode().concat(), b"\x01\x06\x07\x02no");
         assert_eq!(CallFrame::Cancel { id: 7 }.encode().concat(), b"\x01\x07\x07");
+        let none = CallFrame::Reply { id: 7, answer: CallAnswer::NoAnswer };
+        assert_eq!(none.encode().concat(), b"\x01\x08\x07");
     }
 
     #[test]
@@ -191,7 +201,7 @@ mod tests {
         assert!(decode(&call(&"n".repeat(NAME_BYTES_MAX)).encode().concat()).is_ok());
         assert!(decode(&call(&"n".repeat(NAME_BYTES_MAX + 1)).encode().concat()).is_err());
         for bytes in
-            [&b""[..], b"\x02\x07\x07", b"\x01", b"\x01\x08\x07", b"\x01\x07\x07more", b"\x01\x01\x02\xff\xff\x00"]
+            [&b""[..], b"\x02\x07\x07", b"\x01", b"\x01\x09\x07", b"\x01\x07\x07more", b"\x01\x01\x02\xff\xff\x00"]
         {
             assert!(decode(bytes).is_err(), "{bytes:?}");
         }

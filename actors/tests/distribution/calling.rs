@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::support::*;
 use bytes::Bytes;
 use converge_actors::distribution::calls::{
-    CallAnswer, CallContext, Handler, HostCalls, MayHaveRun, NodeEvent, NodeEvents, Registration, RemoteError,
+    CallAnswer, CallContext, Handler, HostCalls, MESSAGE_BYTES_MAX, MayHaveRun, NodeEvent, NodeEvents, Registration,
+    RemoteError,
 };
 use converge_actors::distribution::{
     Distribution, Identity, Inbound, Lane, LinkEvent, Settings, Sink, WeakDistribution,
@@ -100,12 +101,21 @@ pub struct Pair {
 
 impl Pair {
     pub async fn start() -> Pair {
+        Pair::of(settings()).await
+    }
+
+    /// Two nodes that take no silence for an end.
+    pub async fn patient() -> Pair {
+        Pair::of(Settings { heartbeats_missed_max: 1000, ..settings() }).await
+    }
+
+    async fn of(settings: Settings) -> Pair {
         let (socket, address) = bind();
         let proxy = Proxy::start(address).await;
         let peers = [(1, proxy.address.clone()), (2, "unused.invalid:1".to_owned())];
         // Links are cut often here: they come back soon.
         let quick =
-            Settings { backoff_first: Duration::from_millis(2), backoff_max: Duration::from_millis(20), ..settings() };
+            Settings { backoff_first: Duration::from_millis(2), backoff_max: Duration::from_millis(20), ..settings };
         let one = CallNode::start(1, quick.clone(), Some(socket), &peers).await;
         let two = CallNode::start(2, quick, None, &peers).await;
         let pair = Pair { one, two, proxy };
@@ -159,7 +169,8 @@ impl Drop for Ends {
 }
 
 impl Shop {
-    /// Answers with what it is told. `wait …` waits until the shop is open, `fail …` fails, `panic …` panics.
+    /// Answers with what it is told. `wait …` waits until the shop is open, `fail …` fails, `panic …` panics, `long …`
+    /// answers more than there may be.
     pub fn open_at(&self, node: &CallNode) -> Registration {
         let shop = self.clone();
         let handler: Handler = Arc::new(move |_: CallContext, body: Bytes| {
@@ -170,6 +181,7 @@ impl Shop {
                 let _ends = Ends(shop.clone(), text.clone());
                 match text.split(' ').next() {
                     Some("fail") => return CallAnswer::Failed("as it was told".into()),
+                    Some("long") => return CallAnswer::Done(vec![0; MESSAGE_BYTES_MAX + 1].into()),
                     Some("panic") => panic!("as it was told"),
                     Some("wait") => _ = shop.open.subscribe().wait_for(|open| *open).await,
                     _ => {}

@@ -37,6 +37,7 @@ async fn a_call_ends_in_its_answer_or_says_why_there_is_none() {
         assert_eq!(call("shop", "fail").await, Err(RemoteError::Failed("as it was told".into())));
         let panicked = "the handler panicked: as it was told";
         assert_eq!(call("shop", "panic").await, Err(RemoteError::Failed(panicked.into())));
+        assert_eq!(call("shop", "long").await, Err(RemoteError::Unknown(MayHaveRun::NoAnswer)));
         assert_eq!(call("bar", "hello").await, not_sent(NotSent::NoSuchName));
         assert_eq!(call(&"n".repeat(NAME_BYTES_MAX + 1), "hello").await, not_sent(NotSent::NoSuchName));
         assert_eq!(node.call(9, "shop", "hello", PATIENCE).await, not_sent(NotSent::UnknownNode));
@@ -109,7 +110,8 @@ async fn a_caller_that_gives_up_ends_the_handler() {
         }
         shop.ended(&dropped).await;
         let late = format!("wait late {n}");
-        let ended = pair.two.call(node, "shop", &late, Duration::from_millis(300)).await;
+        let call = pair.two.call(node, "shop", &late, Duration::from_secs(2));
+        let (ended, ()) = tokio::join!(call, shop.begun(2 * n as u32));
         assert_eq!(ended, Err(RemoteError::Unknown(MayHaveRun::Deadline)));
         shop.ended(&late).await;
     }
@@ -245,6 +247,42 @@ async fn cuts(seed: u64) -> Option<String> {
     })
 }
 
+/// Calls whose deadline comes while they wait in the queue of a link that stands. What was said not to be sent has not to
+/// run when the link goes on; says what did.
+async fn recalled() -> Option<String> {
+    let (pair, shop) = (Pair::patient().await, Shop::default());
+    let _open = shop.open_at(&pair.one);
+    pair.proxy.stall(true);
+    let filler = Bytes::from(vec![0; MESSAGE_BYTES_MAX]);
+    let late = async {
+        for round in 0.. {
+            // The sockets take some of it, until they are full, too.
+            while pair.two.calls.cast(NodeId(1), "nobody", TAG, filler.clone()).is_ok() {}
+            let text = format!("late {round}");
+            let ended = pair.two.call(1, "shop", &text, Duration::from_millis(100)).await;
+            if ended == not_sent(NotSent::Late) {
+                return text;
+            }
+        }
+        unreachable!("it goes round until then")
+    };
+    let late = timeout(PATIENCE, late).await.expect("the queue is never full");
+    pair.proxy.stall(false);
+    let after = async {
+        while pair.two.call(1, "shop", "after", PATIENCE).await != Ok("after".to_owned()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, after).await.expect("the link goes on");
+    pair.stop().await;
+    (shop.runs(&late) > 0).then(|| format!("{late:?} ran, and its caller was told that it was not sent"))
+}
+
+#[tokio::test]
+async fn a_call_whose_deadline_came_in_the_queue_never_runs() {
+    assert_eq!(recalled().await, None);
+}
+
 #[tokio::test]
 async fn whatever_is_cut_no_call_runs_twice_and_what_is_told_is_true() {
     for seed in 1..=3 {
@@ -261,6 +299,9 @@ async fn a_planted_bug_of_the_links_is_found() {
         let mut found = None;
         for seed in 1..=10 {
             found = cuts(seed).await;
+            if found.is_none() {
+                found = recalled().await;
+            }
             if found.is_some() {
                 break;
             }

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use crate::inprocess::{PATIENCE, config, entry, eventually, peers};
 use converge_ledger::cli::ledger_thread::LedgerThread;
+use converge_ledger::remote::{CallContext, Remote};
 use converge_ledger::supervisors::ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
 use converge_ledger::supervisors::{Intensity, Strategy, SupervisorSpec, Tree};
-use converge_ledger::{AppendOptions, Error, Ledger, Node, ReadOptions, Rejection, WatchOptions};
+use converge_ledger::{AppendOptions, Error, Ledger, Node, NodeId, ReadOptions, Rejection, WatchOptions};
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -48,6 +50,32 @@ async fn an_idle_watch_of_a_child_ends_when_nobody_is_left_who_could_say_more() 
     drop((tree, ledger));
     let ended = tokio::time::timeout(PATIENCE, idle).await.expect("it waits for nothing that can come");
     assert!(ended.unwrap());
+}
+
+#[derive(Serialize, Deserialize)]
+struct Double(u64);
+
+impl Remote for Double {
+    const TAG: &'static str = "test.Double";
+    type Reply = u64;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_a_child_go_on_while_somebody_holds_them_and_end_with_the_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let (child, ledger) = Node::child(config(1, dir.path(), &[])).unwrap();
+    let intensity = Intensity { restarts: 3, period: Duration::from_secs(60) };
+    let tree = Tree::start("host", SupervisorSpec::new(Strategy::OneForOne, intensity, vec![child])).await.unwrap();
+    let remote = ledger.remote();
+    let mut events = remote.events();
+    drop(ledger);
+    let double = |_: CallContext, Double(number): Double| async move { Ok::<_, String>(2 * number) };
+    let _name = remote.register("double", double).unwrap();
+    assert_eq!(remote.call(NodeId(1), "double", Double(4), PATIENCE).await, Ok(8));
+    tree.stop(PATIENCE).await.unwrap();
+    drop((tree, remote));
+    let ended = tokio::time::timeout(PATIENCE, events.next()).await.expect("it waits for nothing that can come");
+    assert!(ended.is_none());
 }
 
 struct Owner;

@@ -219,8 +219,13 @@ pub async fn whole_again(node: &Node, path: &str, before: u64) {
 
 /// Kills the actor at `path` and waits until its successor runs.
 pub async fn kill(node: &Node, path: &str) {
+    strike(node, path, Fault::Kill).await;
+}
+
+/// Has what is at `path` die so, and waits until its successor runs.
+pub async fn strike(node: &Node, path: &str, fault: Fault) {
     let incarnation = node.tree().snapshot().nodes.iter().find(|n| n.path == path).unwrap().incarnation;
-    node.tree().inject(path, Fault::Kill).await.unwrap();
+    node.tree().inject(path, fault).await.unwrap();
     whole_again(node, path, incarnation).await;
 }
 
