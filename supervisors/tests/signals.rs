@@ -1,6 +1,6 @@
 //! Signals of a process, and what a stop makes of them. One test, because signals belong to the whole process.
 #![cfg(all(unix, feature = "signals"))]
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stdout)]
 
 mod common;
 
