@@ -18,7 +18,6 @@ use converge_ledger::remote::{CallContext, NodeEvent, NodeEvents, Remote};
 use converge_ledger::supervisors::ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use converge_ledger::{Config, Node, NodeId};
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 
@@ -121,7 +120,7 @@ async fn warehouse(dir: &Path, peers: &str) -> anyhow::Result<()> {
         }
     })?;
     // Its input ends with the shop.
-    tokio::io::stdin().read(&mut [0]).await?;
+    tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await?;
     node.stop(PATIENCE).await?;
     Ok(())
 }

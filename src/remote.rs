@@ -226,7 +226,7 @@ fn answer(reply: &impl Serialize) -> CallAnswer {
 }
 
 fn reply<M: Remote>(ended: Result<Bytes, RemoteError>) -> Result<M::Reply, RemoteError> {
-    read(&ended?).ok_or_else(|| RemoteError::Unknown(MayHaveRun::Unreadable))
+    read(&ended?).ok_or(RemoteError::Unknown(MayHaveRun::Unreadable))
 }
 
 /// A value that is all of these bytes: what has more of them was written as another type.

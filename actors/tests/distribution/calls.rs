@@ -111,7 +111,7 @@ async fn a_caller_that_gives_up_ends_the_handler() {
         shop.ended(&dropped).await;
         let late = format!("wait late {n}");
         let call = pair.two.call(node, "shop", &late, Duration::from_secs(2));
-        let (ended, ()) = tokio::join!(call, shop.begun(2 * n as u32));
+        let (ended, ()) = tokio::join!(call, shop.begun(2 * n));
         assert_eq!(ended, Err(RemoteError::Unknown(MayHaveRun::Deadline)));
         shop.ended(&late).await;
     }

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use converge_actors::distribution::{Distribution, Identity, Inbound, Lane, LinkEvent, SendError, Settings, Sink};
+use converge_actors::distribution::{
+    Distribution, Identity, Inbound, Lane, LinkEvent, PeerStatus, SendError, Settings, Sink,
+};
 use converge_ledger_core::{ClusterId, NodeId};
 use converge_supervisors::{Intensity, Strategy, SupervisorSpec, Tree};
 use serde::Serialize;
@@ -185,7 +187,9 @@ impl PeerNode {
 
     /// Waits until every lane to every peer is up.
     pub async fn connected(&self) {
-        let all_up = |_: &[Seen]| self.distribution.status().iter().all(|peer| peer.connected);
+        // Without the lane of calls a peer counts as connected.
+        let up = |peer: &PeerStatus| peer.lanes.values().all(|lane| lane.epoch.is_some());
+        let all_up = |_: &[Seen]| self.distribution.status().iter().all(up);
         self.sink.until("a connection on every lane", all_up).await;
     }
 
