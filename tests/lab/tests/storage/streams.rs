@@ -60,7 +60,7 @@ impl Written {
             lamport: Lamport(n),
             id: EntryId(u128::from(n << 32 | counter).to_be_bytes()),
             appended_at_ns: n,
-            key: if n % 2 == 0 { "odd" } else { "even" }.into(),
+            key: if n.is_multiple_of(2) { "odd" } else { "even" }.into(),
             payload: Bytes::from(vec![n as u8; 90]),
             metadata: BTreeMap::new(),
         };
