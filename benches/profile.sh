@@ -7,12 +7,14 @@
 #
 #   benches/profile.sh                     one client, and 64; 10 s
 #   CLIENTS=256 FOR=5 FLAMES=/tmp benches/profile.sh
+#   READS=99 CLIENTS=64 benches/profile.sh   of 100 calls so many are linearizable reads of one entry
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . benches/lib.sh
 
 CLIENTS=${CLIENTS:-1 64}
 FOR=${FOR:-10}
+READS=${READS:-0}
 FLAMES=${FLAMES:-}
 port=${FIRST_PORT:-23410}
 work=$(mktemp -d)
@@ -64,14 +66,14 @@ for clients in $CLIENTS; do
     leader=$(leader_of_nodes "$binary" 3)
     follower=$((leader % 3 + 1))
     before=$(status "$binary" last_position)
-    "$binary" bench --endpoint "http://127.0.0.1:$((port + leader))" --clients "$clients" --for "${FOR}s" >/dev/null &
+    "$binary" bench --endpoint "http://127.0.0.1:$((port + leader))" --clients "$clients" --reads "$READS" --for "${FOR}s" >/dev/null &
     load=$!
     for role in leader follower; do
         pid=${pids[${!role} - 1]}
         perf record --quiet -F 997 --call-graph dwarf,16384 -p "$pid" -o "$work/$role.perf" -- sleep $((FOR / 3)) >&2
     done
     wait "$load"
-    say "$(($(status "$binary" last_position) - before)) appends of $clients client(s) in $FOR s, $("$binary" --version)"
+    say "$(($(status "$binary" last_position) - before)) appends of $clients client(s) in $FOR s, $READS of 100 calls reads, $("$binary" --version)"
     for role in leader follower; do
         perf script -i "$work/$role.perf" --no-inline 2>/dev/null >"$work/$role.script"
         printf '\n| %s, %s client(s) | of its processor time |\n|---|--:|\n' "$role" "$clients"

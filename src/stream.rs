@@ -226,15 +226,15 @@ impl Stream {
             StreamOf::All => Ordinal(entry.position.get()),
         }
     }
-
-    /// Where another stream goes on behind this entry; 0 where nothing can be left.
-    pub(crate) fn behind(&self, last: Ordinal) -> u64 {
-        self.query.direction.next(last).filter(|next| *next <= self.last).map_or(0, |next| next.0)
-    }
 }
 
 #[cfg(feature = "grpc")]
 impl Stream {
+    /// Where another stream goes on behind this entry; 0 where nothing can be left.
+    pub(crate) fn behind(&self, last: Ordinal) -> u64 {
+        self.query.direction.next(last).filter(|next| *next <= self.last).map_or(0, |next| next.0)
+    }
+
     /// Goes on behind this entry, which was given before: with those of the last step that were not sent.
     pub(crate) fn rewind(&mut self, last: Ordinal) {
         self.step.clear();
