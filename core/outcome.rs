@@ -126,7 +126,7 @@ pub enum Refusal {
         epoch: FenceEpoch,
     },
     /// The context has another fence epoch; or, to be fenced, one that is not below the given one.
-    #[error("the context's fence epoch is {current}: another writer has fenced it")]
+    #[error("the context's fence epoch is {current}, which the given one does not fit: look who has fenced it")]
     StaleFence {
         /// The context's fence epoch.
         current: FenceEpoch,

@@ -63,7 +63,7 @@ pub enum Error {
     },
     /// The context has another fence epoch than the given one; or, to be fenced, one that is not below it. Nothing was
     /// written.
-    #[error("the context's fence epoch is {current}: another writer has fenced it")]
+    #[error("the context's fence epoch is {current}, which the given one does not fit: look who has fenced it")]
     StaleFence {
         /// The context's fence epoch.
         current: FenceEpoch,
@@ -121,7 +121,9 @@ pub enum Error {
     )]
     TransactionUnknown(Box<UnknownTransaction>),
     /// The deadline passed; the context may have been fenced.
-    #[error("the outcome of the fence is unknown: fence again, which at most raises the epoch once more")]
+    #[error(
+        "the outcome of the fence is unknown: look at the context's head for its epoch, and fence again under a higher one"
+    )]
     FenceUnknown {
         /// The attempt whose outcome is not known.
         attempt: AttemptId,

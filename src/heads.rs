@@ -114,7 +114,7 @@ impl Ledger {
         Ok(Contexts { contexts, next, position: page.applied.position, term: self.term() })
     }
 
-    /// Where a context ends, as the ledger has it; none for one without entries.
+    /// Where a context ends, as the ledger has it; none for one without entries that was never fenced.
     ///
     /// # Errors
     /// As [`Ledger::read`].
@@ -123,9 +123,9 @@ impl Ledger {
         let deadline = deadline(at.deadline);
         let ledger = self.end(&at, deadline).await?;
         let (storage, confirmed) = (&self.inner.storage, ledger.applied_index);
-        let head = self.stored(deadline, || match storage.head(context)? {
-            _ if storage.applied().index < confirmed => Err(storage::Error::Unavailable),
-            head => Ok(head),
+        let head = self.stored(deadline, || match storage.head_at(context)? {
+            (_, applied) if applied < confirmed => Err(storage::Error::Unavailable),
+            (head, _) => Ok(head),
         });
         Ok((head.await?.map(|head| context_head(context.to_owned(), &head)), ledger))
     }
@@ -169,13 +169,14 @@ impl Ledger {
     async fn reach(&self, position: Position, deadline: Instant) -> Result<LogIndex, Error> {
         let storage = &self.inner.storage;
         let mut stopped = self.inner.stopped.subscribe();
-        let reached = || storage.applied().position >= position;
+        // What was seen there, for storage may have to apply it again a moment later.
+        let reached = || Some(storage.applied()).filter(|applied| applied.position >= position);
         if position == Position(0) {
             return Ok(LogIndex(0));
         }
         tokio::select! {
             biased;
-            () = self.inner.watches.until(reached) => Ok(storage.applied().index),
+            applied = self.inner.watches.until(reached) => Ok(applied.index),
             _ = stopped.wait_for(|stopped| *stopped) => Err(Error::Stopped),
             error = storage.halted() => Err(crate::ledger::stored_error(error)),
             () = tokio::time::sleep_until(deadline) => {

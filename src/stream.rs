@@ -193,7 +193,10 @@ impl Stream {
         let query = StreamQuery { from, limit: left.min(STEP_ENTRIES), ..self.query.clone() };
         let mut page = loop {
             let page = match self.page(query.clone(), deadline).await? {
-                Ok(page) if page.end.applied.index < self.confirmed => Err(storage::Error::Unavailable),
+                // Storage that restarted has to apply again what was there when this began.
+                Ok(page) if page.end.applied.index < self.confirmed || page.end.last < self.last => {
+                    Err(storage::Error::Unavailable)
+                }
                 page => page,
             };
             if let Some(page) = self.ledger.settled(deadline, page).await? {
@@ -239,12 +242,17 @@ impl Stream {
     pub(crate) fn rewind(&mut self, last: Ordinal) {
         self.step.clear();
         let direction = self.query.direction;
-        for (_, bytes) in self.given.drain(..).filter(|(at, _)| direction.is_after(*at, last)) {
+        for (_, bytes) in std::mem::take(&mut self.given).into_iter().filter(|(at, _)| direction.is_after(*at, last)) {
             self.left.entries = self.left.entries.saturating_add(1);
             self.left.bytes = self.left.bytes.saturating_add(bytes);
             self.cut = false;
         }
         self.next = direction.next(last);
+    }
+
+    /// The place of the first entry to come; 0 where none is.
+    pub(crate) fn first(&self) -> u64 {
+        self.next.filter(|next| *next >= Ordinal(1) && *next <= self.last).map_or(0, |next| next.0)
     }
 
     /// The place before the first entry.

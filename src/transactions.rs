@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use converge_actors::entry::transaction_weight;
+use converge_actors::storage::{self, Direction, Ordinal, StreamOf, StreamQuery};
 use converge_ledger_core::{
     AttemptId, Command, Condition, Entry, FenceEpoch, Fenced, Lamport, NewEntry, Outcome, Position, RaiseFence,
     Sequence, Term, Transact, TransactEntry, Transacted,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::ledger::{Failure, deadline, limit};
 use crate::{Error, Ledger};
@@ -114,7 +115,7 @@ impl Ledger {
     }
 
     /// Raises the fence epoch of a context: to the given one, which must be above the current one, or by one. Who gives an
-    /// older epoch with an append or a condition is refused from then on; who gives none passes.
+    /// other epoch with an append or a condition is refused from then on; who gives none passes.
     ///
     /// # Errors
     /// [`Error::StaleFence`] where the context is not below the given epoch, and those of [`Ledger::append`]; only
@@ -149,15 +150,21 @@ impl Ledger {
 
     /// Reads back what is in the ledger: where each entry stands in its context, the outcome does not say.
     async fn transacted(&self, command: &Transact, place: Transacted, until: Instant) -> Result<Vec<Entry>, Error> {
-        let positions = (place.first.get()..).map(Position);
-        let contexts = command.entries.iter().map(|part| part.entry.context_id.clone());
-        let places: Vec<_> = contexts.zip(positions).collect();
-        loop {
-            let read = self.inner.storage.entries_at(places.clone()).await;
-            if let Some(entries) = self.settled(until, read).await? {
-                return Ok(entries);
+        let count = command.entries.len();
+        let mut entries = Vec::with_capacity(count);
+        while entries.len() < count {
+            let (from, limit) = (Ordinal(place.first.get() + entries.len() as u64), count - entries.len());
+            let (of, direction) = (StreamOf::All, Direction::Forwards);
+            let query = StreamQuery { of, direction, from, limit, key: None, max_bytes: usize::MAX };
+            let page = timeout_at(until, self.inner.storage.stream(query)).await.map_err(|_| Error::ReadTimeout)?;
+            // Storage that restarted since has to apply it again.
+            let page =
+                page.and_then(|page| if page.entries.is_empty() { Err(storage::Error::Unavailable) } else { Ok(page) });
+            if let Some(page) = self.settled(until, page).await? {
+                entries.extend(page.entries);
             }
         }
+        Ok(entries)
     }
 }
 

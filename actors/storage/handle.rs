@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use converge_ledger_core::planted::{self, Bug};
-use converge_ledger_core::{Entry, Head, LogIndex, Lsn, Position, Sequence, Term};
+use converge_ledger_core::{Entry, Head, LogIndex, Lsn, Sequence, Term};
 use converge_supervisors::{ChildSpec, Shutdown};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -258,16 +258,15 @@ impl Storage {
         self.shared.entry(context, sequence)
     }
 
-    /// Entries that are known to be in these contexts at these positions; on a thread that may wait for a file.
+    /// The end of a context, with the log entry up to which all is in it; none if it has no entries and was never fenced.
     ///
     /// # Errors
-    /// As [`Storage::log_entries`], and [`Error::Unavailable`] where one of them is not applied here yet.
-    pub async fn entries_at(&self, places: Vec<(String, Position)>) -> Result<Vec<Entry>, Error> {
-        let shared = Arc::clone(&self.shared);
-        self.offload().run(move || shared.read_entries_at(&places)).await
+    /// As [`Storage::log_entries`].
+    pub fn head_at(&self, context: &str) -> Result<(Option<Head>, LogIndex), Error> {
+        self.shared.read_head_at(context)
     }
 
-    /// The end of a context; none if it has no entries.
+    /// The end of a context; none if it has no entries and was never fenced.
     ///
     /// # Errors
     /// As [`Storage::log_entries`].

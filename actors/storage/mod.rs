@@ -56,7 +56,7 @@
 //! | `database/` | tables of redb, what is written to them and read from them |
 //! | `fence`, `incarnation`, `memory` | what forbids writing; the threads of one life; what is locked, in which order |
 //! | `shared` | all of that together, for as long as the handle lives |
-//! | `apply`, `read`, `page`, `located`, `stream`, `contexts`, `recover` | what is done with it |
+//! | `apply`, `read`, `page`, `stream`, `contexts`, `recover` | what is done with it |
 //! | `writer`, `committer` | the threads: journal, database |
 //! | `actor`, `handle`, `inspect` | who starts them, who asks them, who looks without them |
 //!
@@ -86,7 +86,6 @@ mod incarnation;
 pub mod inspect;
 pub(crate) mod journal;
 mod layout;
-mod located;
 mod memory;
 mod message;
 mod offload;

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use converge_ledger_core::{Head, LogIndex, Term};
+use converge_ledger_core::{Entry, Head, LogIndex, Sequence, Term};
 use redb::ReadTransaction;
 
 use super::contexts::NearContexts;
@@ -58,12 +58,20 @@ impl Shared {
     }
 
     pub(crate) fn read_head(&self, context: &str) -> Result<Option<Head>, Error> {
+        self.read_head_at(context).map(|(head, _)| head)
+    }
+
+    /// With the log entry up to which it knows all.
+    pub(crate) fn read_head_at(&self, context: &str) -> Result<(Option<Head>, LogIndex), Error> {
         self.readable()?;
-        let near = self.memory.overlay().head(context);
-        if near.is_some() {
-            return Ok(near);
-        }
-        self.db.read(|txn| db_head(txn, context)).map_err(|t| self.trouble(t))
+        let overlay = self.memory.overlay();
+        let (near, applied) = (overlay.head(context), overlay.applied.index);
+        drop(overlay);
+        let head = match near {
+            Some(head) => Some(head),
+            None => self.db.read(|txn| db_head(txn, context)).map_err(|t| self.trouble(t))?,
+        };
+        Ok((head, applied))
     }
 
     /// See [`super::Storage::log_entries`].
@@ -223,5 +231,15 @@ impl Shared {
         let near = Near::of(&self.memory.overlay(), context, query, scan_bytes_max);
         let read = |txn: &ReadTransaction| near.page(txn, &self.segments, context, query, scan_bytes_max);
         self.db.read(read).map_err(|t| self.trouble(t))
+    }
+
+    /// See [`super::Storage::entry`].
+    pub(crate) fn entry(&self, context: &str, sequence: Sequence) -> Result<Option<Entry>, Error> {
+        let Some(before) = sequence.get().checked_sub(1) else {
+            return Ok(None);
+        };
+        let query = ReadQuery { after: Sequence(before), limit: 1, key: None, max_bytes: usize::MAX };
+        let page = self.read_page(context, &query)?;
+        Ok(page.entries.into_iter().next())
     }
 }

@@ -102,14 +102,14 @@ impl Watches {
         Follow::new(self.clone(), storage, followed, from)
     }
 
-    /// Waits until `holds` says so, which is asked again whenever the ledger has grown here.
-    pub async fn until(&self, mut holds: impl FnMut() -> bool) {
+    /// Waits until `look` gives something, which is asked again whenever the ledger has grown here.
+    pub async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
         let all = self.cells().of(&Followed::All);
         loop {
             // The cell first, then the look: what is applied in between moves the cell.
             let (seen, is_tended) = (all.moves(), self.cells().tended() > 0);
-            if holds() {
-                return;
+            if let Some(found) = look() {
+                return found;
             }
             if is_tended {
                 all.wait(seen).await;

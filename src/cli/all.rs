@@ -105,6 +105,11 @@ impl Reading {
                 // Whoever goes on with it has at least what this node has.
                 self.request.min_position = self.request.min_position.max(message.position);
                 self.last.get_or_insert(message.last);
+                if message.next == 0 {
+                    self.is_over = true;
+                    return Ok(None);
+                }
+                self.request.from = message.next;
             }
             if message.end {
                 return Ok(None);

@@ -2,8 +2,6 @@
 #![cfg(feature = "cli")]
 #![allow(missing_docs, dead_code)]
 
-use std::time::Duration;
-
 use crate::support::node::cli;
 use crate::support::served::{Served, served};
 use serde_json::Value;
@@ -97,10 +95,8 @@ async fn contexts_are_listed_and_reads_wait_for_a_position() {
     {
         assert_eq!(served.run(wrong).await.status.code(), Some(2), "{wrong:?}");
     }
-    let waits = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        served.json(&["append", "a", "k", "p13"]).await
-    };
-    let (read, _) = tokio::join!(served.json(&["get", "--all", "--min-position", "13", "--after", "12"]), waits);
+    // Whichever comes first: the read waits for the entry.
+    let appended = served.json(&["append", "a", "k", "p13"]);
+    let (read, _) = tokio::join!(served.json(&["get", "--all", "--min-position", "13", "--after", "12"]), appended);
     assert_eq!(positions(&read), [13]);
 }

@@ -25,11 +25,14 @@ use super::pb::ledger::{
 };
 use super::status::{from_error, refused};
 use super::watch::{Feed, FeedSlot, Feeding};
-use super::{Settings, convert};
-use crate::{AppendOptions, Ledger, ReadAt, StreamOptions, TransactionEntry};
+use super::{Settings, convert, names};
+use crate::{AppendOptions, Consistency, Ledger, ReadAt, StreamOptions, TransactionEntry};
 
 /// A list while it is read, once in memory and once encoded.
 const LIST_BYTES: usize = 4 << 20;
+
+/// What a place in an answer takes besides its texts, in memory and encoded.
+const PLACED_BYTES: usize = 256;
 
 pub(super) struct LedgerCalls {
     context: Arc<Context>,
@@ -93,9 +96,10 @@ impl LedgerService for LedgerCalls {
         request: Request<AppendBatchRequest>,
     ) -> Result<Response<AppendBatchResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
+        in_the_message(&metadata)?;
         let left = self.context.time_left(&metadata, &extensions)?;
         let transaction = convert::transaction(message);
-        let bytes = transaction.entries.iter().map(|one| one.entry.content_bytes()).sum();
+        let bytes: usize = transaction.entries.iter().map(|one| one.entry.content_bytes() + PLACED_BYTES).sum();
         let held = self.context.room_for(bytes)?;
         Begun::set(&extensions);
         let done = self.context.ledger.transact(transaction, Some(left)).await.map_err(|error| from_error(&error))?;
@@ -111,6 +115,7 @@ impl LedgerService for LedgerCalls {
         request: Request<AppendWithReceivedTimeRequest>,
     ) -> Result<Response<AppendWithReceivedTimeResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
+        in_the_message(&metadata)?;
         let AppendWithReceivedTimeRequest { entry, expected_sequence, fence_epoch, idempotency_key } = message;
         let TransactionEntry { entry, received_lamport } = convert::received_entry(entry.unwrap_or_default());
         convert::context_id(&entry.context_id)?;
@@ -139,6 +144,7 @@ impl LedgerService for LedgerCalls {
 
     async fn fence(&self, request: Request<FenceRequest>) -> Result<Response<FenceResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
+        in_the_message(&metadata)?;
         convert::context_id(&message.context_id)?;
         let left = self.context.time_left(&metadata, &extensions)?;
         Begun::set(&extensions);
@@ -179,6 +185,9 @@ impl LedgerService for LedgerCalls {
         let ListContextsRequest { prefix, after, limit, consistency, min_position } = message;
         let consistency = convert::consistency(consistency)?;
         let deadline = Instant::now() + self.time_left(&metadata, &extensions)?;
+        // It holds no room while it waits for the node.
+        let reached = self.ledger.may_read(Consistency::Stale, Position(min_position), deadline);
+        within(deadline, &extensions, reached).await?.map_err(|error| from_error(&error))?;
         let mut held = within(deadline, &extensions, self.reads.wait(LIST_BYTES)).await?;
         let left = deadline.saturating_duration_since(Instant::now());
         let at = ReadAt { consistency, min_position: Position(min_position), deadline: Some(left) };
@@ -211,4 +220,14 @@ impl LedgerService for LedgerCalls {
         let (context, ledger) = (context.map(convert::context_head), Some(convert::ledger_head(&ledger)));
         Ok(Response::new(GetHeadResponse { context, ledger }))
     }
+}
+
+/// What `converge.context.v1` takes from a call's metadata, this service takes from its message. It is not passed over: whoever
+/// gives a key counts on it.
+fn in_the_message(metadata: &MetadataMap) -> Result<(), Status> {
+    let given =
+        [names::IDEMPOTENCY_KEY, names::EXPECTED_SEQUENCE].into_iter().find(|name| metadata.contains_key(*name));
+    given.map_or(Ok(()), |name| {
+        Err(refused(Code::InvalidArgument, format!("{name} is for converge.context.v1: give it in the message")))
+    })
 }

@@ -81,7 +81,8 @@ impl Feeding {
     fn head(&self) -> Option<Bytes> {
         let Feeding::Stream(stream) = self else { return None };
         let (last, position, term) = (stream.last(), stream.position().get(), stream.term().get());
-        Some(encode::message(&ReadStreamResponse { last, position, term, ..ReadStreamResponse::default() }))
+        let next = stream.first();
+        Some(encode::message(&ReadStreamResponse { next, last, position, term, ..ReadStreamResponse::default() }))
     }
 
     /// What comes after the last, which this one is.
@@ -316,18 +317,18 @@ impl Feed {
         if let Some((_, _, at)) = self.current.take() {
             self.skip = at;
         }
-        self.page.clear();
+        self.page = VecDeque::new();
         self.feeding.rewind(self.last);
         self.patience = PATIENCE_AGAIN;
     }
 }
 
 fn too_late() -> Status {
-    refused(Code::DeadlineExceeded, "the deadline passed: watch again from the last sequence that arrived")
+    refused(Code::DeadlineExceeded, "the deadline passed: go on behind what arrived last")
 }
 
 fn stopping() -> Status {
-    refused(Code::Unavailable, "the node is stopping: watch from the last sequence that arrived, on another node")
+    refused(Code::Unavailable, "the node is stopping: go on behind what arrived last, on another node")
 }
 
 async fn until(deadline: Option<Instant>) {
